@@ -1,0 +1,43 @@
+"""nacre: continual learning for language models, exact and composable.
+
+    from nacre import Learner, Task
+    from nacre.methods.am_lora import am_lora
+
+The names below are loaded when they are first used, so that ``nacre --help`` needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Learner", "Method", "NacreError", "Optim", "Row", "Task", "Template", "load_host", "load_tasks"]
+
+if TYPE_CHECKING:
+    from nacre.errors import NacreError
+    from nacre.learning.learner import Learner
+    from nacre.learning.settings import Optim
+    from nacre.method import Method
+    from nacre.models.loading import load_host
+    from nacre.tasks.sources import load_tasks
+    from nacre.tasks.task import Row, Task
+    from nacre.tasks.template import Template
+
+_HOMES = {
+    "Learner": "nacre.learning.learner",
+    "Method": "nacre.method",
+    "NacreError": "nacre.errors",
+    "Optim": "nacre.learning.settings",
+    "Row": "nacre.tasks.task",
+    "Task": "nacre.tasks.task",
+    "Template": "nacre.tasks.template",
+    "load_host": "nacre.models.loading",
+    "load_tasks": "nacre.tasks.sources",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nacre' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

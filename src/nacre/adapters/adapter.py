@@ -1,0 +1,95 @@
+"""What every adapter is: settings that can be placed in a host, and, once placed, a thing that grows with tasks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that are trained together, under the name that the table of trainable parameters prints."""
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters)
+
+
+@dataclass(frozen=True)
+class Adapter(ABC):
+    """Settings of an adapter: what is trainable, and how the tasks' parameters combine. Holds no tensor."""
+
+    learning_rate: ClassVar[float]
+    """The rate that is used when the recipe names none."""
+
+    sum_gated: ClassVar[bool]
+    """Whether the tasks' updates are simply added, so that they can be folded into the host's weights."""
+
+    grows: ClassVar[bool]
+    """Whether what is stored grows with the number of tasks."""
+
+    @abstractmethod
+    def place(self, model: nn.Module) -> PlacedAdapter:
+        """Put the adapter into the host. Until ``grow`` is called the host computes exactly what it did."""
+
+
+class PlacedAdapter(ABC):
+    """An adapter in its host. It owns every trainable tensor: nothing is found by its name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.tasks = 0  # how many slots have been opened
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+
+    @abstractmethod
+    def grow(self) -> bool:
+        """Open the slot of one more task; earlier slots freeze. True if new tensors want a start (``parts/start``)."""
+
+    @abstractmethod
+    def fresh(self, seed: int) -> None:
+        """Fill the newest slot with its usual random values; each tensor's own seed is derived from ``seed``."""
+
+    @abstractmethod
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """What is trained for the newest task."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that was learnt, by public name; the tensors themselves, detached, not copies."""
+
+    @abstractmethod
+    def load(self, tensors: Mapping[str, Tensor], tasks: int) -> None:
+        """Take over what ``tensors`` gave after ``tasks`` tasks, bit for bit."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Give the host back as it was before ``place``, bit for bit."""
+
+    def freeze(self) -> None:
+        """Between tasks nothing is trainable."""
+        for group in self.parameter_groups():
+            for parameter in group.parameters:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+
+    def stored_parameters(self) -> int:
+        return sum(tensor.numel() for tensor in self.tensors().values())
+
+
+def kaiming_uniform(shape: torch.Size, seed: int) -> Tensor:
+    """The usual start of a dense layer [d_out, d_in]: uniform in +-1/sqrt(d_in) (Kaiming with a = sqrt(5)).
+
+    Drawn on the CPU in float32, so that a seed gives the same numbers on every device and in every precision.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    bound = shape[-1] ** -0.5
+    return torch.empty(shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)

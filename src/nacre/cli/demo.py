@@ -1,0 +1,30 @@
+"""``nacre demo``: forgetting, and what a method does against it, in two minutes without network or data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the three runs and the page.")] = Path("nacre-demo"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the three records; progress goes to standard error.")
+    ] = False,
+) -> None:
+    """Teach the embedded model four small tasks with three methods, and show what each of them forgot."""
+    import json
+
+    from nacre.cli.display import Display, print_comparison
+
+    display = Display(error=as_json)
+    from nacre.runs.demo import run_demo
+
+    with display.interruptible("The same command continues where it stopped."):
+        records, page = run_demo(output, display)
+    if as_json:
+        typer.echo(json.dumps([json.loads(record.as_json()) for record in records], indent=2))
+    else:
+        print_comparison(records, page)

@@ -1,0 +1,170 @@
+"""What a person sees while something runs, and of what came out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from nacre.runs.record import Record
+
+
+class Display:
+    """Called with what happens (``trainer.Report``). On a terminal a bar moves; elsewhere a line a task is printed."""
+
+    def __init__(self, *, error: bool = False) -> None:
+        self.console = Console(stderr=error, highlight=False)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.bar: Any = None
+        self.label = ""
+
+    def __call__(self, kind: str, **values: Any) -> None:
+        show: Callable[..., None] | None = getattr(self, f"on_{kind}", None)
+        if show is not None:
+            show(**values)
+
+    @contextmanager
+    def interruptible(self, advice: str) -> Iterator[None]:
+        """Show progress inside; on Ctrl-C say what to do and exit with 130."""
+        try:
+            with self.progress:
+                yield
+        except KeyboardInterrupt:
+            Console(stderr=True).print(f"Interrupted. {advice}")
+            raise typer.Exit(130) from None
+
+    def on_run(self, path: str, method: str, tasks: Sequence[str], seed: int) -> None:
+        self.console.print(f"[bold]{method}[/bold] on {' -> '.join(tasks)}, seed {seed}, in {path}")
+
+    def on_resumed(self, folder: str, tasks: Sequence[str]) -> None:
+        self.console.print(f"Continuing after {len(tasks)} finished task(s): {folder}")
+
+    def on_stage(self, number: int, stages: int, name: str) -> None:
+        self.label = f"task {number} of {stages}: {name}"
+
+    def on_trainable(self, groups: Sequence[tuple[str, int]]) -> None:
+        table = Table(title=f"{self.label}, trainable", title_justify="left", box=None, pad_edge=False)
+        table.add_column("group")
+        table.add_column("parameters", justify="right")
+        for name, size in groups:
+            table.add_row(name, f"{size:,}")
+        if len(groups) > 1:
+            table.add_row("all", f"{sum(size for _, size in groups):,}")
+        self.console.print(table)
+
+    def on_rows(self, rows: int, truncated: int) -> None:
+        if truncated:
+            self.console.print(f"{truncated} of {rows} training texts are longer than the input may be, and were cut.")
+
+    def on_step(self, step: int, steps: int, loss: float, terms: dict[str, float], rate: float) -> None:
+        if self.bar is None:
+            self.bar = self.progress.add_task(self.label, total=steps, numbers="")
+        self.progress.update(self.bar, completed=step, numbers=f"loss {loss:.3f}  rate {rate:.1e}")
+
+    def on_evaluate(self, row: int, tasks: int) -> None:
+        self._drop_bar()
+
+    def on_row(self, number: int, scores: Sequence[float | None], tasks: Sequence[str]) -> None:
+        after = f"after task {number}" if number else "before"
+        shown = "  ".join(f"{task} {percent(score)}" for task, score in zip(tasks, scores, strict=True))
+        self.console.print(f"{after}: {shown}")
+
+    def on_finished(self, path: str, already: bool) -> None:
+        self._drop_bar()
+        if already:
+            self.console.print(f"{path} is finished already; nothing was run.")
+
+    def _drop_bar(self) -> None:
+        if self.bar is not None:
+            self.progress.remove_task(self.bar)
+            self.bar = None
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def print_record(record: Record) -> None:
+    """The matrix and the metrics of a run."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(matrix_table(record))
+    console.print(metrics_table([record]))
+
+
+def print_comparison(records: Sequence[Record], page: Path) -> None:
+    """Matrices side by side where they fit, the metrics, what was forgotten, and where the page is."""
+    from rich.columns import Columns
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console.print(Columns([matrix_table(record) for record in records], padding=(1, 4)))
+    console.print(metrics_table(records))
+    for record in records:
+        console.print(forgotten(record), soft_wrap=True)
+    console.print(f"The page: {page}", soft_wrap=True)
+
+
+def matrix_table(record: Record) -> Table:
+    table = Table(title=f"{record.method}: accuracy in %", title_justify="left", box=None, pad_edge=False)
+    table.add_column("after")
+    for task in record.tasks:
+        table.add_column(task, justify="right")
+    for name, row in zip(["(before)", *record.tasks], record.matrix, strict=True):
+        table.add_row(name, *[percent(score) for score in row])
+    return table
+
+
+def metrics_table(records: Sequence[Record]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("method", "average", "learning", "forgetting", "backward", "forward", "trainable", "seconds"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for record in records:
+        seconds = sum(value or 0 for value in [*record.seconds.train, *record.seconds.evaluate])
+        table.add_row(
+            record.method,
+            percent(record.average_accuracy),
+            percent(record.learning_accuracy),
+            percent(record.forgetting),
+            percent(record.backward_transfer),
+            percent(record.forward_transfer),
+            f"{record.trainable_parameters:,}",
+            f"{seconds:.1f}",
+        )
+    return table
+
+
+def forgotten(record: Record) -> str:
+    """One sentence on what the run forgot."""
+    last = record.matrix[-1]
+    learnt = [record.matrix[number + 1][number] for number in range(len(record.tasks))]
+    falls = [
+        (before - after, task, before, after)
+        for task, before, after in zip(record.tasks, learnt, last, strict=True)
+        if before is not None and after is not None
+    ]
+    if not falls or record.forgetting is None:
+        average = percent(record.average_accuracy)
+        return f"{record.method} saw all tasks at once, so it has nothing to forget: average accuracy {average} %."
+    fall, task, before, after = max(falls)
+    if fall <= 0:
+        return f"{record.method} forgot nothing: no task is worse at the end than when it was learnt."
+    return (
+        f"{record.method} forgot {percent(record.forgetting)} points on average; most of '{task}', which fell from "
+        f"{percent(before)} to {percent(after)} %."
+    )

@@ -1,0 +1,93 @@
+"""``nacre pretrain``: a tiny language model from text files, or from the demo's own text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nacre.errors import DataError
+
+_DEMO_PASSAGES = 24_000  # of the demo's text, for the embedded model: each is seen about seven times
+
+
+def pretrain(
+    text: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Text files in UTF-8; empty lines part the passages.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the model; an earlier model in it is replaced.", show_default=False)
+    ] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Learn from the demo's generated text, not from files.")] = False,
+    objective: Annotated[str | None, typer.Option(help="span_corruption makes a T5, causal a Llama.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder with a tokenizer to use; else one is trained.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the weights, masks, batches and the demo's text.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Passages per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate, relative to the size of the weights.")] = None,
+    d_model: Annotated[int | None, typer.Option(help="Width of the model.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Layers of the encoder, or of a causal model.")] = None,
+    decoder_layers: Annotated[int | None, typer.Option(help="Layers of the decoder.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads per layer.")] = None,
+    d_ff: Annotated[int | None, typer.Option(help="Width of the feed-forward layers.")] = None,
+    vocabulary: Annotated[int | None, typer.Option(help="Entries of the trained tokenizer.")] = None,
+    length: Annotated[int | None, typer.Option(help="Most tokens of a passage; longer ones are cut.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processor threads; they change the last digits.")] = None,
+) -> None:
+    """Train a tiny language model from scratch on a CPU, and write a folder that transformers loads.
+
+    A setting that is not given is that of the embedded demo model, which was made by
+    "nacre pretrain --demo --output demo-t5". All settings are written into the model's card.
+    """
+    if output is None:
+        raise DataError("--output is missing: name the folder in which the model is to be written.")
+    if demo and text:
+        raise DataError("Text files and --demo exclude each other: the demo's text is generated.")
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from nacre.runs import pretrain as pretraining
+    from nacre.tasks.demo import unlabelled_text
+
+    given: dict[str, Any] = {
+        "objective": objective, "steps": steps, "seed": seed, "batch_size": batch_size, "learning_rate": learning_rate,
+        "d_model": d_model, "layers": layers, "decoder_layers": decoder_layers, "heads": heads, "d_ff": d_ff,
+        "vocabulary": vocabulary, "length": length, "threads": threads,
+    }  # fmt: skip
+    settings = pretraining.PretrainSettings(**{name: value for name, value in given.items() if value is not None})
+    files = text or []
+    if demo:
+        passages = list(unlabelled_text(settings.seed, _DEMO_PASSAGES))
+        source = f"the demo's generated text (`nacre.tasks.demo.unlabelled_text`, seed {settings.seed})"
+    else:
+        passages = pretraining.read_passages(files)
+        source = ", ".join(file.name for file in files)
+
+    # For the card: names without folders, which are nobody's business, and only what differs from the defaults.
+    usual = asdict(pretraining.PretrainSettings())
+    command = ["nacre", "pretrain", *(["--demo"] if demo else [file.name for file in files]), "--output", output.name]
+    command += ["--tokenizer", tokenizer.name] if tokenizer else []
+    for name, value in asdict(settings).items():
+        if value != usual[name]:
+            command += [f"--{name.replace('_', '-')}", str(value)]
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        line = bar.add_task("pretraining", total=settings.steps)
+
+        def show(done: int, steps_in_all: int, loss: float | None) -> None:
+            bar.update(line, completed=done, total=steps_in_all)
+            if loss is not None:
+                bar.update(line, description=f"pretraining, loss {loss:.2f}")
+
+        result = pretraining.pretrain(
+            passages, output, settings, source=source, command=command, tokenizer=tokenizer, progress=show
+        )
+    typer.echo(
+        f"{output}: {result.parameters:,} parameters; held-out loss {result.loss_before:.3f} before and "
+        f"{result.loss_after:.3f} after {settings.steps:,} steps, {result.seconds:.0f} seconds."
+    )

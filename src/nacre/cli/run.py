@@ -1,0 +1,61 @@
+"""``nacre run``: a stream learnt by a method, in a folder that can be continued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; flags override it.")] = None,
+    method: Annotated[str | None, typer.Option(help="'nacre methods' lists them.")] = None,
+    stream: Annotated[
+        str | None, typer.Option(help="A stream ('nacre streams'), or task names found under --data: a,b,c.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Folder of the tasks, or hub:NAME.")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder, Hugging Face name, or 'demo'.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    output: Annotated[str | None, typer.Option(help="The run's folder.")] = None,
+    identity: Annotated[
+        str | None, typer.Option(help="Lines that tell the model its task: none, task or full.")
+    ] = None,
+    limit_train: Annotated[int | None, typer.Option(help="Train on at most that many rows of a task.")] = None,
+    limit_test: Annotated[int | None, typer.Option(help="Test on at most that many rows of a task.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other key: rank=4, optim.batch_size=16. Repeatable."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print results.json; progress goes to standard error.")
+    ] = False,
+) -> None:
+    """Teach a model the tasks of a stream, one after the other, and measure all of them after each.
+
+    The same command on an unfinished folder continues it, on a finished one says so.
+    """
+    from nacre.cli.display import Display, print_record
+
+    display = Display(error=as_json)
+    from nacre.runs.recipe import read_recipe
+    from nacre.runs.run import run as carry_out
+
+    names = stream.split(",") if stream is not None and "," in stream else stream
+    flags = {
+        "method": method,
+        "stream": names,
+        "data": data,
+        "model": model,
+        "seed": seed,
+        "output": output,
+        "identity": identity,
+        "limit_train": limit_train,
+        "limit_test": limit_test,
+    }
+    with display.interruptible("The same command continues at the last finished task."):
+        record = carry_out(read_recipe(recipe, flags, setting or []), display)
+    if as_json:
+        typer.echo(record.as_json())
+    else:
+        print_record(record)

@@ -1,0 +1,45 @@
+"""One exception type for everything the user can mend.
+
+The command line prints the sentence and exits with code 2; anything else is a bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class NacreError(Exception):
+    """A mistake the user can mend, in one sentence: what is wrong, where, and what would be right."""
+
+
+class RecipeError(NacreError):
+    """A setting is unknown, missing or out of range."""
+
+
+class DataError(NacreError):
+    """A file, row, label or split of the data is not what a task needs."""
+
+
+class ModelError(NacreError):
+    """The host model or its tokenizer cannot be used."""
+
+
+class SlotTaken(NacreError):
+    """A part was added to a slot of a method that holds one part only, and holds one already."""
+
+
+class CheckpointError(NacreError):
+    """A saved learner or run directory is incomplete, damaged or made with other settings."""
+
+
+class TrainingError(NacreError):
+    """Training cannot go on: a non-finite loss, no target token, or nothing to train."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error sentence about an unknown name: near misses, then everything that is known."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}Known: {', '.join(names) if names else 'none'}."

@@ -1,0 +1,19 @@
+"""The loss of generated answers: a sum over target tokens, so that it can be divided once, by the global count."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED = -100
+
+
+def token_loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum of the negative log-likelihoods of the labelled positions, at least in float32. Returns [].
+
+    logits [..., V]; labels [...] with ``IGNORED`` where nothing is to be predicted.
+    """
+    logits = logits.flatten(0, -2)
+    if logits.element_size() < 4:
+        logits = logits.float()
+    return F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum")

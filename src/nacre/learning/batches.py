@@ -1,0 +1,57 @@
+"""The batch at (seed, task, epoch, step), computed and never remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from nacre.models.families import Encoded
+from nacre.seeds import derive
+
+
+@dataclass(frozen=True)
+class Batches:
+    """rows: a task's encoded examples. where: names the task in the seed's derivation. batch_size: rows of one
+    optimizer step; each row occurs once an epoch, and an epoch's last step may be smaller."""
+
+    rows: Sequence[Encoded]
+    seed: int
+    where: str
+    batch_size: int
+    epochs: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def indices(self, step: int) -> list[int]:
+        """Which rows the step (from 0, over all epochs) takes."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = self._order(epoch)
+        return order[position * self.batch_size : (position + 1) * self.batch_size]
+
+    def at(self, step: int) -> list[Encoded]:
+        return [self.rows[index] for index in self.indices(step)]
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(derive(self.seed, "order", self.where, epoch))
+        return torch.randperm(len(self.rows), generator=generator).tolist()
+
+
+def split(rows: Sequence[Encoded], parts: int) -> list[Sequence[Encoded]]:
+    """Up to ``parts`` runs of nearly equal size, none of them empty."""
+    parts = min(parts, len(rows))
+    bounds = [len(rows) * part // parts for part in range(parts + 1)]
+    return [rows[start:end] for start, end in pairwise(bounds)]
+
+
+def target_tokens(rows: Sequence[Encoded]) -> int:
+    """How many tokens the rows ask for: what their summed loss is divided by."""
+    return sum(len(row.target) for row in rows)

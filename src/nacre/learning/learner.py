@@ -1,0 +1,179 @@
+"""A learner: a host, a method and what has been learnt so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+
+from nacre.adapters.adapter import ParameterGroup, PlacedAdapter
+from nacre.errors import TrainingError
+from nacre.evaluation.decoding import Decoding, answer, token_budget
+from nacre.evaluation.scoring import TaskScore, score
+from nacre.learning import checkpoint
+from nacre.learning.batches import Batches
+from nacre.learning.settings import Optim
+from nacre.learning.state import State
+from nacre.learning.trainer import Report, train
+from nacre.method import Method
+from nacre.models.families import Encoded, Lengths, Tokenizer
+from nacre.models.host import Host
+from nacre.seeds import derive
+from nacre.tasks.task import Task
+from nacre.tasks.template import Example
+
+
+def _silent(kind: str, **values: Any) -> None:
+    """The report that nobody reads."""
+
+
+class Learner:
+    """Teaches a pretrained model task after task.
+
+        learner = Learner(model, tokenizer, am_lora(rank=8))
+        learner.learn(task)
+        learner.evaluate([task])
+
+    model: a Hugging Face model with a language-model head; it moves to the device that accelerate finds, is changed in
+    place, and is given back, bit for bit, by ``remove()``. seed: of everything random. optim, decoding: how to train
+    and how to answer. report: is called with what happens (see ``trainer.Report``).
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module | Host,
+        tokenizer: Tokenizer = None,
+        method: Method | None = None,
+        *,
+        seed: int = 0,
+        optim: Optim | None = None,
+        decoding: Decoding | None = None,
+        report: Report = _silent,
+    ) -> None:
+        if method is None:
+            raise TypeError("Learner needs a method, for example nacre.methods.am_lora.am_lora().")
+        self.host = model if isinstance(model, Host) else Host(model, tokenizer)
+        self.method = method
+        self.optim = optim or Optim()
+        self.decoding = decoding or Decoding()
+        self.report = report
+        self.state = State(seed=seed)
+        self.host.model.to(PartialState().device)
+        self.pretrained = self.host.fingerprint  # of the host as it is now, before anything is placed or learnt
+        self.adapter: PlacedAdapter = method.adapter.place(self.host.model)
+
+    @property
+    def task_number(self) -> int:
+        """The number of the task being learnt, or learnt last; from 1, 0 before any."""
+        return self.adapter.tasks
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optim.learning_rate or self.method.adapter.learning_rate
+
+    @property
+    def lengths(self) -> Lengths:
+        return Lengths(self.optim.max_source_length, self.optim.max_target_length)
+
+    def learn(self, *tasks: Task) -> None:
+        """Learn one task; with a joint curriculum, several at once. Earlier tasks' frozen tensors do not move.
+
+        Raises ``TrainingError`` if the curriculum does not work that way, if a loss is not finite, or if nothing can
+        be learnt from a batch.
+        """
+        self._check_curriculum(tasks)
+        fresh = self.adapter.grow()
+        if fresh:
+            self.method.start.fill(self)
+        for part in self.method.parts:
+            part.begin(self, tasks)
+        self.report("trainable", groups=[(group.name, group.size) for group in self.trainable()])
+        batches = Batches(
+            rows=self._rows(tasks),
+            seed=self.state.seed,
+            where=" + ".join(task.name for task in tasks),
+            batch_size=self.optim.batch_size,
+            epochs=self.optim.epochs,
+        )
+        with self._seeded("learn", self.task_number):
+            train(self, batches, self.optim, Accelerator(mixed_precision=self.optim.mixed_precision), self.report)
+        for part in self.method.parts:
+            part.end(self, tasks)
+        self.adapter.freeze()
+        self.state.tasks += [task.name for task in tasks]
+
+    def trainable(self) -> list[ParameterGroup]:
+        """What is trained for the newest task, by the adapter's own groups."""
+        return self.adapter.parameter_groups()
+
+    def answer(self, tasks: Sequence[Task]) -> list[list[str]]:
+        """Greedy answers to the test rows of each task, in row order."""
+        examples = [task.examples("test") for task in tasks]
+        return self._written(examples, token_budget(self.host, tasks, self.lengths, self.decoding))
+
+    def evaluate(self, tasks: Sequence[Task]) -> list[TaskScore]:
+        """Accuracy and share of valid answers on the test rows of each task."""
+        return [score(task, answers) for task, answers in zip(tasks, self.answer(tasks), strict=True)]
+
+    def predict(self, inputs: Sequence[str]) -> list[str]:
+        """Greedy answers to finished prompts, of at most ``decoding.max_new_tokens`` or else the targets' limit."""
+        limit = self.decoding.max_new_tokens or self.lengths.target
+        return self._written([[Example("", text, "", "") for text in inputs]], limit)[0]
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything that the learner's future depends on, except the pretrained model; atomically."""
+        checkpoint.save(self, Path(folder))
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        model: torch.nn.Module | Host | None = None,
+        tokenizer: Tokenizer = None,
+        method: Method | None = None,
+    ) -> Learner:
+        """The learner that was saved, bit for bit. model, tokenizer: the pretrained ones; loaded by the name they had
+        when saved, if not given. method: needed only for one that was put together by hand.
+
+        Raises ``CheckpointError`` if a file is missing or damaged, or if this is another pretrained model.
+        """
+        return checkpoint.load(cls, Path(folder), model, tokenizer, method)
+
+    def remove(self) -> None:
+        """Take the adapter out of the model, which is then bit for bit what it was."""
+        self.adapter.remove()
+
+    def _written(self, groups: Sequence[Sequence[Example]], limit: int) -> list[list[str]]:
+        return answer(self.host, groups, self.lengths, self.decoding.batch_size, limit)
+
+    def _rows(self, tasks: Sequence[Task]) -> list[Encoded]:
+        examples = [example for task in tasks for example in task.examples("train")]
+        if self.method.memory is not None:
+            examples += self.method.memory.examples(self)
+        rows = [self.host.family.encode(example, self.lengths) for example in examples]
+        self.report("rows", rows=len(rows), truncated=sum(row.truncated for row in rows))
+        return rows
+
+    def _check_curriculum(self, tasks: Sequence[Task]) -> None:
+        stages = self.method.curriculum.stages(tasks) if tasks else []
+        if len(stages) != 1:
+            raise TrainingError(
+                f"{self.method.name or self.method.title} learns one task at a time; learn() was given {len(tasks)}."
+            )
+        if self.state.tasks and not self.method.curriculum.continues:
+            raise TrainingError(
+                f"{self.method.name or self.method.title} begins from the untouched model each time, and this learner "
+                f"has learnt {', '.join(self.state.tasks)} already: make a new Learner."
+            )
+
+    @contextmanager
+    def _seeded(self, *where: str | int) -> Iterator[None]:
+        """Seed torch for what happens inside, and leave the caller's own random state as it was."""
+        devices = range(torch.cuda.device_count())
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(derive(self.state.seed, *where))
+            yield

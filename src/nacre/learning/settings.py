@@ -1,0 +1,31 @@
+"""How to train: everything that is neither the method's nor the data's."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Optim(BaseModel):
+    """AdamW and its schedule; one optimizer a task, as in the released code of all three papers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rate: float | None = Field(default=None, gt=0, description="None: what the method's adapter recommends")
+    batch_size: int = Field(
+        default=16, ge=1, description="rows of one optimizer step, over all micro-batches and processes"
+    )
+    accumulation: int = Field(
+        default=1, ge=1, description="micro-batches into which a step's rows are split; changes memory, not results"
+    )
+    epochs: int = Field(default=1, ge=1, description="passes over a task's rows")
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float | None = Field(
+        default=1.0, gt=0, description="gradients are clipped to this norm; None: not at all"
+    )
+    schedule: Literal["constant", "linear"] = Field(default="constant", description="of the rate, over a task's steps")
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    max_source_length: int = Field(default=512, ge=8, description="tokens of an input; only the text field is cut")
+    max_target_length: int = Field(default=50, ge=1, description="tokens of a target in training")
+    log_every: int = Field(default=10, ge=1, description="steps between two readings of loss and rate")

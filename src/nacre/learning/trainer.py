@@ -1,0 +1,135 @@
+"""The only training loop. Every method goes through it; none edits it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from nacre.errors import TrainingError
+from nacre.learning.batches import Batches, split, target_tokens
+from nacre.learning.settings import Optim
+from nacre.models.families import Encoded
+
+if TYPE_CHECKING:
+    from nacre.learning.learner import Learner
+
+Report = Callable[..., None]
+"""Called as ``report(kind, **plain values)``; what is done with it (a file, a bar on the screen) is the caller's."""
+
+
+def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Accelerator, report: Report) -> None:
+    """Train the adapter's newest slot on one stage's rows.
+
+    The loss of a step is the sum over the target tokens of its rows, divided by their number over all micro-batches
+    and processes, plus the weighted penalties; so neither accumulation nor the number of processes changes it.
+
+    Raises ``TrainingError`` naming the step and rows if the loss is not finite or no token is to be predicted.
+    """
+    method, host = learner.method, learner.host
+    parameters = [p for group in learner.adapter.parameter_groups() for p in group.parameters]
+    optimizer = torch.optim.AdamW(parameters, lr=learner.learning_rate, weight_decay=optim.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _decay(optim.schedule, batches.steps))
+    model, optimizer = accelerator.prepare(host.model, optimizer)
+    model.train()
+    watch = Watch(batches, optim.log_every, report)
+
+    for step in range(batches.steps):
+        rows = batches.at(step)
+        count = _count(rows, batches, step)
+        own_rows, share = _own_share(rows, accelerator)
+        micro_batches = split(own_rows, optim.accumulation)
+        penalties = {part.key: (part.value(learner), part.weight(learner)) for part in method.penalties}
+        terms = {"task": torch.zeros((), device=host.device)}
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            last = number == len(micro_batches)
+            with contextlib.nullcontext() if last else accelerator.no_sync(model), accelerator.autocast():
+                tensors = {name: tensor.to(host.device) for name, tensor in host.family.batch(micro_batch).items()}
+                # Processes average their gradients: times their number, the sum over all rows is back.
+                loss = host.family.loss_sum(model, tensors) * (share * accelerator.num_processes / count)
+                terms["task"] += loss.detach()
+                if last:
+                    loss = loss + sum(weight * value for value, weight in penalties.values())
+                accelerator.backward(loss)
+        if step == 0:
+            _check_gradients(parameters)
+        accelerator.unscale_gradients(optimizer)
+        for rule in method.gradient_rules:
+            rule.apply(learner)
+        if optim.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, optim.max_grad_norm)
+        optimizer.step()
+        for rule in method.gradient_rules:
+            rule.after_step(learner)
+        watch.see(step, terms, penalties, float(schedule.get_last_lr()[0]))
+        schedule.step()
+        optimizer.zero_grad()
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
+    accelerator.free_memory()
+
+
+@dataclass
+class Watch:
+    """Reads losses every few steps only, because a reading waits for the device; until then a flag on the device
+    remembers the first step that went wrong."""
+
+    batches: Batches
+    every: int
+    report: Report
+    first_bad: Tensor | None = field(default=None)
+
+    def see(self, step: int, terms: dict[str, Tensor], penalties: dict[str, tuple[Tensor, float]], rate: float) -> None:
+        total = terms["task"] + sum(value.detach() * weight for value, weight in penalties.values())
+        if self.first_bad is None:
+            self.first_bad = torch.full_like(total, -1, dtype=torch.long)
+        bad_now = (self.first_bad < 0) & ~total.isfinite()
+        self.first_bad = torch.where(bad_now, step, self.first_bad)
+        last = step == self.batches.steps - 1
+        if step % self.every and not last:
+            return
+        if (bad := int(self.first_bad.item())) >= 0:
+            raise TrainingError(
+                f"The loss is not finite at {_place(self.batches, bad)}. Lower optim.learning_rate or look at the rows."
+            )
+        values: dict[str, Any] = {"task": terms["task"].item()}
+        for key, (value, weight) in penalties.items():
+            values[key] = value.item()
+            values[f"{key}_weighted"] = value.item() * weight
+        self.report("step", step=step + 1, steps=self.batches.steps, loss=total.item(), terms=values, rate=rate)
+
+
+def _count(rows: Sequence[Encoded], batches: Batches, step: int) -> int:
+    count = target_tokens(rows)
+    if count == 0:
+        raise TrainingError(f"All labels are masked at {_place(batches, step)}: there is no target token to learn.")
+    return count
+
+
+def _place(batches: Batches, step: int) -> str:
+    numbers = ", ".join(str(index + 1) for index in batches.indices(step))
+    return f"step {step + 1} of '{batches.where}', which holds the training rows {numbers}"
+
+
+def _own_share(rows: Sequence[Encoded], accelerator: Accelerator) -> tuple[Sequence[Encoded], int]:
+    """This process's rows of a step and their weight. When an epoch's last step has fewer rows than there are
+    processes, those left over run a row of another with weight 0, because all must take part in the exchange."""
+    shares = split(rows, accelerator.num_processes)
+    if accelerator.process_index < len(shares):
+        return shares[accelerator.process_index], 1
+    return rows[:1], 0
+
+
+def _check_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
+    if not any(parameter.grad is not None for parameter in parameters):
+        raise TrainingError("No trainable parameter got a gradient: the adapter is not part of what the host computes.")
+
+
+def _decay(schedule: str, steps: int) -> Callable[[int], float]:
+    if schedule == "linear":
+        return lambda step: max(0.0, 1 - step / steps)
+    return lambda step: 1.0

@@ -1,0 +1,82 @@
+"""A host from a folder, a Hugging Face name, or ``demo`` for the model that comes with the package."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
+from transformers.utils import logging as transformers_logging
+
+from nacre.errors import ModelError
+from nacre.models.host import Host
+
+DEMO = "demo"
+
+
+def load_host(name: str, dtype: torch.dtype = torch.float32) -> Host:
+    """Load model and tokenizer. dtype: of the weights; float32 unless said, whatever the file was stored in.
+
+    Raises ``ModelError`` if there is no such model, no config, or no language-model head for it.
+    """
+    # Loading takes a second and is followed by nacre's own lines; another library's bar between them only confuses.
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    source = str(demo_folder()) if name == DEMO else name
+    folder = Path(source) if Path(source).is_dir() else None
+    _check_place(name, source, folder)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"Model '{name}' cannot be read: {_first_line(error)}") from None
+    if config.is_encoder_decoder and type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        loader = AutoModelForSeq2SeqLM
+    elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not _is_encoder(config):
+        loader = AutoModelForCausalLM
+    else:
+        raise ModelError(
+            f"Model '{name}' ({config.model_type}) is neither encoder-decoder nor decoder-only; nacre needs a model "
+            "that writes its answers."
+        )
+    try:
+        model = loader.from_pretrained(source, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"Model '{name}' cannot be loaded: {_first_line(error)}") from None
+    model.eval()
+    return Host(model, tokenizer, name=name, folder=folder)
+
+
+def demo_folder() -> Path:
+    """Where the embedded model lies."""
+    return Path(str(files("nacre.assets"))) / "demo-t5"
+
+
+def _check_place(name: str, source: str, folder: Path | None) -> None:
+    if folder is not None:
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"Model folder '{name}' has no config.json: it is not a Hugging Face model folder.")
+        return
+    looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
+    if looks_like_path or not source:
+        raise ModelError(f"Model folder '{name}' does not exist.")
+
+
+def _is_encoder(config: object) -> bool:
+    """BERT and RoBERTa stand in the table of causal models too, for use as a decoder, which they were not made for."""
+    return getattr(config, "model_type", "") in {"bert", "roberta", "xlm-roberta"} and not getattr(
+        config, "is_decoder", False
+    )
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return line if line.endswith(".") else f"{line}."

@@ -1,0 +1,15 @@
+"""What is kept of past tasks' data, and given back while a new task is learnt."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from nacre.parts.part import Learner, Part
+from nacre.tasks.template import Example
+
+
+class Memory(Part, ABC):
+    @abstractmethod
+    def examples(self, learner: Learner) -> Sequence[Example]:
+        """Stored examples of past tasks; they are mixed into the new task's epoch."""

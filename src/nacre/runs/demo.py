@@ -1,0 +1,28 @@
+"""The demo: three methods on the embedded stream and model, and one page that shows them side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nacre.learning.settings import Optim
+from nacre.learning.trainer import Report
+from nacre.runs.recipe import Recipe
+from nacre.runs.record import Record
+from nacre.runs.report import write_report
+from nacre.runs.run import run
+
+METHODS = ("seq_lora", "am_lora", "joint")
+OPTIM = Optim(learning_rate=3e-3, epochs=2)
+
+
+def run_demo(output: Path, report: Report) -> tuple[list[Record], Path]:
+    """Run (or read, where finished) the three methods under ``output``. Returns their records and the page's path."""
+    records = []
+    for method in METHODS:
+        # The bound is trained at the same capacity as the others: a LoRA, not the whole model.
+        parameters = {"train": "lora"} if method == "joint" else {}
+        recipe = Recipe(method=method, optim=OPTIM, output=str(output / method), set=parameters)
+        records.append(run(recipe, report))
+    page = output / "report.html"
+    write_report(page, records)
+    return records, page

@@ -1,0 +1,215 @@
+"""A run's folder: what is in it, which stages are complete, and whether it may be continued."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import platform
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
+
+from nacre.errors import CheckpointError, RecipeError
+from nacre.evaluation.scoring import TaskScore
+from nacre.files import build_folder, hash_of, to_json, write_atomically
+from nacre.learning import checkpoint
+from nacre.learning.learner import Learner
+from nacre.runs.recipe import Recipe
+from nacre.tasks.task import Task
+
+
+class Row(BaseModel):
+    """One row of the matrix and what it cost; ``row.json`` of a stage's folder."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    row: int
+    scores: list[float | None]
+    valid: list[float | None]
+    train_seconds: float | None
+    evaluate_seconds: float
+    trainable_parameters: int | None
+    stored_parameters: int
+    peak_rss_bytes: int
+
+
+class RunDirectory:
+    """Reads and writes one run's folder. Every file appears whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results = path / "results.json"
+        self.report = path / "report.html"
+
+    def check_place(self) -> None:
+        """Raise ``RecipeError`` unless the folder is new, empty, or a run's."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RecipeError(f"Output '{self.path}' is a file; a run needs a folder of its own.")
+        for parent in self.path.parents:
+            if parent.exists() and not parent.is_dir():
+                raise RecipeError(f"Output '{self.path}': '{parent}' is a file.")
+        if self.path.is_dir() and not (self.path / "recipe.yaml").exists() and _visible(self.path):
+            raise RecipeError(
+                f"Output '{self.path}' holds other things and no recipe.yaml; choose a new or empty folder."
+            )
+
+    def check_same(self, recipe: Recipe) -> None:
+        """Raise ``RecipeError`` naming the differences if the folder was begun with other settings."""
+        file = self.path / "recipe.yaml"
+        if not file.exists():
+            return
+        try:
+            there = yaml.safe_load(file.read_text())
+        except yaml.YAMLError:
+            raise CheckpointError(f"{file} is damaged.") from None
+        here = recipe.document()
+        self._refuse_differences({**there, "output": None}, {**here, "output": None}, "settings")
+
+    def begin(self, recipe: Recipe, protocol: Mapping[str, Any], checks: Mapping[str, Any]) -> None:
+        """Write what is known before the first step, or compare it with what is there."""
+        file = self.path / "protocol.json"
+        if file.exists():
+            self._refuse_differences(json.loads(file.read_text())["protocol"], protocol, "data, prompts or model")
+        else:
+            self._write_json("environment.json", environment())
+            self._write_json("checks.json", checks)
+            self._write_json("protocol.json", {"hash": hash_of(protocol), "protocol": protocol})
+        write_atomically(self.path / "recipe.yaml", recipe.yaml())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against a second process; ``RecipeError`` if another holds it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RecipeError(
+                f"Another process is running in '{self.path}'; wait for it, or choose another --output."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Append one line to ``events.jsonl``."""
+        line = json.dumps({"time": round(time.time(), 3), "event": kind, **values}, ensure_ascii=False)
+        with (self.path / "events.jsonl").open("a") as file:
+            file.write(line + "\n")
+
+    def stage_folder(self, number: int, name: str) -> Path:
+        """``tasks/NN-name``; characters that a file system may refuse become hyphens."""
+        safe = re.sub(r"[^\w.+-]+", "-", name).strip("-.")[:60] or "task"
+        return self.path / "tasks" / f"{number:02d}-{safe}"
+
+    def write_stage(
+        self, folder: Path, row: Row, learner: Learner, scores: Mapping[str, tuple[Task, TaskScore]]
+    ) -> None:
+        """Commit a stage: predictions, the row and, once something is learnt, the learner; the manifest last."""
+
+        def fill(place: Path) -> None:
+            if learner.state.tasks:
+                checkpoint.write_files(learner, place)
+            (place / "predictions").mkdir()
+            for number, (task, score) in enumerate(scores.values(), start=1):
+                file = place / "predictions" / f"{self.stage_folder(number, task.name).name}.jsonl.gz"
+                file.write_bytes(_predictions(task, score))
+            (place / "row.json").write_text(to_json(row.model_dump()) + "\n")
+            checkpoint.write_manifest(place)
+
+        build_folder(folder, fill)
+
+    def read_row(self, folder: Path) -> Row | None:
+        """The row of a complete stage; None if the stage was not finished.
+
+        Raises ``CheckpointError`` if it was finished and is damaged now."""
+        if not (folder / checkpoint.MANIFEST).exists():
+            return None
+        checkpoint.verify(folder)
+        return Row.model_validate_json((folder / "row.json").read_text())
+
+    def clean(self) -> None:
+        """Remove what a killed process left half-written."""
+        for leftover in [*self.path.glob(".*.partial"), *self.path.glob("tasks/.*.partial")]:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def _write_json(self, name: str, value: Any) -> None:
+        write_atomically(self.path / name, to_json(value) + "\n")
+
+    def _refuse_differences(self, there: Mapping[str, Any], here: Mapping[str, Any], what: str) -> None:
+        different = differences(there, here)
+        if different:
+            raise RecipeError(
+                f"'{self.path}' was begun with other {what}: {'; '.join(different[:8])}"
+                f"{f'; and {len(different) - 8} more' if len(different) > 8 else ''}. "
+                "Choose another --output, or the same settings."
+            )
+
+
+def differences(there: Any, here: Any, key: str = "") -> list[str]:
+    """In words, where two documents of plain values differ."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        found = []
+        for name in sorted(set(there) | set(here), key=str):
+            found += differences(there.get(name), here.get(name), f"{key}.{name}" if key else str(name))
+        return found
+    if (
+        isinstance(there, Sequence)
+        and isinstance(here, Sequence)
+        and not isinstance(there, str)
+        and len(there) == len(here)
+    ):
+        found = []
+        for number, (old, new) in enumerate(zip(there, here, strict=True), start=1):
+            found += differences(old, new, f"{key}[{number}]")
+        return found
+    return [] if there == here else [f"{key} is {_short(there)} there and {_short(here)} here"]
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers were computed with."""
+    packages = ("nacre", "torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy")
+    return {
+        "python": sys.version.split()[0],
+        "packages": {name: _version(name) for name in packages},
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _visible(folder: Path) -> bool:
+    return any(not file.name.startswith(".") for file in folder.iterdir())
+
+
+def _predictions(task: Task, score: TaskScore) -> bytes:
+    lines = (
+        json.dumps({"answer": answer, "target": row.target, "right": right}, ensure_ascii=False)
+        for answer, row, right in zip(score.answers, task.test, score.right, strict=True)
+    )
+    return gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,150 @@
+"""A recipe: every setting of a run, from a YAML file and flags, checked before anything happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nacre.errors import RecipeError, nearest
+from nacre.evaluation.decoding import Decoding
+from nacre.learning.settings import Optim
+from nacre.method import Method
+from nacre.registry import build_method
+from nacre.tasks.template import Identity
+
+
+class Recipe(BaseModel):
+    """What ``recipe.yaml`` holds. ``set`` are the method's parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    method: str
+    stream: str | list[str] = Field(default="demo", description="a stream's name, or task names found under data")
+    model: str = Field(default="demo", description="a folder, a Hugging Face name, or 'demo'")
+    data: str | None = Field(default=None, description="where the tasks are; the demo's need none")
+    seed: int = Field(default=0, ge=0)
+    output: str | None = Field(default=None, description="the run's folder")
+    identity: Identity = Field(default="none", description="prompt lines that tell the model its task")
+    limit_train: int | None = Field(default=None, ge=1, description="rows of a task to train on, at most")
+    limit_test: int | None = Field(default=None, ge=1, description="rows of a task to test on, at most")
+    optim: Optim = Field(default_factory=Optim)
+    evaluation: Decoding = Field(default_factory=Decoding)
+    parameters: dict[str, Any] = Field(default_factory=dict, alias="set")
+
+    def build(self) -> Method:
+        return build_method(self.method, self.parameters)
+
+    def resolved(self) -> Recipe:
+        """The recipe with every default written out, so that it says all of what is run."""
+        method = self.build()
+        rate = self.optim.learning_rate or method.adapter.learning_rate
+        stream = self.stream if isinstance(self.stream, str) else "-".join(self.stream)
+        return self.model_copy(
+            update={
+                "parameters": _plain(method.parameters),
+                "optim": self.optim.model_copy(update={"learning_rate": rate}),
+                "output": str(Path(self.output or f"runs/{stream}-{self.method}-seed{self.seed}")),
+                "model": _absolute(self.model),
+                "data": None if self.data is None else _absolute(self.data),
+            }
+        )
+
+    def document(self) -> dict[str, Any]:
+        """Plain values, as written to ``recipe.yaml``."""
+        return self.model_dump(by_alias=True, mode="json")
+
+    def yaml(self) -> str:
+        return yaml.safe_dump(self.document(), sort_keys=False, allow_unicode=True)
+
+    @property
+    def stream_name(self) -> str:
+        return self.stream if isinstance(self.stream, str) else "own"
+
+
+def read_recipe(path: Path | None, flags: Mapping[str, Any], settings: Iterable[str]) -> Recipe:
+    """The recipe of a file (None for none), overridden by flags (None means not given), overridden by KEY=VALUE.
+
+    Raises ``RecipeError`` naming the file, key and value that is wrong.
+    """
+    document = {} if path is None else _read_yaml(path)
+    document.update({key: value for key, value in flags.items() if value is not None})
+    for setting in settings:
+        _apply(document, setting)
+    if "method" not in document:
+        raise RecipeError(
+            "A run needs a method: --method NAME, or 'method' in the recipe ('nacre methods' lists them)."
+        )
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        raise RecipeError(_sentence(error, path)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise RecipeError(f"Recipe '{path}' does not exist or is not a file.")
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"Recipe '{path}' is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(document, dict):
+        raise RecipeError(f"Recipe '{path}' must hold keys and values, such as 'method: am_lora'.")
+    return document
+
+
+def _apply(document: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {setting}: write KEY=VALUE, for example --set rank=4 or --set optim.batch_size=16.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {setting}: the value is not valid YAML.") from None
+    if isinstance(value, str):
+        value = _number(value)
+    path = key.split(".")
+    if path[0] not in _top_level():
+        path = ["set", *path]  # everything that is no key of the recipe is a parameter of the method
+    place = document
+    for name in path[:-1]:
+        place = place.setdefault(name, {})
+        if not isinstance(place, dict):
+            raise RecipeError(f"--set {setting}: '{name}' is a single value and has no keys.")
+    place[path[-1]] = value
+
+
+def _number(text: str) -> Any:
+    """YAML reads 1e-3 as a string, everybody else as a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _top_level() -> set[str]:
+    return {field.alias or name for name, field in Recipe.model_fields.items()}
+
+
+def _sentence(error: ValidationError, path: Path | None) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    source = f"Recipe '{path}', " if path else ""
+    if first["type"] == "extra_forbidden":
+        group = {"optim": Optim.model_fields, "evaluation": Decoding.model_fields}.get(str(first["loc"][0]))
+        known = set(group) if group and len(first["loc"]) > 1 else _top_level()
+        return f"{source}there is no key '{where}'. {nearest(str(first['loc'][-1]), known)}"
+    return f"{source}{where} = {first['input']!r}: {first['msg']}."
+
+
+def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in parameters.items()}
+
+
+def _absolute(place: str) -> str:
+    """A local folder or file by its full path, so that the recipe works from anywhere; names stay names."""
+    path = Path(place).expanduser()
+    return str(path.resolve()) if path.exists() else place

@@ -1,0 +1,77 @@
+"""The typed record of a run, ``results.json``: the one thing that reports and comparisons read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nacre.errors import CheckpointError
+from nacre.files import to_json, write_atomically
+
+SCHEMA = "nacre.results/1"
+
+Matrix = list[list[float | None]]
+
+
+class Seconds(BaseModel):
+    """Wall seconds. train: one entry a task, in stream order; evaluate: one entry a row of the matrix (T + 1)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    train: list[float | None]
+    evaluate: list[float | None]
+
+
+class Record(BaseModel):
+    """What a run found. Undefined values are null: never zero, never a guess.
+
+    matrix, valid_answers: T + 1 rows (before any task, then after each), T columns in stream order, fractions.
+    """
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    schema_: Literal["nacre.results/1"] = Field(default="nacre.results/1", alias="schema")
+    method: str
+    title: str
+    parameters: dict[str, Any]
+    stream: str
+    tasks: list[str]
+    model: str
+    seed: int
+    metric: str
+    matrix: Matrix
+    valid_answers: Matrix
+    average_accuracy: float | None
+    learning_accuracy: float | None
+    pooled_accuracy: float | None
+    forgetting: float | None
+    backward_transfer: float | None
+    forward_transfer: float | None
+    trainable_parameters: int = Field(description="of the last task learnt")
+    trainable_parameters_per_task: list[int | None]
+    stored_parameters: int = Field(description="numbers kept besides the pretrained model, after the last task")
+    seconds: Seconds
+    peak_rss_bytes: int
+    protocol: dict[str, Any]
+    protocol_hash: str
+    definitions: dict[str, str] = Field(description="the formula behind each metric, in words")
+
+    def as_json(self) -> str:
+        return to_json(self.model_dump(by_alias=True))
+
+    def write(self, path: Path) -> None:
+        write_atomically(path, self.as_json() + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Read a record; raises ``CheckpointError`` if the file is missing or not of this schema."""
+        try:
+            return cls.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            raise CheckpointError(f"{path} does not exist: the run is not finished, or this is no run.") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise CheckpointError(f"{path} is not a record of schema {SCHEMA}: {where}: {first['msg']}.") from None

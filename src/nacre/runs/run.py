@@ -1,0 +1,212 @@
+"""A run: a stream learnt by a method, every task measured after every task, in a folder that can be continued."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from nacre.errors import RecipeError
+from nacre.evaluation.matrix import DEFINITIONS, metrics
+from nacre.evaluation.scoring import TaskScore, normalized_labels, score
+from nacre.files import hash_of
+from nacre.learning import checkpoint
+from nacre.learning.learner import Learner
+from nacre.learning.trainer import Report
+from nacre.method import Method
+from nacre.models.host import Host
+from nacre.models.loading import load_host
+from nacre.parts.curriculum import Stage
+from nacre.runs.directory import Row, RunDirectory
+from nacre.runs.protocol import protocol_of
+from nacre.runs.recipe import Recipe
+from nacre.runs.record import Record, Seconds
+from nacre.runs.report import write_report
+from nacre.tasks.checks import check_stream
+from nacre.tasks.sources import load_tasks
+from nacre.tasks.streams import get_stream
+from nacre.tasks.task import Task
+
+
+def run(recipe: Recipe, report: Report) -> Record:
+    """Carry out the recipe in its output folder, or what of it is not done yet.
+
+    A finished folder is read, not run again. Whatever the user could mend is raised before anything is written.
+    """
+    recipe = recipe.resolved()
+    directory = RunDirectory(Path(recipe.output or ""))
+    directory.check_place()
+    directory.check_same(recipe)
+    if directory.results.exists():
+        report("finished", path=str(directory.path), already=True)
+        return Record.read(directory.results)
+
+    method = recipe.build()
+    tasks = tasks_of(recipe)
+    host = load_host(recipe.model)
+    learner = _learner(host, method, recipe)
+    protocol = protocol_of(recipe, tasks, learner)
+    with directory.locked():
+        directory.clean()
+        directory.begin(recipe, protocol, check_stream(tasks))
+
+        def told(kind: str, **values: object) -> None:
+            directory.event(kind, **values)
+            report(kind, **values)
+
+        told(
+            "run", path=str(directory.path), method=recipe.method, tasks=[task.name for task in tasks], seed=recipe.seed
+        )
+        rows = _stages(directory, recipe, learner, tasks, told)
+        record = _record(recipe, method, tasks, rows, protocol)
+        write_report(directory.report, [record])
+        record.write(directory.results)  # last: it says that the run is finished
+        told("finished", path=str(directory.path), already=False)
+    return record
+
+
+def tasks_of(recipe: Recipe) -> list[Task]:
+    """The stream's tasks as the recipe wants them; raises if a row, label or split is not what a task needs."""
+    names: Sequence[str]
+    if isinstance(recipe.stream, str):
+        names = get_stream(recipe.stream).tasks
+        if recipe.data is None and recipe.stream != "demo":
+            raise RecipeError(f"Stream '{recipe.stream}' needs --data: the folder that holds its tasks.")
+        if recipe.data is not None and recipe.stream == "demo":
+            raise RecipeError(
+                "Stream 'demo' makes its own rows and takes no --data; name a stream or tasks of that folder."
+            )
+    else:
+        names = recipe.stream
+    tasks = []
+    for task in load_tasks(names, recipe.data):
+        normalized_labels(task)
+        tasks.append(task.with_identity(recipe.identity).limited(recipe.limit_train, recipe.limit_test).check())
+    return tasks
+
+
+def _stages(
+    directory: RunDirectory, recipe: Recipe, learner: Learner, tasks: Sequence[Task], report: Report
+) -> dict[int, Row]:
+    """Row 0, then each stage; complete ones are read, the first incomplete one begins from the one before it."""
+    learner.report = report
+    stages = learner.method.curriculum.stages(tasks)
+    before = directory.stage_folder(0, "before")
+    rows = {0: directory.read_row(before) or _measure(directory, before, learner, tasks, 0, tasks, {}, None, report)}
+    last_complete = before
+    for number, stage in enumerate(stages, start=1):
+        folder = directory.stage_folder(stage.row, stage.name)
+        row = directory.read_row(folder)
+        if row is None:
+            report("stage", number=number, stages=len(stages), name=stage.name)
+            learner = _ready(learner, recipe, stage, last_complete, rows, report)
+            started = time.monotonic()
+            learner.learn(*stage.tasks)
+            seconds = time.monotonic() - started
+            row = _measure(directory, folder, learner, tasks, stage.row, stage.measured, rows, seconds, report)
+        rows[stage.row], last_complete = row, folder
+        report("row", number=stage.row, scores=row.scores, tasks=[task.name for task in tasks])
+    return rows
+
+
+def _ready(
+    learner: Learner, recipe: Recipe, stage: Stage, last_complete: Path, rows: dict[int, Row], report: Report
+) -> Learner:
+    """The learner from which a stage begins."""
+    if stage.afresh and learner.state.tasks:
+        learner.remove()
+        learner = _learner(learner.host, learner.method, recipe)
+        learner.report = report
+    elif not stage.afresh and not learner.state.tasks and max(rows) > 0:
+        checkpoint.restore(learner, last_complete)
+        report("resumed", folder=str(last_complete), tasks=learner.state.tasks)
+    return learner
+
+
+def _measure(
+    directory: RunDirectory,
+    folder: Path,
+    learner: Learner,
+    tasks: Sequence[Task],
+    number: int,
+    measured: Sequence[Task],
+    rows: dict[int, Row],
+    train_seconds: float | None,
+    report: Report,
+) -> Row:
+    """Score the measured tasks, and commit the row with the learner it belongs to."""
+    report("evaluate", row=number, tasks=len(measured))
+    started = time.monotonic()
+    answers = learner.answer(measured)
+    scores = {task.name: (task, score(task, texts)) for task, texts in zip(measured, answers, strict=True)}
+    # A task that is not measured anew keeps the score of its own, unchanged copy: that is what "independent" means.
+    kept = rows.get(number - 1) if number > 1 and len(measured) < len(tasks) else None
+    row = Row(
+        row=number,
+        scores=[_of(scores, task, "accuracy", kept.scores[i] if kept else None) for i, task in enumerate(tasks)],
+        valid=[_of(scores, task, "valid", kept.valid[i] if kept else None) for i, task in enumerate(tasks)],
+        train_seconds=train_seconds,
+        evaluate_seconds=time.monotonic() - started,
+        trainable_parameters=sum(group.size for group in learner.trainable()) if number else None,
+        stored_parameters=learner.adapter.stored_parameters() + (kept.stored_parameters if kept else 0),
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+    directory.write_stage(folder, row, learner, scores)
+    return row
+
+
+def _of(scores: dict[str, tuple[Task, TaskScore]], task: Task, what: str, otherwise: float | None) -> float | None:
+    return getattr(scores[task.name][1], what) if task.name in scores else otherwise
+
+
+def _learner(host: Host, method: Method, recipe: Recipe) -> Learner:
+    return Learner(host, None, method, seed=recipe.seed, optim=recipe.optim, decoding=recipe.evaluation)
+
+
+def _record(
+    recipe: Recipe, method: Method, tasks: Sequence[Task], rows: dict[int, Row], protocol: dict[str, object]
+) -> Record:
+    numbers = range(len(tasks) + 1)
+    undefined: list[float | None] = [None] * len(tasks)
+    matrix = [rows[number].scores if number in rows else undefined for number in numbers]
+    last = rows[len(tasks)]
+    found = metrics(matrix, [len(task.test) for task in tasks])
+    return Record(
+        method=recipe.method,
+        title=method.title,
+        parameters=recipe.parameters,
+        stream=recipe.stream_name,
+        tasks=[task.name for task in tasks],
+        model=recipe.model,
+        seed=recipe.seed,
+        metric=" / ".join(sorted({task.metric for task in tasks})),
+        matrix=matrix,
+        valid_answers=[rows[number].valid if number in rows else undefined for number in numbers],
+        average_accuracy=found.average_accuracy,
+        learning_accuracy=found.learning_accuracy,
+        pooled_accuracy=found.pooled_accuracy,
+        forgetting=found.forgetting,
+        backward_transfer=found.backward_transfer,
+        forward_transfer=found.forward_transfer,
+        trainable_parameters=last.trainable_parameters or 0,
+        trainable_parameters_per_task=[
+            rows[number].trainable_parameters if number in rows else None for number in numbers[1:]
+        ],
+        stored_parameters=last.stored_parameters,
+        seconds=Seconds(
+            train=[rows[number].train_seconds if number in rows else None for number in numbers[1:]],
+            evaluate=[rows[number].evaluate_seconds if number in rows else None for number in numbers],
+        ),
+        peak_rss_bytes=max(row.peak_rss_bytes for row in rows.values()),
+        protocol=protocol,
+        protocol_hash=hash_of(protocol),
+        definitions=DEFINITIONS,
+    )
+
+
+def peak_rss_bytes() -> int:
+    """The most main memory this process has had, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

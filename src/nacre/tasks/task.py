@@ -1,0 +1,90 @@
+"""A task: what is to be learnt, as rows with a text and a target, a template and a label set."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from nacre.errors import DataError
+from nacre.seeds import derive
+from nacre.tasks.template import Example, Identity, Template
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: the text that is read and the target that is to be answered (a label, or free text)."""
+
+    text: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit to learn.
+
+    labels: the label set in prompt order; None for free-text targets.
+    metric: how answers are scored; ``exact_match`` is what the three papers report.
+    source: where the rows came from (files with their hashes, seeds of carved splits, rows left out), part of
+        the protocol. Plain values only.
+    """
+
+    name: str
+    train: tuple[Row, ...]
+    validation: tuple[Row, ...]
+    test: tuple[Row, ...]
+    template: Template
+    labels: tuple[str, ...] | None = None
+    metric: str = "exact_match"
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+    def rows(self, split: Split) -> tuple[Row, ...]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+
+    def examples(self, split: Split) -> list[Example]:
+        """The split's examples in row order."""
+        return [self.template.example(row.text, row.target, self.labels) for row in self.rows(split)]
+
+    def check(self) -> Task:
+        """Return the task itself, or raise ``DataError`` naming the split and row that is wrong."""
+        for split in SPLITS:
+            rows = self.rows(split)
+            if not rows:
+                raise DataError(f"Task '{self.name}': the {split} split is empty; every split needs at least one row.")
+            for number, row in enumerate(rows, start=1):
+                where = f"Task '{self.name}', {split} row {number}"
+                if self.labels is not None and row.target not in self.labels:
+                    raise DataError(
+                        f"{where}: label '{row.target}' is not in the label set ({', '.join(self.labels)})."
+                    )
+                if not row.text.strip() or not row.target.strip():
+                    raise DataError(f"{where}: the text or the target is empty.")
+        return self
+
+    def limited(self, train: int | None = None, test: int | None = None) -> Task:
+        """The task with at most that many rows for training and for testing.
+
+        A random sample, in row order, that depends on the task's name and the number alone: every run with the
+        same limit trains and tests on the same rows, whatever its seed. (A slice from the top would follow
+        whatever order the source has.)
+        """
+        return replace(
+            self,
+            train=_sample(self.train, train, f"{self.name}/train"),
+            test=_sample(self.test, test, f"{self.name}/test"),
+        )
+
+    def with_identity(self, identity: Identity) -> Task:
+        """The task with another identity prefix in its prompts."""
+        return replace(self, template=replace(self.template, identity=identity))
+
+
+def _sample(rows: tuple[Row, ...], limit: int | None, where: str) -> tuple[Row, ...]:
+    if limit is None or limit >= len(rows):
+        return rows
+    chosen = sorted(random.Random(derive(0, "limit", where)).sample(range(len(rows)), limit))
+    return tuple(rows[index] for index in chosen)

@@ -1,0 +1,60 @@
+"""From a row to an example: the prompt the papers use, in parts, so that only the text may be cut.
+
+Source of the texts: AM-LoRA Table 5, which equals the released instruction file of O-LoRA
+(``{P}{I}Option: {L} \\n{S}\\nAnswer:``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Identity = Literal["none", "task", "full"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question with its answer. The input is ``before + text + after``; only ``text`` may be truncated."""
+
+    before: str
+    text: str
+    after: str
+    target: str
+
+    @property
+    def input(self) -> str:
+        return self.before + self.text + self.after
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a row's text becomes a prompt.
+
+    instruction: a sentence put in front, without its line end; empty for none.
+    options: whether the label set is printed (``Option: a, b, c``), in the order of the task's labels.
+    answer_cue: what follows the text.
+    type_name, dataset_name: what ``Task:`` and ``Dataset:`` lines would say (see ``identity``).
+    identity: ``full`` prints both lines in front, as the released scripts of O-LoRA and MIGU do, and so tells
+        the model which task it answers; ``task`` prints the first; ``none``, the default, prints neither.
+    """
+
+    instruction: str = ""
+    options: bool = False
+    answer_cue: str = "\nAnswer:"
+    type_name: str = ""
+    dataset_name: str = ""
+    identity: Identity = "none"
+
+    def example(self, text: str, target: str, labels: Sequence[str] | None) -> Example:
+        """The example of one row. labels: the task's label set in prompt order, None for free text."""
+        before = ""
+        if self.identity in ("task", "full"):
+            before += f"Task:{self.type_name}\n"
+        if self.identity == "full":
+            before += f"Dataset:{self.dataset_name}\n"
+        if self.instruction:
+            before += f"{self.instruction}\n"
+        if self.options and labels:
+            before += f"Option: {', '.join(labels)} \n"
+        return Example(before, text, self.answer_cue, target)

@@ -1,0 +1,41 @@
+"""Tiny hosts and tasks that every test may use. Nothing here needs a network or files from outside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+
+torch.set_num_threads(1)  # two workers on two cores; more threads only wait for each other
+
+from nacre.models.host import Host
+from tiny import ARCHITECTURES, tiny_host, write_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``tiny_model("t5")``: a folder with a tiny random model of that architecture and its tokenizer."""
+    made: dict[str, Path] = {}
+
+    def folder(architecture: str) -> Path:
+        if architecture not in made:
+            made[architecture] = write_tiny_model(architecture, tmp_path_factory.mktemp("models") / architecture)
+        return made[architecture]
+
+    return folder
+
+
+@pytest.fixture(params=["t5", "llama"])
+def host(request: pytest.FixtureRequest) -> Host:
+    """A fresh tiny host of each family."""
+    return tiny_host(request.param)
+
+
+__all__ = ["ARCHITECTURES"]

@@ -1,0 +1,126 @@
+"""Tiny random models of every supported architecture, with a tokenizer of whole words, and tiny tasks."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    GPT2Config,
+    GPTNeoConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    T5Config,
+)
+
+from nacre.adapters.low_rank import LowRankSite
+from nacre.models.host import Host
+from nacre.tasks.task import Row, Task
+from nacre.tasks.template import Template
+
+WORDS = (
+    "Is it an animal or thing What kind of ? Option : , . Answer yes no maybe red green blue dog cat cow hen stone "
+    "lamp spoon chair rose grass sky sea blood leaf the a big small old new likes sees near under one two three four"
+).split()
+SPECIAL = ["<pad>", "</s>", "<unk>", "<s>"]
+
+
+@cache
+def tokenizer(family: str) -> PreTrainedTokenizerFast:
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *dict.fromkeys(WORDS)])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    single = "$A </s>" if family == "seq2seq" else "<s> $A"
+    core.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("</s>", 1), ("<s>", 3)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", bos_token="<s>"
+    )
+
+
+def _sizes(vocabulary: int) -> dict[str, Any]:
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3}
+    common = {"vocab_size": vocabulary, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    llama = {**common, "intermediate_size": 24, "num_key_value_heads": 1, "max_position_embeddings": 64}
+    return {
+        "t5": T5Config(
+            vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, dropout_rate=0.0,
+            decoder_start_token_id=0, feed_forward_proj="gated-gelu", **ids,
+        ),
+        "bart": BartConfig(
+            vocab_size=vocabulary, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=64, dropout=0.0,
+            decoder_start_token_id=1, forced_eos_token_id=1, **ids,
+        ),
+        "llama": LlamaConfig(**llama, **ids),
+        "mistral": MistralConfig(**llama, **ids),
+        "qwen2": Qwen2Config(**llama, **ids),
+        "gpt2": GPT2Config(
+            vocab_size=vocabulary, n_embd=16, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0,
+            attn_pdrop=0.0, **ids,
+        ),
+        "gpt_neo": GPTNeoConfig(
+            vocab_size=vocabulary, hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global"], 2]],
+            max_position_embeddings=64, **ids,
+        ),
+        "gpt_neox": GPTNeoXConfig(**common, intermediate_size=24, max_position_embeddings=64, **ids),
+    }  # fmt: skip
+
+
+ARCHITECTURES = ("t5", "bart", "llama", "mistral", "qwen2", "gpt2", "gpt_neo", "gpt_neox")
+SEQ2SEQ = ("t5", "bart")
+
+
+def tiny_host(architecture: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Host:
+    """A host with random weights; the same ones for the same seed."""
+    words = tokenizer("seq2seq" if architecture in SEQ2SEQ else "causal")
+    config = _sizes(len(words))[architecture]
+    kind = AutoModelForSeq2SeqLM if architecture in SEQ2SEQ else AutoModelForCausalLM
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = kind.from_config(config).to(dtype).eval()
+    return Host(model, words, name=f"tiny-{architecture}")
+
+
+def write_tiny_model(architecture: str, folder: Path) -> Path:
+    """The tiny host as a Hugging Face folder."""
+    host = tiny_host(architecture)
+    host.model.save_pretrained(folder)
+    host.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_task(name: str = "animals", rows: int = 12, labels: tuple[str, ...] = ("yes", "no")) -> Task:
+    """Is it an animal? Rows differ by task name and split; targets have one word."""
+    things = {"yes": ("dog", "cat", "cow", "hen"), "no": ("stone", "lamp", "spoon", "chair"), "maybe": ("rose", "leaf")}
+    where = ("near", "under", "sees", "likes")[sum(map(ord, name)) % 4]
+
+    def made(split: str, count: int) -> tuple[Row, ...]:
+        found = []
+        for number in range(count):
+            label = labels[number % len(labels)]
+            thing = things[label][number // len(labels) % len(things[label])]
+            size = ("big", "small", "old", "new")[(number // 8 + len(split)) % 4]
+            found.append(Row(f"the {size} {thing} {where} the sea {split[:0]}{'one ' * (number % 3)}", label))
+        return tuple(found)
+
+    template = Template(instruction="Is it an animal ?", options=True)
+    return Task(name, made("train", rows), made("validation", 4), made("test", 6), template, labels)
+
+
+@torch.no_grad()
+def stir(model: torch.nn.Module, seed: int = 1) -> None:
+    """Move every open site's new tensors off their start, where half of them are zero and tests would see nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    for site in model.modules():
+        if isinstance(site, LowRankSite) and site.is_open:
+            for tensor in site.parameters_by_group().values():
+                tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator).to(tensor))
