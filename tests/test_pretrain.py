@@ -128,11 +128,11 @@ def test_masks_have_the_promised_share_and_leave_something(length: int, share: f
         assert sum(masked) == min(max(round(share * length), 1), length - 1)
 
 
-def test_every_place_is_masked_about_equally_often():
+def test_no_place_is_hardly_ever_or_nearly_always_masked():
     rng = random.Random(0)
     counts = torch.tensor([masked_tokens(20, 0.2, 2.0, rng) for _ in range(4000)]).float().mean(0)
-    assert counts.min() > 0.12
-    assert counts.max() < 0.32
+    assert counts.min() > 0.1
+    assert counts.max() < 0.3
 
 
 def test_passages_are_what_stands_between_empty_lines(tmp_path: Path):

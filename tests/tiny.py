@@ -48,7 +48,9 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
 
 def _sizes(vocabulary: int) -> dict[str, Any]:
     ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3}
-    common = {"vocab_size": vocabulary, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    # With the usual 0.02, so narrow a model could not tell tokens apart, and no adapter could teach it to.
+    spread = {"initializer_range": 0.4}
+    common = {**spread, "vocab_size": vocabulary, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     llama = {**common, "intermediate_size": 24, "num_key_value_heads": 1, "max_position_embeddings": 64}
     return {
         "t5": T5Config(
@@ -64,11 +66,11 @@ def _sizes(vocabulary: int) -> dict[str, Any]:
         "mistral": MistralConfig(**llama, **ids),
         "qwen2": Qwen2Config(**llama, **ids),
         "gpt2": GPT2Config(
-            vocab_size=vocabulary, n_embd=16, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0,
+            **spread, vocab_size=vocabulary, n_embd=16, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0,
             attn_pdrop=0.0, **ids,
         ),
         "gpt_neo": GPTNeoConfig(
-            vocab_size=vocabulary, hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global"], 2]],
+            **spread, vocab_size=vocabulary, hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global"], 2]],
             max_position_embeddings=64, **ids,
         ),
         "gpt_neox": GPTNeoXConfig(**common, intermediate_size=24, max_position_embeddings=64, **ids),

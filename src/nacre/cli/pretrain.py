@@ -10,7 +10,7 @@ import typer
 
 from nacre.errors import DataError
 
-_DEMO_PASSAGES = 24_000  # of the demo's text, for the embedded model: each is seen about seven times
+_DEMO_PASSAGES = 24_000  # of the demo's text, for the embedded model: each is seen five or six times
 
 
 def pretrain(
@@ -48,6 +48,7 @@ def pretrain(
         raise DataError("Text files and --demo exclude each other: the demo's text is generated.")
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from transformers.utils import logging as transformers_logging
 
     from nacre.runs import pretrain as pretraining
     from nacre.tasks.demo import unlabelled_text
@@ -74,6 +75,7 @@ def pretrain(
         if value != usual[name]:
             command += [f"--{name.replace('_', '-')}", str(value)]
 
+    transformers_logging.disable_progress_bar()  # of writing one small file
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

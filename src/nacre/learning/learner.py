@@ -62,7 +62,7 @@ class Learner:
         self.decoding = decoding or Decoding()
         self.report = report
         self.state = State(seed=seed)
-        self.host.model.to(PartialState().device)
+        self.host.model.to(PartialState(cpu=_only_cpu()).device)
         self.pretrained = self.host.fingerprint  # of the host as it is now, before anything is placed or learnt
         self.adapter: PlacedAdapter = method.adapter.place(self.host.model)
 
@@ -100,7 +100,8 @@ class Learner:
             epochs=self.optim.epochs,
         )
         with self._seeded("learn", self.task_number):
-            train(self, batches, self.optim, Accelerator(mixed_precision=self.optim.mixed_precision), self.report)
+            accelerator = Accelerator(mixed_precision=self.optim.mixed_precision, cpu=_only_cpu())
+            train(self, batches, self.optim, accelerator, self.report)
         for part in self.method.parts:
             part.end(self, tasks)
         self.adapter.freeze()
@@ -177,3 +178,8 @@ class Learner:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(derive(self.state.seed, *where))
             yield
+
+
+def _only_cpu() -> bool:
+    """accelerate forms a group of processes on CPUs only if it is told that there is nothing else."""
+    return not torch.accelerator.is_available()

@@ -37,7 +37,7 @@ def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Acceler
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _decay(optim.schedule, batches.steps))
     model, optimizer = accelerator.prepare(host.model, optimizer)
     model.train()
-    watch = Watch(batches, optim.log_every, report)
+    watch = Watch(batches, optim.log_every, report, accelerator)
 
     for step in range(batches.steps):
         rows = batches.at(step)
@@ -81,6 +81,7 @@ class Watch:
     batches: Batches
     every: int
     report: Report
+    accelerator: Accelerator
     first_bad: Tensor | None = field(default=None)
 
     def see(self, step: int, terms: dict[str, Tensor], penalties: dict[str, tuple[Tensor, float]], rate: float) -> None:
@@ -96,11 +97,19 @@ class Watch:
             raise TrainingError(
                 f"The loss is not finite at {_place(self.batches, bad)}. Lower optim.learning_rate or look at the rows."
             )
-        values: dict[str, Any] = {"task": terms["task"].item()}
+        task = self.accelerator.reduce(terms["task"], reduction="mean").item()  # each process saw its own rows
+        values: dict[str, Any] = {"task": task}
         for key, (value, weight) in penalties.items():
             values[key] = value.item()
             values[f"{key}_weighted"] = value.item() * weight
-        self.report("step", step=step + 1, steps=self.batches.steps, loss=total.item(), terms=values, rate=rate)
+        self.report(
+            "step",
+            step=step + 1,
+            steps=self.batches.steps,
+            loss=task + sum(values[f"{key}_weighted"] for key in penalties),
+            terms=values,
+            rate=rate,
+        )
 
 
 def _count(rows: Sequence[Encoded], batches: Batches, step: int) -> int:

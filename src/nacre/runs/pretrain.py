@@ -71,7 +71,7 @@ class PretrainSettings:
     mask_share: float = 0.2
     mean_span: float = 1.5
     continuation: float = 0.4
-    steps: int = 6000
+    steps: int = 4000
     batch_size: int = 32
     learning_rate: float = 0.02
     warmup: float = 0.05
@@ -315,6 +315,7 @@ def new_model(tokenizer: PreTrainedTokenizerBase, settings: PretrainSettings) ->
             num_attention_heads=settings.heads,
             num_key_value_heads=settings.heads,
             max_position_embeddings=512,
+            initializer_range=settings.d_model**-0.5,  # Llama's 0.02 is meant for widths in the thousands
             bos_token_id=tokenizer.bos_token_id,
             **common,
         )
@@ -402,18 +403,17 @@ class _Batches:
 def masked_tokens(length: int, share: float, mean_span: float, rng: random.Random) -> list[bool]:
     """Which of ``length`` tokens are masked: spans of random lengths, apart from one another, never everything.
 
-    As in T5: the number of masked tokens and of spans is fixed by the length, only the cuts are random. At least one
-    token is masked and one is kept; length >= 2.
+    The number of masked tokens and of spans is fixed by the length, as in T5; only the places are random, and unlike
+    there a text may begin or end with either kind. At least one token is masked and one is kept; length >= 2.
     """
     masked = min(max(round(length * share), 1), length - 1)
     spans = min(max(round(masked / mean_span), 1), masked, length - masked)
     hidden = _parts(masked, spans, rng)
-    kept = _parts(length - masked, spans, rng)
-    shown_first = rng.random() < 0.5
-    pattern: list[bool] = []
-    for kept_tokens, hidden_tokens in zip(kept, hidden, strict=True):
-        runs = [[False] * kept_tokens, [True] * hidden_tokens]
-        pattern += [flag for run in (runs if shown_first else runs[::-1]) for flag in run]
+    kept = _parts(length - masked + 2, spans + 1, rng)  # the two more make room for nothing at either end
+    kept[0], kept[-1] = kept[0] - 1, kept[-1] - 1
+    pattern = [False] * kept[0]
+    for hidden_tokens, kept_tokens in zip(hidden, kept[1:], strict=True):
+        pattern += [True] * hidden_tokens + [False] * kept_tokens
     return pattern
 
 

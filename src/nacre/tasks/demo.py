@@ -1,9 +1,9 @@
 """The stream "demo": four small classification tasks written by a seeded grammar, and unlabelled text like them.
 
-Nothing here was fetched: the word lists and sentence patterns are nacre's own. Texts are two or three sentences. The
-clue to a label is a choice among some forty words and ten patterns, stands at any place, and is often surrounded by
-clues to *other* tasks (a mood text may mention a match, a scene may mention the weather), so that each task has
-to find out what it is asked for.
+Nothing here was fetched: the word lists and sentence patterns are nacre's own. A text has one to three sentences. The
+clue to its label is one of many words in one of several patterns, stands at any place, and often beside clues to
+*other* tasks: a mood is told in a kitchen, a place at a match. A third of the clues occur in no training row; who
+answers them has learnt the task and kept what the host knows about words.
 """
 
 from __future__ import annotations
@@ -306,7 +306,7 @@ _OPTION_LISTS: dict[str, Patterns] = {
     if " " not in word
 }
 """What an exercise may ask for: every single word of the lists, with the list that it stands in."""
-_QUESTIONS: Patterns = (
+_TEXT_QUESTIONS: Patterns = (
     "Which word is in the text?",
     "What does the text name?",
     "Which of them is here?",
@@ -317,6 +317,7 @@ _QUESTIONS: Patterns = (
     "What kind of word is this?",
 )
 _GAP_QUESTIONS: Patterns = ("Which word is missing?", "What belongs in the gap?", "What happened in the gap?")
+_PLACE_QUESTIONS = {"Which option comes first?": 0, "What is the second option?": 1, "Where does the option end?": -1}
 LABELS: frozenset[str] = frozenset(label for plan in _PLANS.values() for label in plan.kinds)
 
 
@@ -331,10 +332,10 @@ def demo_tasks() -> list[Task]:
 def unlabelled_text(seed: int, lines: int) -> Iterator[str]:
     """Passages in the vocabulary and grammar of the tasks, with no task's answer in them.
 
-    Most are short stories; a label's word stands in them as any word does ("Anna loves music."). The others
-    are exercises in the layout of the tasks' prompts, about other words: see ``answers_a_label``. A passage may
-    hold line ends, never an empty line. No passage is the text of a row. The same seed gives the same passages, of
-    which a larger ``lines`` gives more.
+    Half are short stories; a label's word stands in them as any word does ("Anna loves music."). The others are
+    exercises in the layout of the tasks' prompts, about other words: see ``answers_a_label``. A passage may hold line
+    ends, never an empty line, and is never the text of a row. The same seed gives the same passages, of which a
+    larger ``lines`` gives more.
     """
     used = {row.text for task in demo_tasks() for split in SPLITS for row in task.rows(split)}
     rng = random.Random(derive(seed, STREAM_NAME, "unlabelled"))
@@ -395,7 +396,7 @@ def _two_thirds(words: Patterns) -> Patterns:
 
 
 def _labelled_text(rng: random.Random, plan: _Plan, kind: _Kind) -> str:
-    """Two sentences with the clue, or one with the clue and one about something else; a third of the time a filler."""
+    """Two sentences with clues, or one and a sentence of another task; a third of the time with a filler."""
     sentences = [_sentence(rng, kind)]
     sentences.append(_sentence(rng, kind) if rng.random() < 0.5 else _distraction(rng, plan))
     if rng.random() < 0.33:
@@ -429,10 +430,10 @@ def _story(rng: random.Random) -> str:
 
 
 def _exercise(rng: random.Random) -> str:
-    """A text with a question about one of its words, in the layout of the tasks' prompts, answered.
+    """A text with a question in the layout of the tasks' prompts, answered; the answer is always one of the options.
 
-    Either one of the options stands in the text, or the text has a gap that one of them fills; then the others come
-    from other lists, because any instrument fits where an instrument was.
+    Three kinds: which option stands in the text; which fills its gap (the others then come from other lists, because
+    any instrument fits where an instrument was); which stands at a place in the list of options, whatever the text.
     """
     plan = rng.choice(list(_PLANS.values()))
     kind = rng.choice(list(plan.kinds.values()))
@@ -441,19 +442,25 @@ def _exercise(rng: random.Random) -> str:
         sentences.append(_distraction(rng, plan))
     rng.shuffle(sentences)
     text = " ".join(sentences)
+    present = set(re.findall(r"\w+", text.lower()))
     named = [word for word in re.findall(r"\w+", text) if word in _OPTION_LISTS]
     if not named:
         return _exercise(rng)
     answer = rng.choice(named)
-    with_gap = rng.random() < 0.4
     own = _OPTION_LISTS[answer]
-    pool = own if not with_gap and rng.random() < 0.5 else tuple(_OPTION_LISTS)
-    free = [word for word in pool if word not in named and not (with_gap and word in own)]
-    options = [*rng.sample(free, min(len(free), rng.choice((2, 3, 3, 4)))), answer]
-    rng.shuffle(options)
-    if with_gap:
-        text = re.sub(rf"\b{answer}\b", "___", text)
-    question = rng.choice(_GAP_QUESTIONS if with_gap else _QUESTIONS)
+    about = rng.choice(("text", "text", "gap", "options"))
+    pool = own if about == "text" and rng.random() < 0.5 else tuple(_OPTION_LISTS)
+    free = [word for word in pool if word.lower() not in present and not (about == "gap" and word in own)]
+    if len(free) < 2:
+        return _exercise(rng)
+    options = rng.sample(free, min(len(free), rng.choice((2, 3, 3, 4))))
+    if about == "options":
+        question, place = rng.choice(tuple(_PLACE_QUESTIONS.items()))
+        answer = options[place]
+    else:
+        question = rng.choice(_GAP_QUESTIONS if about == "gap" else _TEXT_QUESTIONS)
+        options.insert(rng.randint(0, len(options)), answer)
+        text = re.sub(rf"\b{answer}\b", "___", text) if about == "gap" else text
     example = Template(instruction=question, options=True).example(text, answer, options)
     passage = f"{example.input} {answer}"
     if answers_a_label(passage):

@@ -1,0 +1,129 @@
+"""Degenerate cases equal what they degenerate to, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nacre.adapters.gated import Gated, GatedSite
+from nacre.adapters.low_rank import LowRank, LowRankSite
+from nacre.learning.learner import Learner
+from nacre.learning.settings import Optim
+from nacre.registry import build_method
+from tiny import tiny_host, tiny_task
+
+OPTIM = Optim(batch_size=4, learning_rate=1e-2)
+
+
+def learnt(architecture: str, method: str, tasks: int = 1, **parameters: object) -> dict[str, Tensor]:
+    learner = Learner(tiny_host(architecture), None, build_method(method, parameters), seed=7, optim=OPTIM)
+    for number in range(tasks):
+        learner.learn(tiny_task(f"task {number}"))
+    return {name: tensor.clone() for name, tensor in learner.adapter.tensors().items()}
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama"])
+@pytest.mark.parametrize("other", ["inc_lora", "independent", "joint"])
+def test_one_task_is_sequential_lora(architecture: str, other: str) -> None:
+    parameters = {} if other == "inc_lora" else {"train": "lora"}
+    expected, found = learnt(architecture, "seq_lora"), learnt(architecture, other, **parameters)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("other", ["independent", "joint"])
+def test_one_task_is_sequential_fine_tuning(other: str) -> None:
+    expected, found = learnt("t5", "seq_ft"), learnt("t5", other)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
+def test_one_task_without_the_zero_lora_is_lora() -> None:
+    """A softmax over one LoRA is 1: the site computes what a plain LoRA site does, to the bit."""
+    base = nn.Linear(6, 5)
+    gated, plain = GatedSite(base, Gated(rank=2, dropout=0.0, zero_lora=False)), LowRankSite(base, LowRank(rank=2))
+    for site in (gated, plain):
+        site.eval()
+        site.grow()
+        site.fresh(4)
+    with torch.no_grad():
+        up = torch.randn(5, 2)
+        gated.up.weight.copy_(up)
+        plain.up.weight.copy_(up)
+    x = torch.randn(3, 6)
+    assert torch.allclose(gated(x), plain(x), rtol=1e-6, atol=1e-7)
+    assert torch.equal(gated.gates(x), torch.ones(3, 1))
+
+
+def test_no_sparsity_is_no_penalty() -> None:
+    """lambda = 0 trains exactly what the loss alone trains."""
+
+    def without_penalty() -> dict[str, Tensor]:
+        from dataclasses import replace
+
+        method = replace(build_method("am_lora", {"sparsity": 0.0}), penalties=())
+        learner = Learner(tiny_host("t5"), None, method, seed=7, optim=OPTIM)
+        for number in range(2):
+            learner.learn(tiny_task(f"task {number}"))
+        return dict(learner.adapter.tensors())
+
+    expected, found = without_penalty(), learnt("t5", "am_lora", tasks=2, sparsity=0.0)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
+def test_sparsity_shrinks_the_selectors() -> None:
+    """And lambda > 0 does something: the L1 term pulls the selectors in."""
+
+    def size(tensors: dict[str, Tensor]) -> float:
+        return sum(tensor.abs().sum().item() for name, tensor in tensors.items() if name.endswith("selector"))
+
+    assert size(learnt("t5", "am_lora", sparsity=10.0)) < 0.9 * size(learnt("t5", "am_lora", sparsity=0.0))
+
+
+def test_the_past_is_a_sum_whether_folded_or_not() -> None:
+    """The folded weight, its rank-space twin and a loop over tasks agree; the base's own weight is not touched."""
+    base = nn.Linear(7, 5, dtype=torch.float64)
+    pristine = base.weight.detach().clone()
+    site = LowRankSite(base, LowRank(rank=2, alpha=3.0)).eval()
+    for task in range(4):
+        site.grow()
+        site.fresh(task)
+        with torch.no_grad():
+            site.up.weight.normal_(generator=torch.Generator().manual_seed(task))
+    x = torch.randn(6, 7, dtype=torch.float64)
+    pairs = [*zip(site.past_down, site.past_up, strict=True), (site.down.weight, site.up.weight.T)]
+    naive = base(x) + sum(1.5 * (x @ down.T) @ up for down, up in pairs)
+    assert site.folded is None
+    in_rank_space = site(x)
+    site.fold()
+    assert site.folded is not None
+    assert torch.allclose(site(x), naive, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(in_rank_space, naive, rtol=1e-12, atol=1e-12)
+    assert torch.equal(base.weight, pristine)
+
+
+def test_sites_agree_with_peft_on_the_sum_of_adapters() -> None:
+    """Two tasks' LoRAs summed: the same logits as PEFT with both adapters active."""
+    peft = pytest.importorskip("peft")
+    learner = Learner(tiny_host("llama"), None, build_method("inc_lora", {"rank": 2, "alpha": 6.0}), optim=OPTIM)
+    for number in range(2):
+        learner.learn(tiny_task(f"task {number}"))
+    tensors = {name: tensor.clone() for name, tensor in learner.adapter.tensors().items()}
+    ids = torch.tensor([[3, 5, 8, 13, 21]])
+    with torch.no_grad():
+        ours = learner.host.model(input_ids=ids).logits
+    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj", "v_proj"])
+    model = peft.get_peft_model(tiny_host("llama").model, config, adapter_name="one")
+    model.add_adapter("two", config)
+    model.base_model.set_adapter(["one", "two"])
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            site = name.removeprefix("base_model.model.")
+            if f"{site}.down.weight" in tensors:
+                module.lora_A["one"].weight.copy_(tensors[f"{site}.past_down"][0])
+                module.lora_B["one"].weight.copy_(tensors[f"{site}.past_up"][0].T)
+                module.lora_A["two"].weight.copy_(tensors[f"{site}.down.weight"])
+                module.lora_B["two"].weight.copy_(tensors[f"{site}.up.weight"])
+        theirs = model.eval()(input_ids=ids).logits
+    assert (ours - tiny_host("llama").model(input_ids=ids).logits).abs().max() > 1e-3, "the adapters do something"
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
