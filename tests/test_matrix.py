@@ -121,7 +121,7 @@ def test_one_missing_entry_takes_exactly_the_metrics_that_need_it(row: int, colu
 def matrices(draw: st.DrawFn) -> Matrix:
     """T + 1 rows of T fractions."""
     count = draw(st.integers(2, 6))
-    row = st.lists(st.floats(0, 1), min_size=count, max_size=count)
+    row: st.SearchStrategy[list[float | None]] = st.lists(st.floats(0, 1), min_size=count, max_size=count)
     return draw(st.lists(row, min_size=count + 1, max_size=count + 1))
 
 

@@ -1,7 +1,8 @@
 """Pretraining from scratch: it learns, it repeats itself, what it writes loads, and mistakes are told in a sentence."""
 
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from nacre.cli.pretrain import pretrain as command
 from nacre.errors import DataError, ModelError, NacreError, RecipeError
 from nacre.files import sha256
 from nacre.runs.pretrain import PretrainSettings, masked_tokens, pretrain, read_passages
+from nacre.tasks.demo import LABELS
 
 TINY = PretrainSettings(
     d_model=32, layers=1, decoder_layers=1, heads=2, d_ff=48, vocabulary=420, sentinels=12, steps=30, batch_size=16
@@ -144,7 +146,7 @@ def test_passages_are_what_stands_between_empty_lines(tmp_path: Path):
 def test_what_cannot_be_read_is_told(tmp_path: Path):
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    for files, sentence in (
+    for paths, sentence in (
         ([], "No text files"),
         ([tmp_path / "none.txt"], "is not a file"),
         ([tmp_path], "is not a file"),
@@ -152,7 +154,7 @@ def test_what_cannot_be_read_is_told(tmp_path: Path):
         ([tmp_path / "binary"], "UTF-8"),
     ):
         with pytest.raises(DataError, match=sentence):
-            read_passages(files)
+            read_passages(paths)
 
 
 def test_too_little_text_and_a_wrong_output_leave_nothing_behind(tmp_path: Path, t5: Path):
@@ -209,3 +211,13 @@ def test_the_command_line(tmp_path: Path):
         failed = CliRunner().invoke(app, wrong)
         assert isinstance(failed.exception, NacreError)
         assert sentence in str(failed.exception)
+
+
+def test_the_embedded_model_is_what_the_defaults_make():
+    folder = Path(str(files("nacre.assets"))) / "demo-t5"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 6_000_000
+    card = (folder / "README.md").read_text()
+    assert "nacre pretrain --demo --output demo-t5\n" in card
+    assert all(f"| {name} | {value} |" in card for name, value in asdict(PretrainSettings()).items())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert all(len(tokenizer(label, add_special_tokens=False)["input_ids"]) == 1 for label in LABELS)

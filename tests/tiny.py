@@ -66,12 +66,12 @@ def _sizes(vocabulary: int) -> dict[str, Any]:
         "mistral": MistralConfig(**llama, **ids),
         "qwen2": Qwen2Config(**llama, **ids),
         "gpt2": GPT2Config(
-            **spread, vocab_size=vocabulary, n_embd=16, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0,
-            attn_pdrop=0.0, **ids,
+            **spread, vocab_size=vocabulary, n_embd=16, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0.0,
+            embd_pdrop=0.0, attn_pdrop=0.0, **ids,
         ),
         "gpt_neo": GPTNeoConfig(
-            **spread, vocab_size=vocabulary, hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global"], 2]],
-            max_position_embeddings=64, **ids,
+            **spread, vocab_size=vocabulary, hidden_size=16, num_layers=2, num_heads=2,
+            attention_types=[[["global"], 2]], max_position_embeddings=64, **ids,
         ),
         "gpt_neox": GPTNeoXConfig(**common, intermediate_size=24, max_position_embeddings=64, **ids),
     }  # fmt: skip

@@ -60,9 +60,11 @@ class GatedSite(LowRankSite):
         if not self.is_open:
             return self.untouched(x)
         down, up = self.stacks()
-        return self.untouched(x) + gated_mixture(
+        h = self.untouched(x)
+        delta = gated_mixture(
             self.dropped(x), down, up, self.selector, scale=self.settings.scale, zero_lora=self.settings.zero_lora
         )
+        return h + delta.to(h.dtype)
 
     @torch.no_grad()
     def gates(self, x: Tensor) -> Tensor:

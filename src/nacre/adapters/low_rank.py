@@ -82,8 +82,9 @@ class LowRankSite(Site):
     def forward(self, x: Tensor) -> Tensor:  # [..., d_in] -> [..., d_out]
         if not self.is_open:
             return self.untouched(x)
+        h = self.past(x)
         new: Tensor = self.up(self.down(self.dropped(x)))
-        return self.past(x) + self.settings.scale * new
+        return h + (self.settings.scale * new).to(h.dtype)
 
     def past(self, x: Tensor) -> Tensor:
         """W x + s sum_{i<t} B_i A_i x, through the folded weight where there is one."""
@@ -91,14 +92,16 @@ class LowRankSite(Site):
             return self.base_with(x, self.folded)
         if len(self.past_down) == 0:
             return self.untouched(x)
-        return self.untouched(x) + summed_update(x, self.past_down, self.past_up, scale=self.settings.scale)
+        h = self.untouched(x)
+        delta = summed_update(self.own_type(x), self.past_down, self.past_up, scale=self.settings.scale)
+        return h + delta.to(h.dtype)
+
+    def own_type(self, x: Tensor) -> Tensor:
+        """A half-precision host hands over half-precision activations; adapters compute in their own type."""
+        return x.to(self.past_down.dtype)
 
     def dropped(self, x: Tensor) -> Tensor:
-        # A half-precision host hands over half-precision activations; adapters compute in their own type, unless
-        # autocast decides otherwise.
-        if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.down.weight.dtype)
-        return nn.functional.dropout(x, self.settings.dropout, self.training)
+        return nn.functional.dropout(self.own_type(x), self.settings.dropout, self.training)
 
     def grow(self) -> bool:
         """Freeze the newest slot and open another; a shared slot is opened once and stays."""

@@ -43,7 +43,8 @@ def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Acceler
         rows = batches.at(step)
         count = _count(rows, batches, step)
         own_rows, share = _own_share(rows, accelerator)
-        micro_batches = split(own_rows, optim.accumulation)
+        # Rows of like length share a micro-batch: less padding, and the sum over all rows stays what it is.
+        micro_batches = split(sorted(own_rows, key=Encoded.length), optim.accumulation)
         penalties = {part.key: (part.value(learner), part.weight(learner)) for part in method.penalties}
         terms = {"task": torch.zeros((), device=host.device)}
         for number, micro_batch in enumerate(micro_batches, start=1):

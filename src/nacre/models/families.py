@@ -33,6 +33,9 @@ class Encoded:
     target: tuple[int, ...]
     truncated: bool
 
+    def length(self) -> int:
+        return len(self.source) + len(self.target)
+
 
 class Family(ABC):
     """Encoder-decoder or decoder-only. Holds the tokenizer and the ids; the model is passed in, because a

@@ -493,8 +493,8 @@ def _loss_on(model: PreTrainedModel, maker: _Batches, windows: list[list[int]]) 
 
 def _card(settings: PretrainSettings, result: PretrainResult, source: str, command: Sequence[str]) -> str:
     kind = {
-        "span_corruption": "encoder-decoder (T5, gated feed-forward, tied embeddings, no dropout)",
-        "causal": "decoder-only (Llama, tied embeddings)",
+        "span_corruption": "An encoder-decoder (T5, gated feed-forward, tied embeddings, no dropout)",
+        "causal": "A decoder-only model (Llama, tied embeddings)",
     }[settings.objective]
     table = "\n".join(f"| {name} | {value} |" for name, value in asdict(settings).items())
     typed = f"By the command\n\n```\n{shlex.join(command)}\n```\n" if command else "By `nacre.runs.pretrain`.\n"
@@ -505,9 +505,9 @@ library_name: transformers
 
 # A tiny {settings.objective.replace("_", "-")} model
 
-A {kind} of {result.parameters:,} parameters, trained from scratch by nacre to be a small host for
-experiments and demonstrations. It knows the words and sentences of its training text and nothing else; do not use
-it for anything that matters.
+{kind} of {result.parameters:,} parameters,
+trained from scratch by nacre to be a small host for experiments and demonstrations. It knows the words and
+sentences of its training text and nothing else; do not use it for anything that matters.
 
 ## How it was made
 

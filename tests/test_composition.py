@@ -1,0 +1,247 @@
+"""Parts combine, act in order, keep their state, and say why they clash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import torch
+
+from nacre import registry
+from nacre.errors import NacreError, RecipeError, SlotTaken
+from nacre.learning.learner import Learner
+from nacre.learning.settings import Optim
+from nacre.method import Method, recorded
+from nacre.methods.am_lora import am_lora
+from nacre.methods.inc_lora import inc_lora
+from nacre.methods.seq_lora import seq_lora
+from nacre.parts.gradient_rule import GradientRule
+from nacre.parts.memory import Memory
+from nacre.parts.part import Learner as LearnerView
+from nacre.parts.part import Part
+from nacre.parts.penalty import GroupL1
+from nacre.parts.start import Fresh, Start
+from nacre.registry import build_method, method_function, method_names
+from nacre.tasks.task import Task
+from nacre.tasks.template import Example
+from tiny import tiny_host, tiny_task
+
+OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1)
+
+
+@dataclass(frozen=True)
+class Copies(Memory):
+    """Keeps the first rows of every task."""
+
+    rows: int = 2
+
+    def examples(self, learner: LearnerView) -> Sequence[Example]:
+        kept = learner.state.parts.get(self.key, {}).get("kept", [])
+        return [Example(*parts) for parts in kept]
+
+    def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
+        new = [[e.before, e.text, e.after, e.target] for t in tasks for e in t.examples("train")[: self.rows]]
+        state = learner.state.parts.setdefault(self.key, {})
+        state["kept"] = state.get("kept", []) + new
+
+
+@dataclass(frozen=True)
+class Zeros(Start):
+    def fill(self, learner: LearnerView) -> None:
+        for group in learner.adapter.parameter_groups():
+            for parameter in group.parameters:
+                torch.nn.init.zeros_(parameter)
+
+
+@dataclass(frozen=True)
+class Times(GradientRule):
+    factor: float
+    name: str
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    def apply(self, learner: LearnerView) -> None:
+        for group in learner.adapter.parameter_groups():
+            for parameter in group.parameters:
+                parameter.grad.mul_(self.factor)
+        state = learner.state.parts.setdefault(self.key, {"steps": 0, "sum": torch.zeros(())})
+        state["steps"] += 1
+        state["sum"] += sum(p.grad.abs().sum() for g in learner.adapter.parameter_groups() for p in g.parameters)
+
+
+@dataclass(frozen=True)
+class Halt(GradientRule):
+    """Puts the parameters back after the step."""
+
+    def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
+        learner.state.parts[self.key] = {
+            f"{group.name}{place}": parameter.detach().clone()
+            for group in learner.adapter.parameter_groups()
+            for place, parameter in enumerate(group.parameters)
+        }
+
+    def after_step(self, learner: LearnerView) -> None:
+        with torch.no_grad():
+            for group in learner.adapter.parameter_groups():
+                for place, parameter in enumerate(group.parameters):
+                    parameter.copy_(learner.state.parts[self.key][f"{group.name}{place}"])
+
+
+def test_a_second_memory_is_refused_with_both_names() -> None:
+    with pytest.raises(SlotTaken, match=r"seq_lora already has a memory \(Copies\(rows=2\)\).*Drop Copies\(rows=5\)"):
+        seq_lora().with_memory(Copies()).with_memory(Copies(5))
+
+
+def test_a_second_start_is_refused() -> None:
+    with pytest.raises(SlotTaken, match=r"already has a start \(Zeros\(\)\)"):
+        seq_lora().with_start(Zeros()).with_start(Zeros())
+
+
+def test_two_parts_of_one_key_are_refused() -> None:
+    with pytest.raises(SlotTaken, match="2 parts with the key 'group_l1'"):
+        replace(am_lora(), penalties=(GroupL1("selector", 0.1), GroupL1("down", 0.1)))
+
+
+def test_the_operand_is_untouched() -> None:
+    plain = seq_lora()
+    assert plain.with_memory(Copies()).memory == Copies()
+    assert plain.memory is None
+    assert plain == seq_lora()
+
+
+def test_memory_rows_are_mixed_in_and_are_saved_with_the_learner(tmp_path: Path) -> None:
+    rows: list[int] = []
+
+    def watch(kind: str, **values: int) -> None:
+        if kind == "rows":
+            rows.append(values["rows"])
+
+    method = seq_lora().with_memory(Copies(3))
+    learner = Learner(tiny_host("t5"), None, method, optim=OPTIM, report=watch)
+    learner.learn(tiny_task("a"))
+    learner.learn(tiny_task("b"))
+    learner.save(tmp_path / "saved")
+    loaded = Learner.load(tmp_path / "saved", tiny_host("t5"), method=method)
+    loaded.report = watch
+    loaded.learn(tiny_task("c"))
+    assert rows == [12, 15, 18]
+    assert not method.traits["rehearsal-free"]
+    assert seq_lora().traits["rehearsal-free"]
+
+
+def test_rules_act_in_their_order_and_keep_tensors_in_the_state(tmp_path: Path) -> None:
+    first, second = Times(0.0, "first"), Times(3.0, "second")
+    method = replace(inc_lora(), gradient_rules=(first, second))
+    learner = Learner(tiny_host("t5"), None, method, optim=OPTIM)
+    learner.learn(tiny_task())
+    assert learner.state.parts["first"]["steps"] == 3
+    assert learner.state.parts["second"]["sum"] == 0  # three times nothing
+    learner.save(tmp_path / "saved")
+    loaded = Learner.load(tmp_path / "saved", tiny_host("t5"), method=method)
+    assert loaded.state.parts["first"]["steps"] == 3
+    assert torch.equal(loaded.state.parts["first"]["sum"], learner.state.parts["first"]["sum"])
+
+
+def test_a_rule_may_act_after_the_step() -> None:
+    learner = Learner(tiny_host("t5"), None, replace(inc_lora(), gradient_rules=(Halt(),)), optim=OPTIM)
+    learner.learn(tiny_task())
+    found = {name: tensor for name, tensor in learner.adapter.tensors().items() if name.endswith("up.weight")}
+    assert found
+    assert all(tensor.abs().sum() == 0 for tensor in found.values())
+
+
+def test_a_neutral_rule_vanishes() -> None:
+    def learnt(method: Method) -> list[torch.Tensor]:
+        learner = Learner(tiny_host("t5"), None, method, seed=1, optim=OPTIM)
+        learner.learn(tiny_task())
+        return list(learner.adapter.tensors().values())
+
+    plain, ruled = learnt(inc_lora()), learnt(replace(inc_lora(), gradient_rules=(Times(1.0, "one"),)))
+    assert all(torch.equal(left, right) for left, right in zip(plain, ruled, strict=True))
+
+
+def test_a_start_fills_the_new_slot_only() -> None:
+    learner = Learner(tiny_host("t5"), None, inc_lora().with_start(Zeros()), optim=Optim(batch_size=99))
+    learner.learn(tiny_task("a"))
+    down = next(tensor for name, tensor in learner.adapter.tensors().items() if name.endswith("down.weight"))
+    assert down.abs().sum() == 0, "with A and B at zero no gradient moves either"
+
+
+def test_hand_made_methods_need_their_value_to_be_loaded(tmp_path: Path) -> None:
+    method = Method(title="mine", sources=(), adapter=inc_lora().adapter)
+    learner = Learner(tiny_host("t5"), None, method, optim=OPTIM)
+    learner.learn(tiny_task())
+    learner.save(tmp_path / "saved")
+    with pytest.raises(NacreError, match="put together by hand"):
+        Learner.load(tmp_path / "saved", tiny_host("t5"))
+    assert Learner.load(tmp_path / "saved", tiny_host("t5"), method=method).state.tasks == ["animals"]
+
+
+def test_every_method_is_called_what_its_file_is_called() -> None:
+    folder = Path(registry.__file__).parent / "methods"
+    stems = sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__")
+    assert sorted(method_names()) == stems
+    for name in stems:
+        function = method_function(name)
+        assert function.__name__ == name
+        assert build_method(name).name == name
+        assert "Equations:" in (function.__doc__ or "")
+        assert "Sources:" in (function.__doc__ or "")
+        for parameter in build_method(name).parameters:
+            assert f"{parameter}" in (function.__doc__ or ""), f"{name}'s sheet does not explain {parameter}"
+
+
+def test_a_method_remembers_all_its_parameters() -> None:
+    method = build_method("am_lora", {"rank": "4", "roles": ["query"]})
+    assert method.parameters["rank"] == 4
+    assert method.parameters["sparsity"] == 1e-5
+    assert build_method(method.name, method.parameters) == method
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"rnk": 4}, "has no parameter 'rnk'. Did you mean rank?"),
+        ({"rank": "many"}, "am_lora: rank = 'many'"),
+        ({"rank": 0}, "rank: 0 is not a positive"),
+        ({"selectors": "old"}, "am_lora: selectors = 'old'"),
+        ({"dropout": 1.0}, r"dropout: 1.0 is not in \[0, 1\)"),
+        ({"sparsity": -1}, "cannot be negative"),
+        ({"roles": ["questions"]}, "am_lora: roles"),
+    ],
+)
+def test_wrong_parameters_are_named(parameters: dict[str, object], sentence: str) -> None:
+    with pytest.raises(NacreError, match=sentence):
+        build_method("am_lora", parameters)
+
+
+def test_unknown_methods_get_the_nearest_name() -> None:
+    with pytest.raises(RecipeError, match="Did you mean am_lora"):
+        build_method("am_lra")
+
+
+def test_third_parties_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("narrow_lora", f"{__name__}:narrow_lora", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda *, group: [point] if group == registry.GROUP else [])
+    assert "narrow_lora" in method_names()
+    learner = Learner(tiny_host("t5"), None, build_method("narrow_lora", {"rank": 2}), optim=OPTIM)
+    learner.learn(tiny_task())
+    assert learner.method.name == "narrow_lora"
+    assert all(t.shape[0] == 2 for name, t in learner.adapter.tensors().items() if name.endswith("down.weight"))
+
+
+@recorded
+def narrow_lora(*, rank: int = 1) -> Method:
+    """A third party's method."""
+    return replace(seq_lora(rank=rank), title="Narrow")
+
+
+def test_keys_are_class_names() -> None:
+    assert Fresh().key == "fresh"
+    assert GroupL1("a", 0).key == "group_l1"
+    assert isinstance(Fresh(), Part)

@@ -1,0 +1,122 @@
+"""Sites are found by what a linear map is for, in every architecture, and change nothing until they learn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
+
+from nacre.adapters.gated import Gated
+from nacre.adapters.low_rank import LowRank
+from nacre.errors import ModelError, RecipeError
+from nacre.models.roles import ROLES, find_linears
+from tiny import ARCHITECTURES, tiny_host
+
+# How many maps a model of two layers (each side) has for query and value, and for every role.
+QUERY_VALUE = {"t5": 12, "bart": 12, "llama": 4, "mistral": 4, "qwen2": 4, "gpt2": 2, "gpt_neo": 4, "gpt_neox": 2}
+EVERYTHING = {"t5": 36, "bart": 32, "llama": 14, "mistral": 14, "qwen2": 14, "gpt2": 8, "gpt_neo": 12, "gpt_neox": 8}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_right_number_of_maps(architecture: str) -> None:
+    model = tiny_host(architecture).model
+    assert len(find_linears(model, ("query", "value"))) == QUERY_VALUE[architecture]
+    assert len(find_linears(model, ROLES)) == EVERYTHING[architecture]
+    separate = [set(find_linears(model, (role,))) for role in ROLES if role != "ffn_gate" or "ffn" in architecture]
+    assert set().union(*separate) <= set(find_linears(model, ROLES))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "role", "ending"),
+    [
+        ("t5", "query", "decoder.block.1.layer.1.EncDecAttention.q"),
+        ("t5", "ffn_gate", "encoder.block.0.layer.1.DenseReluDense.wi_0"),
+        ("bart", "value", "model.decoder.layers.0.encoder_attn.v_proj"),
+        ("llama", "ffn_gate", "model.layers.1.mlp.gate_proj"),
+        ("gpt2", "value", "transformer.h.0.attn.c_attn"),
+        ("gpt2", "output", "transformer.h.0.attn.c_proj"),
+        ("gpt2", "ffn_out", "transformer.h.0.mlp.c_proj"),
+        ("gpt_neo", "key", "transformer.h.0.attn.attention.k_proj"),
+        ("gpt_neox", "query", "gpt_neox.layers.0.attention.query_key_value"),
+    ],
+)
+def test_roles_by_name(architecture: str, role: str, ending: str) -> None:
+    model = tiny_host(architecture).model
+    assert ending in find_linears(model, (role,))
+    fused = ("query", "key", "value") if ending.endswith(("c_attn", "query_key_value")) else (role,)
+    for other in set(ROLES) - set(fused) - {"ffn_gate"}:
+        assert ending not in find_linears(model, (other,))
+
+
+@pytest.mark.parametrize(("model", "kind"), [(BertModel, BertConfig), (RobertaModel, RobertaConfig)])
+def test_encoders(model: type, kind: type) -> None:
+    config = kind(vocab_size=20, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12)
+    encoder = model(config)
+    assert len(find_linears(encoder, ("query", "value"))) == 4
+    assert set(find_linears(encoder, ("output",))) == {f"encoder.layer.{n}.attention.output.dense" for n in (0, 1)}
+    assert set(find_linears(encoder, ("ffn_out",))) == {f"encoder.layer.{n}.output.dense" for n in (0, 1)}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("settings", [LowRank(rank=2, roles=ROLES), Gated(rank=2, roles=ROLES)], ids=["sum", "gated"])
+def test_a_fresh_slot_adds_nothing_and_removal_restores(architecture: str, settings: LowRank) -> None:
+    host = tiny_host(architecture)
+    row = host.family.encode_target
+    assert row is not None
+    ids = torch.tensor([[3, 7, 9, 11, 5]])
+    inputs = {"input_ids": ids}
+    if host.model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids[:, :3]
+
+    def logits() -> torch.Tensor:
+        with torch.no_grad():
+            return host.model(**inputs).logits
+
+    before, names = logits(), list(host.model.state_dict())
+    placed = settings.place(host.model)
+    assert torch.equal(logits(), before), "no slot is open yet"
+    placed.grow()
+    placed.fresh(1)
+    host.model.eval()
+    assert torch.equal(logits(), before), "B is zero"
+    with torch.no_grad():
+        for site in placed.sites.values():
+            site.up.weight.fill_(0.5)
+    assert not torch.equal(logits(), before), "every site takes part"
+    placed.remove()
+    assert torch.equal(logits(), before)
+    assert list(host.model.state_dict()) == names
+
+
+def test_module_names_override_roles() -> None:
+    model = tiny_host("llama").model
+    assert set(find_linears(model, ("query",), ("layers.0.self_attn.k_proj",))) == {"model.layers.0.self_attn.k_proj"}
+    with pytest.raises(RecipeError, match=r"ends in 'k_porj'\. Did you mean k_proj"):
+        find_linears(model, (), ("k_porj",))
+
+
+def test_a_name_is_not_matched_inside_another() -> None:
+    """'proj' ends no dotted part: substring matching would catch every projection."""
+    with pytest.raises(RecipeError, match="ends in 'proj'"):
+        find_linears(tiny_host("llama").model, (), ("proj",))
+
+
+def test_unknown_roles_and_architectures() -> None:
+    model = tiny_host("llama").model
+    with pytest.raises(RecipeError, match="'quary' is no role"):
+        find_linears(model, ("quary",))
+    model.config.model_type = "mamba"
+    with pytest.raises(ModelError, match="architecture 'mamba' are not known"):
+        find_linears(model, ("query",))
+
+
+def test_half_precision_hosts_keep_their_past_in_rank_space() -> None:
+    host = tiny_host("llama", torch.bfloat16)
+    placed = LowRank(rank=2, dropout=0.0).place(host.model)
+    for task in range(3):
+        placed.grow()
+        placed.fresh(task)
+    site = next(iter(placed.sites.values()))
+    assert site.folded is None
+    assert site.down.weight.dtype == torch.float32
+    host.model(input_ids=torch.tensor([[3, 5, 7]]))
