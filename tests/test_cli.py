@@ -5,7 +5,6 @@ Most cases call ``main()`` in this process, because a process of its own spends 
 
 from __future__ import annotations
 
-import gc
 import gzip
 import json
 import os
@@ -13,7 +12,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from nacre.files import hash_of, sha256
 from nacre.registry import method_names
 from nacre.runs.record import Record
 from nacre.tasks.streams import stream_names
-from tiny import tiny_task
+from tiny import write_task
 
 TASKS = {"animals": ("yes", "no"), "plants": ("yes", "no", "maybe"), "tools": ("no", "yes")}
 NAMES = list(TASKS)
@@ -45,15 +44,6 @@ class Outcome(NamedTuple):
 
 Call = Callable[..., Outcome]
 Model = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_collections() -> Iterator[None]:
-    """Training collects garbage after each task; the libraries' many objects need not be looked at each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture
@@ -82,17 +72,6 @@ def process(*arguments: object, folder: Path | None = None) -> Outcome:
         timeout=120,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
-
-
-def write_task(data: Path, name: str, labels: tuple[str, ...], rows: int = 12) -> None:
-    """A tiny task as a folder of JSON lines."""
-    task = tiny_task(name, rows, labels)
-    folder = data / name
-    folder.mkdir(parents=True)
-    for split in ("train", "validation", "test"):
-        lines = [json.dumps({"text": row.text, "label": row.target}) for row in task.rows(split)]
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "task.json").write_text(json.dumps({"labels": labels, "instruction": "Is it an animal ?"}))
 
 
 def contents(folder: Path) -> dict[str, str]:

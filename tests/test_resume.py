@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import re
@@ -31,7 +30,7 @@ from nacre.runs.directory import RunDirectory
 from nacre.runs.recipe import Recipe
 from nacre.runs.record import Record
 from nacre.runs.run import run
-from tiny import tiny_task
+from tiny import write_task
 
 torch.set_num_threads(1)
 
@@ -45,30 +44,12 @@ class Stop(Exception):
     """What stands for a crash inside a run."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_collections() -> Iterator[None]:
-    """Training collects garbage after each task; the libraries' many objects need not be looked at each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-def write_task(folder: Path, name: str = "animals", rows: int = 8) -> None:
-    """A tiny task as a folder of JSON lines."""
-    task = tiny_task(name, rows)
-    folder.mkdir(parents=True)
-    for split in ("train", "validation", "test"):
-        lines = [json.dumps({"text": row.text, "label": row.target}) for row in task.rows(split)]
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three tasks; nobody writes into it."""
     folder = tmp_path_factory.mktemp("data")
     for name in NAMES:
-        write_task(folder / name, name)
+        write_task(folder, name, rows=8)
     return folder
 
 
@@ -292,7 +273,7 @@ def command(tiny_model: Model, tmp_path_factory: pytest.TempPathFactory) -> list
     """A run whose third task takes about a second."""
     data = tmp_path_factory.mktemp("more") / "data"
     for name in NAMES:
-        write_task(data / name, name, rows=64 if name == "tools" else 8)
+        write_task(data, name, rows=64 if name == "tools" else 8)
     return [
         *("run", "--method", "am_lora", "--stream", ",".join(NAMES), "--data", str(data), "--seed", "5"),
         *("--model", str(tiny_model("t5")), "--set", "optim.batch_size=4", "--set", "optim.epochs=4"),
@@ -538,7 +519,7 @@ def test_a_run_with_odd_names(
 ) -> None:
     names = ["two words", "two-words", "naïve 名前", "a" * 99 + "b", "a" * 99 + "c", "[bold]not bold[red]"]
     for name in names:
-        write_task(tmp_path / "data" / name)
+        write_task(tmp_path / "data", name, rows=8)
     (tmp_path / "recipe.yaml").write_text(
         yaml.safe_dump(
             {
@@ -562,7 +543,7 @@ def test_a_run_with_odd_names(
 
 
 def test_a_name_with_a_leading_dot(tiny_model: Model, tmp_path: Path) -> None:
-    write_task(tmp_path / "data")
+    write_task(tmp_path, "data", rows=8)
     (tmp_path / "data" / "task.json").write_text('{"name": ".hidden"}')
     recipe = Recipe(
         method="inc_lora",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from transformers import (
 
 from nacre.adapters.low_rank import LowRankSite
 from nacre.models.host import Host
-from nacre.tasks.task import Row, Task
+from nacre.tasks.task import SPLITS, Row, Task
 from nacre.tasks.template import Template
 
 WORDS = (
@@ -111,11 +112,22 @@ def tiny_task(name: str = "animals", rows: int = 12, labels: tuple[str, ...] = (
             label = labels[number % len(labels)]
             thing = things[label][number // len(labels) % len(things[label])]
             size = ("big", "small", "old", "new")[(number // 8 + len(split)) % 4]
-            found.append(Row(f"the {size} {thing} {where} the sea {split[:0]}{'one ' * (number % 3)}", label))
+            found.append(Row(f"the {size} {thing} {where} the sea {'one ' * (number % 3)}", label))
         return tuple(found)
 
     template = Template(instruction="Is it an animal ?", options=True)
     return Task(name, made("train", rows), made("validation", 4), made("test", 6), template, labels)
+
+
+def write_task(data: Path, name: str, labels: tuple[str, ...] = ("yes", "no"), rows: int = 12) -> None:
+    """A tiny task as a folder of JSON lines."""
+    task = tiny_task(name, rows, labels)
+    folder = data / name
+    folder.mkdir(parents=True)
+    for split in SPLITS:
+        lines = [json.dumps({"text": row.text, "label": row.target}) for row in task.rows(split)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "task.json").write_text(json.dumps({"labels": labels, "instruction": "Is it an animal ?"}))
 
 
 @torch.no_grad()

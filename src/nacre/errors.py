@@ -37,9 +37,12 @@ class TrainingError(NacreError):
     """Training cannot go on: a non-finite loss, no target token, or nothing to train."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error sentence about an unknown name: near misses, then everything that is known."""
+def nearest(name: str, known: Iterable[str], also: Iterable[str] = ()) -> str:
+    """The end of an error sentence about an unknown name: near misses, then everything that is known.
+
+    also: names of another kind, which are offered when near, but not listed.
+    """
     names = sorted(known)
-    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    close = get_close_matches(name, [*names, *also], n=3, cutoff=0.6) or get_close_matches(name, names, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
     return f"{hint}Known: {', '.join(names) if names else 'none'}."

@@ -51,6 +51,7 @@ def build_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    former = path.with_name(f".{path.name}.{os.getpid()}.former.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -59,12 +60,15 @@ def build_folder(path: Path, fill: Callable[[Path], None]) -> None:
             _sync_folder(file) if file.is_dir() else _sync_file(file)
         _sync_folder(temporary)
         if path.exists():
-            shutil.rmtree(path)
+            path.replace(former)
         temporary.replace(path)
     except BaseException:
+        if former.exists() and not path.exists():
+            former.replace(path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_folder(path.parent)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def _sync_file(path: Path) -> None:

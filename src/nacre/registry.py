@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
@@ -30,8 +30,10 @@ def method_function(name: str) -> Callable[..., Method]:
     raise RecipeError(f"There is no method '{name}'. {nearest(name, method_names())}")
 
 
-def build_method(name: str, parameters: Mapping[str, Any] | None = None) -> Method:
+def build_method(name: str, parameters: Mapping[str, Any] | None = None, *, instead: Collection[str] = ()) -> Method:
     """The method with these parameters, checked against its signature.
+
+    instead: other keys that could stand where the parameters came from; one of them may be offered for an unknown one.
 
     Raises ``RecipeError`` naming the parameter that is unknown or of the wrong type, ``NacreError`` if a value is out
     of range.
@@ -41,7 +43,7 @@ def build_method(name: str, parameters: Mapping[str, Any] | None = None) -> Meth
     checked = {}
     for key, value in (parameters or {}).items():
         if key not in signature.parameters:
-            known = nearest(key, signature.parameters) if signature.parameters else "It has no parameters."
+            known = nearest(key, signature.parameters, instead) if signature.parameters else "It has no parameters."
             raise RecipeError(f"Method '{name}' has no parameter '{key}'. {known}")
         checked[key] = _typed(f"{name}: {key}", value, hints[key])
     return function(**checked)

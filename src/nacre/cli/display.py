@@ -21,7 +21,7 @@ class Display:
     """Called with what happens (``trainer.Report``). On a terminal a bar moves; elsewhere a line a task is printed."""
 
     def __init__(self, *, error: bool = False) -> None:
-        self.console = Console(stderr=error, highlight=False)
+        self.console = Console(stderr=error, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -51,7 +51,7 @@ class Display:
             raise typer.Exit(130) from None
 
     def on_run(self, path: str, method: str, tasks: Sequence[str], seed: int) -> None:
-        self.console.print(f"[bold]{method}[/bold] on {' -> '.join(tasks)}, seed {seed}, in {path}")
+        self.console.print(f"{method} on {' -> '.join(tasks)}, seed {seed}, in {path}")
 
     def on_resumed(self, folder: str, tasks: Sequence[str]) -> None:
         self.console.print(f"Continuing after {len(tasks)} finished task(s): {folder}")
@@ -60,8 +60,9 @@ class Display:
         self.label = f"task {number} of {stages}: {name}"
 
     def on_trainable(self, groups: Sequence[tuple[str, int]]) -> None:
-        table = Table(title=f"{self.label}, trainable", title_justify="left", box=None, pad_edge=False)
-        table.add_column("group")
+        self.console.print(self.label)
+        table = Table(box=None, pad_edge=False)
+        table.add_column("trained")
         table.add_column("parameters", justify="right")
         for name, size in groups:
             table.add_row(name, f"{size:,}")
@@ -103,7 +104,7 @@ def percent(value: float | None) -> str:
 
 def print_record(record: Record) -> None:
     """The matrix and the metrics of a run."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     console.print(matrix_table(record))
     console.print(metrics_table([record]))
 
@@ -112,7 +113,7 @@ def print_comparison(records: Sequence[Record], page: Path) -> None:
     """Matrices side by side where they fit, the metrics, what was forgotten, and where the page is."""
     from rich.columns import Columns
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
     console.print(Columns([matrix_table(record) for record in records], padding=(1, 4)))
     console.print(metrics_table(records))
     for record in records:

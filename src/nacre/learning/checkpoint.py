@@ -75,7 +75,7 @@ def verify(folder: Path) -> None:
         listed = json.loads((folder / MANIFEST).read_text())["sha256"]
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no {MANIFEST}: it is not a saved learner, or an incomplete one.") from None
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
         raise CheckpointError(f"{folder / MANIFEST} is damaged.") from None
     for name, expected in listed.items():
         file = folder / name

@@ -71,7 +71,6 @@ def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Acceler
         schedule.step()
         optimizer.zero_grad()
     accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
-    accelerator.free_memory()
 
 
 @dataclass

@@ -113,7 +113,8 @@ class Family(ABC):
             if keep <= 0:
                 raise DataError(
                     f"The instruction, options and answer cue alone fill the {limit} tokens an input may have "
-                    f"(prompt begins '{example.before[:60].strip()}'): raise max_source_length."
+                    f"(prompt begins '{' '.join(example.before.split())[:60]}'): raise max_source_length, or lower "
+                    "max_target_length where the model's positions hold both."
                 )
             text = text[: offsets[keep - 1][1]]
             ids = self.source_ids(example.before + text + example.after)

@@ -12,7 +12,7 @@ from nacre.runs.report import write_report
 from nacre.runs.run import run
 
 METHODS = ("seq_lora", "am_lora", "joint")
-OPTIM = Optim(learning_rate=3e-3, epochs=2)
+OPTIM = Optim(learning_rate=2e-3, epochs=2)
 
 
 def run_demo(output: Path, report: Report) -> tuple[list[Record], Path]:

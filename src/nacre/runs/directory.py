@@ -71,8 +71,10 @@ class RunDirectory:
             return
         try:
             there = yaml.safe_load(file.read_text())
-        except yaml.YAMLError:
-            raise CheckpointError(f"{file} is damaged.") from None
+        except (yaml.YAMLError, UnicodeDecodeError):
+            there = None
+        if not isinstance(there, dict):
+            raise CheckpointError(f"{file} is damaged: it holds no recipe.")
         here = recipe.document()
         self._refuse_differences({**there, "output": None}, {**here, "output": None}, "settings")
 
@@ -80,12 +82,17 @@ class RunDirectory:
         """Write what is known before the first step, or compare it with what is there."""
         file = self.path / "protocol.json"
         if file.exists():
-            self._refuse_differences(json.loads(file.read_text())["protocol"], protocol, "data, prompts or model")
+            try:
+                there = json.loads(file.read_text())["protocol"]
+            except (ValueError, KeyError, TypeError):
+                raise CheckpointError(f"{file} is damaged.") from None
+            self._refuse_differences(there, protocol, "data, prompts or model")
+            write_atomically(self.path / "recipe.yaml", recipe.yaml())
         else:
+            write_atomically(self.path / "recipe.yaml", recipe.yaml())  # first: it says whose folder this is
             self._write_json("environment.json", environment())
             self._write_json("checks.json", checks)
             self._write_json("protocol.json", {"hash": hash_of(protocol), "protocol": protocol})
-        write_atomically(self.path / "recipe.yaml", recipe.yaml())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -106,12 +113,12 @@ class RunDirectory:
     def event(self, kind: str, **values: Any) -> None:
         """Append one line to ``events.jsonl``."""
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **values}, ensure_ascii=False)
-        with (self.path / "events.jsonl").open("a") as file:
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def stage_folder(self, number: int, name: str) -> Path:
         """``tasks/NN-name``; characters that a file system may refuse become hyphens."""
-        safe = re.sub(r"[^\w.+-]+", "-", name).strip("-.")[:60] or "task"
+        safe = re.sub(r"[^\w.+-]+", "-", name).strip("-.")[:40] or "task"
         return self.path / "tasks" / f"{number:02d}-{safe}"
 
     def write_stage(
@@ -142,6 +149,10 @@ class RunDirectory:
 
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
+        events = self.path / "events.jsonl"
+        if events.exists() and not events.read_bytes().endswith(b"\n"):
+            with events.open("a") as file:
+                file.write("\n")  # the line that a killed process did not finish stays alone
         for leftover in [*self.path.glob(".*.partial"), *self.path.glob("tasks/.*.partial")]:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 

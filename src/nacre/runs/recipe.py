@@ -36,7 +36,7 @@ class Recipe(BaseModel):
     parameters: dict[str, Any] = Field(default_factory=dict, alias="set")
 
     def build(self) -> Method:
-        return build_method(self.method, self.parameters)
+        return build_method(self.method, self.parameters, instead=_top_level())
 
     def resolved(self) -> Recipe:
         """The recipe with every default written out, so that it says all of what is run."""
@@ -47,7 +47,9 @@ class Recipe(BaseModel):
             update={
                 "parameters": _plain(method.parameters),
                 "optim": self.optim.model_copy(update={"learning_rate": rate}),
-                "output": str(Path(self.output or f"runs/{stream}-{self.method}-seed{self.seed}")),
+                "output": str(
+                    Path(self.output or f"runs/{stream}-{self.method}-seed{self.seed}").expanduser().resolve()
+                ),
                 "model": _absolute(self.model),
                 "data": None if self.data is None else _absolute(self.data),
             }

@@ -25,7 +25,7 @@ from nacre.runs.recipe import Recipe
 from nacre.runs.record import Record, Seconds
 from nacre.runs.report import write_report
 from nacre.tasks.checks import check_stream
-from nacre.tasks.sources import load_tasks
+from nacre.tasks.sources import find_tasks, load_tasks
 from nacre.tasks.streams import get_stream
 from nacre.tasks.task import Task
 
@@ -48,6 +48,8 @@ def run(recipe: Recipe, report: Report) -> Record:
     host = load_host(recipe.model)
     learner = _learner(host, method, recipe)
     protocol = protocol_of(recipe, tasks, learner)
+    for task in tasks:  # raises if a prompt leaves no room for a text
+        host.family.encode(task.template.example("a", "a", task.labels), learner.lengths)
     with directory.locked():
         directory.clean()
         directory.begin(recipe, protocol, check_stream(tasks))
@@ -70,7 +72,9 @@ def run(recipe: Recipe, report: Report) -> Record:
 def tasks_of(recipe: Recipe) -> list[Task]:
     """The stream's tasks as the recipe wants them; raises if a row, label or split is not what a task needs."""
     names: Sequence[str]
-    if isinstance(recipe.stream, str):
+    if isinstance(recipe.stream, str) and recipe.data is not None and recipe.stream in find_tasks(recipe.data):
+        names = [recipe.stream]
+    elif isinstance(recipe.stream, str):
         names = get_stream(recipe.stream).tasks
         if recipe.data is None and recipe.stream != "demo":
             raise RecipeError(f"Stream '{recipe.stream}' needs --data: the folder that holds its tasks.")
@@ -96,6 +100,7 @@ def _stages(
     before = directory.stage_folder(0, "before")
     rows = {0: directory.read_row(before) or _measure(directory, before, learner, tasks, 0, tasks, {}, None, report)}
     last_complete = before
+    report("row", number=0, scores=rows[0].scores, tasks=[task.name for task in tasks])
     for number, stage in enumerate(stages, start=1):
         folder = directory.stage_folder(stage.row, stage.name)
         row = directory.read_row(folder)
@@ -121,7 +126,7 @@ def _ready(
         learner.report = report
     elif not stage.afresh and not learner.state.tasks and max(rows) > 0:
         checkpoint.restore(learner, last_complete)
-        report("resumed", folder=str(last_complete), tasks=learner.state.tasks)
+        report("resumed", folder=str(last_complete), tasks=list(learner.state.tasks))
     return learner
 
 
