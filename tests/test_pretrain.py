@@ -15,7 +15,10 @@ from typer.testing import CliRunner
 from nacre.cli.pretrain import pretrain as command
 from nacre.errors import DataError, ModelError, NacreError, RecipeError
 from nacre.files import sha256
-from nacre.runs.pretrain import PretrainSettings, masked_tokens, pretrain, read_passages
+from nacre.pretraining.objectives import masked_tokens
+from nacre.pretraining.passages import read_passages
+from nacre.pretraining.pretrain import pretrain
+from nacre.pretraining.settings import PretrainSettings
 from nacre.tasks.demo import LABELS
 
 TINY = PretrainSettings(

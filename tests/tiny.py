@@ -131,10 +131,10 @@ def write_task(data: Path, name: str, labels: tuple[str, ...] = ("yes", "no"), r
 
 
 @torch.no_grad()
-def stir(model: torch.nn.Module, seed: int = 1) -> None:
+def stir(model: torch.nn.Module, seed: int = 1, size: float = 0.3) -> None:
     """Move every open site's new tensors off their start, where half of them are zero and tests would see nothing."""
     generator = torch.Generator().manual_seed(seed)
     for site in model.modules():
         if isinstance(site, LowRankSite) and site.is_open:
             for tensor in site.parameters_by_group().values():
-                tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator).to(tensor))
+                tensor.add_(size * torch.randn(tensor.shape, generator=generator).to(tensor))

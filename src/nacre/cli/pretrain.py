@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from nacre.errors import DataError
+from nacre.pretraining.settings import PretrainSettings
 
+_USUAL = PretrainSettings()
 _DEMO_PASSAGES = 24_000  # of the demo's text, for the embedded model: each is seen five or six times
 
 
@@ -22,24 +24,26 @@ def pretrain(
         Path | None, typer.Option(help="Folder for the model; an earlier model in it is replaced.", show_default=False)
     ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="Learn from the demo's generated text, not from files.")] = False,
-    objective: Annotated[str | None, typer.Option(help="span_corruption makes a T5, causal a Llama.")] = None,
+    objective: Annotated[str, typer.Option(help="span_corruption makes a T5, causal a Llama.")] = _USUAL.objective,
     tokenizer: Annotated[Path | None, typer.Option(help="Folder with a tokenizer to use; else one is trained.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the weights, masks, batches and the demo's text.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Passages per step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak rate, relative to the size of the weights.")] = None,
-    d_model: Annotated[int | None, typer.Option(help="Width of the model.")] = None,
-    layers: Annotated[int | None, typer.Option(help="Layers of the encoder, or of a causal model.")] = None,
-    decoder_layers: Annotated[int | None, typer.Option(help="Layers of the decoder.")] = None,
-    heads: Annotated[int | None, typer.Option(help="Attention heads per layer.")] = None,
-    d_ff: Annotated[int | None, typer.Option(help="Width of the feed-forward layers.")] = None,
-    vocabulary: Annotated[int | None, typer.Option(help="Entries of the trained tokenizer.")] = None,
-    length: Annotated[int | None, typer.Option(help="Most tokens of a passage; longer ones are cut.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Processor threads; they change the last digits.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = _USUAL.steps,
+    seed: Annotated[int, typer.Option(help="Of the weights, masks, batches and the demo's text.")] = _USUAL.seed,
+    batch_size: Annotated[int, typer.Option(help="Passages per step.")] = _USUAL.batch_size,
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak rate, relative to the size of the weights.")
+    ] = _USUAL.learning_rate,
+    d_model: Annotated[int, typer.Option(help="Width of the model.")] = _USUAL.d_model,
+    layers: Annotated[int, typer.Option(help="Layers of the encoder, or of a causal model.")] = _USUAL.layers,
+    decoder_layers: Annotated[int, typer.Option(help="Layers of the decoder.")] = _USUAL.decoder_layers,
+    heads: Annotated[int, typer.Option(help="Attention heads per layer.")] = _USUAL.heads,
+    d_ff: Annotated[int, typer.Option(help="Width of the feed-forward layers.")] = _USUAL.d_ff,
+    vocabulary: Annotated[int, typer.Option(help="Entries of the trained tokenizer.")] = _USUAL.vocabulary,
+    length: Annotated[int, typer.Option(help="Most tokens of a passage; longer ones are cut.")] = _USUAL.length,
+    threads: Annotated[int, typer.Option(help="Processor threads; they change the last digits.")] = _USUAL.threads,
 ) -> None:
     """Train a tiny language model from scratch on a CPU, and write a folder that transformers loads.
 
-    A setting that is not given is that of the embedded demo model, which was made by
+    The defaults are those of the embedded demo model, which was made by
     "nacre pretrain --demo --output demo-t5". All settings are written into the model's card.
     """
     if output is None:
@@ -50,7 +54,8 @@ def pretrain(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from transformers.utils import logging as transformers_logging
 
-    from nacre.runs import pretrain as pretraining
+    from nacre.pretraining.passages import read_passages
+    from nacre.pretraining.pretrain import pretrain as carry_out
     from nacre.tasks.demo import unlabelled_text
 
     given: dict[str, Any] = {
@@ -58,17 +63,17 @@ def pretrain(
         "d_model": d_model, "layers": layers, "decoder_layers": decoder_layers, "heads": heads, "d_ff": d_ff,
         "vocabulary": vocabulary, "length": length, "threads": threads,
     }  # fmt: skip
-    settings = pretraining.PretrainSettings(**{name: value for name, value in given.items() if value is not None})
+    settings = PretrainSettings(**given)
     files = text or []
     if demo:
         passages = list(unlabelled_text(settings.seed, _DEMO_PASSAGES))
         source = f"the demo's generated text (`nacre.tasks.demo.unlabelled_text`, seed {settings.seed})"
     else:
-        passages = pretraining.read_passages(files)
+        passages = read_passages(files)
         source = ", ".join(file.name for file in files)
 
     # For the card: names without folders, which are nobody's business, and only what differs from the defaults.
-    usual = asdict(pretraining.PretrainSettings())
+    usual = asdict(_USUAL)
     command = ["nacre", "pretrain", *(["--demo"] if demo else [file.name for file in files]), "--output", output.name]
     command += ["--tokenizer", tokenizer.name] if tokenizer else []
     for name, value in asdict(settings).items():
@@ -86,7 +91,7 @@ def pretrain(
             if loss is not None:
                 bar.update(line, description=f"pretraining, loss {loss:.2f}")
 
-        result = pretraining.pretrain(
+        result = carry_out(
             passages, output, settings, source=source, command=command, tokenizer=tokenizer, progress=show
         )
     typer.echo(

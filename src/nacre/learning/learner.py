@@ -64,6 +64,7 @@ class Learner:
         self.state = State(seed=seed)
         self.host.model.to(PartialState(cpu=_only_cpu()).device)
         self.pretrained = self.host.fingerprint  # of the host as it is now, before anything is placed or learnt
+        self.unfinished: str | None = None  # what is being learnt; after an error, what was
         self.adapter: PlacedAdapter = method.adapter.place(self.host.model)
 
     @property
@@ -86,6 +87,7 @@ class Learner:
         be learnt from a batch.
         """
         self._check_curriculum(tasks)
+        self.unfinished = " + ".join(task.name for task in tasks)
         fresh = self.adapter.grow()
         if fresh:
             self.method.start.fill(self)
@@ -95,7 +97,7 @@ class Learner:
         batches = Batches(
             rows=self._rows(tasks),
             seed=self.state.seed,
-            where=" + ".join(task.name for task in tasks),
+            where=self.unfinished,
             batch_size=self.optim.batch_size,
             epochs=self.optim.epochs,
         )
@@ -106,6 +108,7 @@ class Learner:
             part.end(self, tasks)
         self.adapter.freeze()
         self.state.tasks += [task.name for task in tasks]
+        self.unfinished = None
 
     def trainable(self) -> list[ParameterGroup]:
         """What is trained for the newest task, by the adapter's own groups."""
@@ -127,6 +130,7 @@ class Learner:
 
     def save(self, folder: str | Path) -> None:
         """Write everything that the learner's future depends on, except the pretrained model; atomically."""
+        self._check_finished()
         checkpoint.save(self, Path(folder))
 
     @classmethod
@@ -159,7 +163,15 @@ class Learner:
         self.report("rows", rows=len(rows), truncated=sum(row.truncated for row in rows))
         return rows
 
+    def _check_finished(self) -> None:
+        if self.unfinished is not None:
+            raise TrainingError(
+                f"Learning '{self.unfinished}' stopped halfway, and the adapter with it: load the learner as it was "
+                "saved before, or make a new one."
+            )
+
     def _check_curriculum(self, tasks: Sequence[Task]) -> None:
+        self._check_finished()
         stages = self.method.curriculum.stages(tasks) if tasks else []
         if len(stages) != 1:
             raise TrainingError(

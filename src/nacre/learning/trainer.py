@@ -29,7 +29,8 @@ def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Acceler
     The loss of a step is the sum over the target tokens of its rows, divided by their number over all micro-batches
     and processes, plus the weighted penalties; so neither accumulation nor the number of processes changes it.
 
-    Raises ``TrainingError`` naming the step and rows if the loss is not finite or no token is to be predicted.
+    Raises ``TrainingError`` naming the step and rows if the loss is not finite, no token is to be predicted, or no
+    trainable parameter takes part.
     """
     method, host = learner.method, learner.host
     parameters = [p for group in learner.adapter.parameter_groups() for p in group.parameters]
@@ -46,19 +47,19 @@ def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Acceler
         # Rows of like length share a micro-batch: less padding, and the sum over all rows stays what it is.
         micro_batches = split(sorted(own_rows, key=Encoded.length), optim.accumulation)
         penalties = {part.key: (part.value(learner), part.weight(learner)) for part in method.penalties}
-        terms = {"task": torch.zeros((), device=host.device)}
+        task_loss = torch.zeros((), device=host.device)
         for number, micro_batch in enumerate(micro_batches, start=1):
             last = number == len(micro_batches)
-            with contextlib.nullcontext() if last else accelerator.no_sync(model), accelerator.autocast():
-                tensors = {name: tensor.to(host.device) for name, tensor in host.family.batch(micro_batch).items()}
-                # Processes average their gradients: times their number, the sum over all rows is back.
-                loss = host.family.loss_sum(model, tensors) * (share * accelerator.num_processes / count)
-                terms["task"] += loss.detach()
-                if last:
-                    loss = loss + sum(weight * value for value, weight in penalties.values())
+            with contextlib.nullcontext() if last else accelerator.no_sync(model):
+                with accelerator.autocast():
+                    tensors = {name: tensor.to(host.device) for name, tensor in host.family.batch(micro_batch).items()}
+                    # Processes average their gradients: times their number, the sum over all rows is back.
+                    loss = host.family.loss_sum(model, tensors) * (share * accelerator.num_processes / count)
+                    task_loss += loss.detach()
+                    if last:
+                        loss = loss + sum(weight * value for value, weight in penalties.values())
+                _check_graph(loss, batches, step)
                 accelerator.backward(loss)
-        if step == 0:
-            _check_gradients(parameters)
         accelerator.unscale_gradients(optimizer)
         for rule in method.gradient_rules:
             rule.apply(learner)
@@ -67,7 +68,7 @@ def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Acceler
         optimizer.step()
         for rule in method.gradient_rules:
             rule.after_step(learner)
-        watch.see(step, terms, penalties, float(schedule.get_last_lr()[0]))
+        watch.see(step, task_loss, penalties, float(schedule.get_last_lr()[0]))
         schedule.step()
         optimizer.zero_grad()
     accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
@@ -84,8 +85,8 @@ class Watch:
     accelerator: Accelerator
     first_bad: Tensor | None = field(default=None)
 
-    def see(self, step: int, terms: dict[str, Tensor], penalties: dict[str, tuple[Tensor, float]], rate: float) -> None:
-        total = terms["task"] + sum(value.detach() * weight for value, weight in penalties.values())
+    def see(self, step: int, task_loss: Tensor, penalties: dict[str, tuple[Tensor, float]], rate: float) -> None:
+        total = task_loss + sum(value.detach() * weight for value, weight in penalties.values())
         if self.first_bad is None:
             self.first_bad = torch.full_like(total, -1, dtype=torch.long)
         bad_now = (self.first_bad < 0) & ~total.isfinite()
@@ -97,7 +98,7 @@ class Watch:
             raise TrainingError(
                 f"The loss is not finite at {_place(self.batches, bad)}. Lower optim.learning_rate or look at the rows."
             )
-        task = self.accelerator.reduce(terms["task"], reduction="mean").item()  # each process saw its own rows
+        task = self.accelerator.reduce(task_loss, reduction="mean").item()  # each process saw its own rows
         values: dict[str, Any] = {"task": task}
         for key, (value, weight) in penalties.items():
             values[key] = value.item()
@@ -133,9 +134,12 @@ def _own_share(rows: Sequence[Encoded], accelerator: Accelerator) -> tuple[Seque
     return rows[:1], 0
 
 
-def _check_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    if not any(parameter.grad is not None for parameter in parameters):
-        raise TrainingError("No trainable parameter got a gradient: the adapter is not part of what the host computes.")
+def _check_graph(loss: Tensor, batches: Batches, step: int) -> None:
+    if not loss.requires_grad:
+        raise TrainingError(
+            f"No trainable parameter has a part in the loss of {_place(batches, step)}: the adapter is not in what the "
+            "host computes."
+        )
 
 
 def _decay(schedule: str, steps: int) -> Callable[[int], float]:

@@ -1,0 +1,40 @@
+"""From texts to windows of token ids: those that are trained on, and those that only measure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nacre.errors import DataError
+from nacre.pretraining.settings import PretrainSettings
+from nacre.seeds import derive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Window = list[int]
+_HELD_OUT_SHARE, _HELD_OUT_MOST = 0.05, 256
+
+
+def windows_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, settings: PretrainSettings) -> list[Window]:
+    """Token ids of every text, without special tokens, cut into windows of at most ``length``.
+
+    A window too short to mask a token in and keep one is left out.
+    """
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    cut = (ids[start : start + settings.length] for ids in encoded for start in range(0, len(ids), settings.length))
+    return [window for window in cut if len(window) >= 2]
+
+
+def hold_out(windows: Sequence[Window], settings: PretrainSettings, source: str) -> tuple[list[Window], list[Window]]:
+    """Windows to train on, and held-out ones: a twentieth of all, at least 1 and at most 256."""
+    if len(windows) < 2:
+        raise DataError(
+            f"{source} holds too little text: {len(windows)} passages of at least two tokens; two are needed, "
+            "one to learn from and one to measure on."
+        )
+    count = max(1, min(_HELD_OUT_MOST, int(len(windows) * _HELD_OUT_SHARE)))
+    chosen = set(random.Random(derive(settings.seed, "pretrain", "held out")).sample(range(len(windows)), count))
+    train = [window for index, window in enumerate(windows) if index not in chosen]
+    return train, [windows[index] for index in sorted(chosen)]

@@ -1,0 +1,73 @@
+"""The labelled rows of the four tasks."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from nacre.seeds import derive
+from nacre.tasks.demo.grammar import Kind, Plan, filler, sentence
+from nacre.tasks.demo.plans import PLANS, distraction
+from nacre.tasks.task import Row, Split, Task
+from nacre.tasks.template import Template
+
+ROWS: dict[Split, int] = {"train": 480, "validation": 60, "test": 200}
+_SEED = 2026  # part of what "demo" means, never a setting
+
+
+def demo_tasks() -> list[Task]:
+    """The four tasks of the stream, always the same: topic, mood, place, request; four labels each.
+
+    480 train, 60 validation and 200 test rows per task, labels balanced, no text twice in a task.
+    """
+    return [_task(plan) for plan in PLANS.values()]
+
+
+def _task(plan: Plan) -> Task:
+    used: set[str] = set()  # over the splits, which are disjoint
+    return Task(
+        name=plan.name,
+        train=_rows(plan, "train", used),
+        validation=_rows(plan, "validation", used),
+        test=_rows(plan, "test", used),
+        template=Template(instruction=plan.instruction, options=True),
+        labels=tuple(plan.kinds),
+        source={"kind": "generated", "generator": "nacre.tasks.demo", "seed": _SEED},
+    ).check()
+
+
+def _rows(plan: Plan, split: Split, used: set[str]) -> tuple[Row, ...]:
+    rng = random.Random(derive(_SEED, "demo", plan.name, split))
+    kinds = {label: _trained_part(kind) if split == "train" else kind for label, kind in plan.kinds.items()}
+    labels = list(kinds)
+    rows: list[Row] = []
+    while len(rows) < ROWS[split]:
+        label = labels[len(rows) % len(labels)]
+        text = _text(rng, plan, kinds[label])
+        if text not in used:
+            used.add(text)
+            rows.append(Row(text, label))
+    rng.shuffle(rows)
+    return tuple(rows)
+
+
+def _text(rng: random.Random, plan: Plan, kind: Kind) -> str:
+    """Two sentences with clues, or one and a sentence of another task; a third of the time with a filler."""
+    sentences = [sentence(rng, kind)]
+    sentences.append(sentence(rng, kind) if rng.random() < 0.5 else distraction(rng, plan))
+    if rng.random() < 0.33:
+        sentences.append(filler(rng))
+    rng.shuffle(sentences)
+    return " ".join(sentences)
+
+
+def _trained_part(kind: Kind) -> Kind:
+    """The part of a kind that training rows are written with: two thirds of its words, or of its patterns."""
+    if not kind.words:
+        return replace(kind, patterns=_two_thirds(kind.patterns))
+    return replace(kind, words={slot: _two_thirds(words) for slot, words in kind.words.items()})
+
+
+def _two_thirds(choices: tuple[str, ...]) -> tuple[str, ...]:
+    """The first two thirds, rounded up."""
+    return choices[: -(-2 * len(choices) // 3)]

@@ -1,0 +1,58 @@
+"""Text without labels, in the vocabulary and grammar of the tasks: what the embedded model has read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from nacre.seeds import derive
+from nacre.tasks.demo.exercises import exercise
+from nacre.tasks.demo.grammar import FILLER, Patterns, filled, sentence
+from nacre.tasks.demo.plans import any_kind, distraction
+from nacre.tasks.demo.rows import demo_tasks
+from nacre.tasks.task import SPLITS
+
+# The words of the tasks' instructions, so that a tokenizer knows them.
+_CHATTER: Patterns = (
+    "{name} wondered where this could happen.",
+    "{kin} asked what kind of {thing} it was.",
+    "This is a message about the {thing}.",
+    "{name} read the text {day}.",
+    "{kin} does feel it, and so does the person {day}.",
+    "How does {name} know what this is about?",
+)
+
+
+def unlabelled_text(seed: int, lines: int) -> Iterator[str]:
+    """``lines`` passages in the vocabulary and grammar of the tasks, with no task's answer in them.
+
+    Half are short stories; a label's word stands in them as any word does ("Anna loves music."). The others are
+    exercises in the layout of the tasks' prompts, about other words: see ``answers_a_label``. A passage may hold line
+    ends, never an empty line, and is never the text of a row. The same seed gives the same passages, of which a
+    larger ``lines`` gives more.
+    """
+    used = {row.text for task in demo_tasks() for split in SPLITS for row in task.rows(split)}
+    rng = random.Random(derive(seed, "demo", "unlabelled"))
+    for _ in range(lines):
+        passage = _passage(rng)
+        while passage in used:
+            passage = _passage(rng)
+        yield passage
+
+
+def _passage(rng: random.Random) -> str:
+    return _story(rng) if rng.random() < 0.5 else exercise(rng)
+
+
+def _story(rng: random.Random) -> str:
+    """Sentences of one kind, often with an ordinary mention of its word, one of another kind or a filler."""
+    plan, kind = any_kind(rng)
+    sentences = [sentence(rng, kind) for _ in range(rng.choice((1, 2, 2, 3)))]
+    if rng.random() < 0.6:
+        sentences.append(filled(rng, rng.choice(kind.mentions), kind.words))
+    if rng.random() < 0.4:
+        sentences.append(distraction(rng, plan))
+    if rng.random() < 0.3:
+        sentences.append(filled(rng, rng.choice(FILLER + _CHATTER)))
+    rng.shuffle(sentences)
+    return " ".join(sentences)
