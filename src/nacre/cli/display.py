@@ -104,7 +104,7 @@ def percent(value: float | None) -> str:
 
 def print_record(record: Record) -> None:
     """The matrix and the metrics of a run."""
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = _wide_console()
     console.print(matrix_table(record))
     console.print(metrics_table([record]))
 
@@ -113,12 +113,17 @@ def print_comparison(records: Sequence[Record], page: Path) -> None:
     """Matrices side by side where they fit, the metrics, what was forgotten, and where the page is."""
     from rich.columns import Columns
 
-    console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+    console = _wide_console()
     console.print(Columns([matrix_table(record) for record in records], padding=(1, 4)))
     console.print(metrics_table(records))
     for record in records:
         console.print(forgotten(record), soft_wrap=True)
     console.print(f"The page: {page}", soft_wrap=True)
+
+
+def _wide_console() -> Console:
+    """For tables: as wide as the terminal, or wide enough for all columns where there is none."""
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
 
 
 def matrix_table(record: Record) -> Table:

@@ -126,7 +126,9 @@ def _json_lines(path: Path, lines: IO[bytes] | gzip.GzipFile) -> Iterator[Record
         except UnicodeDecodeError as error:
             raise DataError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line).") from error
         except json.JSONDecodeError as error:
-            raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno}).") from error
+            raise DataError(
+                f"{where}: not valid JSON (column {error.colno}: {error.msg.removesuffix(' at')})."
+            ) from error
         except _ConstantError as error:
             raise DataError(f"{where}: not valid JSON ({error}).") from error
         yield Record(number, _mapping(value, where))
