@@ -52,7 +52,7 @@ def test_the_task_is_right(task):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('{"text": "x", "label": ', "not valid JSON (column 25: Expecting value)"),
+        ('{"text": "x", "label": ', "not valid JSON (column 24: Expecting value)"),
         ('{"text": "x", "label": NaN}', "not valid JSON (NaN is not a JSON value)"),
         ('["x", "a"]', "an object with fields is expected, this is a list"),
         ('"x"', "an object with fields is expected, this is a string"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,7 +103,7 @@ def percent(value: float | None) -> str:
 
 def print_record(record: Record) -> None:
     """The matrix and the metrics of a run."""
-    console = _wide_console()
+    console = _table_console(14 + 9 * len(record.tasks))
     console.print(matrix_table(record))
     console.print(metrics_table([record]))
 
@@ -113,7 +112,7 @@ def print_comparison(records: Sequence[Record], page: Path) -> None:
     """Matrices side by side where they fit, the metrics, what was forgotten, and where the page is."""
     from rich.columns import Columns
 
-    console = _wide_console()
+    console = _table_console(120)
     console.print(Columns([matrix_table(record) for record in records], padding=(1, 4)))
     console.print(metrics_table(records))
     for record in records:
@@ -121,9 +120,12 @@ def print_comparison(records: Sequence[Record], page: Path) -> None:
     console.print(f"The page: {page}", soft_wrap=True)
 
 
-def _wide_console() -> Console:
-    """For tables: as wide as the terminal, or wide enough for all columns where there is none."""
-    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+def _table_console(needed: int) -> Console:
+    """As wide as the terminal, but never so narrow that numbers would be cut; a narrow terminal wraps lines."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal or console.width < needed:
+        console.width = max(needed, 160)
+    return console
 
 
 def matrix_table(record: Record) -> Table:

@@ -119,7 +119,7 @@ def _json_lines(path: Path, lines: IO[bytes] | gzip.GzipFile) -> Iterator[Record
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
         try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             if not text.strip():
                 continue
             value = _parse(text)
