@@ -35,6 +35,16 @@ def test_only_the_text_is_cut(name: str, words: list[str], limit: int) -> None:
     assert text.endswith("Answer :")
 
 
+@pytest.mark.parametrize("limit", range(30, 42))
+def test_characters_of_several_tokens_are_cut_too(limit: int) -> None:
+    """The embedded model's tokenizer spells unknown characters in bytes: three tokens that end at one place."""
+    family = load_host("demo").family
+    example = Example("What is it? ", "名前" * 30, " Answer:", "yes")
+    cut = family.encode(example, Lengths(limit, 5))
+    assert cut.truncated
+    assert limit - 6 <= len(cut.source) <= limit
+
+
 def test_a_prompt_that_leaves_no_room_is_an_error() -> None:
     example = Example("Is it a dog ? " * 5, "the big cat", " Answer :", "yes")
     with pytest.raises(DataError, match="fill the 10 tokens"):

@@ -107,7 +107,7 @@ class Family(ABC):
         text = example.text
         while len(ids) > limit:
             # Drop as many of the text's tokens as there are too many. Tokens at the seams may merge differently
-            # afterwards, hence the loop; each round drops at least one.
+            # afterwards, hence the loop; several tokens may share one character, so each round drops at least one.
             offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             keep = len(offsets) - (len(ids) - limit)
             if keep <= 0:
@@ -116,7 +116,7 @@ class Family(ABC):
                     f"(prompt begins '{' '.join(example.before.split())[:60]}'): raise max_source_length, or lower "
                     "max_target_length where the model's positions hold both."
                 )
-            text = text[: offsets[keep - 1][1]]
+            text = text[: min(offsets[keep - 1][1], len(text) - 1)]
             ids = self.source_ids(example.before + text + example.after)
         return ids, text is not example.text
 
