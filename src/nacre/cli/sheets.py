@@ -43,7 +43,7 @@ def methods(
         return
     typer.echo(f"{name}: {method.title}\n\n{inspect.getdoc(function)}\n\nParameters (--set KEY=VALUE):")
     for key, parameter in signature.parameters.items():
-        typer.echo(f"  {key} = {parameter.default!r}    {parameter.annotation}")
+        typer.echo(f"  {key} = {parameter.default!r}    {inspect.formatannotation(parameter.annotation)}")
     typer.echo(f"\nLearning rate when none is given: {method.adapter.learning_rate}\n\nTraits:")
     for trait, holds in method.traits.items():
         typer.echo(f"  {trait}: {'yes' if holds else 'no'}")
