@@ -16,7 +16,7 @@ import torch
 torch.set_num_threads(1)  # two workers on two cores; more threads only wait for each other
 
 from nacre.models.host import Host
-from tiny import ARCHITECTURES, tiny_host, write_tiny_model
+from tiny import tiny_host, write_tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +36,3 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 def host(request: pytest.FixtureRequest) -> Host:
     """A fresh tiny host of each family."""
     return tiny_host(request.param)
-
-
-__all__ = ["ARCHITECTURES"]

@@ -202,3 +202,14 @@ def test_curricula_that_start_afresh_refuse_a_second_portion(method: Method) -> 
     learner.learn(*stages(method)[0])
     with pytest.raises(TrainingError, match="make a new Learner"):
         learner.learn(TASKS[1])
+
+
+def test_predictions_to_finished_prompts_are_the_answers_to_their_examples(architecture: str) -> None:
+    optim = Optim(batch_size=4, learning_rate=3e-2, epochs=4, max_target_length=5)
+    learner = Learner(tiny_host(architecture), None, build_method("inc_lora"), optim=optim)
+    learner.learn(TASKS[0])
+    prompts = [example.input for example in TASKS[0].examples("test")]
+    predicted = learner.predict(prompts)
+    assert any(predicted)
+    # Free text may run longer than a label may: an answer is where it begins.
+    assert all(full.startswith(short) for full, short in zip(predicted, learner.answer(TASKS[:1])[0], strict=True))

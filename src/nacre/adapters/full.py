@@ -18,7 +18,7 @@ class Full(Adapter):
     """All parameters of the host, trained on for every task."""
 
     learning_rate: ClassVar[float] = 1e-4
-    sum_gated: ClassVar[bool] = True
+    sum_gated: ClassVar[bool] = False  # there is no low-rank update that could be folded or exported
     grows: ClassVar[bool] = False
 
     def place(self, model: nn.Module) -> PlacedFull:
