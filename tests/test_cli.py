@@ -24,7 +24,7 @@ import nacre as package
 from nacre.cli.main import main
 from nacre.evaluation.scoring import is_right
 from nacre.files import hash_of, sha256
-from nacre.registry import method_names
+from nacre.registry import METHODS
 from nacre.runs.record import Record
 from nacre.tasks.streams import stream_names
 from tiny import write_task
@@ -170,9 +170,9 @@ def test_methods(nacre: Call) -> None:
     assert said.code == 0
     names = {line.split()[0] for line in said.out.splitlines() if not line.startswith(" ")}
     assert {"seq_ft", "seq_lora", "inc_lora", "am_lora", "joint", "independent"} <= names
-    assert names == set(method_names())
+    assert names == set(METHODS.names())
     listed = json.loads(nacre("methods", "--json").out)
-    assert [entry["name"] for entry in listed] == list(method_names())
+    assert [entry["name"] for entry in listed] == list(METHODS.names())
     traits = {entry["name"]: entry for entry in listed}
     assert traits["independent"]["task identity at test"] is True
     assert traits["am_lora"]["task identity at test"] is False
@@ -193,7 +193,7 @@ def test_the_sheet_of_a_method(nacre: Call) -> None:
     assert sheet["sources"] == ["arXiv 2409.19611"]
 
 
-@pytest.mark.parametrize("name", list(method_names()))
+@pytest.mark.parametrize("name", list(METHODS.names()))
 def test_every_method_has_a_sheet(nacre: Call, name: str) -> None:
     sheet = json.loads(nacre("methods", name, "--json").out)
     assert sheet["name"] == name

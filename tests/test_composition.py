@@ -24,7 +24,7 @@ from nacre.parts.part import Learner as LearnerView
 from nacre.parts.part import Part
 from nacre.parts.penalty import GroupL1
 from nacre.parts.start import Fresh, Start
-from nacre.registry import build_method, method_function, method_names
+from nacre.registry import METHODS, build_method
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 from tiny import tiny_host, tiny_task
@@ -50,7 +50,7 @@ class Copies(Memory):
 
 @dataclass(frozen=True)
 class Zeros(Start):
-    def fill(self, learner: LearnerView) -> None:
+    def fill(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         for group in learner.adapter.parameter_groups():
             for parameter in group.parameters:
                 torch.nn.init.zeros_(parameter)
@@ -103,8 +103,8 @@ def test_a_second_start_is_refused() -> None:
 
 
 def test_two_parts_of_one_key_are_refused() -> None:
-    with pytest.raises(SlotTaken, match="2 parts with the key 'group_l1'"):
-        replace(am_lora(), penalties=(GroupL1("selector", 0.1), GroupL1("down", 0.1)))
+    with pytest.raises(SlotTaken, match="2 parts with the key 'l1_selector'"):
+        replace(am_lora(), penalties=(GroupL1("selector", 0.1), GroupL1("selector", 0.2)))
 
 
 def test_the_operand_is_untouched() -> None:
@@ -185,9 +185,9 @@ def test_hand_made_methods_need_their_value_to_be_loaded(tmp_path: Path) -> None
 def test_every_method_is_called_what_its_file_is_called() -> None:
     folder = Path(registry.__file__).parent / "methods"
     stems = sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__")
-    assert sorted(method_names()) == stems
+    assert sorted(METHODS.names()) == stems
     for name in stems:
-        function = method_function(name)
+        function = METHODS.function(name)
         assert function.__name__ == name
         assert build_method(name).name == name
         assert "Equations:" in (function.__doc__ or "")
@@ -226,9 +226,9 @@ def test_unknown_methods_get_the_nearest_name() -> None:
 
 
 def test_third_parties_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = EntryPoint("narrow_lora", f"{__name__}:narrow_lora", registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda *, group: [point] if group == registry.GROUP else [])
-    assert "narrow_lora" in method_names()
+    point = EntryPoint("narrow_lora", f"{__name__}:narrow_lora", METHODS.package)
+    monkeypatch.setattr(registry, "entry_points", lambda *, group: [point] if group == METHODS.package else [])
+    assert "narrow_lora" in METHODS.names()
     learner = Learner(tiny_host("t5"), None, build_method("narrow_lora", {"rank": 2}), optim=OPTIM)
     learner.learn(tiny_task())
     assert learner.method.name == "narrow_lora"
@@ -243,5 +243,5 @@ def narrow_lora(*, rank: int = 1) -> Method:
 
 def test_keys_are_class_names() -> None:
     assert Fresh().key == "fresh"
-    assert GroupL1("a", 0).key == "group_l1"
+    assert GroupL1("a", 0).key == "l1_a"
     assert isinstance(Fresh(), Part)

@@ -12,7 +12,7 @@ from nacre.errors import TrainingError
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.method import Method
-from nacre.registry import build_method, method_names
+from nacre.registry import METHODS, build_method
 from nacre.tasks.task import Task
 from tiny import stir, tiny_host, tiny_task
 
@@ -21,7 +21,7 @@ TASKS = [tiny_task(name) for name in ("animals", "birds", "fish", "worms")]
 
 # Every method as it is, and every option that changes what is trained or kept.
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
-    **{name: (name, {}) for name in method_names()},
+    **{name: (name, {}) for name in METHODS.names()},
     "am_lora-new": ("am_lora", {"selectors": "new"}),
     "am_lora-no-zero": ("am_lora", {"zero_lora": False}),
     "joint-lora": ("joint", {"train": "lora"}),

@@ -205,8 +205,8 @@ def test_every_term_is_logged_before_and_after_weighting() -> None:
     Learner(tiny_host("t5"), None, method, optim=Optim(batch_size=4, log_every=1), report=watch).learn(tiny_task())
     assert logged
     for line in logged:
-        assert math.isclose(line["group_l1_weighted"], 0.25 * line["group_l1"], rel_tol=1e-6)
-        assert math.isclose(line["loss"], line["task"] + line["group_l1_weighted"], rel_tol=1e-5)
+        assert math.isclose(line["l1_selector_weighted"], 0.25 * line["l1_selector"], rel_tol=1e-6)
+        assert math.isclose(line["loss"], line["task"] + line["l1_selector_weighted"], rel_tol=1e-5)
 
 
 WORKER = """

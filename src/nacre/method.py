@@ -7,10 +7,10 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 from nacre.adapters.adapter import Adapter
-from nacre.errors import NacreError, SlotTaken
+from nacre.errors import NacreError, RecipeError, SlotTaken
 from nacre.parts.curriculum import Curriculum, Sequential
 from nacre.parts.gradient_rule import GradientRule
 from nacre.parts.memory import Memory
@@ -27,7 +27,9 @@ class Method:
     penalties: added to the loss. gradient_rules: between backward and step, in this order. memory: kept examples.
     curriculum: in which portions the stream is learnt.
 
-    name and parameters say how to build it again; ``@recorded`` fills them in.
+    name and parameters say how to build it again; ``@recorded`` and ``@modifier`` fill them in.
+
+    Raises ``SlotTaken`` if two parts would share a key, ``RecipeError`` if a part cannot work with the adapter.
     """
 
     title: str
@@ -45,8 +47,16 @@ class Method:
         for key, number in Counter(part.key for part in self.parts).items():
             if number > 1:
                 raise SlotTaken(
-                    f"{self.name or self.title} holds {number} parts with the key '{key}'; state is kept by key."
+                    f"{self.called} would hold {number} parts with the key '{key}'; a method holds one of each."
                 )
+        for part in self.parts:
+            if (objection := part.objection(self.adapter)) is not None:
+                raise RecipeError(f"{part.key} cannot be a part of {self.called}: {objection}.")
+
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return self.name or self.title
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -68,7 +78,7 @@ class Method:
         """The method with a memory; raises ``SlotTaken`` if it has one."""
         if self.memory is not None:
             raise SlotTaken(
-                f"{self.name or self.title} already has a memory ({self.memory}); a method holds one. "
+                f"{self.called} already has a memory ({self.memory}); a method holds one. "
                 f"Drop {memory}, or change the one it has."
             )
         return replace(self, memory=memory)
@@ -77,10 +87,18 @@ class Method:
         """The method with another start; raises ``SlotTaken`` if it has one that is not the default."""
         if self.start != Fresh():
             raise SlotTaken(
-                f"{self.name or self.title} already has a start ({self.start}); a method holds one. "
+                f"{self.called} already has a start ({self.start}); a method holds one. "
                 f"Drop {start}, or change the one it has."
             )
         return replace(self, start=start)
+
+    def with_penalty(self, penalty: Penalty) -> Method:
+        """The method with one more term in its loss; raises ``SlotTaken`` if it has one of this key."""
+        return replace(self, penalties=(*self.penalties, penalty))
+
+    def with_gradient_rule(self, rule: GradientRule) -> Method:
+        """The method with one more gradient rule, which acts last; raises ``SlotTaken`` if it has one of this key."""
+        return replace(self, gradient_rules=(*self.gradient_rules, rule))
 
 
 def recorded(build: Callable[P, Method]) -> Callable[P, Method]:
@@ -88,15 +106,43 @@ def recorded(build: Callable[P, Method]) -> Callable[P, Method]:
 
     The function's keyword-only signature is the vocabulary of ``--set``; its docstring is the method's sheet.
     """
-    signature = inspect.signature(build)
 
     @functools.wraps(build)
     def named(*args: P.args, **kwargs: P.kwargs) -> Method:
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise NacreError(f"{build.__name__}: {error}; it takes {', '.join(signature.parameters)}.") from None
-        bound.apply_defaults()
-        return replace(build(*args, **kwargs), name=build.__name__, parameters=dict(bound.arguments))
+        parameters = _arguments(build, args, kwargs)
+        return replace(build(*args, **kwargs), name=build.__name__, parameters=parameters)
 
     return named
+
+
+def modifier(build: Callable[Concatenate[Method, P], Method]) -> Callable[Concatenate[Method, P], Method]:
+    """Decorator of a modifier, a function from a method (its first argument) to a method that has one thing more.
+
+    ``migu(seq_lora(), threshold=0.5)`` is called ``seq_lora+migu``, and its parameters are those of ``seq_lora`` and
+    ``{"migu": {"threshold": 0.5}}``: on the command line ``--set migu.threshold=0.5``.
+    """
+
+    @functools.wraps(build)
+    def named(method: Method, /, *args: P.args, **kwargs: P.kwargs) -> Method:
+        own = _arguments(build, (method, *args), kwargs)
+        del own[next(iter(own))]  # the method itself
+        built = build(method, *args, **kwargs)
+        return replace(
+            built,
+            title=f"{method.title} + {build.__name__}",
+            name=f"{method.name}+{build.__name__}" if method.name else "",
+            parameters={**method.parameters, build.__name__: own},
+        )
+
+    return named
+
+
+def _arguments(build: Callable[..., Method], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments by name, defaults included."""
+    signature = inspect.signature(build)
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise NacreError(f"{build.__name__}: {error}; it takes {', '.join(signature.parameters)}.") from None
+    bound.apply_defaults()
+    return dict(bound.arguments)

@@ -1,9 +1,11 @@
-"""Methods by name: every file of ``nacre/methods``, and every entry point of the group ``nacre.methods``."""
+"""Methods and modifiers by name: the files of ``nacre/methods`` and ``nacre/modifiers``, and the entry points of third
+parties in the groups ``nacre.methods`` and ``nacre.modifiers``."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
@@ -12,41 +14,92 @@ from typing import Any, get_type_hints
 from nacre.errors import RecipeError, nearest
 from nacre.method import Method
 
-GROUP = "nacre.methods"
+
+@dataclass(frozen=True)
+class Shelf:
+    """Functions by name: one file each in a package, then third parties'. kind: what an error calls one."""
+
+    kind: str
+    package: str
+
+    def names(self) -> list[str]:
+        """All names, without importing any function: the package's first."""
+        return [*self._own(), *sorted(set(self._third_parties()) - set(self._own()))]
+
+    def function(self, name: str) -> Callable[..., Method]:
+        """Raises ``RecipeError`` with the nearest names if there is none of this name."""
+        if name in self._own():
+            return getattr(import_module(f"{self.package}.{name}"), name)  # type: ignore[no-any-return]
+        third_parties = self._third_parties()
+        if name in third_parties:
+            return third_parties[name].load()  # type: ignore[no-any-return]
+        raise RecipeError(f"There is no {self.kind} '{name}'. {nearest(name, self.names())}")
+
+    def _own(self) -> list[str]:
+        return sorted(
+            file.name.removesuffix(".py")
+            for file in files(self.package).iterdir()
+            if file.name.endswith(".py") and file.name != "__init__.py"
+        )
+
+    def _third_parties(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=self.package)}
 
 
-def method_names() -> list[str]:
-    """All names, without importing any method: the folder's first, then third parties'."""
-    return [*_own_names(), *sorted(set(_third_parties()) - set(_own_names()))]
-
-
-def method_function(name: str) -> Callable[..., Method]:
-    """The function that builds the method; raises ``RecipeError`` with the nearest names if there is none."""
-    if name in _own_names():
-        return getattr(import_module(f"nacre.methods.{name}"), name)  # type: ignore[no-any-return]
-    third_parties = _third_parties()
-    if name in third_parties:
-        return third_parties[name].load()  # type: ignore[no-any-return]
-    raise RecipeError(f"There is no method '{name}'. {nearest(name, method_names())}")
+METHODS = Shelf("method", "nacre.methods")
+MODIFIERS = Shelf("modifier", "nacre.modifiers")
 
 
 def build_method(name: str, parameters: Mapping[str, Any] | None = None, *, instead: Collection[str] = ()) -> Method:
-    """The method with these parameters, checked against its signature.
+    """The method of this name, ``seq_lora`` or ``seq_lora+migu``, with these parameters.
 
+    parameters: the method's own by name; a modifier's under the modifier's name, ``{"migu": {"threshold": 0.5}}``.
     instead: other keys that could stand where the parameters came from; one of them may be offered for an unknown one.
 
-    Raises ``RecipeError`` naming the parameter that is unknown or of the wrong type, ``NacreError`` if a value is out
-    of range.
+    Raises ``RecipeError`` naming the method, modifier or parameter that is unknown or of the wrong type, ``NacreError``
+    if a value is out of range or the parts do not go together.
     """
-    function = method_function(name)
-    signature, hints = inspect.signature(function), get_type_hints(function)
-    checked = {}
-    for key, value in (parameters or {}).items():
-        if key not in signature.parameters:
-            known = nearest(key, signature.parameters, instead) if signature.parameters else "It has no parameters."
-            raise RecipeError(f"Method '{name}' has no parameter '{key}'. {known}")
-        checked[key] = _typed(f"{name}: {key}", value, hints[key])
-    return function(**checked)
+    base, *modifiers = name.split("+")
+    functions = [MODIFIERS.function(modifier) for modifier in modifiers]
+    own = dict(parameters or {})
+    theirs = {modifier: _mapping(modifier, own.pop(modifier, {})) for modifier in modifiers}
+    function = METHODS.function(base)
+    unknown = own.keys() - parameters_of(function).keys()
+    for key, modifier in ((key, modifier) for key in sorted(unknown) for modifier in modifiers):
+        if key in parameters_of(MODIFIERS.function(modifier)):
+            raise RecipeError(f"Method '{base}' has no parameter '{key}'; for the modifier, write {modifier}.{key}.")
+    method = function(**_checked(f"Method '{base}'", base, function, own, instead))
+    for modifier, function in zip(modifiers, functions, strict=True):
+        method = function(method, **_checked(f"Modifier '{modifier}'", modifier, function, theirs[modifier], ()))
+    return method
+
+
+def parameters_of(function: Callable[..., Method]) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters: the vocabulary of ``--set``."""
+    return {
+        key: parameter
+        for key, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def _checked(
+    who: str, prefix: str, function: Callable[..., Method], given: Mapping[str, Any], instead: Collection[str]
+) -> dict[str, Any]:
+    known, hints = parameters_of(function), get_type_hints(function)
+    for key in given:
+        if key not in known:
+            choice = nearest(key, known, instead) if known else "It has no parameters."
+            raise RecipeError(f"{who} has no parameter '{key}'. {choice}")
+    return {key: _typed(f"{prefix}: {key}", value, hints[key]) for key, value in given.items()}
+
+
+def _mapping(modifier: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise RecipeError(
+            f"{modifier} = {value!r}: a modifier's parameters have names, such as --set {modifier}.KEY=VALUE."
+        )
+    return value
 
 
 def _typed(where: str, value: Any, annotation: Any) -> Any:
@@ -56,15 +109,3 @@ def _typed(where: str, value: Any, annotation: Any) -> Any:
         return TypeAdapter(annotation).validate_python(value)
     except ValidationError as error:
         raise RecipeError(f"{where} = {value!r}: {error.errors()[0]['msg']}.") from None
-
-
-def _own_names() -> list[str]:
-    return sorted(
-        file.name.removesuffix(".py")
-        for file in files("nacre.methods").iterdir()
-        if file.name.endswith(".py") and file.name != "__init__.py"
-    )
-
-
-def _third_parties() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}

@@ -36,6 +36,9 @@ class Adapter(ABC):
     grows: ClassVar[bool]
     """Whether what is stored grows with the number of tasks."""
 
+    groups: ClassVar[tuple[str, ...]]
+    """The names of its parameter groups, as ``PlacedAdapter.parameter_groups`` gives them."""
+
     @abstractmethod
     def place(self, model: nn.Module) -> PlacedAdapter:
         """Put the adapter into the host. Until ``grow`` is called the host computes exactly what it did."""

@@ -20,6 +20,7 @@ class Full(Adapter):
     learning_rate: ClassVar[float] = 1e-4
     sum_gated: ClassVar[bool] = False  # there is no low-rank update that could be folded or exported
     grows: ClassVar[bool] = False
+    groups: ClassVar[tuple[str, ...]] = ("host",)
 
     def place(self, model: nn.Module) -> PlacedFull:
         return PlacedFull(model)

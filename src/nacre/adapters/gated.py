@@ -28,6 +28,7 @@ class Gated(LowRank):
     zero_lora: bool = True
 
     sum_gated: ClassVar[bool] = False
+    groups: ClassVar[tuple[str, ...]] = ("down", "up", "selector")
 
     def site(self, base: nn.Module) -> GatedSite:
         return GatedSite(base, self)

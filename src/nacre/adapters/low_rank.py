@@ -35,6 +35,7 @@ class LowRank(Adapter):
 
     learning_rate: ClassVar[float] = 1e-3
     sum_gated: ClassVar[bool] = True
+    groups: ClassVar[tuple[str, ...]] = ("down", "up")
 
     @property
     def grows(self) -> bool:  # type: ignore[override]

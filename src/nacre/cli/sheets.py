@@ -15,10 +15,10 @@ def methods(
     import inspect
     import json
 
-    from nacre.registry import build_method, method_function, method_names
+    from nacre.registry import METHODS, build_method
 
     if name is None:
-        rows = [(entry, build_method(entry)) for entry in method_names()]
+        rows = [(entry, build_method(entry)) for entry in METHODS.names()]
         if as_json:
             typer.echo(json.dumps([{"name": entry, "title": method.title, **method.traits} for entry, method in rows]))
             return
@@ -26,7 +26,7 @@ def methods(
             held = ", ".join(trait for trait, holds in method.traits.items() if holds)
             typer.echo(f"{entry:<14}{method.title}\n{'':<14}{held}")
         return
-    function, method = method_function(name), build_method(name)
+    function, method = METHODS.function(name), build_method(name)
     signature = inspect.signature(function)
     parameters = {key: parameter.default for key, parameter in signature.parameters.items()}
     if as_json:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from torch import Tensor
 
 from nacre.adapters.adapter import ParameterGroup, PlacedAdapter
 from nacre.errors import TrainingError
@@ -22,6 +23,7 @@ from nacre.learning.trainer import Report, train
 from nacre.method import Method
 from nacre.models.families import Encoded, Lengths, Tokenizer
 from nacre.models.host import Host
+from nacre.per_task import value_of
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
@@ -74,7 +76,9 @@ class Learner:
 
     @property
     def learning_rate(self) -> float:
-        return self.optim.learning_rate or self.method.adapter.learning_rate
+        """On the task being learnt."""
+        setting = self.optim.learning_rate or self.method.adapter.learning_rate
+        return value_of(setting, self.task_number, "optim.learning_rate")
 
     @property
     def lengths(self) -> Lengths:
@@ -90,7 +94,7 @@ class Learner:
         self.unfinished = " + ".join(task.name for task in tasks)
         fresh = self.adapter.grow()
         if fresh:
-            self.method.start.fill(self)
+            self.method.start.fill(self, tasks)
         for part in self.method.parts:
             part.begin(self, tasks)
         self.report("trainable", groups=[(group.name, group.size) for group in self.trainable()])
@@ -99,7 +103,7 @@ class Learner:
             seed=self.state.seed,
             where=self.unfinished,
             batch_size=self.optim.batch_size,
-            epochs=self.optim.epochs,
+            epochs=int(value_of(self.optim.epochs, self.task_number, "optim.epochs")),
         )
         with self._seeded("learn", self.task_number):
             accelerator = Accelerator(mixed_precision=self.optim.mixed_precision, cpu=_only_cpu())
@@ -113,6 +117,15 @@ class Learner:
     def trainable(self) -> list[ParameterGroup]:
         """What is trained for the newest task, by the adapter's own groups."""
         return self.adapter.parameter_groups()
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
+        """The examples as token ids, within the lengths that training uses."""
+        return [self.host.family.encode(example, self.lengths) for example in examples]
+
+    def loss_sum(self, rows: Sequence[Encoded]) -> Tensor:
+        """Sum over the rows' target tokens of the task loss, as one batch, in the model's present mode. Returns []."""
+        tensors = {name: tensor.to(self.host.device) for name, tensor in self.host.family.batch(rows).items()}
+        return self.host.family.loss_sum(self.host.model, tensors)
 
     def answer(self, tasks: Sequence[Task]) -> list[list[str]]:
         """Greedy answers to the test rows of each task, in row order."""
@@ -159,7 +172,7 @@ class Learner:
         examples = [example for task in tasks for example in task.examples("train")]
         if self.method.memory is not None:
             examples += self.method.memory.examples(self)
-        rows = [self.host.family.encode(example, self.lengths) for example in examples]
+        rows = self.encode(examples)
         self.report("rows", rows=len(rows), truncated=sum(row.truncated for row in rows))
         return rows
 

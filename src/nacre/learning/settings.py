@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+Rate = Annotated[float, Field(gt=0)]
+Passes = Annotated[int, Field(ge=1)]
 
 
 class Optim(BaseModel):
@@ -12,14 +15,16 @@ class Optim(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    learning_rate: float | None = Field(default=None, gt=0, description="None: what the method's adapter recommends")
+    learning_rate: Rate | tuple[Rate, ...] | None = Field(
+        default=None, description="None: what the method's adapter recommends; a list: one for each task"
+    )
     batch_size: int = Field(
         default=16, ge=1, description="rows of one optimizer step, over all micro-batches and processes"
     )
     accumulation: int = Field(
         default=1, ge=1, description="micro-batches into which a step's rows are split; changes memory, not results"
     )
-    epochs: int = Field(default=1, ge=1, description="passes over a task's rows")
+    epochs: Passes | tuple[Passes, ...] = Field(default=1, description="over a task's rows; a list: one for each task")
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float | None = Field(
         default=1.0, gt=0, description="gradients are clipped to this norm; None: not at all"

@@ -6,6 +6,7 @@ from nacre.adapters.gated import Gated
 from nacre.method import Method, recorded
 from nacre.models.roles import Role
 from nacre.parts.penalty import GroupL1
+from nacre.per_task import PerTask
 
 
 @recorded
@@ -15,7 +16,7 @@ def am_lora(
     alpha: float = 32.0,
     dropout: float = 0.1,
     selectors: Literal["all", "new"] = "all",
-    sparsity: float = 1e-5,
+    sparsity: PerTask = 1e-5,
     zero_lora: bool = True,
     roles: tuple[Role, ...] = ("query", "value"),
     modules: tuple[str, ...] = (),
@@ -28,7 +29,8 @@ def am_lora(
 
     rank: dimensions r of each LoRA. alpha: s = alpha / rank. dropout: one mask on the input of all LoRAs.
     selectors: 'all' trains every task's w_i on the new task (AR in Fig. 5), 'new' only the newest (NR).
-    sparsity: lambda of Eq. 6 (1e-5 in orders 1 to 3). zero_lora: whether y_0 = 0 takes part in the softmax.
+    sparsity: lambda of Eq. 6 (1e-5 in orders 1 to 3); a list gives one for each task, as for orders 4 to 6.
+    zero_lora: whether y_0 = 0 takes part in the softmax.
     roles: which linear maps carry it; modules: their names' endings instead.
 
     Note: adding a task changes the function before any step is taken, because the new LoRA takes its share of the

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from nacre.adapters.adapter import PlacedAdapter
+    from torch import Tensor
+
+    from nacre.adapters.adapter import Adapter, PlacedAdapter
+    from nacre.models.families import Encoded
     from nacre.models.host import Host
     from nacre.tasks.task import Task
+    from nacre.tasks.template import Example
 
 
 class State(Protocol):
@@ -35,8 +39,13 @@ class Learner(Protocol):
         """The number of the task being learnt, from 1."""
         ...
 
+    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
+        """The examples as token ids, within the lengths that training uses."""
+        ...
 
-Batch = "Sequence[dict[str, Tensor]]"
+    def loss_sum(self, rows: Sequence[Encoded]) -> Tensor:
+        """Sum over the rows' target tokens of the task loss, as one batch, in the model's present mode."""
+        ...
 
 
 class Part:
@@ -50,6 +59,13 @@ class Part:
     def key(self) -> str:
         """The part's place in the state: its class name in lower case. A method cannot hold two parts of one key."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def objection(self, adapter: Adapter) -> str | None:
+        """Why this part cannot work with that adapter, as a sentence that says what would be right; None if it can.
+
+        Asked when a method is put together, so that a combination without sense is refused before anything runs.
+        """
+        return None
 
     def begin(self, learner: Learner, tasks: Sequence[Task]) -> None:
         """Called when the adapter has its new slot and before the first step."""

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from nacre.adapters.adapter import Adapter
 from nacre.errors import RecipeError
 from nacre.functional.penalties import absolute_sum
 from nacre.parts.part import Learner, Part
+from nacre.per_task import PerTask, all_values, value_of
 
 
 class Penalty(Part, ABC):
@@ -30,17 +32,30 @@ class GroupL1(Penalty):
     """
 
     group: str
-    strength: float
+    strength: PerTask
 
     def __post_init__(self) -> None:
-        if self.strength < 0:
-            raise RecipeError(
-                f"The weight of the L1 penalty on '{self.group}' is {self.strength}; it cannot be negative."
-            )
+        check_not_negative(self.strength, f"The weight of the L1 penalty on '{self.group}'")
+
+    @property
+    def key(self) -> str:
+        return f"l1_{self.group}"
+
+    def objection(self, adapter: Adapter) -> str | None:
+        if self.group in adapter.groups:
+            return None
+        return f"an L1 penalty on the parameter group '{self.group}' needs one; here are: {', '.join(adapter.groups)}"
 
     def value(self, learner: Learner) -> Tensor:
         groups = {group.name: group for group in learner.adapter.parameter_groups()}
         return absolute_sum(groups[self.group].parameters)
 
     def weight(self, learner: Learner) -> float:
-        return self.strength
+        return value_of(self.strength, learner.task_number, self.key)
+
+
+def check_not_negative(strength: PerTask, name: str) -> None:
+    """Raise ``RecipeError`` if a penalty's weight, or one of its weights, is below zero."""
+    for value in all_values(strength):
+        if not value >= 0:
+            raise RecipeError(f"{name} is {value}; it cannot be negative.")

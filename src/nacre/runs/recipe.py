@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,8 @@ def _top_level() -> set[str]:
 
 def _sentence(error: ValidationError, path: Path | None) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    # A setting that takes a number or a list of numbers is a union, whose members' types pydantic adds to the path.
+    where = ".".join(str(part) for part in first["loc"] if not re.search(r"float|int|tuple", str(part)))
     source = f"Recipe '{path}', " if path else ""
     if first["type"] == "extra_forbidden":
         group = {"optim": Optim.model_fields, "evaluation": Decoding.model_fields}.get(str(first["loc"][0]))
@@ -143,7 +145,11 @@ def _sentence(error: ValidationError, path: Path | None) -> str:
 
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in parameters.items()}
+    """As YAML and JSON would give them back: lists for tuples, also in a modifier's own parameters."""
+    return {
+        key: _plain(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
+        for key, value in parameters.items()
+    }
 
 
 def _absolute(place: str) -> str:
