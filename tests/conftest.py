@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,25 @@ import torch
 
 torch.set_num_threads(1)  # two workers on two cores; more threads only wait for each other
 
+from command import Call, Outcome
+from nacre.cli.main import main
 from nacre.models.host import Host
 from tiny import tiny_host, write_tiny_model
+
+
+@pytest.fixture
+def nacre(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """``nacre("run", ...)``: the command in this process. An exception that ``main`` lets through fails the test."""
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["nacre", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capfd.readouterr()
+        return Outcome(int(stop.value.code or 0), printed.out, printed.err)
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -8,23 +8,24 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
-from transformers import BertConfig
+from transformers import DistilBertConfig
 
 import nacre as package
-from nacre.cli.main import main
+from command import Call, Outcome, assert_one_line_error, contents, one_line
 from nacre.evaluation.scoring import is_right
 from nacre.files import hash_of, sha256
-from nacre.registry import METHODS
+from nacre.registry import METHODS, MODIFIERS
 from nacre.runs.record import Record
 from nacre.tasks.streams import stream_names
 from tiny import write_task
@@ -36,29 +37,7 @@ LEARNS = ("--set", "optim.learning_rate=0.01", "--set", "optim.batch_size=4", "-
 QUICK = ("--set", "optim.learning_rate=0.01", "--limit-train", "4")
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Outcome]
 Model = Callable[[str], Path]
-
-
-@pytest.fixture
-def nacre(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """``nacre("run", ...)``: the command in this process. An exception that ``main`` lets through fails the test."""
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["nacre", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capfd.readouterr()
-        return Outcome(int(stop.value.code or 0), printed.out, printed.err)
-
-    return call
 
 
 def process(*arguments: object, folder: Path | None = None) -> Outcome:
@@ -72,16 +51,6 @@ def process(*arguments: object, folder: Path | None = None) -> Outcome:
         timeout=120,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Every file below a folder with its hash, every folder with ''."""
-    return {str(path.relative_to(folder)): sha256(path) if path.is_file() else "" for path in folder.rglob("*")}
-
-
-def one_line(text: str) -> str:
-    """What was printed, without the line ends that a narrow screen adds."""
-    return " ".join(text.split())
 
 
 @pytest.fixture(scope="module")
@@ -168,12 +137,15 @@ def test_every_command_has_help(nacre: Call, arguments: tuple[str, ...]) -> None
 def test_methods(nacre: Call) -> None:
     said = nacre("methods")
     assert said.code == 0
-    names = {line.split()[0] for line in said.out.splitlines() if not line.startswith(" ")}
-    assert {"seq_ft", "seq_lora", "inc_lora", "am_lora", "joint", "independent"} <= names
-    assert names == set(METHODS.names())
+    methods, modifiers = said.out.split("Modifiers, as in seq_lora+migu:")
+    names = [line.split()[0] for line in methods.splitlines() if line and not line.startswith(" ")]
+    assert {"seq_ft", "seq_lora", "inc_lora", "am_lora", "joint", "independent"} <= set(names)
+    assert names == METHODS.names()
+    assert re.findall(r"^\+(\w+) ", modifiers, re.MULTILINE) == MODIFIERS.names()
     listed = json.loads(nacre("methods", "--json").out)
-    assert [entry["name"] for entry in listed] == list(METHODS.names())
-    traits = {entry["name"]: entry for entry in listed}
+    assert [entry["name"] for entry in listed["methods"]] == METHODS.names()
+    assert [entry["name"] for entry in listed["modifiers"]] == MODIFIERS.names()
+    traits = {entry["name"]: entry for entry in listed["methods"]}
     assert traits["independent"]["task identity at test"] is True
     assert traits["am_lora"]["task identity at test"] is False
     assert traits["am_lora"]["foldable"] is False
@@ -481,17 +453,6 @@ def test_a_decoder_only_model(carry_out: Callable[..., Path]) -> None:
 # Errors: exit code 2, one line that names the place and what would be right, and nothing written.
 
 
-def assert_one_line_error(said: Outcome, *parts: object) -> None:
-    assert said.code == 2
-    assert said.err.count("\n") == 1
-    assert said.err.startswith("Error: ")
-    assert said.err.endswith((".\n", "?\n"))
-    assert "Traceback" not in said.err + said.out
-    assert said.out == ""
-    for part in parts:
-        assert str(part) in said.err
-
-
 @pytest.fixture
 def refused(
     nacre: Call, tmp_path: Path, data: Path, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
@@ -563,7 +524,10 @@ def test_a_wrong_option(refused: Refused, options: dict[str, object], parts: tup
         ("inc_lora", "optim.batch_size=0", ("optim.batch_size = 0: Input should be greater than or equal to 1.",)),
         ("inc_lora", "evaluation.batch_size=0", ("evaluation.batch_size = 0: Input should be greater than",)),
         ("inc_lora", "optim.epochs=1.5", ("optim.epochs = 1.5: ",)),
-        ("inc_lora", "optim.schedule=cosine", ("optim.schedule = 'cosine': ", "'constant' or 'linear'")),
+        ("inc_lora", "optim.schedule=cosin", ("optim.schedule = 'cosin': ", "'constant', 'linear' or 'cosine'")),
+        ("inc_lora", "optim.betas=[0.9,1]", ("optim.betas.1 = 1: ",)),
+        ("inc_lora", "optim.betas=0.9", ("optim.betas = 0.9: ",)),
+        ("inc_lora", "optim.warmup=1", ("optim.warmup = 1: ",)),
         ("inc_lora", "optim.learning_rate=0", ("optim.learning_rate = 0: ",)),
         ("inc_lora", "optim.learning_rate.x=0", ("optim.learning_rate",)),
         ("inc_lora", "optim=3", ("optim = 3: ",)),
@@ -696,15 +660,18 @@ def test_a_model_folder_that_is_incomplete(refused: Refused, tiny_model: Model, 
 
 
 @pytest.fixture
-def bert(tmp_path: Path) -> Path:
-    """The folder of a model that reads and cannot write."""
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
-    BertConfig(vocab_size=64, **sizes).save_pretrained(tmp_path / "bert")
-    return tmp_path / "bert"
+def distilbert(tmp_path: Path) -> Path:
+    """The folder of a model that reads and cannot write, and that is not among the encoders whose parts are known."""
+    DistilBertConfig(vocab_size=64, dim=16, n_layers=1, n_heads=2, hidden_dim=24).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
 
 
-def test_a_model_that_cannot_write(refused: Refused, bert: Path) -> None:
-    refused({"model": bert}, f"Model '{bert}' (bert) is neither encoder-decoder nor decoder-only")
+def test_a_model_that_cannot_write(refused: Refused, distilbert: Path) -> None:
+    refused(
+        {"model": distilbert},
+        f"Model '{distilbert}' (distilbert) is neither encoder-decoder nor decoder-only, nor one of the encoders that "
+        "nacre knows (bert, roberta, xlm-roberta).",
+    )
 
 
 def test_an_output_that_is_a_file(refused: Refused, tmp_path: Path) -> None:

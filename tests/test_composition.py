@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,13 +20,14 @@ from nacre.method import Method, recorded
 from nacre.methods.am_lora import am_lora
 from nacre.methods.inc_lora import inc_lora
 from nacre.methods.seq_lora import seq_lora
+from nacre.modifiers.l1 import l1
 from nacre.parts.gradient_rule import GradientRule
 from nacre.parts.memory import Memory
 from nacre.parts.part import Learner as LearnerView
 from nacre.parts.part import Part
 from nacre.parts.penalty import GroupL1
 from nacre.parts.start import Fresh, Start
-from nacre.registry import METHODS, build_method
+from nacre.registry import METHODS, MODIFIERS, Shelf, build_method, parameters_of
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 from tiny import tiny_host, tiny_task
@@ -182,18 +185,81 @@ def test_hand_made_methods_need_their_value_to_be_loaded(tmp_path: Path) -> None
     assert Learner.load(tmp_path / "saved", tiny_host("t5"), method=method).state.tasks == ["animals"]
 
 
-def test_every_method_is_called_what_its_file_is_called() -> None:
-    folder = Path(registry.__file__).parent / "methods"
+@pytest.mark.parametrize("shelf", [METHODS, MODIFIERS], ids=lambda shelf: shelf.kind)
+def test_every_function_is_called_what_its_file_is_called_and_explains_itself(shelf: Shelf) -> None:
+    folder = Path(registry.__file__).parent / shelf.package.removeprefix("nacre.")
     stems = sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__")
-    assert sorted(METHODS.names()) == stems
+    assert sorted(shelf.names()) == stems
     for name in stems:
-        function = METHODS.function(name)
+        function = shelf.function(name)
         assert function.__name__ == name
-        assert build_method(name).name == name
         assert "Equations:" in (function.__doc__ or "")
         assert "Sources:" in (function.__doc__ or "")
-        for parameter in build_method(name).parameters:
+        for parameter in parameters_of(function):
             assert f"{parameter}" in (function.__doc__ or ""), f"{name}'s sheet does not explain {parameter}"
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_method_knows_its_name(name: str) -> None:
+    assert build_method(name).name == name
+
+
+def test_a_modified_method_can_be_built_again_from_its_name_and_parameters() -> None:
+    method = build_method("inc_lora+l1", {"rank": 4, "l1": {"group": "down", "strength": [0.1, 0.2]}})
+    assert method.name == "inc_lora+l1"
+    assert method.parameters["rank"] == 4
+    assert method.parameters["l1"] == {"group": "down", "strength": (0.1, 0.2)}
+    assert method == build_method(method.name, method.parameters)
+    assert method == l1(inc_lora(rank=4), group="down", strength=(0.1, 0.2))
+    assert method.penalties == (GroupL1("down", (0.1, 0.2)),)
+
+
+def test_a_modifier_of_a_method_without_a_name_gives_none_either() -> None:
+    assert l1(replace(inc_lora(), name=""), group="up").name == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "sentence"),
+    [
+        ("inc_lora+l2", {}, "There is no modifier 'l2'. Did you mean l1"),
+        ("inc_lora+", {}, "There is no modifier ''"),
+        ("+l1", {}, "There is no method ''"),
+        ("inc_lora+l1", {"strength": 1}, "for the modifier, write l1.strength"),
+        ("inc_lora+l1", {"l1": {"strenth": 1}}, "Modifier 'l1' has no parameter 'strenth'. Did you mean strength"),
+        ("inc_lora+l1", {"l1": 3}, "l1 = 3: a modifier's parameters have names"),
+        ("inc_lora+l1", {}, "needs one; here are: down, up"),
+        ("am_lora+l1", {}, "2 parts with the key 'l1_selector'"),
+        ("inc_lora+l1+l1", {"l1": {"group": "up"}}, "l1"),
+        ("inc_lora+l1", {"l1": {"group": "up", "strength": [0.1, -1]}}, "is -1.0; it cannot be negative"),
+    ],
+)
+def test_wrong_combinations_say_why(name: str, parameters: dict[str, object], sentence: str) -> None:
+    with pytest.raises(NacreError, match=re.escape(sentence)):
+        build_method(name, parameters)
+
+
+def test_a_list_gives_each_task_its_own_value() -> None:
+    weights: list[float] = []
+    rates: list[float] = []
+    steps: list[int] = []
+
+    def watch(kind: str, **values: Any) -> None:
+        if kind == "step":
+            weights.append(values["terms"]["l1_up_weighted"] / max(values["terms"]["l1_up"], 1e-30))
+            rates.append(values["rate"])
+            steps.append(values["steps"])
+
+    method = build_method("inc_lora+l1", {"l1": {"group": "up", "strength": [0.0, 0.5]}})
+    optim = Optim(batch_size=12, learning_rate=(1e-2, 1e-3), epochs=(1, 2), log_every=1)
+    learner = Learner(tiny_host("t5"), None, method, optim=optim, report=watch)
+    for name in ("animals", "birds"):
+        learner.learn(tiny_task(name))
+    assert weights[0] == 0
+    assert weights[-1] == pytest.approx(0.5)
+    assert rates == [1e-2, 1e-3, 1e-3]
+    assert steps == [1, 2, 2]
+    with pytest.raises(RecipeError, match=r"lists 2 value.*this is task 3"):
+        learner.learn(tiny_task("fish"))
 
 
 def test_a_method_remembers_all_its_parameters() -> None:

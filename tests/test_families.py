@@ -1,4 +1,4 @@
-"""Text to tensors and back, for encoder-decoder and decoder-only hosts."""
+"""Text to tensors and back. What only encoder-only hosts do is in ``test_encoder_only``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BertConfig, BertForMaskedLM
 
 from nacre.errors import DataError, ModelError
 from nacre.evaluation.decoding import Decoding, answer, token_budget
@@ -16,13 +17,14 @@ from nacre.tasks.template import Example
 from tiny import WORDS, tiny_host, tiny_task
 
 HOSTS = {name: tiny_host(name) for name in ("t5", "llama")}
-NAMES = st.sampled_from(sorted(HOSTS))
+ENCODERS = {name: tiny_host(name) for name in ("roberta", "bert")}
+NAMES = st.sampled_from(sorted(HOSTS | ENCODERS))
 
 
 @settings(max_examples=40, deadline=None)
 @given(NAMES, st.lists(st.sampled_from(WORDS), min_size=1, max_size=60), st.integers(8, 40))
 def test_only_the_text_is_cut(name: str, words: list[str], limit: int) -> None:
-    family = HOSTS[name].family
+    family = (HOSTS | ENCODERS)[name].family
     example = Example("Is it a dog ? ", " ".join(words), " Answer :", "yes")
     whole, cut = family.encode(example, Lengths(1000, 5)), family.encode(example, Lengths(limit + 10, 5))
     room = family.source_limit(Lengths(limit + 10, 5))
@@ -55,6 +57,10 @@ def test_positions_limit_the_input() -> None:
     """The tiny Llama has 64 positions, of which an answer of 50 may need most."""
     assert HOSTS["llama"].family.source_limit(Lengths(512, 50)) == 14
     assert HOSTS["t5"].family.source_limit(Lengths(512, 50)) == 512
+    assert ENCODERS["bert"].family.source_limit(Lengths(512, 50)) == 64
+    # RoBERTa begins to count behind the position of its padding token, which is 0 here and 1 in released models.
+    assert ENCODERS["roberta"].family.source_limit(Lengths(512, 50)) == 63
+    assert ENCODERS["roberta"].family.source_limit(Lengths(20, 50)) == 20
 
 
 def test_targets_end_and_continue_the_prompt() -> None:
@@ -108,10 +114,8 @@ def test_the_token_budget_is_two_more_than_the_longest_label() -> None:
 
 
 def test_hosts_that_cannot_write_are_refused() -> None:
-    from transformers import BertConfig, BertModel
-
-    bert = BertModel(BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
-    with pytest.raises(ModelError, match="cannot write text"):
+    bert = BertForMaskedLM(BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+    with pytest.raises(ModelError, match=r"BertForMaskedLM cannot write text.*or a bare encoder \(bert, roberta"):
         Host(bert, HOSTS["t5"].tokenizer)
 
 

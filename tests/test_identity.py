@@ -20,10 +20,11 @@ def learnt(architecture: str, method: str, tasks: int = 1, **parameters: object)
     learner = Learner(tiny_host(architecture), None, build_method(method, parameters), seed=7, optim=OPTIM)
     for number in range(tasks):
         learner.learn(tiny_task(f"task {number}"))
-    return {name: tensor.clone() for name, tensor in learner.adapter.tensors().items()}
+    head = {f"head.{name}": tensor.clone() for name, tensor in learner.host.family.tensors().items()}
+    return head | {name: tensor.clone() for name, tensor in learner.adapter.tensors().items()}
 
 
-@pytest.mark.parametrize("architecture", ["t5", "llama"])
+@pytest.mark.parametrize("architecture", ["t5", "llama", "roberta"])
 @pytest.mark.parametrize("other", ["inc_lora", "independent", "joint"])
 def test_one_task_is_sequential_lora(architecture: str, other: str) -> None:
     parameters = {} if other == "inc_lora" else {"train": "lora"}
@@ -32,9 +33,10 @@ def test_one_task_is_sequential_lora(architecture: str, other: str) -> None:
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 
+@pytest.mark.parametrize("architecture", ["t5", "roberta"])
 @pytest.mark.parametrize("other", ["independent", "joint"])
-def test_one_task_is_sequential_fine_tuning(other: str) -> None:
-    expected, found = learnt("t5", "seq_ft"), learnt("t5", other)
+def test_one_task_is_sequential_fine_tuning(architecture: str, other: str) -> None:
+    expected, found = learnt(architecture, "seq_ft"), learnt(architecture, other)
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from nacre.adapters.gated import Gated
 from nacre.adapters.low_rank import LowRank
 from nacre.errors import ModelError, RecipeError
 from nacre.models.roles import ROLES, find_linears
-from tiny import ARCHITECTURES, tiny_host
+from tiny import ARCHITECTURES, FAMILIES, outputs, tiny_host
 
 # How many maps a model of two layers (each side) has for query and value, and for every role.
 QUERY_VALUE = {"t5": 12, "bart": 12, "llama": 4, "mistral": 4, "qwen2": 4, "gpt2": 2, "gpt_neo": 4, "gpt_neox": 2}
+QUERY_VALUE |= {"bert": 4, "roberta": 4, "xlm-roberta": 4}
 EVERYTHING = {"t5": 36, "bart": 32, "llama": 14, "mistral": 14, "qwen2": 14, "gpt2": 8, "gpt_neo": 12, "gpt_neox": 8}
+EVERYTHING |= {"bert": 12, "roberta": 12, "xlm-roberta": 12}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -38,6 +39,10 @@ def test_the_right_number_of_maps(architecture: str) -> None:
         ("gpt2", "ffn_out", "transformer.h.0.mlp.c_proj"),
         ("gpt_neo", "key", "transformer.h.0.attn.attention.k_proj"),
         ("gpt_neox", "query", "gpt_neox.layers.0.attention.query_key_value"),
+        ("bert", "value", "encoder.encoder.layer.1.attention.self.value"),
+        ("roberta", "output", "encoder.encoder.layer.0.attention.output.dense"),
+        ("roberta", "ffn_in", "encoder.encoder.layer.0.intermediate.dense"),
+        ("xlm-roberta", "ffn_out", "encoder.encoder.layer.1.output.dense"),
     ],
 )
 def test_roles_by_name(architecture: str, role: str, ending: str) -> None:
@@ -48,32 +53,34 @@ def test_roles_by_name(architecture: str, role: str, ending: str) -> None:
         assert ending not in find_linears(model, (other,))
 
 
-@pytest.mark.parametrize(("model", "kind"), [(BertModel, BertConfig), (RobertaModel, RobertaConfig)])
-def test_encoders(model: type, kind: type) -> None:
-    config = kind(vocab_size=20, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12)
-    encoder = model(config)
-    assert len(find_linears(encoder, ("query", "value"))) == 4
-    assert set(find_linears(encoder, ("output",))) == {f"encoder.layer.{n}.attention.output.dense" for n in (0, 1)}
-    assert set(find_linears(encoder, ("ffn_out",))) == {f"encoder.layer.{n}.output.dense" for n in (0, 1)}
+@pytest.mark.parametrize("architecture", FAMILIES["encoder-only"])
+def test_encoders_have_the_same_maps_with_and_without_a_head(architecture: str) -> None:
+    host = tiny_host(architecture)
+    host.model.head.grow(["yes", "no"], seed=0)
+    for role, count in {"query": 2, "key": 2, "value": 2, "output": 2, "ffn_in": 2, "ffn_out": 2}.items():
+        bare = find_linears(host.body, (role,))
+        assert len(bare) == count
+        assert [f"encoder.{name}" for name in bare] == list(find_linears(host.model, (role,)))
+    assert set(find_linears(host.body, ("output",))) == {f"encoder.layer.{n}.attention.output.dense" for n in (0, 1)}
+    assert set(find_linears(host.body, ("ffn_out",))) == {f"encoder.layer.{n}.output.dense" for n in (0, 1)}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("settings", [LowRank(rank=2, roles=ROLES), Gated(rank=2, roles=ROLES)], ids=["sum", "gated"])
 def test_a_fresh_slot_adds_nothing_and_removal_restores(architecture: str, settings: LowRank) -> None:
     host = tiny_host(architecture)
-    row = host.family.encode_target
-    assert row is not None
     ids = torch.tensor([[3, 7, 9, 11, 5]])
     inputs = {"input_ids": ids}
     if host.model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids[:, :3]
+    if not host.family.writes:
+        inputs["attention_mask"] = torch.ones_like(ids)
 
     def logits() -> torch.Tensor:
-        with torch.no_grad():
-            return host.model(**inputs).logits
+        return outputs(host, inputs)
 
     before, names = logits(), list(host.model.state_dict())
-    placed = settings.place(host.model)
+    placed = settings.place(host.body)
     assert torch.equal(logits(), before), "no slot is open yet"
     placed.grow()
     placed.fresh(1)

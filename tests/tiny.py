@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     BartConfig,
+    BertConfig,
     GPT2Config,
     GPTNeoConfig,
     GPTNeoXConfig,
@@ -20,7 +24,9 @@ from transformers import (
     MistralConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    RobertaConfig,
     T5Config,
+    XLMRobertaConfig,
 )
 
 from nacre.adapters.low_rank import LowRankSite
@@ -40,7 +46,7 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
     vocabulary = {word: number for number, word in enumerate([*SPECIAL, *dict.fromkeys(WORDS)])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    single = "$A </s>" if family == "seq2seq" else "<s> $A"
+    single = {"encoder-decoder": "$A </s>", "decoder-only": "<s> $A", "encoder-only": "<s> $A </s>"}[family]
     core.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("</s>", 1), ("<s>", 3)])
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", bos_token="<s>"
@@ -53,6 +59,9 @@ def _sizes(vocabulary: int) -> dict[str, Any]:
     spread = {"initializer_range": 0.4}
     common = {**spread, "vocab_size": vocabulary, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     llama = {**common, "intermediate_size": 24, "num_key_value_heads": 1, "max_position_embeddings": 64}
+    bert = {**common, "intermediate_size": 24, "max_position_embeddings": 64, "hidden_dropout_prob": 0.0}
+    # Embeddings are normalized here, so that tokens differ anyway; a wide spread only hardens the attention.
+    bert |= {"attention_probs_dropout_prob": 0.0, "initializer_range": 0.1}
     return {
         "t5": T5Config(
             vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, dropout_rate=0.0,
@@ -75,28 +84,41 @@ def _sizes(vocabulary: int) -> dict[str, Any]:
             attention_types=[[["global"], 2]], max_position_embeddings=64, **ids,
         ),
         "gpt_neox": GPTNeoXConfig(**common, intermediate_size=24, max_position_embeddings=64, **ids),
+        "bert": BertConfig(**bert, **ids),
+        "roberta": RobertaConfig(**bert, **ids),
+        "xlm-roberta": XLMRobertaConfig(**bert, **ids),
     }  # fmt: skip
 
 
-ARCHITECTURES = ("t5", "bart", "llama", "mistral", "qwen2", "gpt2", "gpt_neo", "gpt_neox")
-SEQ2SEQ = ("t5", "bart")
+FAMILIES = {
+    "encoder-decoder": ("t5", "bart"),
+    "decoder-only": ("llama", "mistral", "qwen2", "gpt2", "gpt_neo", "gpt_neox"),
+    "encoder-only": ("bert", "roberta", "xlm-roberta"),
+}
+ARCHITECTURES = tuple(architecture for family in FAMILIES.values() for architecture in family)
 
 
 def tiny_host(architecture: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Host:
     """A host with random weights; the same ones for the same seed."""
-    words = tokenizer("seq2seq" if architecture in SEQ2SEQ else "causal")
+    family = next(name for name, architectures in FAMILIES.items() if architecture in architectures)
+    words = tokenizer(family)
     config = _sizes(len(words))[architecture]
-    kind = AutoModelForSeq2SeqLM if architecture in SEQ2SEQ else AutoModelForCausalLM
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = kind.from_config(config).to(dtype).eval()
+        if family == "encoder-only":
+            model = AutoModel.from_config(config, add_pooling_layer=False)
+        elif family == "encoder-decoder":
+            model = AutoModelForSeq2SeqLM.from_config(config)
+        else:
+            model = AutoModelForCausalLM.from_config(config)
+        model = model.to(dtype).eval()
     return Host(model, words, name=f"tiny-{architecture}")
 
 
 def write_tiny_model(architecture: str, folder: Path) -> Path:
     """The tiny host as a Hugging Face folder."""
     host = tiny_host(architecture)
-    host.model.save_pretrained(folder)
+    host.body.save_pretrained(folder)
     host.tokenizer.save_pretrained(folder)
     return folder
 
@@ -128,6 +150,17 @@ def write_task(data: Path, name: str, labels: tuple[str, ...] = ("yes", "no"), r
         lines = [json.dumps({"text": row.text, "label": row.target}) for row in task.rows(split)]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "task.json").write_text(json.dumps({"labels": labels, "instruction": "Is it an animal ?"}))
+
+
+@torch.no_grad()
+def outputs(host: Host, inputs: Mapping[str, Tensor]) -> Tensor:
+    """What the host computes: logits; of an encoder-only host, which may know no class yet, the last hidden states and,
+    beside the first token's, the logits."""
+    inputs = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+    logits: Tensor = host.model(**inputs).logits
+    if host.family.writes:
+        return logits
+    return torch.cat([host.body(**inputs).last_hidden_state.flatten(), logits.flatten()])
 
 
 @torch.no_grad()

@@ -12,10 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Learner", "Method", "NacreError", "Optim", "Row", "Task", "Template", "load_host", "load_tasks"]
+__all__ = ["Learner", "Method", "NacreError", "Optim", "Row", "Task", "Template", "load_host", "load_tasks", "masking"]
 
 if TYPE_CHECKING:
     from nacre.errors import NacreError
+    from nacre.interop.masking import masking
     from nacre.learning.learner import Learner
     from nacre.learning.settings import Optim
     from nacre.method import Method
@@ -34,6 +35,7 @@ _HOMES = {
     "Template": "nacre.tasks.template",
     "load_host": "nacre.models.loading",
     "load_tasks": "nacre.tasks.sources",
+    "masking": "nacre.interop.masking",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from nacre.adapters.adapter import Adapter
 from nacre.errors import NacreError, RecipeError, SlotTaken
-from nacre.parts.curriculum import Curriculum, Sequential
+from nacre.parts.curriculum import Curriculum, Joint, Sequential
 from nacre.parts.gradient_rule import GradientRule
 from nacre.parts.memory import Memory
 from nacre.parts.part import Part
@@ -66,12 +66,20 @@ class Method:
 
     @property
     def traits(self) -> dict[str, bool]:
-        """What the parts imply, for tables and sheets."""
+        """What the parts imply, for tables and sheets.
+
+        rehearsal-free: no row of a task is learnt again with another task's; training on all at once is not.
+        task boundaries in training: it must be told when a new task begins, though not which one it is.
+        """
+        copies = self.curriculum.needs_task_at_test  # a model for each task
         return {
-            "rehearsal-free": self.memory is None,
+            "rehearsal-free": self.memory is None and not isinstance(self.curriculum, Joint),
+            "task boundaries in training": (
+                copies or self.adapter.grows or any(part.needs_boundaries for part in self.parts)
+            ),
             "task identity at test": self.curriculum.needs_task_at_test,
             "foldable": self.adapter.sum_gated,
-            "grows with tasks": self.adapter.grows,
+            "grows with tasks": copies or self.adapter.grows,
         }
 
     def with_memory(self, memory: Memory) -> Method:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from nacre.errors import RecipeError, nearest
 from nacre.method import Method
+from nacre.per_task import PerTask
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,26 @@ def parameters_of(function: Callable[..., Method]) -> dict[str, inspect.Paramete
         for key, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
+
+
+def per_task_parameters(method: Method) -> dict[str, PerTask]:
+    """The parameters that may differ from task to task, by the keys that ``--set`` takes.
+
+    Known of methods that have a name only; one put together by hand has none.
+    """
+    if not method.name:
+        return {}
+    base, *modifiers = method.name.split("+")
+    found = _per_task(METHODS.function(base), method.parameters)
+    for modifier in modifiers:
+        values = _per_task(MODIFIERS.function(modifier), method.parameters[modifier])
+        found |= {f"{modifier}.{key}": value for key, value in values.items()}
+    return found
+
+
+def _per_task(function: Callable[..., Method], values: Mapping[str, Any]) -> dict[str, PerTask]:
+    hints = get_type_hints(function)
+    return {key: values[key] for key in parameters_of(function) if tuple[float, ...] in get_args(hints[key])}
 
 
 def _checked(

@@ -13,14 +13,41 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that are trained together, under the name that the table of trainable parameters prints."""
+    """Parameters that are trained together, under the name that the table of trainable parameters prints.
+
+    rate: their learning rate is this times the task's, whatever the schedule.
+    """
 
     name: str
     parameters: tuple[nn.Parameter, ...]
+    rate: float = 1.0
 
     @property
     def size(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """A trained linear map whose output features can be told apart: a feature is one output and what computes it.
+
+    name: dotted, unique in the host. place: of the host's linear map that it is or belongs to. roles: of that map
+    (``models/roles``), () if unknown. module: its output [..., features] is what is measured. parameters: with the axis
+    along which slice j belongs to feature j.
+    input_of: where the module is not called itself while the host computes: the module whose input it reads.
+    """
+
+    name: str
+    place: str
+    roles: tuple[str, ...]
+    module: nn.Module
+    parameters: tuple[tuple[nn.Parameter, int], ...]
+    input_of: nn.Module | None = None
+
+    @property
+    def features(self) -> int:
+        parameter, axis = self.parameters[0]
+        return parameter.shape[axis]
 
 
 @dataclass(frozen=True)
@@ -76,6 +103,13 @@ class PlacedAdapter(ABC):
     @abstractmethod
     def remove(self) -> None:
         """Give the host back as it was before ``place``, bit for bit."""
+
+    def feature_maps(self) -> list[FeatureMap]:
+        """The linear maps that are trained for the newest task, feature by feature; an adapter may have none.
+
+        Raises ``ModelError`` if they cannot be told from the host's other parameters.
+        """
+        return []
 
     def freeze(self) -> None:
         """Between tasks nothing is trainable."""

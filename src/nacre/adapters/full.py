@@ -8,9 +8,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from nacre.adapters.adapter import Adapter, ParameterGroup, PlacedAdapter
-from nacre.errors import CheckpointError
+from nacre.adapters.adapter import Adapter, FeatureMap, ParameterGroup, PlacedAdapter
+from nacre.errors import CheckpointError, ModelError
+from nacre.models.roles import ARCHITECTURES, ROLES, find_linears, roles_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class PlacedFull(PlacedAdapter):
     def parameter_groups(self) -> list[ParameterGroup]:
         return [ParameterGroup("host", tuple(self.model.parameters()))]
 
+    def feature_maps(self) -> list[FeatureMap]:
+        """Attention and feed-forward; neither embeddings, norms nor the head."""
+        return host_feature_maps(self.model)
+
     def tensors(self) -> dict[str, Tensor]:
         if self.tasks == 0:
             return {}
@@ -65,3 +71,25 @@ class PlacedFull(PlacedAdapter):
         for name, parameter in self.model.named_parameters():
             parameter.copy_(self.pristine[name])
             parameter.requires_grad_(True)
+
+
+def host_feature_maps(model: nn.Module) -> list[FeatureMap]:
+    """Every linear map of attention and feed-forward in a host, its bias with its weight.
+
+    Raises ``ModelError`` for an architecture that has no row in ``models/roles``.
+    """
+    model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+    if model_type not in ARCHITECTURES:
+        raise ModelError(
+            f"Which linear maps of architecture '{model_type}' are attention and feed-forward is not known, so that "
+            f"their features cannot be told apart; known are {', '.join(sorted(ARCHITECTURES))}."
+        )
+    maps = []
+    for name, linear in find_linears(model, ROLES).items():
+        weight, bias = linear.weight, linear.bias
+        assert isinstance(weight, nn.Parameter)
+        parameters = [(weight, 1 if isinstance(linear, Conv1D) else 0)]  # GPT-2 stores weights as [d_in, d_out]
+        if isinstance(bias, nn.Parameter):
+            parameters.append((bias, 0))
+        maps.append(FeatureMap(name, name, roles_of(model, name), linear, tuple(parameters)))
+    return maps

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from nacre.adapters.adapter import kaiming_uniform
-from nacre.adapters.low_rank import LowRank, LowRankSite
-from nacre.functional.gating import gate_values, gated_mixture, selector_keys
+from nacre.adapters.adapter import ParameterGroup, kaiming_uniform
+from nacre.adapters.low_rank import LowRank, LowRankSite, PlacedLowRank
+from nacre.errors import RecipeError
+from nacre.functional.gating import (
+    Activation,
+    gate_values,
+    low_rank_codes,
+    mixed_update,
+    selector_keys,
+    selector_scores,
+)
 from nacre.seeds import derive
 
 
@@ -19,23 +27,51 @@ from nacre.seeds import derive
 class Gated(LowRank):
     """h = W x + sum_{i=1..t} g_i s B_i A_i x (AM-LoRA Eq. 5), g as in ``functional/gating``.
 
+    dropout: one mask on the input of the LoRAs named by dropout_on: ``all``, or ``new``, the newest's only.
     selectors: ``all``: every task's selector is trained on the new task (AR in the paper's Fig. 5); ``new``: only the
-        new task's (NR). zero_lora: whether a LoRA that is zero takes part in the softmax.
-    dropout: one mask on the input of all LoRAs, old and new.
+        new task's (NR).
+    selector_start: of the new task's w_t: ``kaiming``, uniform in +-1/sqrt(d_out); ``zeros``; ``mean_of_old``, the mean
+        of the earlier ones as they are then (the first task's: kaiming).
+    selector_rate: the learning rate of selectors and of a learned z_0, in multiples of the others'.
+    selector_input: what w_i is multiplied with: ``scaled``, y_i = s B_i A_i x; ``unscaled``, B_i A_i x.
+    activation: phi, on the selector's output. zero_lora: True: a LoRA that is zero takes part in the softmax with the
+        score z_0 = 0; False: none does; ``learned``: z_0 is one trained number a site, 0 at first.
     """
 
+    dropout_on: Literal["all", "new"] = "all"
     selectors: Literal["all", "new"] = "all"
-    zero_lora: bool = True
+    selector_start: Literal["kaiming", "zeros", "mean_of_old"] = "kaiming"
+    selector_rate: float = 1.0
+    selector_input: Literal["scaled", "unscaled"] = "scaled"
+    activation: Activation = "none"
+    zero_lora: bool | Literal["learned"] = True
 
     sum_gated: ClassVar[bool] = False
-    groups: ClassVar[tuple[str, ...]] = ("down", "up", "selector")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.selector_rate <= 0:
+            raise RecipeError(
+                f"selector_rate: {self.selector_rate} is not positive; it multiplies the selectors' learning rate."
+            )
+
+    @property
+    def groups(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("down", "up", "selector", *(("zero_score",) if self.zero_lora == "learned" else ()))
+
+    def place(self, model: nn.Module) -> PlacedGated:
+        return PlacedGated(model, self)
 
     def site(self, base: nn.Module) -> GatedSite:
         return GatedSite(base, self)
 
 
 class GatedSite(LowRankSite):
-    """A low-rank site with one more public tensor: ``selector`` [t, d_out], row i the selector w_i of task i."""
+    """A low-rank site with more public tensors: ``selector`` [t, d_out], row i the selector w_i of task i, and, where
+    it is learned, ``zero_score`` [1], z_0.
+
+    offset: what is taken from the newest task's score; 0 except while ``parts/start_offset`` lets it in.
+    """
 
     settings: Gated
     frozen_selectors: Tensor
@@ -44,6 +80,9 @@ class GatedSite(LowRankSite):
         super().__init__(base, settings)
         self.register_buffer("frozen_selectors", self.new_tensor(0, self.d_out), persistent=False)
         self.trained_selectors = nn.Parameter(self.new_tensor(0, self.d_out), requires_grad=False)
+        if settings.zero_lora == "learned":
+            self.zero_score = nn.Parameter(self.new_tensor(1), requires_grad=False)
+        self.offset = 0.0
 
     @property
     def selector(self) -> Tensor:
@@ -62,24 +101,40 @@ class GatedSite(LowRankSite):
             return self.untouched(x)
         down, up = self.stacks()
         h = self.untouched(x)
-        delta = gated_mixture(
-            self.dropped(x), down, up, self.selector, scale=self.settings.scale, zero_lora=self.settings.zero_lora
-        )
+        codes = self.codes(self.own_type(x), down)
+        delta = mixed_update(codes, self.gates_of(codes, up), up, scale=self.settings.scale)
         return h + delta.to(h.dtype)
+
+    def codes(self, x: Tensor, down: Tensor) -> Tensor:
+        """A_i x with dropout where it belongs: x [..., d_in] -> [..., t, r]."""
+        drops = self.training and self.settings.dropout > 0
+        if self.settings.dropout_on == "all" or not drops:
+            return low_rank_codes(self.dropped(x), down)
+        earlier, newest = low_rank_codes(x, down[:-1]), low_rank_codes(self.dropped(x), down[-1:])
+        return torch.cat([earlier, newest], dim=-2)
+
+    def gates_of(self, codes: Tensor, up: Tensor) -> Tensor:
+        """g_1 .. g_t: codes [..., t, r], up [t, r, d_out] -> [..., t]."""
+        settings = self.settings
+        keys = selector_keys(up, self.selector, settings.scale if settings.selector_input == "scaled" else 1.0)
+        scores = selector_scores(codes, keys, activation=settings.activation, offset=self.offset)
+        if settings.zero_lora == "learned":
+            return gate_values(scores, self.zero_score)
+        return gate_values(scores, scores.new_zeros(1) if settings.zero_lora else None)
 
     @torch.no_grad()
     def gates(self, x: Tensor) -> Tensor:
         """The gate values on inputs x [..., d_in]: [..., t] (what the paper's Fig. 4 shows)."""
         down, up = self.stacks()
-        codes = (x @ down.flatten(0, 1).T).view(*x.shape[:-1], *down.shape[:2])
-        keys = selector_keys(up, self.selector, self.settings.scale)
-        return gate_values(codes, keys, zero_lora=self.settings.zero_lora)
+        return self.gates_of(low_rank_codes(self.own_type(x), down), up)
 
     def open(self) -> None:
         earlier = self.selector.detach()
         kept, trained = (earlier, earlier[:0]) if self.settings.selectors == "new" else (earlier[:0], earlier)
         self.frozen_selectors = kept.clone()
         self.trained_selectors = nn.Parameter(torch.cat([trained, self.new_tensor(1, self.d_out)]))
+        if self.settings.zero_lora == "learned":
+            self.zero_score.requires_grad_(True)
         super().open()
 
     def fold(self) -> None:
@@ -88,14 +143,21 @@ class GatedSite(LowRankSite):
     @torch.no_grad()
     def fresh(self, seed: int) -> None:
         super().fresh(seed)
-        # The start of a dense layer with one output and d_out inputs.
-        self.trained_selectors[-1:].copy_(kaiming_uniform(torch.Size([1, self.d_out]), derive(seed, "selector")))
+        earlier, newest = self.selector[:-1], self.trained_selectors[-1:]
+        if self.settings.selector_start == "zeros":
+            newest.zero_()
+        elif self.settings.selector_start == "mean_of_old" and len(earlier):
+            newest.copy_(earlier.mean(dim=0))
+        else:  # as a dense layer with one output and d_out inputs begins
+            newest.copy_(kaiming_uniform(torch.Size([1, self.d_out]), derive(seed, "selector")))
 
     def parameters_by_group(self) -> dict[str, nn.Parameter]:
-        return {**super().parameters_by_group(), "selector": self.trained_selectors}
+        zero = {"zero_score": self.zero_score} if self.settings.zero_lora == "learned" else {}
+        return {**super().parameters_by_group(), "selector": self.trained_selectors, **zero}
 
     def public_tensors(self) -> dict[str, Tensor]:
-        return {**super().public_tensors(), "selector": self.selector.detach()}
+        zero = {"zero_score": self.zero_score.detach()} if self.settings.zero_lora == "learned" else {}
+        return {**super().public_tensors(), "selector": self.selector.detach(), **zero}
 
     @torch.no_grad()
     def load_public(self, tensors: Mapping[str, Tensor]) -> None:
@@ -104,3 +166,24 @@ class GatedSite(LowRankSite):
         frozen = len(selector) - 1 if self.settings.selectors == "new" else 0
         self.frozen_selectors = selector[:frozen].clone()
         self.trained_selectors = nn.Parameter(selector[frozen:].clone())
+        if self.settings.zero_lora == "learned":
+            self.zero_score.copy_(tensors["zero_score"])
+
+
+class PlacedGated(PlacedLowRank):
+    """All gated sites in one host."""
+
+    sites: dict[str, GatedSite]  # type: ignore[assignment]
+
+    def __init__(self, model: nn.Module, settings: Gated) -> None:
+        super().__init__(model, settings)
+        self.settings = settings
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        rates = {"selector": self.settings.selector_rate, "zero_score": self.settings.selector_rate}
+        return [replace(group, rate=rates.get(group.name, 1.0)) for group in super().parameter_groups()]
+
+    def set_offset(self, offset: float) -> None:
+        """Take this from the newest task's score at every site."""
+        for site in self.sites.values():
+            site.offset = offset

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from nacre.adapters.adapter import Adapter, ParameterGroup, PlacedAdapter, kaiming_uniform
+from nacre.adapters.adapter import Adapter, FeatureMap, ParameterGroup, PlacedAdapter, kaiming_uniform
 from nacre.adapters.site import Site, put_sites, take_away
 from nacre.errors import CheckpointError, RecipeError
 from nacre.functional.low_rank import folded_weight, summed_update
-from nacre.models.roles import find_linears
+from nacre.models.roles import find_linears, roles_of
 from nacre.seeds import derive
 
 
 @dataclass(frozen=True)
 class LowRank(Adapter):
-    """h = W x + s (B_t A_t + sum_{i<t} B_i A_i) x with s = alpha / rank.
+    """h = W x + s (B_t A_t + sum_{i<t} B_i A_i) x with s = alpha / rank, or 1 where alpha is None.
 
     slots: ``shared``: one LoRA for the whole sequence (no sum); ``per_task``: a new one each task, earlier ones
         frozen. dropout: on the input of the LoRA being trained; the folded past sees the input as it is.
-    roles: which linear maps carry it (``models/roles``). modules: their names' endings instead.
+    roles: which linear maps carry it (``models/roles``), cross_attention: whether those of a decoder's attention to
+        the encoder do. modules: their names' endings instead.
     """
 
     rank: int = 8
-    alpha: float = 32.0
+    alpha: float | None = 32.0
     dropout: float = 0.1
     slots: Literal["shared", "per_task"] = "per_task"
     roles: tuple[str, ...] = ("query", "value")
     modules: tuple[str, ...] = ()
+    cross_attention: bool = True
 
     learning_rate: ClassVar[float] = 1e-3
     sum_gated: ClassVar[bool] = True
@@ -46,12 +49,12 @@ class LowRank(Adapter):
             raise RecipeError(f"rank: {self.rank} is not a positive number of dimensions.")
         if not 0 <= self.dropout < 1:
             raise RecipeError(f"dropout: {self.dropout} is not in [0, 1).")
-        if self.alpha <= 0:
+        if self.alpha is not None and self.alpha <= 0:
             raise RecipeError(f"alpha: {self.alpha} is not positive; the update is scaled by alpha / rank.")
 
     @property
     def scale(self) -> float:
-        return self.alpha / self.rank
+        return 1.0 if self.alpha is None else self.alpha / self.rank
 
     def place(self, model: nn.Module) -> PlacedLowRank:
         return PlacedLowRank(model, self)
@@ -84,8 +87,12 @@ class LowRankSite(Site):
         if not self.is_open:
             return self.untouched(x)
         h = self.past(x)
-        new: Tensor = self.up(self.down(self.dropped(x)))
-        return h + (self.settings.scale * new).to(h.dtype)
+        return h + (self.settings.scale * self.newest(self.dropped(x))).to(h.dtype)
+
+    def newest(self, x: Tensor) -> Tensor:
+        """B_t A_t x, without the scale: x [..., d_in] -> [..., d_out]."""
+        delta: Tensor = self.up(self.down(x))
+        return delta
 
     def past(self, x: Tensor) -> Tensor:
         """W x + s sum_{i<t} B_i A_i x, through the folded weight where there is one."""
@@ -94,8 +101,12 @@ class LowRankSite(Site):
         if len(self.past_down) == 0:
             return self.untouched(x)
         h = self.untouched(x)
-        delta = summed_update(self.own_type(x), self.past_down, self.past_up, scale=self.settings.scale)
+        delta = summed_update(self.own_type(x), *self.past_pairs(), scale=self.settings.scale)
         return h + delta.to(h.dtype)
+
+    def past_pairs(self) -> tuple[Tensor, Tensor]:
+        """The earlier tasks' A_i [t-1, r, d_in] and B_i [t-1, r, d_out] (transposed), as they are summed."""
+        return self.past_down, self.past_up
 
     def own_type(self, x: Tensor) -> Tensor:
         """A half-precision host hands over half-precision activations; adapters compute in their own type."""
@@ -111,10 +122,14 @@ class LowRankSite(Site):
                 parameter.requires_grad_(True)
             return False
         if self.is_open:
-            self.past_down = torch.cat([self.past_down, self.down.weight.detach().unsqueeze(0)])
-            self.past_up = torch.cat([self.past_up, self.up.weight.detach().T.unsqueeze(0)])
+            self.lay_down()
         self.open()
         return True
+
+    def lay_down(self) -> None:
+        """Put the newest slot onto the frozen stacks."""
+        self.past_down = torch.cat([self.past_down, self.down.weight.detach().unsqueeze(0)])
+        self.past_up = torch.cat([self.past_up, self.up.weight.detach().T.unsqueeze(0)])
 
     def open(self) -> None:
         rank = self.settings.rank
@@ -127,9 +142,7 @@ class LowRankSite(Site):
         small updates do not vanish in the rounding of a large weight."""
         can_fold = self.base_weight().dtype in (torch.float32, torch.float64)
         if self.settings.slots == "per_task" and can_fold and len(self.past_down):
-            self.folded = folded_weight(
-                self.base_weight().detach(), self.past_down, self.past_up, scale=self.settings.scale
-            )
+            self.folded = folded_weight(self.base_weight().detach(), *self.past_pairs(), scale=self.settings.scale)
 
     @torch.no_grad()
     def fresh(self, seed: int) -> None:
@@ -138,6 +151,28 @@ class LowRankSite(Site):
 
     def parameters_by_group(self) -> dict[str, nn.Parameter]:
         return {"down": _parameter(self.down), "up": _parameter(self.up)}
+
+    def past_by_group(self) -> dict[str, Tensor]:
+        """The frozen stacks under the names of the groups they were trained in; buffer ``past_NAME`` holds each."""
+        return {"down": self.past_down, "up": self.past_up}
+
+    def feature_maps(self, place: str, roles: tuple[str, ...]) -> list[FeatureMap]:
+        """A by its own output [r]; B by the whole site's output, W x and earlier tasks included (MIGU, Eqs. 7 to 9)."""
+        down, up = _parameter(self.down), _parameter(self.up)
+        # A gated mixture multiplies with all tasks' A at once, so that ``down`` is not called.
+        read = None if self.settings.sum_gated else self
+        return [
+            FeatureMap(f"{place}.down", place, roles, self.down, ((down, 0),), input_of=read),
+            FeatureMap(place, place, roles, self, ((up, 0),)),
+        ]
+
+    @torch.no_grad()
+    def effective_weight(self) -> Tensor:
+        """W + s sum_{i<=t} B_i A_i, [d_out, d_in], of a site whose update does not depend on the input."""
+        base = self.base_weight().to(self.past_down.dtype)
+        past = folded_weight(base, *self.past_pairs(), scale=self.settings.scale)
+        newest = self.newest(torch.eye(self.d_in, dtype=past.dtype, device=past.device))
+        return past + self.settings.scale * newest.T
 
     def public_tensors(self) -> dict[str, Tensor]:
         return {
@@ -161,7 +196,7 @@ class PlacedLowRank(PlacedAdapter):
     """All sites of a low-rank adapter in one host."""
 
     def __init__(self, model: nn.Module, settings: LowRank) -> None:
-        linears = find_linears(model, settings.roles, settings.modules)
+        linears = find_linears(model, settings.roles, settings.modules, cross_attention=settings.cross_attention)
         super().__init__(model)
         self.sites: dict[str, LowRankSite] = put_sites(model, linears, settings.site)  # type: ignore[assignment]
 
@@ -179,11 +214,35 @@ class PlacedLowRank(PlacedAdapter):
         for name, site in self.sites.items():
             site.fresh(derive(seed, name))
 
+    @contextmanager
+    def past_open(self) -> Iterator[dict[str, dict[str, Tensor]]]:
+        """While open, the host computes through the earlier tasks' own tensors instead of folded weights, and these
+        are leaves that gradients reach: site -> group -> stack. Afterwards everything is what it was, to the object.
+        """
+        before = {name: (site.folded, site.past_by_group()) for name, site in self.sites.items()}
+        try:
+            leaves = {}
+            for name, site in self.sites.items():
+                site.folded = None
+                leaves[name] = {key: past.detach().requires_grad_() for key, past in site.past_by_group().items()}
+                _set_past(site, leaves[name])
+            yield leaves
+        finally:
+            for name, site in self.sites.items():
+                site.folded, past = before[name]
+                _set_past(site, past)
+
     def parameter_groups(self) -> list[ParameterGroup]:
         if self.tasks == 0:
             return []
         by_site = [site.parameters_by_group() for site in self.sites.values()]
         return [ParameterGroup(group, tuple(site[group] for site in by_site)) for group in by_site[0]]
+
+    def feature_maps(self) -> list[FeatureMap]:
+        if self.tasks == 0:
+            return []
+        by_site = [site.feature_maps(name, roles_of(self.model, name)) for name, site in self.sites.items()]
+        return [found for maps in by_site for found in maps]
 
     def tensors(self) -> dict[str, Tensor]:
         if self.tasks == 0:
@@ -225,3 +284,8 @@ def _linear(weight: Tensor) -> nn.Linear:
 def _parameter(linear: nn.Linear) -> nn.Parameter:
     assert isinstance(linear.weight, nn.Parameter)
     return linear.weight
+
+
+def _set_past(site: LowRankSite, past: Mapping[str, Tensor]) -> None:
+    for group, stack in past.items():
+        setattr(site, f"past_{group}", stack)

@@ -49,8 +49,20 @@ class Display:
             Console(stderr=True).print(f"Interrupted. {advice}")
             raise typer.Exit(130) from None
 
-    def on_run(self, path: str, method: str, tasks: Sequence[str], seed: int) -> None:
+    def on_run(
+        self,
+        path: str,
+        method: str,
+        tasks: Sequence[str],
+        seed: int,
+        penalties: Sequence[str],
+        gradient_rules: Sequence[str],
+    ) -> None:
         self.console.print(f"{method} on {' -> '.join(tasks)}, seed {seed}, in {path}")
+        if penalties:
+            self.console.print(f"Added to the loss: {', '.join(penalties)}")
+        if gradient_rules:
+            self.console.print(f"Between gradients and step, in this order: {', '.join(gradient_rules)}")
 
     def on_resumed(self, folder: str, tasks: Sequence[str]) -> None:
         self.console.print(f"Continuing after {len(tasks)} finished task(s): {folder}")
@@ -103,7 +115,7 @@ def percent(value: float | None) -> str:
 
 def print_record(record: Record) -> None:
     """The matrix and the metrics of a run."""
-    console = _table_console(14 + 9 * len(record.tasks))
+    console = table_console(14 + 9 * len(record.tasks))
     console.print(matrix_table(record))
     console.print(metrics_table([record]))
 
@@ -112,7 +124,7 @@ def print_comparison(records: Sequence[Record], page: Path) -> None:
     """Matrices side by side where they fit, the metrics, what was forgotten, and where the page is."""
     from rich.columns import Columns
 
-    console = _table_console(120)
+    console = table_console(120)
     console.print(Columns([matrix_table(record) for record in records], padding=(1, 4)))
     console.print(metrics_table(records))
     for record in records:
@@ -120,7 +132,7 @@ def print_comparison(records: Sequence[Record], page: Path) -> None:
     console.print(f"The page: {page}", soft_wrap=True)
 
 
-def _table_console(needed: int) -> Console:
+def table_console(needed: int) -> Console:
     """As wide as the terminal, but never so narrow that numbers would be cut; a narrow terminal wraps lines."""
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal or console.width < needed:

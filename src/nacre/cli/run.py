@@ -27,8 +27,11 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other key: rank=4, optim.batch_size=16. Repeatable."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be run, without loading the model or writing anything.")
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print results.json; progress goes to standard error.")
+        bool, typer.Option("--json", help="Print results.json, or the plan; progress goes to standard error.")
     ] = False,
 ) -> None:
     """Teach a model the tasks of a stream, one after the other, and measure all of them after each.
@@ -53,8 +56,19 @@ def run(
         "limit_train": limit_train,
         "limit_test": limit_test,
     }
+    whole = read_recipe(recipe, flags, setting or [])
+    if dry_run:
+        from nacre.cli.plan import print_plan
+        from nacre.runs.plan import plan_of
+
+        plan = plan_of(whole)
+        if as_json:
+            typer.echo(plan.model_dump_json(by_alias=True, indent=2))
+        else:
+            print_plan(plan)
+        return
     with display.interruptible("The same command continues at the last finished task."):
-        record = carry_out(read_recipe(recipe, flags, setting or []), display)
+        record = carry_out(whole, display)
     if as_json:
         typer.echo(record.as_json())
     else:

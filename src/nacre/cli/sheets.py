@@ -2,51 +2,182 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from textwrap import wrap
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from nacre.method import Method
+    from nacre.registry import Shelf
+
+WIDTH = 100
+OPEN_CHOICES = "What the sources leave open, what is done here, and why: docs/fidelity.md."
+
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Print this method's sheet.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Print its sheet: of a method, of seq_lora+migu, or of a modifier, +migu.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """List the methods, or print the sheet of one: equations, parameters, traits, sources."""
-    import inspect
+    """List methods and modifiers, or print the sheet of one: equations, parameters, slots, traits, sources."""
     import json
 
-    from nacre.registry import METHODS, build_method
+    from nacre.registry import METHODS, MODIFIERS
 
     if name is None:
-        rows = [(entry, build_method(entry)) for entry in METHODS.names()]
-        if as_json:
-            typer.echo(json.dumps([{"name": entry, "title": method.title, **method.traits} for entry, method in rows]))
-            return
-        for entry, method in rows:
-            held = ", ".join(trait for trait, holds in method.traits.items() if holds)
-            typer.echo(f"{entry:<14}{method.title}\n{'':<14}{held}")
-        return
-    function, method = METHODS.function(name), build_method(name)
-    signature = inspect.signature(function)
-    parameters = {key: parameter.default for key, parameter in signature.parameters.items()}
-    if as_json:
-        sheet = {
-            "name": name,
-            "title": method.title,
-            "sheet": inspect.getdoc(function),
-            "parameters": parameters,
-            "learning_rate": method.adapter.learning_rate,
-            "traits": method.traits,
-            "sources": method.sources,
-        }
-        typer.echo(json.dumps(sheet, indent=2))
-        return
-    typer.echo(f"{name}: {method.title}\n\n{inspect.getdoc(function)}\n\nParameters (--set KEY=VALUE):")
-    for key, parameter in signature.parameters.items():
-        typer.echo(f"  {key} = {parameter.default!r}    {inspect.formatannotation(parameter.annotation)}")
-    typer.echo(f"\nLearning rate when none is given: {method.adapter.learning_rate}\n\nTraits:")
-    for trait, holds in method.traits.items():
-        typer.echo(f"  {trait}: {'yes' if holds else 'no'}")
+        document, lines = list_document(), list_lines()
+    elif name.startswith("+") or (name not in METHODS.names() and name in MODIFIERS.names()):
+        modifier = name.removeprefix("+")
+        document, lines = modifier_document(modifier), modifier_lines(modifier)
+    else:
+        document, lines = method_document(name), method_lines(name)
+    typer.echo(json.dumps(document, indent=2) if as_json else "\n".join(lines))
+
+
+def list_document() -> dict[str, Any]:
+    from nacre.registry import METHODS, MODIFIERS, build_method
+
+    built = [(name, build_method(name)) for name in METHODS.names()]
+    return {
+        "methods": [{"name": name, "title": method.title, **method.traits} for name, method in built],
+        "modifiers": [
+            {"name": name, "does": _function_document(MODIFIERS, name)["does"]} for name in MODIFIERS.names()
+        ],
+    }
+
+
+def list_lines() -> Iterator[str]:
+    document = list_document()
+    for entry in document["methods"]:
+        held = ", ".join(trait for trait, holds in entry.items() if holds is True)
+        yield f"{entry['name']:<21}{entry['title']}\n{'':<21}{held}"
+    yield "\nModifiers, as in seq_lora+migu:\n"
+    for entry in document["modifiers"]:
+        yield _hanging(f"+{entry['name']:<20}", entry["does"])
+
+
+def method_document(name: str) -> dict[str, Any]:
+    """Of a method, with the modifiers in its name."""
+    from nacre.registry import METHODS, MODIFIERS, build_method
+
+    method = build_method(name)
+    base, *modifiers = name.split("+")
+    return {
+        "name": name,
+        "title": method.title,
+        **_function_document(METHODS, base),
+        "parameters": method.parameters,
+        "learning_rate": method.adapter.learning_rate,
+        "slots": slots(method),
+        "traits": method.traits,
+        "sources": method.sources,
+        "modifiers": [{"name": modifier, **_function_document(MODIFIERS, modifier)} for modifier in modifiers],
+    }
+
+
+def method_lines(name: str) -> Iterator[str]:
+    document = method_document(name)
+    yield f"{name}: {document['title']}\n"
+    yield from _function_lines(document, prefix="")
+    for modifier in document["modifiers"]:
+        yield f"\n+{modifier['name']}\n"
+        yield from _function_lines(modifier, prefix=f"{modifier['name']}.")
+    yield f"\nLearning rate when none is given: {document['learning_rate']}"
+    yield "\nSlots:"
+    for slot, held in document["slots"].items():
+        parts = held if isinstance(held, list) else [held]
+        for number, part in enumerate(parts or ["none"]):
+            yield _hanging(f"  {'' if number else slot:<16}", part or "none")
+    yield "\nTraits:"
+    for trait, holds in document["traits"].items():
+        yield f"  {trait}: {'yes' if holds else 'no'}"
+    yield f"\n{OPEN_CHOICES}"
+
+
+def modifier_document(name: str) -> dict[str, Any]:
+    """Of a modifier alone, with the methods that it goes with as they are."""
+    from nacre.errors import NacreError
+    from nacre.registry import METHODS, MODIFIERS, build_method
+
+    document = {"name": f"+{name}", **_function_document(MODIFIERS, name)}
+    fits, refusals = [], {}
+    for method in METHODS.names():
+        try:
+            build_method(f"{method}+{name}")
+            fits.append(method)
+        except NacreError as error:
+            refusals[method] = str(error)
+    return {**document, "goes with": fits, "does not go with": refusals}
+
+
+def modifier_lines(name: str) -> Iterator[str]:
+    document = modifier_document(name)
+    yield f"+{name}, a modifier: --method METHOD+{name}\n"
+    yield from _function_lines(document, prefix=f"{name}.")
+    yield "\nGoes with, as they are:"
+    yield _hanging("  ", ", ".join(document["goes with"]) or "none")
+    if document["does not go with"]:
+        yield "\nDoes not go with, as they are:"
+    for sentence in document["does not go with"].values():
+        yield _hanging("  ", sentence)
+    yield f"\n{OPEN_CHOICES}"
+
+
+def slots(method: Method) -> dict[str, Any]:
+    """What each slot holds, with its settings; gradient rules in the order in which they act."""
+    return {
+        "adapter": str(method.adapter),
+        "start": str(method.start),
+        "penalties": [str(part) for part in method.penalties],
+        "gradient rules": [str(part) for part in method.gradient_rules],
+        "memory": None if method.memory is None else str(method.memory),
+        "curriculum": str(method.curriculum),
+    }
+
+
+def _function_document(shelf: Shelf, name: str) -> dict[str, Any]:
+    """What a method's or modifier's own function says."""
+    import inspect
+
+    from nacre.cli.docstring import sheet_of
+    from nacre.registry import parameters_of
+
+    function = shelf.function(name)
+    sheet, parameters = sheet_of(function), parameters_of(function)
+    return {
+        "does": " ".join(sheet.whole.split("\n\n")[0].split()),
+        "sheet": sheet.whole,
+        "text": sheet.text,
+        "parameters": {key: parameter.default for key, parameter in parameters.items()},
+        "types": {
+            key: inspect.formatannotation(parameter.annotation).replace("typing.", "")
+            for key, parameter in parameters.items()
+        },
+        "explained": sheet.parameters,
+        "assumed": sheet.assumed,
+    }
+
+
+def _function_lines(document: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """The text, the parameters with what is said of each, and what is assumed."""
+    yield document["text"]
+    yield "\nParameters (--set KEY=VALUE):" if document["types"] else "\nNo parameters."
+    for key, kind in document["types"].items():
+        yield f"  {prefix}{key} = {document['parameters'][key]!r}    {kind}"
+        if key in document["explained"]:
+            yield _hanging("      ", document["explained"][key])
+    if document["assumed"]:
+        yield "\nAssumed, where the sources do not say:"
+        for sentence in document["assumed"]:
+            yield _hanging("  - ", sentence)
+
+
+def _hanging(head: str, text: str) -> str:
+    """The text behind its head, in lines that begin where its first one does."""
+    return "\n".join(wrap(text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False))
 
 
 def streams(

@@ -1,4 +1,4 @@
-"""Free greedy answers, batched by length."""
+"""Answers, batched by length: free and greedy, or, of an encoder-only host, labels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ class Decoding(BaseModel):
 
 def token_budget(host: Host, tasks: Sequence[Task], lengths: Lengths, decoding: Decoding) -> int:
     """How many tokens an answer may have: what the settings say, or two more than the longest label, so that running
-    on past a label still shows; the targets' limit if a task has free text."""
+    on past a label still shows; the targets' limit if a task has free text. One if the host does not write: a label is
+    then chosen whole, whatever the settings say."""
+    if not host.family.writes:
+        return 1
     if decoding.max_new_tokens is not None:
         return decoding.max_new_tokens
     if any(task.labels is None for task in tasks):

@@ -25,7 +25,7 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        return steps_per_epoch(len(self.rows), self.batch_size)
 
     @property
     def steps(self) -> int:
@@ -43,6 +43,11 @@ class Batches:
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(derive(self.seed, "order", self.where, epoch))
         return torch.randperm(len(self.rows), generator=generator).tolist()
+
+
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """How many steps it takes to see every row once; the last one may see fewer than the others."""
+    return -(-rows // batch_size)
 
 
 def split(rows: Sequence[Encoded], parts: int) -> list[Sequence[Encoded]]:

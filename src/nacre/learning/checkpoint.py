@@ -1,6 +1,7 @@
 """A learner on disk: tensors as safetensors, plain values as JSON, a manifest with the hash of every file.
 
 adapter.safetensors   what was learnt, by public name
+head.safetensors      the rows of the classes learnt; of encoder-only hosts only
 state.safetensors     the parts' tensors (key/name)
 state.json            seed, tasks, the parts' plain values, method, settings, the pretrained model's name and hash
 manifest.json         sha256 of every file of the folder; its presence means that the folder is complete
@@ -47,6 +48,8 @@ def save(learner: Learner, folder: Path) -> None:
 def write_files(learner: Learner, folder: Path) -> None:
     """Everything but the manifest."""
     save_file(_own_copies(learner.adapter.tensors()), folder / "adapter.safetensors")
+    if head := learner.host.family.tensors():
+        save_file(_own_copies(head), folder / "head.safetensors")
     tensors, values = _split(learner.state.parts)
     save_file(_own_copies(tensors), folder / "state.safetensors")
     document = {
@@ -54,6 +57,7 @@ def write_files(learner: Learner, folder: Path) -> None:
         "seed": learner.state.seed,
         "tasks": learner.state.tasks,
         "slots": learner.adapter.tasks,
+        "head": learner.host.family.values(),
         "parts": values,
         "method": {"name": learner.method.name, "parameters": dict(learner.method.parameters)},
         "optim": learner.optim.model_dump(),
@@ -124,9 +128,11 @@ def restore(learner: Learner, folder: Path, document: dict[str, Any] | None = No
     try:
         adapter = load_file(folder / "adapter.safetensors")
         tensors = load_file(folder / "state.safetensors")
+        head = load_file(folder / "head.safetensors") if document.get("head") else {}
     except SafetensorError as error:
         raise CheckpointError(f"{folder}: {error}.") from None
     learner.adapter.load(adapter, document["slots"])
+    learner.host.family.load(head, document.get("head", {}))
     learner.state.seed = document["seed"]
     learner.state.tasks = list(document["tasks"])
     learner.state.parts = _joined(tensors, document["parts"], learner.host.device)

@@ -23,6 +23,7 @@ from nacre.learning.trainer import Report, train
 from nacre.method import Method
 from nacre.models.families import Encoded, Lengths, Tokenizer
 from nacre.models.host import Host
+from nacre.parts.part import Held, Step
 from nacre.per_task import value_of
 from nacre.seeds import derive
 from nacre.tasks.task import Task
@@ -40,9 +41,10 @@ class Learner:
         learner.learn(task)
         learner.evaluate([task])
 
-    model: a Hugging Face model with a language-model head; it moves to the device that accelerate finds, is changed in
-    place, and is given back, bit for bit, by ``remove()``. seed: of everything random. optim, decoding: how to train
-    and how to answer. report: is called with what happens (see ``trainer.Report``).
+    model: a Hugging Face model with a language-model head, or a bare encoder without pooler; it moves to the device
+    that accelerate finds, is changed in place, and is given back, bit for bit, by ``remove()``. seed: of everything
+    random. optim, decoding: how to train and how to answer. report: is called with what happens
+    (see ``trainer.Report``).
     """
 
     def __init__(
@@ -64,10 +66,13 @@ class Learner:
         self.decoding = decoding or Decoding()
         self.report = report
         self.state = State(seed=seed)
+        self.step = Step(0, 0, 0.0)  # where training is; the trainer says so
+        self.held: dict[str, Held] = {}  # what parts hold while a task is learnt
         self.host.model.to(PartialState(cpu=_only_cpu()).device)
+        self.host.family.load({}, {})  # an earlier learner's classes are not this one's
         self.pretrained = self.host.fingerprint  # of the host as it is now, before anything is placed or learnt
         self.unfinished: str | None = None  # what is being learnt; after an error, what was
-        self.adapter: PlacedAdapter = method.adapter.place(self.host.model)
+        self.adapter: PlacedAdapter = method.adapter.place(self.host.body)
 
     @property
     def task_number(self) -> int:
@@ -87,11 +92,23 @@ class Learner:
     def learn(self, *tasks: Task) -> None:
         """Learn one task; with a joint curriculum, several at once. Earlier tasks' frozen tensors do not move.
 
+        Raises ``DataError`` if the host cannot learn such a task; nothing has happened then.
         Raises ``TrainingError`` if the curriculum does not work that way, if a loss is not finite, or if nothing can
         be learnt from a batch.
         """
+        try:
+            self._learn(tasks)
+        finally:
+            for held in self.held.values():
+                held.close()
+            self.held.clear()
+
+    def _learn(self, tasks: Sequence[Task]) -> None:
         self._check_curriculum(tasks)
+        for task in tasks:
+            self.host.family.check(task)
         self.unfinished = " + ".join(task.name for task in tasks)
+        self.host.family.prepare(tasks, self.state.seed)
         fresh = self.adapter.grow()
         if fresh:
             self.method.start.fill(self, tasks)
@@ -111,12 +128,20 @@ class Learner:
         for part in self.method.parts:
             part.end(self, tasks)
         self.adapter.freeze()
+        for parameter in self.host.family.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
         self.state.tasks += [task.name for task in tasks]
         self.unfinished = None
 
     def trainable(self) -> list[ParameterGroup]:
-        """What is trained for the newest task, by the adapter's own groups."""
-        return self.adapter.parameter_groups()
+        """What is trained for the newest task: the adapter's own groups and, of an encoder-only host, ``head``."""
+        head = self.host.family.parameters()
+        return [*self.adapter.parameter_groups(), *([ParameterGroup("head", head)] if head else [])]
+
+    def stored_parameters(self) -> int:
+        """Numbers kept besides the pretrained model."""
+        return self.adapter.stored_parameters() + sum(tensor.numel() for tensor in self.host.family.tensors().values())
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """The examples as token ids, within the lengths that training uses."""
@@ -162,8 +187,9 @@ class Learner:
         return checkpoint.load(cls, Path(folder), model, tokenizer, method)
 
     def remove(self) -> None:
-        """Take the adapter out of the model, which is then bit for bit what it was."""
+        """Take everything that was learnt out of the model, which is then bit for bit what it was."""
         self.adapter.remove()
+        self.host.family.load({}, {})
 
     def _written(self, groups: Sequence[Sequence[Example]], limit: int) -> list[list[str]]:
         return answer(self.host, groups, self.lengths, self.decoding.batch_size, limit)

@@ -6,8 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from nacre.learning.schedule import Schedule
+
 Rate = Annotated[float, Field(gt=0)]
 Passes = Annotated[int, Field(ge=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Optim(BaseModel):
@@ -25,11 +28,19 @@ class Optim(BaseModel):
         default=1, ge=1, description="micro-batches into which a step's rows are split; changes memory, not results"
     )
     epochs: Passes | tuple[Passes, ...] = Field(default=1, description="over a task's rows; a list: one for each task")
+    betas: tuple[Decay, Decay] = Field(
+        default=(0.9, 0.999), description="of AdamW's running means of the gradient and of its square"
+    )
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float | None = Field(
         default=1.0, gt=0, description="gradients are clipped to this norm; None: not at all"
     )
-    schedule: Literal["constant", "linear"] = Field(default="constant", description="of the rate, over a task's steps")
+    schedule: Schedule = Field(
+        default="constant", description="of the rate, over a task's steps: constant, linear or cosine"
+    )
+    warmup: float = Field(
+        default=0.0, ge=0, lt=1, description="share of a task's steps over which the rate rises from 0"
+    )
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     max_source_length: int = Field(default=512, ge=8, description="tokens of an input; only the text field is cut")
     max_target_length: int = Field(default=50, ge=1, description="tokens of a target in training")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from nacre.errors import TrainingError
 from nacre.learning.batches import Batches, split, target_tokens
+from nacre.learning.schedule import rate_factor
 from nacre.learning.settings import Optim
 from nacre.models.families import Encoded
+from nacre.parts.part import Step
 
 if TYPE_CHECKING:
     from nacre.learning.learner import Learner
@@ -24,7 +27,7 @@ Report = Callable[..., None]
 
 
 def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Accelerator, report: Report) -> None:
-    """Train the adapter's newest slot on one stage's rows.
+    """Train what the learner says is trainable on one stage's rows.
 
     The loss of a step is the sum over the target tokens of its rows, divided by their number over all micro-batches
     and processes, plus the weighted penalties; so neither accumulation nor the number of processes changes it.
@@ -33,9 +36,12 @@ def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Acceler
     trainable parameter takes part.
     """
     method, host = learner.method, learner.host
-    parameters = [p for group in learner.adapter.parameter_groups() for p in group.parameters]
-    optimizer = torch.optim.AdamW(parameters, lr=learner.learning_rate, weight_decay=optim.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _decay(optim.schedule, batches.steps))
+    groups, rate = learner.trainable(), learner.learning_rate
+    parameters = [p for group in groups for p in group.parameters]
+    own_rates = [{"params": group.parameters, "lr": rate * group.rate} for group in groups]
+    optimizer = torch.optim.AdamW(own_rates, lr=rate, betas=optim.betas, weight_decay=optim.weight_decay)
+    factor = functools.partial(rate_factor, optim.schedule, steps=batches.steps, warmup=optim.warmup)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     model, optimizer = accelerator.prepare(host.model, optimizer)
     model.train()
     watch = Watch(batches, optim.log_every, report, accelerator)
@@ -44,6 +50,7 @@ def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Acceler
         rows = batches.at(step)
         count = _count(rows, batches, step)
         own_rows, share = _own_share(rows, accelerator)
+        learner.step = Step(step, batches.steps, rate * factor(step), takes_part=share > 0)
         # Rows of like length share a micro-batch: less padding, and the sum over all rows stays what it is.
         micro_batches = split(sorted(own_rows, key=Encoded.length), optim.accumulation)
         penalties = {part.key: (part.value(learner), part.weight(learner)) for part in method.penalties}
@@ -68,7 +75,7 @@ def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Acceler
         optimizer.step()
         for rule in method.gradient_rules:
             rule.after_step(learner)
-        watch.see(step, task_loss, penalties, float(schedule.get_last_lr()[0]))
+        watch.see(step, task_loss, penalties, learner.step.rate)
         schedule.step()
         optimizer.zero_grad()
     accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
@@ -140,9 +147,3 @@ def _check_graph(loss: Tensor, batches: Batches, step: int) -> None:
             f"No trainable parameter has a part in the loss of {_place(batches, step)}: the adapter is not in what the "
             "host computes."
         )
-
-
-def _decay(schedule: str, steps: int) -> Callable[[int], float]:
-    if schedule == "linear":
-        return lambda step: max(0.0, 1 - step / steps)
-    return lambda step: 1.0

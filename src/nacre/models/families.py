@@ -1,9 +1,12 @@
-"""How text becomes tensors and tensors become a loss or an answer, for each family of language models."""
+"""How text becomes tensors and tensors become a loss or an answer: what the families of language models share.
+
+``models/writing`` has the two whose hosts write their answers, ``models/encoder_only`` the one whose hosts choose.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from nacre.errors import DataError
-from nacre.functional.losses import IGNORED, token_loss_sum
+from nacre.functional.losses import token_loss_sum
+from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
 Tokenizer = Any  # transformers' tokenizers share no typed base that a checker could use
@@ -27,7 +31,8 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as token ids: what is read, what is to be written (with its end token), whether text was cut."""
+    """One example as numbers: the tokens that are read; the tokens that are to be written, with their end token, or
+    the one class that is to be chosen; whether text was cut."""
 
     source: tuple[int, ...]
     target: tuple[int, ...]
@@ -38,38 +43,75 @@ class Encoded:
 
 
 class Family(ABC):
-    """Encoder-decoder or decoder-only. Holds the tokenizer and the ids; the model is passed in, because a
-    distributed run wraps it."""
+    """Encoder-decoder, decoder-only or encoder-only. Holds the tokenizer and the ids; the model is passed in where it
+    learns, because a distributed run wraps it."""
 
     name: ClassVar[str]
     padding_side: ClassVar[str]
 
+    decoding: ClassVar[str]
+    """How answers come about, in words: a part of a run's protocol."""
+
+    writes: ClassVar[bool]
+    """Whether answers are free text, token by token."""
+
     def __init__(self, model: nn.Module, tokenizer: Tokenizer) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.end = _end_token(model, tokenizer)
-        # Padding is always masked out, so that a tokenizer without a padding token can lend its end token.
-        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end
+
+    @property
+    @abstractmethod
+    def pad(self) -> int:
+        """The token that fills up short rows; it is always masked out."""
 
     @abstractmethod
     def source_ids(self, text: str) -> list[int]:
         """Token ids of an input text, special tokens included."""
 
     @abstractmethod
-    def target_ids(self, example: Example) -> list[int]:
-        """Token ids of the target, without an end token."""
+    def encode_target(self, example: Example, lengths: Lengths) -> tuple[int, ...]:
+        """Numbers of an example's target: its token ids with their end token, at most ``lengths.target``, or its class
+        (none as long as it has never been among a task's labels)."""
+
+    @abstractmethod
+    def answers(self, prompts: Mapping[str, Tensor], max_new_tokens: int) -> list[str]:
+        """Answers to a batch that ``prompts`` made."""
 
     @abstractmethod
     def batch(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         """Tensors for training: ``input_ids``, ``attention_mask`` [B, S], ``labels`` with ``IGNORED`` elsewhere."""
 
     @abstractmethod
-    def loss_sum(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Sum of the loss over the target tokens of a batch. Returns []."""
+    def predictions(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits [..., V] and, position by position, the token they should predict [...], or ``IGNORED``."""
 
     @abstractmethod
-    def written(self, generated: Tensor, prompts: Tensor) -> Tensor:
-        """The newly written ids of ``generate``'s output."""
+    def check(self, task: Task) -> None:
+        """Raise ``DataError`` if hosts of this family cannot learn the task."""
+
+    @abstractmethod
+    def prepare(self, tasks: Sequence[Task], seed: int) -> None:
+        """Get ready to learn these tasks: open what the family itself trains on them. seed: the run's."""
+
+    @abstractmethod
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        """What the family itself trains on the newest tasks; everything else that is trained is the adapter's."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What the family itself has learnt; the tensors themselves, detached, not copies."""
+
+    @abstractmethod
+    def values(self) -> dict[str, Any]:
+        """Plain values that say what ``tensors`` are."""
+
+    @abstractmethod
+    def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take over what ``tensors`` and ``values`` gave, bit for bit; from nothing, forget everything."""
+
+    def loss_sum(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Sum of the loss over the target tokens of a batch. Returns []."""
+        return token_loss_sum(*self.predictions(model, batch))
 
     def encode(self, example: Example, lengths: Lengths) -> Encoded:
         """Token ids of an example. Only the text is cut, from the right: instruction, options and the answer cue
@@ -77,20 +119,13 @@ class Family(ABC):
         source, truncated = self._fit(example, self.source_limit(lengths))
         return Encoded(tuple(source), self.encode_target(example, lengths), truncated)
 
-    def encode_target(self, example: Example, lengths: Lengths) -> tuple[int, ...]:
-        """Token ids of an example's target with its end token, at most ``lengths.target``."""
-        target = self.target_ids(example)
-        if not target or target[-1] != self.end:
-            target = [*target, self.end]
-        return tuple(target[: lengths.target])
-
     def source_limit(self, lengths: Lengths) -> int:
         """How many tokens an input may have in this host: the asked-for length, or what its positions leave."""
         positions = getattr(self.model.config, "max_position_embeddings", None)
         return min(lengths.source, positions - self.reserved(lengths)) if positions else lengths.source
 
     def reserved(self, lengths: Lengths) -> int:
-        """Positions that the target takes from the input's: none where the decoder has its own."""
+        """Positions that an input cannot have: those that the target takes, none where the decoder has its own."""
         return 0
 
     def prompts(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
@@ -126,78 +161,3 @@ class Family(ABC):
         if side == "left":
             return torch.tensor([[fill] * (width - len(row)) + list(row) for row in rows])
         return torch.tensor([list(row) + [fill] * (width - len(row)) for row in rows])
-
-
-class EncoderDecoder(Family):
-    """T5, BART and their kin: the encoder reads the input, the decoder writes the target."""
-
-    name = "encoder-decoder"
-    padding_side = "right"
-
-    def source_ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text)["input_ids"])
-
-    def target_ids(self, example: Example) -> list[int]:
-        return list(self.tokenizer(text_target=example.target)["input_ids"])
-
-    def batch(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-        labels = self._padded([row.target for row in rows], IGNORED)
-        # The decoder reads the target one step late, behind its start token; the model knows how (T5 and BART differ).
-        shifted = self.model.prepare_decoder_input_ids_from_labels(labels=labels)  # type: ignore[operator]
-        return {**self.prompts(rows), "decoder_input_ids": shifted, "labels": labels}
-
-    def loss_sum(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        return token_loss_sum(model(**inputs, use_cache=False).logits, batch["labels"])
-
-    def written(self, generated: Tensor, prompts: Tensor) -> Tensor:
-        return generated
-
-
-class DecoderOnly(Family):
-    """Llama, GPT-2 and their kin: the target continues the input, and only it is learnt."""
-
-    name = "decoder-only"
-    padding_side = "left"
-
-    def source_ids(self, text: str) -> list[int]:
-        ids = list(self.tokenizer(text)["input_ids"])
-        # Some tokenizers close every text with an end token; a prompt must stay open.
-        return ids[:-1] if len(ids) > 1 and ids[-1] == self.end else ids
-
-    def target_ids(self, example: Example) -> list[int]:
-        # Tokenized behind the cue, so that the answer's first token is the one that a text would have there.
-        cue = example.after or example.text
-        prompt, whole = self.source_ids(cue), self.source_ids(f"{cue} {example.target}")
-        if whole[: len(prompt)] == prompt:
-            return whole[len(prompt) :]
-        return list(self.tokenizer(f" {example.target}", add_special_tokens=False)["input_ids"])
-
-    def reserved(self, lengths: Lengths) -> int:
-        return lengths.target
-
-    def batch(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-        whole = [row.source + row.target for row in rows]
-        return {
-            "input_ids": self._padded(whole, self.pad),
-            "attention_mask": self._padded([[1] * len(ids) for ids in whole], 0),
-            "labels": self._padded([[IGNORED] * len(row.source) + list(row.target) for row in rows], IGNORED),
-        }
-
-    def loss_sum(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-        return token_loss_sum(output.logits[:, :-1], batch["labels"][:, 1:])
-
-    def written(self, generated: Tensor, prompts: Tensor) -> Tensor:
-        return generated[:, prompts.shape[1] :]
-
-
-def _end_token(model: nn.Module, tokenizer: Tokenizer) -> int:
-    if tokenizer.eos_token_id is not None:
-        return int(tokenizer.eos_token_id)
-    end = model.config.eos_token_id  # type: ignore[union-attr]
-    if isinstance(end, int):
-        return end
-    raise DataError(
-        "The tokenizer has no end-of-sequence token, so an answer could never end: set tokenizer.eos_token."
-    )

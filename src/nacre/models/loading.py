@@ -10,6 +10,7 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -17,15 +18,25 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from nacre.errors import ModelError
+from nacre.models.encoder_only import ENCODERS, is_encoder
 from nacre.models.host import Host
 
 DEMO = "demo"
 
 
-def load_host(name: str, dtype: torch.dtype = torch.float32) -> Host:
-    """Load model and tokenizer. dtype: of the weights; float32 unless said, whatever the file was stored in.
+DROPOUTS = (
+    "dropout", "dropout_rate", "attention_dropout", "activation_dropout", "hidden_dropout_prob",
+    "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop", "resid_dropout", "embed_dropout",
+    "hidden_dropout",
+)  # fmt: skip
+"""What configurations call the dropout of their layers."""
 
-    Raises ``ModelError`` if there is no such model, no config, or no language-model head for it.
+
+def load_host(name: str, dtype: torch.dtype = torch.float32, dropout: float | None = None) -> Host:
+    """Load model and tokenizer. dtype: of the weights; float32 unless said, whatever the file was stored in.
+    dropout: of all the model's own layers in training; None: what its configuration says.
+
+    Raises ``ModelError`` if there is no such model, no config, or no family for its architecture.
     """
     # Loading takes a second and is followed by nacre's own lines; another library's bar between them only confuses.
     transformers_logging.disable_progress_bar()
@@ -37,17 +48,23 @@ def load_host(name: str, dtype: torch.dtype = torch.float32) -> Host:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ModelError(f"Model '{name}' cannot be read: {_first_line(error)}") from None
+    for setting in DROPOUTS if dropout is not None else ():
+        if hasattr(config, setting):
+            setattr(config, setting, dropout)
+    options = {}
     if config.is_encoder_decoder and type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         loader = AutoModelForSeq2SeqLM
-    elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not _is_encoder(config):
+    elif is_encoder(config):
+        loader, options = AutoModel, {"add_pooling_layer": False}
+    elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         loader = AutoModelForCausalLM
     else:
         raise ModelError(
-            f"Model '{name}' ({config.model_type}) is neither encoder-decoder nor decoder-only; nacre needs a model "
-            "that writes its answers."
+            f"Model '{name}' ({config.model_type}) is neither encoder-decoder nor decoder-only, nor one of the "
+            f"encoders that nacre knows ({', '.join(ENCODERS)})."
         )
     try:
-        model = loader.from_pretrained(source, dtype=dtype)
+        model = loader.from_pretrained(source, config=config, dtype=dtype, **options)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"Model '{name}' cannot be loaded: {_first_line(error)}") from None
@@ -68,13 +85,6 @@ def _check_place(name: str, source: str, folder: Path | None) -> None:
     looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
     if looks_like_path or not source:
         raise ModelError(f"Model folder '{name}' does not exist.")
-
-
-def _is_encoder(config: object) -> bool:
-    """BERT and RoBERTa stand in the table of causal models too, for use as a decoder, which they were not made for."""
-    return getattr(config, "model_type", "") in {"bert", "roberta", "xlm-roberta"} and not getattr(
-        config, "is_decoder", False
-    )
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ several roles; asking for any of them selects the whole map, as PEFT does.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,27 +22,32 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 @dataclass(frozen=True)
 class RoleOf:
-    """Modules whose dotted name ends like this have these roles. ``ending`` is a regular expression."""
+    """Modules whose dotted name ends like this have these roles. ``ending`` is a regular expression. cross: whether
+    they belong to a decoder's attention to the encoder."""
 
     ending: str
     roles: tuple[Role, ...]
+    cross: bool = False
 
     def holds(self, module_name: str) -> bool:
         return re.search(rf"(^|\.){self.ending}$", module_name) is not None
 
 
-def _separate(query: str, key: str, value: str, output: str) -> tuple[RoleOf, ...]:
-    return (RoleOf(query, ("query",)), RoleOf(key, ("key",)), RoleOf(value, ("value",)), RoleOf(output, ("output",)))
+def _separate(query: str, key: str, value: str, output: str, *, cross: bool = False) -> tuple[RoleOf, ...]:
+    endings: dict[Role, str] = {"query": query, "key": key, "value": value, "output": output}
+    return tuple(RoleOf(ending, (role,), cross) for role, ending in endings.items())
 
 
 _T5 = (
-    *_separate(*(rf"(SelfAttention|EncDecAttention)\.{letter}" for letter in "qkvo")),
+    *_separate(*(rf"SelfAttention\.{letter}" for letter in "qkvo")),
+    *_separate(*(rf"EncDecAttention\.{letter}" for letter in "qkvo"), cross=True),
     RoleOf(r"DenseReluDense\.(wi|wi_1)", ("ffn_in",)),
     RoleOf(r"DenseReluDense\.wi_0", ("ffn_gate",)),
     RoleOf(r"DenseReluDense\.wo", ("ffn_out",)),
 )
 _BART = (
-    *_separate(*(rf"(self_attn|encoder_attn)\.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj"))),
+    *_separate(*(rf"self_attn\.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj"))),
+    *_separate(*(rf"encoder_attn\.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")), cross=True),
     RoleOf("fc1", ("ffn_in",)),
     RoleOf("fc2", ("ffn_out",)),
 )
@@ -94,15 +99,23 @@ ARCHITECTURES: dict[str, tuple[RoleOf, ...]] = {
 }
 
 
-def find_linears(model: nn.Module, roles: Sequence[str], modules: Sequence[str] = ()) -> dict[str, nn.Module]:
+def find_linears(
+    model: nn.Module, roles: Sequence[str], modules: Sequence[str] = (), *, cross_attention: bool = True
+) -> dict[str, nn.Module]:
     """The host's linear maps with one of the roles, or, if ``modules`` is given, whose names end in one of those.
 
     model: a host with ``config.model_type``. modules: dotted endings such as ``q_proj`` or ``SelfAttention.q``; they
-    override the roles. Returns name -> module in the host's own order.
+    override the roles. cross_attention: whether the roles mean a decoder's attention to the encoder, too. Returns
+    name -> module in the host's own order.
 
     Raises ``RecipeError`` for an unknown role or an ending that matches nothing, ``ModelError`` for an architecture
     that has no row here.
     """
+    if modules and not cross_attention:
+        raise RecipeError(
+            "cross_attention: false goes with roles; modules name the linear maps themselves, for example "
+            "--set 'modules=[SelfAttention.q, SelfAttention.v]'."
+        )
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     if modules:
         for ending in modules:
@@ -121,7 +134,7 @@ def find_linears(model: nn.Module, roles: Sequence[str], modules: Sequence[str] 
             f"The roles of architecture '{model_type}' are not known ({', '.join(sorted(ARCHITECTURES))} are). "
             "Name the linear maps instead: --set 'modules=[q_proj, v_proj]'."
         )
-    table = ARCHITECTURES[model_type]
+    table = [row for row in ARCHITECTURES[model_type] if cross_attention or not row.cross]
     found = {
         name: module
         for name, module in linears.items()
@@ -129,6 +142,49 @@ def find_linears(model: nn.Module, roles: Sequence[str], modules: Sequence[str] 
     }
     if not found:
         raise RecipeError(f"roles: the model ({model_type}) has no linear map for {', '.join(roles) or 'no role'}.")
+    return found
+
+
+def roles_of(model: nn.Module, module_name: str) -> tuple[Role, ...]:
+    """The roles of one linear map, several for a fused one; none if the table does not know it or the architecture.
+
+    model: a host with ``config.model_type``.
+    """
+    table = ARCHITECTURES.get(str(model.config.model_type), ())  # type: ignore[union-attr]
+    return next((row.roles for row in table if row.holds(module_name)), ())
+
+
+def layer_of(module_name: str) -> tuple[str, int] | None:
+    """The transformer layer that a module lies in: its stack and its number there, from 0 at the input.
+
+    ``decoder.block.3.layer.0.SelfAttention.q`` is in (``decoder.block``, 3): the first number counts. None outside.
+    """
+    parts = module_name.split(".")
+    place = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+    return None if place is None else (".".join(parts[:place]), int(parts[place]))
+
+
+def in_top_layers(model: nn.Module, module_names: Iterable[str], count: int) -> list[str]:
+    """Those of the modules that lie in the ``count`` layers nearest to the output: of the decoder where the model has
+    one, otherwise of its only stack. ``count`` may be larger than the stack.
+
+    Raises ``RecipeError`` if none of them does.
+    """
+    layers = {layer for name, _ in model.named_modules() if (layer := layer_of(name)) is not None}
+    decoder = {layer for layer in layers if "decoder" in layer[0].split(".")}
+    highest: dict[str, int] = {}
+    for stack, number in decoder or layers:
+        highest[stack] = max(number, highest.get(stack, 0))
+    found = []
+    for name in module_names:
+        stack, number = layer_of(name) or ("", 0)
+        if stack in highest and number > highest[stack] - count:
+            found.append(name)
+    if not found:
+        raise RecipeError(
+            f"None of the adapter's linear maps lies in the {count} layer(s) nearest to the output of "
+            f"{', '.join(sorted(highest)) or 'this model, whose layers have no numbers'}: take more layers, or all."
+        )
     return found
 
 

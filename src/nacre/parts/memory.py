@@ -13,3 +13,7 @@ class Memory(Part, ABC):
     @abstractmethod
     def examples(self, learner: Learner) -> Sequence[Example]:
         """Stored examples of past tasks; they are mixed into the new task's epoch."""
+
+    def size(self, rows: int) -> int | None:
+        """How many examples are stored of a task with so many rows; None if that shows only when it is learnt."""
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -22,7 +23,27 @@ class State(Protocol):
     @property
     def seed(self) -> int: ...
     @property
+    def tasks(self) -> list[str]: ...
+    @property
     def parts(self) -> dict[str, dict[str, Any]]: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training is. number: of the optimizer's step, from 0; of: how many the task has; rate: this step's
+    learning rate, of which a parameter group's own is a multiple (``ParameterGroup.rate``). takes_part: whether this
+    process has rows of the step; where there are fewer rows than processes, some run another's row with weight 0."""
+
+    number: int
+    of: int
+    rate: float
+    takes_part: bool = True
+
+
+class Held(Protocol):
+    """What is alive only while a task is learnt, such as hooks on the host."""
+
+    def close(self) -> None: ...
 
 
 class Learner(Protocol):
@@ -37,6 +58,17 @@ class Learner(Protocol):
     @property
     def task_number(self) -> int:
         """The number of the task being learnt, from 1."""
+        ...
+
+    @property
+    def held(self) -> dict[str, Held]:
+        """What parts hold while a task is learnt, by key; closed and dropped when learning stops, with or without an
+        error. What must survive that is in ``state``."""
+        ...
+
+    @property
+    def step(self) -> Step:
+        """The step being taken, while gradient rules act."""
         ...
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
@@ -66,6 +98,12 @@ class Part:
         Asked when a method is put together, so that a combination without sense is refused before anything runs.
         """
         return None
+
+    @property
+    def needs_boundaries(self) -> bool:
+        """Whether it must be told in training when one task ends and the next begins. So it is with every part that
+        does something then; one that only prepares itself there says otherwise."""
+        return type(self).begin is not Part.begin or type(self).end is not Part.end
 
     def begin(self, learner: Learner, tasks: Sequence[Task]) -> None:
         """Called when the adapter has its new slot and before the first step."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from nacre.adapters.adapter import Adapter
 from nacre.errors import RecipeError
-from nacre.functional.penalties import absolute_sum
+from nacre.functional.penalties import absolute_mean, absolute_sum
 from nacre.parts.part import Learner, Part
 from nacre.per_task import PerTask, all_values, value_of
 
@@ -21,18 +22,21 @@ class Penalty(Part, ABC):
 
     @abstractmethod
     def weight(self, learner: Learner) -> float:
-        """What it is multiplied with on the task being learnt."""
+        """What it is multiplied with on the task being learnt. It may depend on ``learner.task_number`` only, so that
+        it can be told before anything runs."""
 
 
 @dataclass(frozen=True)
 class GroupL1(Penalty):
     """L1 norm of one parameter group of the adapter: strength * sum |w| (AM-LoRA Eq. 6 for the group ``selector``).
 
-    Only trained entries are counted; frozen ones would add a constant.
+    reduce: ``mean`` divides by the number of entries. Only trained entries are counted; frozen ones would add a
+    constant.
     """
 
     group: str
     strength: PerTask
+    reduce: Literal["sum", "mean"] = "sum"
 
     def __post_init__(self) -> None:
         check_not_negative(self.strength, f"The weight of the L1 penalty on '{self.group}'")
@@ -48,7 +52,8 @@ class GroupL1(Penalty):
 
     def value(self, learner: Learner) -> Tensor:
         groups = {group.name: group for group in learner.adapter.parameter_groups()}
-        return absolute_sum(groups[self.group].parameters)
+        reduce = absolute_sum if self.reduce == "sum" else absolute_mean
+        return reduce(groups[self.group].parameters)
 
     def weight(self, learner: Learner) -> float:
         return value_of(self.strength, learner.task_number, self.key)

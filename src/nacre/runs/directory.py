@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -21,12 +22,15 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from nacre.errors import CheckpointError, RecipeError
+from nacre.evaluation.gates import ROWS, TOKENS, SiteGates
 from nacre.evaluation.scoring import TaskScore
 from nacre.files import build_folder, hash_of, to_json, write_atomically
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
 from nacre.runs.recipe import Recipe
 from nacre.tasks.task import Task
+
+FolderState = Literal["new", "begun", "finished"]
 
 
 class Row(BaseModel):
@@ -51,6 +55,13 @@ class RunDirectory:
         self.path = path
         self.results = path / "results.json"
         self.report = path / "report.html"
+
+    @property
+    def state(self) -> FolderState:
+        """How far the run in it has come."""
+        if self.results.exists():
+            return "finished"
+        return "begun" if (self.path / "recipe.yaml").exists() else "new"
 
     def check_place(self) -> None:
         """Raise ``RecipeError`` unless the folder is new, empty, or a run's."""
@@ -122,9 +133,15 @@ class RunDirectory:
         return self.path / "tasks" / f"{number:02d}-{safe}"
 
     def write_stage(
-        self, folder: Path, row: Row, learner: Learner, scores: Mapping[str, tuple[Task, TaskScore]]
+        self,
+        folder: Path,
+        row: Row,
+        learner: Learner,
+        scores: Mapping[str, tuple[Task, TaskScore]],
+        gates: Mapping[str, Sequence[SiteGates]],
     ) -> None:
-        """Commit a stage: predictions, the row and, once something is learnt, the learner; the manifest last."""
+        """Commit a stage: predictions, the row, gates (by task, of a gated adapter) and, once something is learnt, the
+        learner; the manifest last."""
 
         def fill(place: Path) -> None:
             if learner.state.tasks:
@@ -133,6 +150,8 @@ class RunDirectory:
             for number, (task, score) in enumerate(scores.values(), start=1):
                 file = place / "predictions" / f"{self.stage_folder(number, task.name).name}.jsonl.gz"
                 file.write_bytes(_predictions(task, score))
+            if gates:
+                (place / "gates.json").write_text(_gates(gates))
             (place / "row.json").write_text(to_json(row.model_dump()) + "\n")
             checkpoint.write_manifest(place)
 
@@ -219,6 +238,12 @@ def _predictions(task: Task, score: TaskScore) -> bytes:
         for answer, row, right in zip(score.answers, task.test, score.right, strict=True)
     )
     return gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0)
+
+
+def _gates(gates: Mapping[str, Sequence[SiteGates]]) -> str:
+    """Without indentation: fifteen tasks, as many slots and a hundred sites make half a million lines otherwise."""
+    tasks = {task: [asdict(site) for site in sites] for task, sites in gates.items()}
+    return to_json({"rows": ROWS, "tokens": TOKENS, "tasks": tasks}, indent=None) + "\n"
 
 
 def _short(value: Any) -> str:

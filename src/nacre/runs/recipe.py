@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,12 +15,17 @@ from nacre.errors import RecipeError, nearest
 from nacre.evaluation.decoding import Decoding
 from nacre.learning.settings import Optim
 from nacre.method import Method
+from nacre.models.loading import DEMO
 from nacre.registry import build_method
 from nacre.tasks.template import Identity
 
+PLACES = ("model", "data", "output")
+"""The keys that say where something is, and may name variables of the environment."""
+
 
 class Recipe(BaseModel):
-    """What ``recipe.yaml`` holds. ``set`` are the method's parameters."""
+    """What ``recipe.yaml`` holds. ``set`` are the method's parameters. ``model``, ``data`` and ``output`` may name
+    variables of the environment, ``$NACRE_DATA/long_sequence``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -28,10 +34,19 @@ class Recipe(BaseModel):
     model: str = Field(default="demo", description="a folder, a Hugging Face name, or 'demo'")
     data: str | None = Field(default=None, description="where the tasks are; the demo's need none")
     seed: int = Field(default=0, ge=0)
-    output: str | None = Field(default=None, description="the run's folder")
+    output: str | None = Field(default=None, description="the run's folder; {seed} in it stands for the seed")
     identity: Identity = Field(default="none", description="prompt lines that tell the model its task")
     limit_train: int | None = Field(default=None, ge=1, description="rows of a task to train on, at most")
     limit_test: int | None = Field(default=None, ge=1, description="rows of a task to test on, at most")
+    measure_on: Literal["test", "validation"] = Field(
+        default="test", description="the rows that are measured; settings are chosen on validation rows"
+    )
+    matrix: Literal["full", "seen", "last"] = Field(
+        default="full", description="what is measured: every task after every task; those learnt so far; the last row"
+    )
+    model_dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="dropout inside the pretrained model; None: what its configuration says"
+    )
     optim: Optim = Field(default_factory=Optim)
     evaluation: Decoding = Field(default_factory=Decoding)
     parameters: dict[str, Any] = Field(default_factory=dict, alias="set")
@@ -40,21 +55,40 @@ class Recipe(BaseModel):
         return build_method(self.method, self.parameters, instead=_top_level())
 
     def resolved(self) -> Recipe:
-        """The recipe with every default written out, so that it says all of what is run."""
+        """The recipe with every default written out and every place found, so that it says all of what is run.
+
+        Raises ``RecipeError`` if a variable of the environment is not set.
+        """
+        recipe = self.completed()
+        for key in PLACES:
+            recipe = recipe.placed(key)
+        return recipe
+
+    def completed(self) -> Recipe:
+        """The recipe with the method's defaults, its usual rate and the run's folder written out."""
         method = self.build()
         rate = self.optim.learning_rate or method.adapter.learning_rate
         stream = self.stream if isinstance(self.stream, str) else "-".join(self.stream)
+        output = self.output or f"runs/{stream}-{self.method}-seed{{seed}}"
         return self.model_copy(
             update={
                 "parameters": _plain(method.parameters),
                 "optim": self.optim.model_copy(update={"learning_rate": rate}),
-                "output": str(
-                    Path(self.output or f"runs/{stream}-{self.method}-seed{self.seed}").expanduser().resolve()
-                ),
-                "model": _absolute(self.model),
-                "data": None if self.data is None else _absolute(self.data),
+                "output": output.replace("{seed}", str(self.seed)),
             }
         )
+
+    def placed(self, key: str) -> Recipe:
+        """The recipe with this one of its places found: variables of the environment replaced, local paths complete.
+
+        Raises ``RecipeError`` if a variable is not set.
+        """
+        written = getattr(self, key)
+        if written is None or (key, written) == ("model", DEMO):  # even where a folder of that name lies about
+            return self
+        place = expanded(key, written)
+        found = str(Path(place).expanduser().resolve()) if key == "output" else _absolute(place)
+        return self.model_copy(update={key: found})
 
     def document(self) -> dict[str, Any]:
         """Plain values, as written to ``recipe.yaml``."""
@@ -66,6 +100,21 @@ class Recipe(BaseModel):
     @property
     def stream_name(self) -> str:
         return self.stream if isinstance(self.stream, str) else "own"
+
+
+def expanded(key: str, place: str) -> str:
+    """The place with ``$NAME`` and ``${NAME}`` replaced by what the environment says.
+
+    Raises ``RecipeError`` naming the variable and the recipe's key if it is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if not (found := os.environ.get(name)):
+            raise RecipeError(f"{key} = {place}: the environment variable {name} is not set; set it, or pass --{key}.")
+        return found
+
+    return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, place)
 
 
 def read_recipe(path: Path | None, flags: Mapping[str, Any], settings: Iterable[str]) -> Recipe:

@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from nacre.errors import RecipeError
+from nacre.evaluation.gates import has_gates, mean_gates
 from nacre.evaluation.matrix import DEFINITIONS, metrics
-from nacre.evaluation.scoring import TaskScore, normalized_labels, score
+from nacre.evaluation.scoring import TaskScore, score
 from nacre.files import hash_of
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
@@ -20,13 +20,13 @@ from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.parts.curriculum import Stage
 from nacre.runs.directory import Row, RunDirectory
+from nacre.runs.plan import check_lists
 from nacre.runs.protocol import protocol_of
 from nacre.runs.recipe import Recipe
 from nacre.runs.record import Record, Seconds
 from nacre.runs.report import write_report
+from nacre.runs.stream import tasks_of
 from nacre.tasks.checks import check_stream
-from nacre.tasks.sources import find_tasks, load_tasks
-from nacre.tasks.streams import get_stream
 from nacre.tasks.task import Task
 
 
@@ -45,10 +45,12 @@ def run(recipe: Recipe, report: Report) -> Record:
 
     method = recipe.build()
     tasks = tasks_of(recipe)
-    host = load_host(recipe.model)
+    check_lists(method, recipe.optim, method.curriculum.stages(tasks))
+    host = load_host(recipe.model, dropout=recipe.model_dropout)
     learner = _learner(host, method, recipe)
     protocol = protocol_of(recipe, tasks, learner)
-    for task in tasks:  # raises if a prompt leaves no room for a text
+    for task in tasks:  # raises if the host cannot learn the task, or a prompt leaves no room for a text
+        host.family.check(task)
         host.family.encode(task.template.example("a", "a", task.labels), learner.lengths)
     with directory.locked():
         directory.clean()
@@ -59,7 +61,13 @@ def run(recipe: Recipe, report: Report) -> Record:
             report(kind, **values)
 
         told(
-            "run", path=str(directory.path), method=recipe.method, tasks=[task.name for task in tasks], seed=recipe.seed
+            "run",
+            path=str(directory.path),
+            method=recipe.method,
+            tasks=[task.name for task in tasks],
+            seed=recipe.seed,
+            penalties=[part.key for part in method.penalties],
+            gradient_rules=[part.key for part in method.gradient_rules],
         )
         rows = _stages(directory, recipe, learner, tasks, told)
         record = _record(recipe, method, tasks, rows, protocol)
@@ -69,28 +77,6 @@ def run(recipe: Recipe, report: Report) -> Record:
     return record
 
 
-def tasks_of(recipe: Recipe) -> list[Task]:
-    """The stream's tasks as the recipe wants them; raises if a row, label or split is not what a task needs."""
-    names: Sequence[str]
-    if isinstance(recipe.stream, str) and recipe.data is not None and recipe.stream in find_tasks(recipe.data):
-        names = [recipe.stream]
-    elif isinstance(recipe.stream, str):
-        names = get_stream(recipe.stream).tasks
-        if recipe.data is None and recipe.stream != "demo":
-            raise RecipeError(f"Stream '{recipe.stream}' needs --data: the folder that holds its tasks.")
-        if recipe.data is not None and recipe.stream == "demo":
-            raise RecipeError(
-                "Stream 'demo' makes its own rows and takes no --data; name a stream or tasks of that folder."
-            )
-    else:
-        names = recipe.stream
-    tasks = []
-    for task in load_tasks(names, recipe.data):
-        normalized_labels(task)
-        tasks.append(task.with_identity(recipe.identity).limited(recipe.limit_train, recipe.limit_test).check())
-    return tasks
-
-
 def _stages(
     directory: RunDirectory, recipe: Recipe, learner: Learner, tasks: Sequence[Task], report: Report
 ) -> dict[int, Row]:
@@ -98,7 +84,8 @@ def _stages(
     learner.report = report
     stages = learner.method.curriculum.stages(tasks)
     before = directory.stage_folder(0, "before")
-    rows = {0: directory.read_row(before) or _measure(directory, before, learner, tasks, 0, tasks, {}, None, report)}
+    first = tasks if recipe.matrix == "full" else []
+    rows = {0: directory.read_row(before) or _measure(directory, before, learner, tasks, 0, first, {}, None, report)}
     last_complete = before
     report("row", number=0, scores=rows[0].scores, tasks=[task.name for task in tasks])
     for number, stage in enumerate(stages, start=1):
@@ -110,10 +97,20 @@ def _stages(
             started = time.monotonic()
             learner.learn(*stage.tasks)
             seconds = time.monotonic() - started
-            row = _measure(directory, folder, learner, tasks, stage.row, stage.measured, rows, seconds, report)
+            measured = _measured(recipe, stage, tasks)
+            row = _measure(directory, folder, learner, tasks, stage.row, measured, rows, seconds, report)
         rows[stage.row], last_complete = row, folder
         report("row", number=stage.row, scores=row.scores, tasks=[task.name for task in tasks])
     return rows
+
+
+def _measured(recipe: Recipe, stage: Stage, tasks: Sequence[Task]) -> Sequence[Task]:
+    """The tasks that are scored anew after a stage: as its curriculum says, or fewer if the recipe wants fewer."""
+    if stage.afresh or recipe.matrix == "full":
+        return stage.measured
+    if recipe.matrix == "seen":
+        return stage.measured[: stage.row]
+    return stage.measured if stage.row == len(tasks) else []
 
 
 def _ready(
@@ -144,10 +141,10 @@ def _measure(
     """Score the measured tasks, and commit the row with the learner it belongs to."""
     report("evaluate", row=number, tasks=len(measured))
     started = time.monotonic()
-    answers = learner.answer(measured)
+    answers = learner.answer(measured) if measured else []
     scores = {task.name: (task, score(task, texts)) for task, texts in zip(measured, answers, strict=True)}
-    # A task that is not measured anew keeps the score of its own, unchanged copy: that is what "independent" means.
-    kept = rows.get(number - 1) if number > 1 and len(measured) < len(tasks) else None
+    # A task whose own, unchanged copy answers it keeps its score: that is what "independent" means.
+    kept = rows.get(number - 1) if number > 1 and not learner.method.curriculum.continues else None
     row = Row(
         row=number,
         scores=[_of(scores, task, "accuracy", kept.scores[i] if kept else None) for i, task in enumerate(tasks)],
@@ -155,10 +152,11 @@ def _measure(
         train_seconds=train_seconds,
         evaluate_seconds=time.monotonic() - started,
         trainable_parameters=sum(group.size for group in learner.trainable()) if number else None,
-        stored_parameters=learner.adapter.stored_parameters() + (kept.stored_parameters if kept else 0),
+        stored_parameters=learner.stored_parameters() + (kept.stored_parameters if kept else 0),
         peak_rss_bytes=peak_rss_bytes(),
     )
-    directory.write_stage(folder, row, learner, scores)
+    gates = {task.name: mean_gates(learner, task) for task in measured} if has_gates(learner) else {}
+    directory.write_stage(folder, row, learner, scores, gates)
     return row
 
 

@@ -1,0 +1,93 @@
+"""What ``nacre run --dry-run`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from nacre.cli.display import table_console
+
+if TYPE_CHECKING:
+    from nacre.runs.plan import Plan, PlannedPart, PlannedStage
+
+FOLDER = {
+    "new": "",
+    "begun": " (begun; it would be continued after the last finished task)",
+    "finished": " (finished; nothing would be run)",
+}
+
+
+def print_plan(plan: Plan) -> None:
+    """The method's parts, the settings, a row for each task, and what is missing."""
+    console = table_console(30 + 13 * len(plan.penalties))
+    for name, text in _lines(plan):
+        console.print(f"{name:<15}{text}", soft_wrap=True)
+    console.print()
+    console.print(_stage_table(plan))
+    for sentence in plan.missing:
+        console.print(f"Missing: {sentence}", soft_wrap=True)
+
+
+def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
+    recipe, optim = plan.recipe, plan.recipe.optim
+    yield "method", f"{recipe.method}: {plan.title}"
+    yield "adapter", plan.adapter
+    yield "start", plan.start.settings
+    yield "penalties", ", ".join(part.settings for part in plan.penalties) or "none"
+    yield "memory", plan.memory.settings if plan.memory else "none"
+    yield "curriculum", plan.curriculum
+    yield from _in_order(plan.gradient_rules, optim.max_grad_norm)
+    warmup = f", after a warm-up over {optim.warmup:g} of the steps" if optim.warmup else ""
+    yield (
+        "optimizer",
+        f"AdamW, betas {optim.betas[0]:g} and {optim.betas[1]:g}, weight decay {optim.weight_decay:g}, rate "
+        f"{optim.schedule}{warmup}",
+    )
+    yield "rows a step", f"{optim.batch_size}, in {optim.accumulation} micro-batch(es) on each device"
+    yield "lengths", f"{optim.max_source_length} tokens of input, {optim.max_target_length} of target"
+    yield "model", recipe.model
+    yield "stream", recipe.stream_name
+    yield "data", recipe.data or "none"
+    yield "identity", f"{recipe.identity} (lines in the prompt that tell the task)"
+    yield "measured", f"{recipe.matrix} matrix, on {recipe.measure_on} rows"
+    yield "seed", str(recipe.seed)
+    yield "output", f"{recipe.output}{FOLDER[plan.folder]}"
+
+
+def _in_order(rules: list[PlannedPart], norm: float | None) -> Iterator[tuple[str, str]]:
+    """What acts between gradients and step, in its order."""
+    acting = [rule.settings for rule in rules] + ([] if norm is None else [f"clipping to norm {norm:g}"])
+    for number, rule in enumerate(acting, start=1):
+        yield "" if number > 1 else "gradient rules", f"{number}. {rule}"
+    if not acting:
+        yield "gradient rules", "none"
+
+
+def _stage_table(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("task")
+    for heading in ("rows", "stored", "epochs", "rate", "steps"):
+        table.add_column(heading, justify="right")
+    for part in plan.penalties:
+        table.add_column(part.key, justify="right")
+    for stage in plan.stages:
+        table.add_row(*_stage_row(stage))
+    return table
+
+
+def _stage_row(stage: PlannedStage) -> list[str]:
+    return [
+        stage.name,
+        _count(stage.rows),
+        _count(stage.kept),
+        str(stage.epochs),
+        f"{stage.learning_rate:g}",
+        _count(stage.steps),
+        *[f"{weight:g}" for weight in stage.penalties.values()],
+    ]
+
+
+def _count(number: int | None) -> str:
+    return "unknown" if number is None else f"{number:,}"

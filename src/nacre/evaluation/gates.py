@@ -1,0 +1,125 @@
+"""What a gated adapter chooses: the mean gate of each task's LoRA at each site, on given inputs (AM-LoRA's Fig. 4)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nacre.adapters.gated import GatedSite, PlacedGated
+from nacre.errors import NacreError
+from nacre.models.families import Encoded
+from nacre.models.roles import Role, layer_of, roles_of
+from nacre.parts.part import Learner
+from nacre.tasks.task import Task
+
+ROWS = 32
+"""How many rows of a task are looked at, unless said otherwise."""
+
+TOKENS = (
+    "every token that a site reads, padding excluded: those of the input and, behind it (decoder-only) or in the "
+    "decoder (one place late, behind its start token), those of the gold answer; a decoder's attention to the encoder "
+    "takes keys and values from the input's tokens"
+)
+"""Which tokens the means are over, in words for the file."""
+
+
+@dataclass(frozen=True)
+class SiteGates:
+    """One site's shares of the softmax, each the mean over all tokens of all rows.
+
+    site: its module name. stack, layer: where it lies (``models/roles.layer_of``). roles: several for a fused map.
+    tokens: how many there were. zero: the zero LoRA's share, None if it takes no part. gates: (task, share) by slot,
+    the first task's first. Together they are 1.
+    """
+
+    site: str
+    stack: str | None
+    layer: int | None
+    roles: tuple[Role, ...]
+    tokens: int
+    zero: float | None
+    gates: tuple[tuple[str, float], ...]
+
+
+def has_gates(learner: Learner) -> bool:
+    """Whether there is anything to look at: a gated adapter that has learnt something."""
+    return isinstance(learner.adapter, PlacedGated) and learner.adapter.tasks > 0
+
+
+@torch.no_grad()
+def mean_gates(learner: Learner, task: Task, rows: int = ROWS) -> list[SiteGates]:
+    """The mean gates at every site on the test rows of a task, which may be one that was not learnt.
+
+    rows: how many, at even distances. The host reads prompts and gold answers; the tokens that count are ``TOKENS``.
+    Nothing of the learner changes.
+
+    Raises ``NacreError`` if the learner's adapter has no gates or has learnt nothing yet.
+    """
+    if not has_gates(learner):
+        raise NacreError(
+            "There are no gates to look at: that needs a learner of a gated method (am_lora) after a task."
+        )
+    assert isinstance(learner.adapter, PlacedGated)
+    examples = task.examples("test")
+    count = min(rows, len(examples))
+    chosen = learner.encode([examples[place * len(examples) // count] for place in range(count)])
+    with _noting(learner.host.model, learner.adapter.sites) as seen:
+        for portion in _of_equal_lengths(chosen):
+            _read(learner, portion)
+    slots = learner.adapter.tasks
+    names = learner.state.tasks if len(learner.state.tasks) == slots else [" + ".join(learner.state.tasks)]
+    return [_record(learner.adapter, site, names, sums) for site, sums in seen.items()]
+
+
+@contextmanager
+def _noting(model: nn.Module, sites: dict[str, GatedSite]) -> Iterator[dict[str, list[Tensor]]]:
+    """While open, every site that is run leaves the sum of its inputs' shares and their number behind: [t + 1] in
+    float64. Nothing is dropped out meanwhile."""
+    seen: dict[str, list[Tensor]] = defaultdict(list)
+
+    def watch(name: str, site: GatedSite) -> torch.utils.hooks.RemovableHandle:
+        def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            gates = site.gates(inputs[0]).flatten(0, -2).cpu().double()  # [tokens, t]
+            seen[name].append(torch.cat([gates.sum(dim=0), gates.new_tensor([len(gates)])]))
+
+        return site.register_forward_pre_hook(note)
+
+    handles = [watch(name, site) for name, site in sites.items()]
+    was_training = model.training
+    model.eval()
+    try:
+        yield seen
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+
+
+def _of_equal_lengths(rows: Sequence[Encoded]) -> list[list[Encoded]]:
+    """Rows that can be read together without padding, so that every token counts."""
+    portions: dict[tuple[int, int], list[Encoded]] = defaultdict(list)
+    for row in rows:
+        portions[len(row.source), len(row.target)].append(row)
+    return list(portions.values())
+
+
+def _read(learner: Learner, rows: Sequence[Encoded]) -> None:
+    host = learner.host
+    if host.family.writes:
+        learner.loss_sum(rows)
+    else:  # an encoder has no place for an answer, and a task to come none in its head
+        host.model(**{name: tensor.to(host.device) for name, tensor in host.family.prompts(rows).items()})
+
+
+def _record(adapter: PlacedGated, site: str, names: Sequence[str], sums: Sequence[Tensor]) -> SiteGates:
+    *shares, tokens = torch.stack(list(sums)).sum(dim=0).tolist()
+    means = [share / tokens for share in shares]
+    stack, layer = layer_of(site) or (None, None)
+    zero = max(0.0, 1 - sum(means)) if adapter.settings.zero_lora else None  # not below 0 by rounding alone
+    gates = tuple(zip(names, means, strict=True))
+    return SiteGates(site, stack, layer, roles_of(adapter.model, site), int(tokens), zero, gates)

@@ -1,0 +1,99 @@
+"""MIGU's masks: which output features of a linear map are updated in a step, and how their slices are masked.
+
+With h_j the j-th output on a token, the magnitude of feature j is n_j = sum over tokens of |h_j|. The k features with
+the largest n_j are updated, the others are not (Eqs. 3 to 6 of arXiv 2406.17245; Eq. 5 prints "top 1 - t" for the top
+d_out - t).
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Count = Literal["floor", "quantile"]
+
+
+def magnitude_sum(outputs: Tensor, counted: Tensor | None = None) -> Tensor:
+    """sum over tokens of |h|, without a graph and in float32 at least.
+
+    outputs [..., features]; counted [...], 1 where a token counts and 0 where not; None: all count.
+    Returns [features].
+    """
+    magnitudes = outputs.detach().abs().flatten(0, -2)
+    if magnitudes.dtype != torch.float64:
+        magnitudes = magnitudes.float()
+    if counted is None:
+        return magnitudes.sum(0)
+    # A product with a vector reads the magnitudes once; filling the others with zeros first costs three times as much.
+    with torch.autocast(outputs.device.type, enabled=False):
+        return counted.flatten().to(magnitudes) @ magnitudes
+
+
+def kept_count(features: int, threshold: float, rule: Count = "floor") -> int:
+    """How many features are updated: k.
+
+    floor: d_out - floor(T d_out) (Eq. 3). quantile: d_out - ceil(T (d_out - 1)), how many are not below the T-quantile
+    (the released code, which also keeps all others that equal it), at most one less. T is taken as it is written: 0.29
+    of 100 is 29, though the nearest binary number to 0.29 lies below it.
+    """
+    share = Fraction(str(threshold))
+    if rule == "quantile":
+        return features - math.ceil(share * (features - 1))
+    return features - math.floor(share * features)
+
+
+def largest(scores: Tensor, kept: int) -> Tensor:
+    """True at the ``kept`` largest scores, exactly so many; of equal ones, at those of lower index.
+
+    scores [features]. Returns [features].
+    """
+    order = scores.sort(descending=True, stable=True).indices
+    return torch.zeros_like(scores, dtype=torch.bool).index_fill(0, order[:kept], True)
+
+
+def largest_groups(scores: Tensor, groups: Tensor, kept: int) -> Tensor:
+    """True at all features of the groups with the largest mean score; of these as few as hold ``kept`` features.
+
+    scores [features]; groups [features]: each one's group, numbers below ``features``; of equal means the lower number
+    comes first. Returns [features], at least ``kept`` of them True.
+    """
+    sizes = torch.zeros_like(groups).index_add(0, groups, torch.ones_like(groups))
+    # One segment after the other: adding up in the order of arrival, as index_add does on some devices, would leave the
+    # last bit, and so perhaps the mask, to chance.
+    means = torch.segment_reduce(scores[groups.argsort(stable=True)], "mean", lengths=sizes)
+    means = torch.where(sizes > 0, means, -torch.inf)
+    order = means.sort(descending=True, stable=True).indices
+    sizes_before = sizes[order].cumsum(0) - sizes[order]
+    taken = torch.zeros_like(groups, dtype=torch.bool).index_put((order,), sizes_before < kept)
+    return taken[groups]
+
+
+def random_features(features: int, kept: int, seed: int) -> Tensor:
+    """True at ``kept`` features, drawn from the seed. Returns [features], on the CPU."""
+    chosen = torch.randperm(features, generator=torch.Generator().manual_seed(seed))[:kept]
+    return torch.zeros(features, dtype=torch.bool).index_fill(0, chosen, True)
+
+
+def row_sums(tensor: Tensor, axis: int) -> Tensor:
+    """The L1 norm of each slice along ``axis``: [features]."""
+    return tensor.detach().abs().movedim(axis, 0).flatten(1).sum(1) if tensor.dim() > 1 else tensor.detach().abs()
+
+
+def zero_masked_(tensor: Tensor, mask: Tensor, axis: int) -> None:
+    """Multiply the slices along ``axis`` with 0, in place, where the mask [features] is False."""
+    tensor.mul_(_along(mask, tensor, axis))  # on a CPU four times as fast as filling
+
+
+def restore_masked_(tensor: Tensor, before: Tensor, mask: Tensor, axis: int) -> None:
+    """Give the slices along ``axis`` back what they were before, in place, where the mask [features] is False."""
+    torch.where(_along(mask, tensor, axis), tensor, before, out=tensor)
+
+
+def _along(mask: Tensor, tensor: Tensor, axis: int) -> Tensor:
+    shape = [1] * tensor.dim()
+    shape[axis] = -1
+    return mask.view(shape)

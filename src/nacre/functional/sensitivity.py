@@ -1,0 +1,78 @@
+"""LB-CL's stage 1: how much earlier tasks' triplets matter for new examples, and the new triplets made of them.
+
+Triplet i of task k is (column u_i of U, sigma_i, row v_i of V). Both U^T and V are stacks of rows here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Match = Literal["index", "sigma_sorted"]
+
+
+class Triplets(NamedTuple):
+    """down [..., r, d_in] (V), up [..., r, d_out] (U transposed), sigma [..., r]; None for a plain LoRA, whose triplet
+    is the pair of A's row i and B's column i."""
+
+    down: Tensor
+    up: Tensor
+    sigma: Tensor | None = None
+
+
+def sensitivity(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """S(theta) = |theta dL/dtheta|, entry by entry: to first order, what setting the entry to 0 changes in the loss."""
+    return (parameter * gradient).abs()
+
+
+def triplet_sensitivity(values: Triplets, gradients: Triplets) -> Tensor:
+    """S_i^k = S(sigma_i) + (1/d_out) sum_j S(U_ji) + (1/d_in) sum_j S(V_ij).
+
+    values and gradients of t-1 tasks: [t-1, r, ...]. Returns [t-1, r].
+    """
+    total = sensitivity(values.up, gradients.up).mean(-1) + sensitivity(values.down, gradients.down).mean(-1)
+    if values.sigma is not None and gradients.sigma is not None:
+        total = total + sensitivity(values.sigma, gradients.sigma)
+    return total
+
+
+def shares(sensitivities: Tensor) -> Tensor:
+    """alpha_i^k = S_i^k / sum_k S_i^k, [t-1, r]; equal shares where no task's triplet i matters at all."""
+    total = sensitivities.sum(0)
+    return torch.where(total > 0, sensitivities / total, 1 / len(sensitivities))
+
+
+def combined(past: Triplets, sensitivities: Tensor, *, match: Match = "index", align: bool = False) -> Triplets:
+    """The new triplets: (sum_k alpha_i^k u_i^k, sum_k alpha_i^k sigma_i^k, sum_k alpha_i^k v_i^k).
+
+    past [t-1, r, ...], sensitivities [t-1, r]. Returns [r, ...].
+    match: which triplets of the tasks belong together: those of one index (the formula; but the order of triplets
+        means nothing), or, ``sigma_sorted``, those of one rank by |sigma| (by |u| |v| where there is no sigma).
+    align: u and v are flipped together, which leaves the triplet what it is, where u_i^k . u_i^1 < 0, so that vectors
+        do not cancel for their arbitrary signs.
+    """
+    if match == "sigma_sorted":
+        size = past.up.norm(dim=-1) * past.down.norm(dim=-1) if past.sigma is None else past.sigma.abs()
+        order = size.argsort(dim=-1, descending=True, stable=True)  # [t-1, r]
+        rows = torch.arange(len(order), device=order.device).unsqueeze(-1)
+        sensitivities = sensitivities[rows, order]
+        past = Triplets(*(None if tensor is None else tensor[rows, order] for tensor in past))  # type: ignore[arg-type]
+    if align:
+        overlap = (past.up * past.up[:1]).sum(-1, keepdim=True)  # [t-1, r, 1]
+        sign = torch.where(overlap < 0, -1.0, 1.0).to(past.up.dtype)
+        past = past._replace(up=sign * past.up, down=sign * past.down)
+    alpha = shares(sensitivities)
+    return Triplets(
+        down=(alpha.unsqueeze(-1) * past.down).sum(0),
+        up=(alpha.unsqueeze(-1) * past.up).sum(0),
+        sigma=None if past.sigma is None else (alpha * past.sigma).sum(0),
+    )
+
+
+def orthonormal_rows(rows: Tensor) -> Tensor:
+    """Rows [r, d], r <= d, made orthonormal in order (Gram-Schmidt by QR), each on the side on which it was."""
+    q, r = torch.linalg.qr(rows.T)  # [d, r], [r, r]
+    signed: Tensor = q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(q.dtype)
+    return signed.T

@@ -1,0 +1,1 @@
+"""What of nacre works in other training loops."""

@@ -1,0 +1,34 @@
+"""``+orthogonal_gradient``: a new task moves in directions that earlier tasks' factors do not use."""
+
+from typing import Literal
+
+from nacre.functional.projection import Space
+from nacre.method import Method, modifier
+from nacre.parts.orthogonal_gradient import OrthogonalGradient
+
+
+@modifier
+def orthogonal_gradient(
+    method: Method,
+    *,
+    space: Space = "union",
+    on: Literal["gradient", "update", "both"] = "gradient",
+    sigma: Literal["none", "flat"] = "none",
+) -> Method:
+    """LB-CL's second stage for any method with a low-rank slot for each task: what lies in the span of earlier tasks'
+    factors is taken out of the gradients, or out of the changes.
+
+    Equations: grad A <- grad A (I - Q_A Q_A^T), grad B <- (I - Q_B Q_B^T) grad B; Q_A: orthonormal basis of all
+    earlier A_k's rows, Q_B: of all earlier B_k's columns, site by site.
+
+    space: union: as above; sum: minus every earlier task's own projection, the slide's formula to the letter, which
+    reverses what lies in the spans of two tasks; vectors: minus the projection on every earlier vector.
+    on: gradient: before the optimizer's step, which AdamW turns back into the span in part; update: the parameter's
+    change since the task's start, after each step, exact for every optimizer; both.
+    sigma: none: an SVD adapter's sigma is trained freely; flat: outside the span of earlier sigmas.
+
+    Assumed: proj is on the union of the old spans, for each factor by itself, on the gradient; sigma is left free.
+
+    Sources: LB-CL (NeurIPS 2024), section 3.2.
+    """
+    return method.with_gradient_rule(OrthogonalGradient(space=space, on=on, sigma=sigma))

@@ -1,0 +1,45 @@
+"""LB-CL's motivation experiment: a new task begins with a copy of the last task's upper layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nacre.adapters.adapter import Adapter
+from nacre.errors import RecipeError
+from nacre.functional.sensitivity import Triplets
+from nacre.models.roles import in_top_layers
+from nacre.parts.part import Learner
+from nacre.parts.slots import slots_of, without_slots, write_triplets
+from nacre.parts.start import Fresh, Start
+from nacre.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class CopyStart(Start):
+    """The last task's adapter is copied in the layers nearest to the output; the others, and whatever the mixture of
+    tasks needs (AM-LoRA's selectors), begin as usual. So does the first task.
+
+    layers: how many layers of the decoder, where there is one, otherwise of the only stack; ``all``: every site.
+    """
+
+    layers: int | Literal["all"] = 4
+
+    def __post_init__(self) -> None:
+        if self.layers != "all" and self.layers < 1:
+            raise RecipeError(f"layers: {self.layers} is not a positive number of layers; 'all' copies all of them.")
+
+    def objection(self, adapter: Adapter) -> str | None:
+        return without_slots(adapter)
+
+    def fill(self, learner: Learner, tasks: Sequence[Task]) -> None:
+        Fresh().fill(learner, tasks)
+        if learner.task_number == 1:
+            return
+        adapter = slots_of(learner.adapter)
+        sites = adapter.sites
+        names = list(sites) if self.layers == "all" else in_top_layers(adapter.model, sites, self.layers)
+        for name in names:
+            last = {group: past[-1] for group, past in sites[name].past_by_group().items()}
+            write_triplets(sites[name], Triplets(**last))

@@ -1,0 +1,159 @@
+"""MIGU: in every step, only the features with the largest outputs are updated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nacre.adapters.adapter import Adapter, FeatureMap
+from nacre.adapters.low_rank import LowRank
+from nacre.adapters.magnitudes import Magnitudes, Tokens, summed_over_processes
+from nacre.adapters.masked_step import Masked, MaskedStep, check_threshold, with_roles
+from nacre.errors import RecipeError
+from nacre.functional.masking import Count, kept_count, largest, largest_groups, random_features, row_sums
+from nacre.models.roles import ROLES, Role
+from nacre.parts.feature_clusters import effective_rows, feature_clusters, magnitude_profiles
+from nacre.parts.gradient_rule import GradientRule
+from nacre.parts.part import Learner
+from nacre.per_task import PerTask, all_values, value_of
+from nacre.seeds import derive
+from nacre.tasks.task import Task
+
+PROFILE_ROWS = 64
+
+
+@dataclass(frozen=True)
+class MagnitudeMask(GradientRule):
+    """Leave the share ``threshold`` of every linear map's features out of each step: those with the smallest outputs.
+
+    mask, tokens, count, components: see ``MaskedStep``, ``Magnitudes``, ``kept_count``, ``with_roles``. first_task:
+    whether it acts on the first task, too. clusters: 0, or into how many groups the features of a map are put when a
+    task begins; groups are kept or left out as a whole. cluster_by: near each other are features with like weights, or
+    with like magnitudes on up to 64 of the task's rows.
+    by: what decides: ``magnitude``, or for comparison ``random``, the L1 norm of a feature's effective ``weight``, or
+    that of its ``gradient``.
+    """
+
+    threshold: PerTask = 0.7
+    mask: Masked = "gradient"
+    first_task: bool = False
+    components: tuple[Role, ...] = ROLES
+    tokens: Tokens = "non_padding"
+    count: Count = "floor"
+    clusters: int = 0
+    cluster_by: Literal["weight", "magnitude"] = "weight"
+    by: Literal["magnitude", "random", "weight", "gradient"] = "magnitude"
+
+    def __post_init__(self) -> None:
+        for value in all_values(self.threshold):
+            check_threshold(value)
+        if self.clusters < 0:
+            raise RecipeError(f"clusters: {self.clusters} is negative; 0 means that every feature stands for itself.")
+        if self.clusters and self.by == "random":
+            raise RecipeError("clusters are kept by their mean score, and by=random has none: set clusters=0.")
+
+    def objection(self, adapter: Adapter) -> str | None:
+        wants_weights = self.by == "weight" or (self.clusters > 0 and self.cluster_by == "weight")
+        if wants_weights and isinstance(adapter, LowRank) and not adapter.sum_gated:
+            return (
+                "it looks at the rows of each linear map's weight, and here the update depends on the input; take "
+                "by=magnitude and cluster_by=magnitude"
+            )
+        return None
+
+    @property
+    def needs_boundaries(self) -> bool:
+        """Only to know where the first task ends, for a new threshold, or for new clusters."""
+        return not self.first_task or self.clusters > 0 or isinstance(self.threshold, tuple)
+
+    def begin(self, learner: Learner, tasks: Sequence[Task]) -> None:
+        threshold = value_of(self.threshold, learner.task_number, "threshold")
+        if threshold == 0 or (learner.task_number == 1 and not self.first_task):
+            return
+        maps = with_roles(learner.adapter.feature_maps(), self.components)
+        groups = self._clusters(learner, tasks, maps) if self.clusters else None
+        magnitudes = None
+        if self.by == "magnitude":
+            model = learner.adapter.model
+            # Other parts may run the model, too; while it is trained, all its calls belong to the step.
+            magnitudes = Magnitudes(model, maps, self.tokens, counts=lambda: model.training and torch.is_grad_enabled())
+        kept = [kept_count(found.features, threshold, self.count) for found in maps]
+        learner.held[self.key] = Masking(MaskedStep(maps, self.mask), kept, groups, magnitudes)
+
+    def apply(self, learner: Learner) -> None:
+        if (masking := self._masking(learner)) is not None:
+            masking.step.before(self._masks(learner, masking))
+
+    def after_step(self, learner: Learner) -> None:
+        if (masking := self._masking(learner)) is not None:
+            masking.step.after()
+
+    def _masking(self, learner: Learner) -> Masking | None:
+        masking = learner.held.get(self.key)
+        assert masking is None or isinstance(masking, Masking)
+        return masking
+
+    def _masks(self, learner: Learner, masking: Masking) -> list[Tensor]:
+        maps = masking.step.maps
+        if self.by == "random":
+            where = (learner.state.seed, self.key, learner.task_number, learner.step.number)
+            return [
+                random_features(found.features, kept, derive(*where, found.name)).to(found.parameters[0][0].device)
+                for found, kept in zip(maps, masking.kept, strict=True)
+            ]
+        scores = self._scores(learner, masking)
+        if masking.groups is None:
+            return [largest(score, kept) for score, kept in zip(scores, masking.kept, strict=True)]
+        whole = zip(scores, masking.groups, masking.kept, strict=True)
+        return [largest_groups(score, groups, kept) for score, groups, kept in whole]
+
+    def _scores(self, learner: Learner, masking: Masking) -> list[Tensor]:
+        if self.by == "weight":
+            return [row_sums(effective_rows(found), 0) for found in masking.step.maps]
+        if self.by == "gradient":
+            return [_gradient_sums(found) for found in masking.step.maps]
+        assert masking.magnitudes is not None
+        sums = masking.magnitudes.take()
+        if not learner.step.takes_part:
+            sums = [torch.zeros_like(total) for total in sums]
+        return summed_over_processes(sums)
+
+    def _clusters(self, learner: Learner, tasks: Sequence[Task], maps: Sequence[FeatureMap]) -> list[Tensor]:
+        if self.cluster_by == "weight":
+            points = [effective_rows(found) for found in maps]
+        else:
+            examples = [example for task in tasks for example in task.examples("train")]
+            seed = derive(learner.state.seed, self.key, learner.task_number, "rows")
+            order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
+            sample = [examples[place] for place in order[:PROFILE_ROWS]]
+            points = magnitude_profiles(learner, maps, sample, self.tokens)
+        where = (learner.state.seed, self.key, learner.task_number, "clusters")
+        groups = {
+            found.name: feature_clusters(rows, self.clusters, derive(*where, found.name))
+            for found, rows in zip(maps, points, strict=True)
+        }
+        learner.state.parts[self.key] = groups
+        return list(groups.values())
+
+
+@dataclass
+class Masking:
+    """What lives while a task is learnt. kept: features per map; groups: each feature's cluster, per map."""
+
+    step: MaskedStep
+    kept: list[int]
+    groups: list[Tensor] | None
+    magnitudes: Magnitudes | None
+
+    def close(self) -> None:
+        if self.magnitudes is not None:
+            self.magnitudes.close()
+
+
+def _gradient_sums(found: FeatureMap) -> Tensor:
+    sums = [row_sums(parameter.grad, axis) for parameter, axis in found.parameters if parameter.grad is not None]
+    return torch.stack(sums).sum(0) if sums else torch.zeros(found.features, device=found.parameters[0][0].device)

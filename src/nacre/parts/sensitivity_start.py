@@ -1,0 +1,152 @@
+"""LB-CL's stage 1: a new task begins with what earlier tasks know, by how much it matters for the new one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nacre.adapters.adapter import Adapter
+from nacre.adapters.gated import PlacedGated
+from nacre.adapters.low_rank import PlacedLowRank
+from nacre.errors import RecipeError, TrainingError
+from nacre.functional.sensitivity import Match, Triplets, combined, orthonormal_rows, triplet_sensitivity
+from nacre.models.roles import in_top_layers
+from nacre.parts.part import Learner
+from nacre.parts.slots import slots_of, without_slots, write_triplets
+from nacre.parts.start import Fresh, Start
+from nacre.seeds import derive
+from nacre.tasks.task import Task
+from nacre.tasks.template import Example
+
+
+@dataclass(frozen=True)
+class SensitivityStart(Start):
+    """A new triplet is the average of the earlier tasks' triplets, weighted by their sensitivities.
+
+        S_i^k = S(sigma_i^k) + mean_j S(U_ji^k) + mean_j S(V_ij^k),  S(theta) = |theta dL/dtheta|
+        alpha_i^k = S_i^k / sum_k S_i^k,  new triplet i = sum_k alpha_i^k (u_i^k, sigma_i^k, v_i^k)
+
+    L: the task loss of a few rows of the new task, on the model as the last task left it, without dropout.
+    Without earlier tasks the start is the adapter's usual one. A LoRA's triplet i is (column i of B, row i of A).
+
+    seed_samples: how many rows, drawn from the new task's training split. estimate: ``batch``: the gradient of their
+        common loss; ``sample``: S row by row, then summed, so that rows do not cancel each other.
+    sigma: ``average`` as above; ``zero``: the new task knows the directions and begins at the old function (without
+        sigma, B is zero); ``ones``.
+    match, align: see ``functional.sensitivity.combined``. orthonormalize: ``qr`` makes U's columns and V's rows
+        orthonormal afterwards. top_layers: how many layers from the output down take part (of the decoder, where there
+        is one); None: all. The others begin as usual.
+    """
+
+    seed_samples: int = 8
+    estimate: Literal["batch", "sample"] = "batch"
+    sigma: Literal["average", "zero", "ones"] = "average"
+    match: Match = "index"
+    align: Literal["none", "align"] = "none"
+    orthonormalize: Literal["none", "qr"] = "none"
+    top_layers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed_samples < 1:
+            raise RecipeError(f"seed_samples: {self.seed_samples} is not a positive number of rows.")
+        if self.top_layers is not None and self.top_layers < 1:
+            raise RecipeError(f"top_layers: {self.top_layers} is not a positive number of layers; null takes all.")
+
+    def objection(self, adapter: Adapter) -> str | None:
+        if (missing := without_slots(adapter)) is not None:
+            return missing
+        if "sigma" in adapter.groups:
+            return None
+        if self.sigma == "ones":
+            return "sigma='ones' needs an adapter with a sigma, as lb_cl's; 'average' or 'zero' work here"
+        if self.orthonormalize == "qr":
+            return "orthonormalize='qr' would undo the size of an update without a sigma, which lb_cl's adapter has"
+        return None
+
+    def fill(self, learner: Learner, tasks: Sequence[Task]) -> None:
+        adapter = slots_of(learner.adapter)
+        if learner.task_number == 1:
+            Fresh().fill(learner, tasks)
+            return
+        names = (
+            list(adapter.sites)
+            if self.top_layers is None
+            else in_top_layers(adapter.model, adapter.sites, self.top_layers)
+        )
+        sensitivities = self.sensitivities(learner, tasks, names)  # while the new slot is still all zeros
+        Fresh().fill(learner, tasks)
+        for name in names:
+            site = adapter.sites[name]
+            past = Triplets(**site.past_by_group())
+            new = combined(past, sensitivities[name], match=self.match, align=self.align == "align")
+            write_triplets(site, self._adjusted(name, new))
+
+    def sensitivities(self, learner: Learner, tasks: Sequence[Task], names: Collection[str]) -> dict[str, Tensor]:
+        """S of all earlier tasks' triplets at these sites: name -> [t-1, r]."""
+        rows = learner.encode(self.seed_rows(learner, tasks))
+        tokens = sum(len(row.target) for row in rows)
+        found: dict[str, Tensor] = {}
+        adapter = slots_of(learner.adapter)
+        with adapter.past_open() as leaves, _without_newest(adapter), _evaluating(learner.host.model):
+            wanted = [leaf for name in names for leaf in leaves[name].values()]
+            for portion in [rows] if self.estimate == "batch" else [[row] for row in rows]:
+                loss = learner.loss_sum(portion) / tokens
+                gradients = iter(torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True))
+                for name in names:
+                    by_group = {group: leaf.detach() for group, leaf in leaves[name].items()}
+                    slopes = Triplets(**{group: next(gradients) for group in by_group})
+                    new = triplet_sensitivity(Triplets(**by_group), slopes)
+                    found[name] = found[name] + new if name in found else new
+        return found
+
+    def seed_rows(self, learner: Learner, tasks: Sequence[Task]) -> list[Example]:
+        """The rows that the sensitivities are measured on: all, if the task has no more."""
+        examples = [example for task in tasks for example in task.examples("train")]
+        generator = torch.Generator().manual_seed(derive(learner.state.seed, "seed samples", learner.task_number))
+        chosen = torch.randperm(len(examples), generator=generator)[: self.seed_samples]
+        return [examples[index] for index in chosen.tolist()]
+
+    def _adjusted(self, name: str, new: Triplets) -> Triplets:
+        """What of the average the settings keep."""
+        if self.orthonormalize == "qr":
+            rank, width = new.down.shape[0], min(new.down.shape[-1], new.up.shape[-1])
+            if rank > width:
+                raise TrainingError(
+                    f"orthonormalize='qr': {name} has {width} dimensions, too few for {rank} orthonormal directions. "
+                    "Take a smaller rank."
+                )
+            new = new._replace(down=orthonormal_rows(new.down), up=orthonormal_rows(new.up))
+        if self.sigma == "average":
+            return new
+        if new.sigma is None:
+            return new._replace(up=torch.zeros_like(new.up))
+        return new._replace(sigma=torch.full_like(new.sigma, 1.0 if self.sigma == "ones" else 0.0))
+
+
+@contextmanager
+def _without_newest(adapter: PlacedLowRank) -> Iterator[None]:
+    """A slot of zeros adds nothing, but would have its share of a softmax over the tasks."""
+    if not isinstance(adapter, PlacedGated):
+        yield
+        return
+    adapter.set_offset(math.inf)
+    try:
+        yield
+    finally:
+        adapter.set_offset(0.0)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,52 @@
+"""Sparsity with exact zeros: the L1 norm of a parameter group by its proximal map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from nacre.adapters.adapter import Adapter
+from nacre.functional.proximal import soft_threshold
+from nacre.parts.gradient_rule import GradientRule
+from nacre.parts.part import Learner
+from nacre.parts.penalty import check_not_negative
+from nacre.per_task import PerTask, value_of
+
+
+@dataclass(frozen=True)
+class SoftThreshold(GradientRule):
+    """After each optimizer step: w <- sign(w) max(|w| - eta strength, 0) on one parameter group, eta the group's
+    learning rate at that step.
+
+    The proximal form of ``parts/penalty.GroupL1``, whose gradient Adam would rescale: there the strength hardly
+    matters and nothing becomes 0. reduce: ``mean`` divides the strength by the number of the group's entries.
+    """
+
+    group: str
+    strength: PerTask
+    reduce: Literal["sum", "mean"] = "sum"
+
+    def __post_init__(self) -> None:
+        check_not_negative(self.strength, f"The soft threshold on '{self.group}'")
+
+    @property
+    def key(self) -> str:
+        return f"soft_threshold_{self.group}"
+
+    def objection(self, adapter: Adapter) -> str | None:
+        if self.group in adapter.groups:
+            return None
+        return (
+            f"a soft threshold on the parameter group '{self.group}' needs one; here are: {', '.join(adapter.groups)}"
+        )
+
+    @torch.no_grad()
+    def after_step(self, learner: Learner) -> None:
+        group = {group.name: group for group in learner.adapter.parameter_groups()}[self.group]
+        strength = value_of(self.strength, learner.task_number, self.key)
+        entries = group.size if self.reduce == "mean" else 1
+        amount = learner.step.rate * group.rate * strength / entries
+        for parameter in group.parameters:
+            parameter.copy_(soft_threshold(parameter, amount))

@@ -1,0 +1,190 @@
+"""What a recipe would do, found out without a model, without a step, and without writing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from pydantic import BaseModel, ConfigDict
+
+from nacre.errors import RecipeError
+from nacre.learning.batches import steps_per_epoch
+from nacre.learning.settings import Optim
+from nacre.method import Method
+from nacre.parts.curriculum import Stage
+from nacre.parts.part import Learner, Part
+from nacre.per_task import PerTask, value_of
+from nacre.registry import per_task_parameters
+from nacre.runs.directory import FolderState, RunDirectory
+from nacre.runs.recipe import PLACES, Recipe
+from nacre.runs.stream import task_names, tasks_of
+from nacre.tasks.hub import PREFIX
+from nacre.tasks.streams import get_stream
+from nacre.tasks.task import Task
+from nacre.tasks.template import Template
+
+
+class PlannedPart(BaseModel):
+    """A part by its key, and with its settings."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    settings: str
+
+
+class PlannedStage(BaseModel):
+    """One call of ``learn``. task_number: as the learner counts, 1 for a fresh copy. rows: new ones; kept: those that
+    a memory gives back. None: not known without the data, or without having trained."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    tasks: list[str]
+    task_number: int
+    rows: int | None
+    kept: int | None
+    epochs: int
+    learning_rate: float
+    steps: int | None
+    penalties: dict[str, float]
+
+
+class Plan(BaseModel):
+    """A recipe with everything worked out. missing: what a real run would not find, a sentence each."""
+
+    model_config = ConfigDict(frozen=True)
+
+    title: str
+    adapter: str
+    start: PlannedPart
+    penalties: list[PlannedPart]
+    gradient_rules: list[PlannedPart]
+    memory: PlannedPart | None
+    curriculum: str
+    stages: list[PlannedStage]
+    folder: FolderState
+    missing: list[str]
+    recipe: Recipe
+
+
+def plan_of(recipe: Recipe) -> Plan:
+    """What ``run`` would do with this recipe.
+
+    Data that are not there leave the numbers of rows and steps open and are named in ``missing``. Everything else that
+    would stop a run before its first step is raised as it would be there, except what only the model can tell.
+    """
+    method = recipe.build()
+    recipe = recipe.completed()
+    unset: dict[str, str] = {}  # a place's key -> why it is not known
+    for key in PLACES:
+        try:
+            recipe = recipe.placed(key)
+        except RecipeError as error:
+            unset[key] = str(error)
+    directory = RunDirectory(Path(recipe.output or ""))
+    if not unset:
+        directory.check_place()
+        directory.check_same(recipe)
+    no_data = unset.get("data") or _without_data(recipe)
+    missing = [*unset.values(), *([no_data] if no_data and "data" not in unset else [])]
+    tasks = [_unread(name) for name in task_names(recipe)] if no_data else tasks_of(recipe)
+    stages = method.curriculum.stages(tasks)
+    check_lists(method, recipe.optim, stages)
+    return Plan(
+        title=method.title,
+        adapter=str(method.adapter),
+        start=_planned(method.start),
+        penalties=[_planned(part) for part in method.penalties],
+        gradient_rules=[_planned(part) for part in method.gradient_rules],
+        memory=None if method.memory is None else _planned(method.memory),
+        curriculum=str(method.curriculum),
+        stages=_stages(method, recipe.optim, stages, counted=not no_data),
+        folder=directory.state,
+        missing=missing,
+        recipe=recipe,
+    )
+
+
+def check_lists(method: Method, optim: Optim, stages: Sequence[Stage]) -> None:
+    """Raise ``RecipeError`` naming a setting that lists more or fewer values than there are tasks to count.
+
+    A learner counts its own tasks: on a stream of four, one that learns in sequence comes to four; one that learns
+    them all at once, or a fresh copy for each, never gets beyond the first value.
+    """
+    needed = max(task_numbers(stages))
+    settings = {"optim.learning_rate": optim.learning_rate, "optim.epochs": optim.epochs, **per_task_parameters(method)}
+    for name, value in settings.items():
+        if isinstance(value, tuple) and len(value) != needed:
+            raise RecipeError(
+                f"{name} lists {len(value)} value(s), and {method.called} takes {needed} on this stream: give one "
+                "for each task that a learner comes to, or a single one for all."
+            )
+
+
+def task_numbers(stages: Sequence[Stage]) -> list[int]:
+    """What the learner's count of tasks is in each stage, from 1."""
+    numbers: list[int] = []
+    for stage in stages:
+        numbers.append(1 if stage.afresh or not numbers else numbers[-1] + 1)
+    return numbers
+
+
+@dataclass(frozen=True)
+class _Arrived:
+    """The little of a learner that a penalty's weight depends on."""
+
+    task_number: int
+
+
+def _stages(method: Method, optim: Optim, stages: Sequence[Stage], counted: bool) -> list[PlannedStage]:
+    planned: list[PlannedStage] = []
+    kept: int | None = 0  # rows that the memory holds when a stage begins
+    for stage, number in zip(stages, task_numbers(stages), strict=True):
+        rows = sum(len(task.train) for task in stage.tasks) if counted else None
+        epochs = int(value_of(optim.epochs, number, "optim.epochs"))
+        planned.append(
+            PlannedStage(
+                name=stage.name,
+                tasks=[task.name for task in stage.tasks],
+                task_number=number,
+                rows=rows,
+                kept=kept,
+                epochs=epochs,
+                learning_rate=value_of(_rate(method, optim), number, "optim.learning_rate"),
+                steps=(
+                    None if rows is None or kept is None else epochs * steps_per_epoch(rows + kept, optim.batch_size)
+                ),
+                penalties={part.key: part.weight(cast(Learner, _Arrived(number))) for part in method.penalties},
+            )
+        )
+        if method.memory is not None:
+            sizes = [method.memory.size(len(task.train)) if counted else None for task in stage.tasks]
+            kept = None if kept is None or None in sizes else kept + sum(size or 0 for size in sizes)
+    return planned
+
+
+def _rate(method: Method, optim: Optim) -> PerTask:
+    return optim.learning_rate or method.adapter.learning_rate
+
+
+def _without_data(recipe: Recipe) -> str | None:
+    """Why the rows cannot be counted, as a sentence; None if they can."""
+    if recipe.data is None:
+        if set(task_names(recipe)) <= set(get_stream("demo").tasks):
+            return None
+        return "data: the folder that holds the stream's tasks is not given; pass --data."
+    if recipe.data.startswith(PREFIX):
+        return f"data: {recipe.data} is read over the network, which a dry run does not use."
+    return None if Path(recipe.data).exists() else f"data: the folder {recipe.data} does not exist."
+
+
+def _unread(name: str) -> Task:
+    """A task of which only the name is known."""
+    return Task(name=name, train=(), validation=(), test=(), template=Template())
+
+
+def _planned(part: Part) -> PlannedPart:
+    return PlannedPart(key=part.key, settings=str(part))

@@ -1,0 +1,176 @@
+"""``nacre methods``: sheets of methods, of composed ones and of modifiers."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+
+from command import Call, assert_one_line_error, one_line
+from nacre.cli.docstring import sheet_of
+from nacre.method import Method
+from nacre.registry import METHODS, MODIFIERS, build_method, parameters_of
+
+EVERYTHING = [(METHODS, name) for name in METHODS.names()] + [(MODIFIERS, name) for name in MODIFIERS.names()]
+
+
+@pytest.mark.parametrize(("shelf", "name"), EVERYTHING, ids=lambda value: str(getattr(value, "kind", value)))
+def test_the_docstring_says_something_of_every_parameter(shelf, name) -> None:
+    function = shelf.function(name)
+    sheet = sheet_of(function)
+    assert list(parameters_of(function)) == [key for key in parameters_of(function) if len(sheet.parameters[key]) > 3]
+    assert sheet.whole.count("Assumed") == len(sheet.assumed)
+    assert "Equations:" in sheet.text
+    assert "Sources:" in sheet.text
+    # Nothing of the docstring is lost: what is not in the text stands with the parameters or the assumptions.
+    words = {*sheet.text.split(), *" ".join([*sheet.parameters.values(), *sheet.assumed]).split()}
+    names = {f"{key}{end}" for key in parameters_of(function) for end in (",", ":", "")}
+    lost = {word.strip("();.,:") for word in sheet.whole.split()} - {word.strip("();.,:") for word in words | names}
+    assert lost <= {"Assumed", ""}
+
+
+def odd(*, size: int = 1, first: float = 0.5, second: float = 0.5, kind: str = "a", unsaid: int = 0) -> Method:
+    """What it does.
+
+    Equations: size: 3, which is no explanation.
+
+    These two words first. size: how large; at
+    most size: ten. first (in units), second: both shares. kind: a (no
+    size: here) or b.
+    Assumed: that it works. Assumed, of kind: b is
+    better.
+    Note: size: is not explained again.
+
+    Sources: none.
+    """
+    raise NotImplementedError
+
+
+def test_a_docstring_taken_apart() -> None:
+    sheet = sheet_of(odd)
+    assert sheet.parameters == {
+        "size": "how large; at most size: ten",
+        "first": "in units; both shares",
+        "second": "both shares",
+        "kind": "a (no size: here) or b",
+    }
+    assert sheet.assumed == ("that it works.", "of kind: b is better.")
+    assert sheet.text == (
+        "What it does.\n\nEquations: size: 3, which is no explanation.\n\nThese two words first.\n"
+        "Note: size: is not explained again.\n\nSources: none."
+    )
+    assert sheet.whole == inspect.getdoc(odd)
+
+
+@pytest.mark.parametrize("name", ["am_lora", "lb_cl", "+migu"])
+def test_parameters_and_assumptions_stand_in_the_sheet(nacre: Call, name: str) -> None:
+    shown = nacre("methods", name).out
+    shelf = MODIFIERS if name.startswith("+") else METHODS
+    function = shelf.function(name.removeprefix("+"))
+    sheet, prefix = sheet_of(function), f"{name[1:]}." if name.startswith("+") else ""
+    for key, parameter in parameters_of(function).items():
+        head = f"  {prefix}{key} = {parameter.default!r}    "
+        (start,) = [place for place, line in enumerate(shown.splitlines()) if line.startswith(head)]
+        assert shown.splitlines()[start + 1].strip() in sheet.parameters[key]
+        assert sheet.parameters[key] in one_line(shown)
+    assert sheet.assumed
+    assert all(f"- {sentence}" in one_line(shown) for sentence in sheet.assumed)
+    assert shown.index("Parameters (") < shown.index("Assumed, where the sources do not say:")
+    assert shown.endswith("docs/fidelity.md.\n")
+
+
+def test_slots_and_traits(nacre: Call) -> None:
+    sheet = json.loads(nacre("methods", "ewc", "--json").out)
+    assert sheet["slots"]["adapter"] == "Full()"
+    assert [part.partition("(")[0] for part in sheet["slots"]["penalties"]] == ["ElasticWeights"]
+    assert (sheet["slots"]["memory"], sheet["slots"]["gradient rules"]) == (None, [])
+    assert sheet["traits"] == {
+        "rehearsal-free": True,
+        "task boundaries in training": True,
+        "task identity at test": False,
+        "foldable": False,
+        "grows with tasks": False,
+    }
+    shown = one_line(nacre("methods", "lora_replay").out)
+    assert "memory Rehearsal(fraction=0.02, per_task=None)" in shown
+    assert "rehearsal-free: no task boundaries in training: yes" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "boundaries", "identity", "rehearsal_free", "grows"),
+    [
+        ("seq_ft", False, False, True, False),
+        ("seq_lora", False, False, True, False),
+        ("inc_lora", True, False, True, True),
+        ("o_lora", True, False, True, True),
+        ("am_lora", True, False, True, True),
+        ("lb_cl", True, False, True, True),
+        ("ewc", True, False, True, False),
+        ("replay", True, False, False, False),
+        ("seq_lora+ewc", True, False, True, False),
+        ("joint", False, False, False, False),
+        ("independent", True, True, True, True),
+    ],
+)
+def test_traits_are_those_of_the_literature(
+    name: str, boundaries: bool, identity: bool, rehearsal_free: bool, grows: bool
+) -> None:
+    traits = build_method(name).traits
+    assert traits["task boundaries in training"] is boundaries
+    assert traits["task identity at test"] is identity
+    assert traits["rehearsal-free"] is rehearsal_free
+    assert traits["grows with tasks"] is grows
+
+
+def test_migu_needs_no_boundaries_if_every_task_is_masked() -> None:
+    told = build_method("seq_ft+migu", {"migu": {"first_task": False}})
+    untold = build_method("seq_ft+migu", {"migu": {"first_task": True}})
+    assert told.traits["task boundaries in training"]
+    assert not untold.traits["task boundaries in training"]
+
+
+def test_a_composed_method(nacre: Call) -> None:
+    shown = nacre("methods", "seq_lora+migu").out
+    base, modifier = shown.split("\n+migu\n")
+    assert base.startswith("seq_lora+migu: SinLoRA (sequential LoRA) + migu\n")
+    assert "  rank = 8    int\n      dimensions r of the update" in base
+    assert "  migu.threshold = 0.7    float | tuple[float, ...]" in modifier
+    assert "gradient rules  MagnitudeMask(threshold=0.7" in modifier
+    sheet = json.loads(nacre("methods", "seq_lora+migu", "--json").out)
+    assert sheet["name"] == "seq_lora+migu"
+    assert sheet["parameters"]["migu"]["threshold"] == 0.7
+    assert [entry["name"] for entry in sheet["modifiers"]] == ["migu"]
+    assert "Equations:" in sheet["modifiers"][0]["sheet"]
+
+
+@pytest.mark.parametrize("name", ["migu", "+migu"])
+def test_a_modifier_alone(nacre: Call, name: str) -> None:
+    shown = nacre("methods", name).out
+    assert shown.startswith("+migu, a modifier: --method METHOD+migu\n")
+    assert "  migu.threshold = 0.7" in shown
+    sheet = json.loads(nacre("methods", name, "--json").out)
+    assert sheet["name"] == "+migu"
+    assert {"seq_ft", "seq_lora", "inc_lora", "o_lora", "lora_replay"} <= set(sheet["goes with"])
+    assert "every task is the first" in sheet["does not go with"]["independent"]
+    assert set(sheet["goes with"]) | set(sheet["does not go with"]) == set(METHODS.names())
+
+
+def test_a_name_that_is_both(nacre: Call) -> None:
+    """replay is a method and a modifier: the plain name is the method's."""
+    assert nacre("methods", "replay").out.startswith("replay: Replay (fine-tuning with stored rows)\n")
+    assert nacre("methods", "+replay").out.startswith("+replay, a modifier: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("seq_lora+migo", "There is no modifier 'migo'. Did you mean migu"),
+        ("+am_lora", "There is no modifier 'am_lora'"),
+        ("seq_lra+migu", "There is no method 'seq_lra'. Did you mean seq_lora"),
+        ("am_lora+l1", "2 parts with the key 'l1_selector'"),
+        ("migo", "There is no method 'migo'"),
+    ],
+)
+def test_a_wrong_name(nacre: Call, name: str, part: str) -> None:
+    assert_one_line_error(nacre("methods", name), part)
