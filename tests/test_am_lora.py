@@ -431,7 +431,7 @@ def test_cross_attention_can_be_left_out() -> None:
         (lambda: inc_lora().with_gradient_rule(SoftThreshold("selector", 1.0)), "here are: down, up"),
         (lambda: am_lora().with_penalty(GroupL1("zero_score", 1.0)), "here are: down, up, selector"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_mistakes_are_named(build: Callable[[], object], sentence: str) -> None:
     with pytest.raises(NacreError, match=sentence):

@@ -551,3 +551,17 @@ def test_orthonormal_factors_need_a_sigma() -> None:
     make: Callable[[], Method] = lambda: build_method("inc_lora").with_penalty(Orthonormality())  # noqa: E731
     with pytest.raises(RecipeError, match="leave no size to an update without a sigma"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("variant", "settings", "what"),
+    [
+        ("b_cl", {"seed_samples": 4}, "its start"),
+        ("nlnb_cl", {"sigma": "zero"}, "its start"),
+        ("l_cl", {"on": "update"}, "its orthogonal training"),
+        ("nlnb_cl", {"space": "sum"}, "its orthogonal training"),
+    ],
+)
+def test_settings_without_effect_are_refused(variant: str, settings: dict[str, object], what: str) -> None:
+    with pytest.raises(RecipeError, match=f"without {what}"):
+        build_method("lb_cl", {"variant": variant, **settings})

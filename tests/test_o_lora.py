@@ -179,9 +179,9 @@ def test_accumulation_does_not_change_the_penalties_weight() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("seq_lora+orthogonality", "keeps one LoRA for all tasks; inc_lora keeps one for each"),
-        ("lora_replay+orthogonality", "keeps one LoRA for all tasks"),
-        ("seq_ft+orthogonality", "has no LoRA; inc_lora keeps one for each"),
+        ("seq_lora+orthogonality", "all tasks share one slot; inc_lora, am_lora and lb_cl have one for each task"),
+        ("lora_replay+orthogonality", "all tasks share one slot"),
+        ("seq_ft+orthogonality", "here are none; inc_lora, am_lora and lb_cl have them"),
         ("joint+orthogonality", "has no LoRA"),
     ],
 )

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from nacre.adapters.svd import Svd
+from nacre.errors import RecipeError
 from nacre.functional.projection import Space
 from nacre.functional.sensitivity import Match
 from nacre.method import Method, recorded
@@ -84,6 +85,9 @@ def lb_cl(
         top_layers=top_layers,
     )
     rule = OrthogonalGradient(space=space, on=on, sigma=sigma_gradient)
+    for part, is_used, what in ((start, learns_more, "start"), (rule, bothers_less, "orthogonal training")):
+        if not is_used and part != type(part)():
+            raise RecipeError(f"variant='{variant}' is LB-CL without its {what}, whose settings would have no effect.")
     return Method(
         title={
             "lb_cl": "LB-CL (learn more, but bother less)",

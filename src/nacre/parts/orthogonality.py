@@ -9,10 +9,11 @@ from typing import Literal
 from torch import Tensor
 
 from nacre.adapters.adapter import Adapter
-from nacre.adapters.low_rank import LowRank, LowRankSite, PlacedLowRank
+from nacre.adapters.low_rank import LowRankSite
 from nacre.functional.penalties import summed_overlap
 from nacre.parts.part import Learner
 from nacre.parts.penalty import Penalty, check_not_negative
+from nacre.parts.slots import slots_of, without_slots
 from nacre.per_task import PerTask, value_of
 
 
@@ -36,15 +37,10 @@ class Orthogonality(Penalty):
         check_not_negative(self.strength, "The weight of the orthogonality penalty")
 
     def objection(self, adapter: Adapter) -> str | None:
-        if isinstance(adapter, LowRank) and adapter.slots == "per_task":
-            return None
-        here = "keeps one LoRA for all tasks" if isinstance(adapter, LowRank) else "has no LoRA"
-        return f"it compares a task's LoRA with the earlier tasks', and this method {here}; inc_lora keeps one for each"
+        return without_slots(adapter)
 
     def value(self, learner: Learner) -> Tensor:
-        placed = learner.adapter
-        assert isinstance(placed, PlacedLowRank)
-        pairs = [pair for site in placed.sites.values() for pair in self._directions(site)]
+        pairs = [pair for site in slots_of(learner.adapter).sites.values() for pair in self._directions(site)]
         return summed_overlap(pairs, norm=self.norm, reduce=self.reduce)
 
     def weight(self, learner: Learner) -> float:
