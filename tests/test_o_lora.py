@@ -182,7 +182,7 @@ def test_accumulation_does_not_change_the_penalties_weight() -> None:
         ("seq_lora+orthogonality", "all tasks share one slot; inc_lora, am_lora and lb_cl have one for each task"),
         ("lora_replay+orthogonality", "all tasks share one slot"),
         ("seq_ft+orthogonality", "here are none; inc_lora, am_lora and lb_cl have them"),
-        ("joint+orthogonality", "has no LoRA"),
+        ("joint+orthogonality", "here are none"),
     ],
 )
 def test_methods_without_a_lora_a_task_are_refused_with_the_reason(name: str, reason: str) -> None:
