@@ -36,6 +36,11 @@ torch.set_num_threads(1)
 
 NAMES = ("animals", "plants", "tools")
 RATES = {"inc_lora": 0.03, "am_lora": 0.03, "seq_ft": 0.01, "independent": 0.01, "joint": 0.01}
+REMEMBERING: dict[str, dict[str, Any]] = {  # methods whose parts keep much, with settings that fit the tiny model
+    "lb_cl+migu": {"rank": 2, "roles": ["query", "output"], "migu": {"clusters": 4, "cluster_by": "magnitude"}},
+    "lora_replay+ewc+migu": {"migu": {"by": "random"}},
+    "am_lora+orthogonality+sensitivity_init": {"start_offset": 1.0, "sparsity_by": "proximal"},
+}
 STEPS = 4  # of a task
 Model = Callable[[str], Path]
 
@@ -59,8 +64,9 @@ def recipe(data: Path, tiny_model: Model) -> Callable[..., Recipe]:
     model = tiny_model("t5")
 
     def made(method: str, output: Path, **changes: Any) -> Recipe:
-        optim = Optim(learning_rate=RATES[method], batch_size=4, epochs=2, log_every=1)
+        optim = Optim(learning_rate=RATES.get(method, 0.03), batch_size=4, epochs=2, log_every=1)
         fields: dict[str, Any] = {"method": method, "stream": list(NAMES), "data": str(data), "model": str(model)}
+        fields["set"] = REMEMBERING.get(method, {})
         return Recipe(**{**fields, "output": str(output), "optim": optim, **changes})
 
     return made
@@ -164,8 +170,13 @@ PLACES: dict[str, tuple[int, dict[str, Any]]] = {  # how many tasks are committe
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("method", ["inc_lora", "am_lora", "seq_ft", "independent"])
+CASES = [
+    *((method, place) for method in ("inc_lora", "am_lora", "seq_ft", "independent") for place in PLACES),
+    *((method, place) for method in REMEMBERING for place in ("between commit and next stage", "in the last task")),
+]
+
+
+@pytest.mark.parametrize(("method", "place"), CASES)
 def test_stopped_once(
     recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path, method: str, place: str
 ) -> None:
