@@ -66,7 +66,8 @@ def recipe(data: Path, tiny_model: Model) -> Callable[..., Recipe]:
     def made(method: str, output: Path, **changes: Any) -> Recipe:
         optim = Optim(learning_rate=RATES.get(method, 0.03), batch_size=4, epochs=2, log_every=1)
         fields: dict[str, Any] = {"method": method, "stream": list(NAMES), "data": str(data), "model": str(model)}
-        fields["set"] = REMEMBERING.get(method, {})
+        if method in REMEMBERING:
+            fields["set"] = REMEMBERING[method]
         return Recipe(**{**fields, "output": str(output), "optim": optim, **changes})
 
     return made
