@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForTokenClassification
 
 from nacre.errors import DataError, ModelError
 from nacre.evaluation.decoding import Decoding, answer, token_budget
@@ -114,8 +114,9 @@ def test_the_token_budget_is_two_more_than_the_longest_label() -> None:
 
 
 def test_hosts_that_cannot_write_are_refused() -> None:
-    bert = BertForMaskedLM(BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
-    with pytest.raises(ModelError, match=r"BertForMaskedLM cannot write text.*or a bare encoder \(bert, roberta"):
+    config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    bert = BertForTokenClassification(config)
+    with pytest.raises(ModelError, match=r"BertForTokenClassification cannot write.*or an encoder \(bert, roberta"):
         Host(bert, HOSTS["t5"].tokenizer)
 
 

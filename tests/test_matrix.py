@@ -71,6 +71,62 @@ def test_one_task_has_no_transfer() -> None:
     assert metrics([[0.25], [NONE]], [8]) == Metrics(None, None, None, None, None, None)
 
 
+def test_one_task_that_nobody_measured_before() -> None:
+    """T = 1: what needs an earlier task is not defined, whatever the row before says; never 0."""
+    found = metrics([[NONE], [0.0]], [3])
+    assert found == Metrics(0.0, 0.0, 0.0, None, None, None)
+
+
+def test_negative_forgetting_is_no_forgetting_and_not_clipped() -> None:
+    """Every task is better at the end than it ever was before."""
+    found = metrics(
+        [
+            [0.0, 0.0, 0.0],
+            [0.5, 0.0, 0.0],
+            [0.6, 0.4, 0.0],
+            [0.9, 0.8, 0.7],
+        ],
+        [1, 1, 1],
+    )
+    assert found.forgetting == pytest.approx(-0.35)  # (0.6 - 0.9, 0.4 - 0.8)
+    assert found.backward_transfer == pytest.approx(0.4)  # (0.9 - 0.5, 0.8 - 0.4): not the same number
+    one_each_way = metrics([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0], [0.5, 0.9, 0.0], [0.9, 0.8, 0.7]], [1, 1, 1])
+    assert one_each_way.forgetting == pytest.approx(-0.15)  # (0.5 - 0.9, 0.9 - 0.8); clipped, it would be 0.05
+
+
+def test_a_task_absent_before_it_is_learnt() -> None:
+    """Measured are only tasks that were learnt (``matrix: seen``): everything but forward transfer is defined, and the
+    absent entries count as nothing, not as 0."""
+    found = metrics(
+        [
+            [NONE, NONE, NONE],
+            [0.8, NONE, NONE],
+            [0.9, 0.3, NONE],
+            [0.5, 0.4, 0.6],
+        ],
+        [10, 10, 20],
+    )
+    assert found.average_accuracy == pytest.approx(0.5)
+    assert found.learning_accuracy == pytest.approx(1.7 / 3)  # 0.8, 0.3, 0.6
+    assert found.pooled_accuracy == pytest.approx(0.525)  # (5 + 4 + 12) / 40
+    assert found.forgetting == pytest.approx(0.15)  # (0.9 - 0.5, 0.3 - 0.4)
+    assert found.backward_transfer == pytest.approx(-0.1)  # (0.5 - 0.8, 0.4 - 0.3)
+    assert found.forward_transfer is None
+    # The row before is enough for none of it: what is missing is each task right before it is learnt.
+    for row, column in ((0, 1), (1, 1), (0, 2)):
+        half: Matrix = [[0.1, 0.1, 0.1], [0.8, 0.2, NONE], [0.9, 0.3, 0.2], [0.5, 0.4, 0.6]]
+        assert metrics(half, [1, 1, 1]).forward_transfer == pytest.approx(0.1)
+        half[row][column] = None
+        assert metrics(half, [1, 1, 1]).forward_transfer is None
+
+
+def test_absent_entries_are_no_worst_score() -> None:
+    """A model below 0 is a perplexity with its sign turned: an absent entry taken for 0 would be the best of all."""
+    found = metrics([[NONE, NONE], [-3.0, NONE], [-5.0, -2.0]], [1, 1])
+    assert found.forgetting == pytest.approx(2.0)
+    assert found.backward_transfer == pytest.approx(-2.0)
+
+
 def test_joint_has_a_last_row_only() -> None:
     for before in ([0.25, 0.25, 0.0], [NONE, NONE, NONE]):
         found = metrics([before, [NONE, NONE, NONE], [NONE, NONE, NONE], [1.0, 0.5, 0.75]], [1, 1, 2])

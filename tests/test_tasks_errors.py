@@ -175,7 +175,7 @@ def test_bad_json_list(task):
     (task / "test.jsonl").unlink()
     (task / "test.json").write_text('[\n{"text": "x"\n "label": "a"}]')
     refused(task.parent, f"{task / 'test.json'}, line 3: not valid JSON (")
-    (task / "test.json").write_text('{"Instances": []}')
+    (task / "test.json").write_text('{"rows": []}')
     refused(task.parent, f"{task / 'test.json'}: a JSON list of objects is expected, this is an object")
     (task / "test.json").write_text("[1]")
     refused(task.parent, f"{task / 'test.json'}, row 1: an object with fields is expected, this is a number")
@@ -248,7 +248,7 @@ def test_two_files_for_one_split(task):
         ('{"options": "no"}', ", options: true or false is expected, not 'no'"),
         ('{"instruction": 3}', ", instruction: a string is expected, not 3"),
         ('{"definition": [3]}', ", definition: a string or a list of strings is expected, not [3]"),
-        ('{"fields": {"txt": "a"}}', ", fields: field names under 'text' and 'label' are expected"),
+        ('{"fields": {"txt": "a"}}', ", fields: field names under 'text', 'label' and 'references' are expected"),
         ('{"files": ["train.csv"]}', ", files: file names under train, validation and test are expected"),
         ('{"files": {"test": "../other.jsonl"}}', ", files, test: a file name inside the task's folder is expected"),
         ('{"hub": "glue"}', ", hub: an object with 'name' (and 'config', 'revision') is expected"),

@@ -39,9 +39,28 @@ def test_demo_has_the_demo_tasks():
 
 
 def test_names():
-    assert stream_names() == (*PAPERS, "demo") == tuple(STREAMS)
+    assert stream_names() == tuple(STREAMS)
+    assert {*PAPERS, "trace", "superni1", "superni2", "instruction", "demo"} <= set(stream_names())
+
+
+def test_trace_is_in_its_released_order():
+    names = "C-STANCE FOMC MeetingBank Py150 ScienceQA NumGLUE-cm NumGLUE-ds 20Minuten"
+    assert get_stream("trace").tasks == tuple(names.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("superni1", "1572, 363, 1290, 181, 002, 1510, 639, 1729, 073, 1590, 748, 511, 591, 1687, 875"),
+        ("superni2", "748, 073, 1590, 639, 1572, 1687, 591, 363, 1510, 1729, 181, 511, 002, 1290, 875"),
+    ],
+)
+def test_superni_is_in_the_orders_of_sapt(name, numbers):
+    tasks = get_stream(name).tasks
+    assert [task.partition("_")[0] for task in tasks] == [f"task{number}" for number in numbers.split(", ")]
+    assert len(set(tasks)) == 15
 
 
 def test_unknown_stream_names_the_near_ones():
-    with pytest.raises(RecipeError, match=r"There is no stream 'ordre1'\. Did you mean order1 .*Known: demo, order1"):
+    with pytest.raises(RecipeError, match=r"There is no stream 'ordre1'\. Did you mean order1 .*Known: .*order1"):
         get_stream("ordre1")

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from nacre.runs.end_results import EndTaskRecord
     from nacre.runs.record import Record
 
 
@@ -64,6 +65,9 @@ class Display:
         if gradient_rules:
             self.console.print(f"Between gradients and step, in this order: {', '.join(gradient_rules)}")
 
+    def on_warning(self, text: str) -> None:
+        self.console.print(f"Warning: {text}")
+
     def on_resumed(self, folder: str, tasks: Sequence[str]) -> None:
         self.console.print(f"Continuing after {len(tasks)} finished task(s): {folder}")
 
@@ -98,6 +102,12 @@ class Display:
         shown = "  ".join(f"{task} {percent(score)}" for task, score in zip(tasks, scores, strict=True))
         self.console.print(f"{after}: {shown}")
 
+    def on_end_task(self, after: str, task: str, seed: int) -> None:
+        self._drop_bar()
+
+    def on_end_result(self, after: str, task: str, seed: int, f1: float, accuracy: float) -> None:
+        self.console.print(f"after {after}: {task}, seed {seed}: F1 {percent(f1)}, accuracy {percent(accuracy)}")
+
     def on_finished(self, path: str, already: bool) -> None:
         self._drop_bar()
         if already:
@@ -118,6 +128,37 @@ def print_record(record: Record) -> None:
     console = table_console(14 + 9 * len(record.tasks))
     console.print(matrix_table(record))
     console.print(metrics_table([record]))
+    if record.perplexity is not None:
+        console.print(perplexity_table(record))
+    if record.end_tasks is not None:
+        console.print(end_task_table(record.end_tasks))
+
+
+def perplexity_table(record: Record) -> Table:
+    """Of tasks of unlabelled text, after each task."""
+    table = Table(title=f"{record.method}: perplexity", title_justify="left", box=None, pad_edge=False)
+    table.add_column("after")
+    for task in record.tasks:
+        table.add_column(task, justify="right")
+    for name, row in zip(["(before)", *record.tasks], record.perplexity or (), strict=True):
+        table.add_row(name, *["-" if value is None else f"{value:.4g}" for value in row])
+    return table
+
+
+def end_task_table(ends: EndTaskRecord) -> Table:
+    """Means over seeds, in percent."""
+    table = Table(title="end tasks, in %", title_justify="left", box=None, pad_edge=False)
+    for heading in ("after", "F1", "+-", "accuracy", "+-"):
+        table.add_column(heading, justify="left" if heading == "after" else "right")
+    for one in ends.averages:
+        table.add_row(
+            one.after,
+            percent(one.f1),
+            percent(one.f1_deviation),
+            percent(one.accuracy),
+            percent(one.accuracy_deviation),
+        )
+    return table
 
 
 def print_comparison(records: Sequence[Record], page: Path) -> None:
@@ -141,10 +182,12 @@ def table_console(needed: int) -> Console:
 
 
 def matrix_table(record: Record) -> Table:
-    table = Table(title=f"{record.method}: accuracy in %", title_justify="left", box=None, pad_edge=False)
+    several = len(set(record.metrics)) > 1
+    what = "scores" if several else "accuracy" if record.metrics[0] == "exact match" else record.metrics[0]
+    table = Table(title=f"{record.method}: {what} in %", title_justify="left", box=None, pad_edge=False)
     table.add_column("after")
-    for task in record.tasks:
-        table.add_column(task, justify="right")
+    for task, metric in zip(record.tasks, record.metrics, strict=True):
+        table.add_column(f"{task}\n{metric}" if several else task, justify="right")
     for name, row in zip(["(before)", *record.tasks], record.matrix, strict=True):
         table.add_row(name, *[percent(score) for score in row])
     return table

@@ -6,6 +6,8 @@ import sys
 
 import typer
 
+from nacre.cli.check import check
+from nacre.cli.compare import compare
 from nacre.cli.demo import demo
 from nacre.cli.pretrain import pretrain
 from nacre.cli.report import report
@@ -21,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, run, report, methods, streams, pretrain):
+for command in (demo, check, run, report, compare, methods, streams, pretrain):
     app.command()(command)
 
 
@@ -35,7 +37,8 @@ def version_option(version: bool = typer.Option(False, "--version", help="Print 
 
 
 def main() -> None:
-    """Exit codes: 0 done; 1 a bug, with its traceback; 2 something the user can mend, in one line; 130 interrupted."""
+    """Exit codes: 0 done; 1 a bug, with its traceback, or what ``check --strict`` found; 2 something the user can mend,
+    in one line; 130 interrupted."""
     try:
         app()
     except NacreError as error:

@@ -12,7 +12,10 @@ def run(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; flags override it.")] = None,
     method: Annotated[str | None, typer.Option(help="'nacre methods' lists them.")] = None,
     stream: Annotated[
-        str | None, typer.Option(help="A stream ('nacre streams'), or task names found under --data: a,b,c.")
+        str | None,
+        typer.Option(
+            help="A stream ('nacre streams'), a stream file (.yaml), or task names found under --data: a,b,c."
+        ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder of the tasks, or hub:NAME.")] = None,
     model: Annotated[str | None, typer.Option(help="Folder, Hugging Face name, or 'demo'.")] = None,

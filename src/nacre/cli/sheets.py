@@ -195,7 +195,8 @@ def streams(
             json.dumps([{"name": s.name, "title": s.title, "source": s.source, "tasks": s.tasks} for s in chosen])
         )
         return
+    width = max(len(stream.name) for stream in chosen) + 2
     for stream in chosen:
-        typer.echo(f"{stream.name:<10}{stream.title}\n{'':<10}{' -> '.join(stream.tasks)}")
+        typer.echo(f"{stream.name:<{width}}{stream.title}\n{'':<{width}}{' -> '.join(stream.tasks)}")
         if name is not None:
-            typer.echo(f"{'':<10}Source: {stream.source}")
+            typer.echo(f"{'':<{width}}Source: {stream.source}")

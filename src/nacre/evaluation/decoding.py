@@ -1,33 +1,58 @@
-"""Answers, batched by length: free and greedy, or, of an encoder-only host, labels."""
+"""Answers, batched by length: written freely and greedily, or chosen from a task's labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nacre.models.families import Lengths
+from nacre.errors import DataError
+from nacre.models.families import Encoded, Lengths
 from nacre.models.host import Host
+from nacre.models.label_tree import Labels
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
+Decode = Literal["free", "labels"]
+LabelSets = Sequence[Sequence[str] | None]
+"""Each group's labels, None for free text."""
+
 
 class Decoding(BaseModel):
-    """How answers are written. Greedy, as in the papers."""
+    """How answers come about. Free and greedy, as in the papers; or of a task's labels the most likely one, which can
+    never be none of them, so that scores are higher: the protocol tells the two apart."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    decode: Decode = Field(
+        default="free", description="free: written token after token; labels: the most likely of the task's labels"
+    )
     batch_size: int = Field(default=64, ge=1, description="rows answered at once")
     max_new_tokens: int | None = Field(
         default=None, ge=1, description="None: two more than the longest label; the targets' limit for free text"
     )
 
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Raise ``DataError`` if a task cannot be answered this way."""
+        for task in tasks:
+            if self.decode == "labels" and task.kind == "answer" and task.labels is None:
+                raise DataError(
+                    f"Task '{task.name}' has no labels, so that decode=labels has nothing to choose from: free text "
+                    "needs decode=free."
+                )
+
+    def in_words(self, host: Host) -> str:
+        """For a run's protocol."""
+        return host.family.decoding if self.decode == "free" else host.family.choosing
+
 
 def token_budget(host: Host, tasks: Sequence[Task], lengths: Lengths, decoding: Decoding) -> int:
     """How many tokens an answer may have: what the settings say, or two more than the longest label, so that running
-    on past a label still shows; the targets' limit if a task has free text. One if the host does not write: a label is
-    then chosen whole, whatever the settings say."""
-    if not host.family.writes:
+    on past a label still shows; the targets' limit if a task has free text. One if labels are chosen whole, as a host
+    that does not write always does, whatever the settings say."""
+    if not host.family.writes or decoding.decode == "labels":
         return 1
     if decoding.max_new_tokens is not None:
         return decoding.max_new_tokens
@@ -38,20 +63,67 @@ def token_budget(host: Host, tasks: Sequence[Task], lengths: Lengths, decoding: 
 
 
 def answer(
-    host: Host, groups: Sequence[Sequence[Example]], lengths: Lengths, batch_size: int, max_new_tokens: int
+    host: Host,
+    groups: Sequence[Sequence[Example]],
+    lengths: Lengths,
+    batch_size: int,
+    max_new_tokens: int,
+    labels: LabelSets | None = None,
+    decode: Decode = "free",
 ) -> list[list[str]]:
     """Answers to each group's examples, in their order.
 
-    All groups are sorted by length together and cut into batches, so that little is spent on padding; which rows
+    labels: of each group, to choose from; free answers need none. All groups, or with ``decode=labels`` those with the
+    same labels, are sorted by length together and cut into batches, so that little is spent on padding; which rows
     share a batch depends on the examples alone.
     """
+    sets = [None] * len(groups) if labels is None or decode == "free" else labels
     rows = [host.family.encode(example, lengths) for group in groups for example in group]
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index].source))
+    kinds = _kinds(host, groups, sets, lengths)
+    first_seen = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
+    order = sorted(range(len(rows)), key=lambda index: (first_seen[kinds[index]], len(rows[index].source)))
     answers = [""] * len(rows)
-    for start in range(0, len(rows), batch_size):
-        chosen = order[start : start + batch_size]
-        texts = host.write([rows[index] for index in chosen], max_new_tokens)
-        for index, text in zip(chosen, texts, strict=True):
-            answers[index] = text
+    for kind, same in groupby(order, key=lambda index: kinds[index]):
+        members, answered = list(same), _way(host, kind, max_new_tokens, decode)
+        for start in range(0, len(members), batch_size):
+            chosen = members[start : start + batch_size]
+            for index, text in zip(chosen, answered([rows[index] for index in chosen]), strict=True):
+                answers[index] = text
     remaining = iter(answers)
     return [[next(remaining) for _ in group] for group in groups]
+
+
+_Kind = tuple[tuple[str, ...], Labels]
+"""A label set as text and as numbers; both empty for free text."""
+
+
+def _way(host: Host, kind: _Kind, max_new_tokens: int, decode: Decode) -> Callable[[Sequence[Encoded]], Sequence[str]]:
+    """How to answer a batch of rows of one kind."""
+    texts, labels = kind
+    if decode == "labels":
+        _check_distinct(texts, labels)
+        return lambda rows: ["" if best is None else texts[best] for best in host.choose(rows, labels)]
+    return lambda rows: host.write(rows, max_new_tokens)
+
+
+def _kinds(host: Host, groups: Sequence[Sequence[Example]], sets: LabelSets, lengths: Lengths) -> list[_Kind]:
+    """Each example's kind. Labels are encoded once for all examples to which they are the same."""
+    known: dict[tuple[tuple[str, ...], str], _Kind] = {}
+    kinds = []
+    for group, own in zip(groups, sets, strict=True):
+        texts = tuple(own or ())
+        for example in group:
+            key = (texts, host.family.cue(example))
+            if key not in known:
+                known[key] = (texts, host.family.label_set(example, texts, lengths))
+            kinds.append(known[key])
+    return kinds
+
+
+def _check_distinct(texts: Sequence[str], labels: Labels) -> None:
+    for number, label in enumerate(labels):
+        if label and label in labels[:number]:
+            raise DataError(
+                f"Labels '{texts[labels.index(label)]}' and '{texts[number]}' are the same tokens to this host, and "
+                "decode=labels cannot tell them apart: rename one, or use decode=free."
+            )

@@ -1,13 +1,16 @@
-"""From answers to a task's score: exact match after the published normalization, and the share of valid answers."""
+"""From answers to a task's score: its metric, exact match after the published normalization, the share of valid
+answers."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nacre.errors import DataError
-from nacre.tasks.task import Task
+from nacre.errors import DataError, nearest
+from nacre.evaluation import text_metrics
+from nacre.tasks.metrics import METRICS
+from nacre.tasks.task import Row, Task
 
 NORMALIZATION = "lower case, ASCII punctuation deleted, white space collapsed"
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -30,23 +33,89 @@ def is_right(answer: str, target: str) -> bool:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """accuracy: share of right answers. valid: share of answers that are any label of the task; None without labels.
-    right: by row."""
+    """value: the task's metric, what stands in the matrix. accuracy: share of right answers, the same number for a task
+    scored by exact match. valid: share of answers that are any label of the task; None without labels.
+    right: by row. by_row: the metric of each row, whose mean is ``value``; None for one of all answers together."""
 
+    value: float
     accuracy: float
     valid: float | None
     answers: tuple[str, ...]
     right: tuple[bool, ...]
+    by_row: tuple[float, ...] | None
 
 
 def score(task: Task, answers: Sequence[str]) -> TaskScore:
-    """Score the answers to the task's test rows."""
-    right = tuple(is_right(answer, row.target) for answer, row in zip(answers, task.test, strict=True))
+    """Score the answers to the task's test rows, each against all of its references."""
+    rows = list(zip(answers, task.test, strict=True))
+    right = tuple(any(is_right(answer, reference) for reference in row.accepted) for answer, row in rows)
     valid = None
     if task.labels is not None:
         labels = normalized_labels(task)
         valid = sum(normalize(answer) in labels for answer in answers) / len(answers)
-    return TaskScore(sum(right) / len(right), valid, tuple(answers), right)
+    by_row = None
+    if task.metric in _TOGETHER:
+        value = _TOGETHER[task.metric](task, answers)
+    else:
+        by_row = tuple(_of_row(task.metric, answer, row) for answer, row in rows)
+        value = sum(by_row) / len(by_row)
+    return TaskScore(value, sum(right) / len(right), valid, tuple(answers), right, by_row)
+
+
+def check_metric(task: Task) -> None:
+    """Raise, before anything is learnt, if the task's metric is unknown, if it cannot say anything of the task, or if
+    its library is not installed."""
+    if task.kind == "text":
+        return
+    if task.metric not in METRICS:
+        raise DataError(f"Task '{task.name}': there is no metric '{task.metric}'. {nearest(task.metric, METRICS)}")
+    if METRICS[task.metric].needs_labels and task.labels is None:
+        raise DataError(f"Task '{task.name}': metric {task.metric} needs a label set, and the task has free text.")
+    if task.metric in text_metrics.PACKAGES:
+        text_metrics.library(task.metric)
+    if task.metric == "rouge_l" and not any(text_metrics.rouge_tokens(row.target) for row in task.test):
+        raise DataError(
+            f"Task '{task.name}': metric rouge_l reads the letters a to z and digits only, and no target of the test "
+            "rows has any: choose another metric, such as bleu or edit_similarity."
+        )
+
+
+def _of_row(metric: str, answer: str, row: Row) -> float:
+    """The score of one answer: of the reference it fits best, 0 if it is empty."""
+    if not answer.strip():
+        return 0.0
+    if metric == "sari":
+        return text_metrics.sari(answer, row.accepted, row.text)
+    return max(_BY_REFERENCE[metric](answer, reference) for reference in row.accepted)
+
+
+def _number(answer: str, reference: str) -> float:
+    wanted = text_metrics.as_number(reference)
+    return float(is_right(answer, reference) if wanted is None else text_metrics.as_number(answer) == wanted)
+
+
+_BY_REFERENCE: dict[str, Callable[[str, str], float]] = {
+    "exact_match": lambda answer, reference: float(is_right(answer, reference)),
+    "exact_string": lambda answer, reference: float(answer.strip() == reference.strip()),
+    "first_character": lambda answer, reference: float(answer.strip()[0] == reference.strip()[0]),
+    "number": _number,
+    "rouge_l": text_metrics.rouge_l,
+    "edit_similarity": text_metrics.edit_similarity,
+}
+
+
+def _macro_f1(task: Task, answers: Sequence[str]) -> float:
+    number = {normalize(label): index for index, label in enumerate(task.labels or ())}
+    answered = [number.get(normalize(answer), -1) for answer in answers]
+    return text_metrics.macro_f1(answered, [number[normalize(row.target)] for row in task.test])
+
+
+def _bleu(task: Task, answers: Sequence[str]) -> float:
+    return text_metrics.bleu(answers, [row.accepted for row in task.test])
+
+
+_TOGETHER: dict[str, Callable[[Task, Sequence[str]], float]] = {"macro_f1": _macro_f1, "bleu": _bleu}
+"""Metrics of all answers together."""
 
 
 def normalized_labels(task: Task) -> set[str]:

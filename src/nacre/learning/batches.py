@@ -38,7 +38,9 @@ class Batches:
         return order[position * self.batch_size : (position + 1) * self.batch_size]
 
     def at(self, step: int) -> list[Encoded]:
-        return [self.rows[index] for index in self.indices(step)]
+        """The step's rows; where training draws something of a row (masks), it is drawn anew in every epoch."""
+        epoch = step // self.steps_per_epoch
+        return [self.rows[index].drawn(self.seed, "row", self.where, epoch, index) for index in self.indices(step)]
 
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(derive(self.seed, "order", self.where, epoch))

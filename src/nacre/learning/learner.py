@@ -12,8 +12,9 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from nacre.adapters.adapter import ParameterGroup, PlacedAdapter
-from nacre.errors import TrainingError
+from nacre.errors import DataError, TrainingError
 from nacre.evaluation.decoding import Decoding, answer, token_budget
+from nacre.evaluation.perplexity import TextScore, measure_text
 from nacre.evaluation.scoring import TaskScore, score
 from nacre.learning import checkpoint
 from nacre.learning.batches import Batches
@@ -41,7 +42,7 @@ class Learner:
         learner.learn(task)
         learner.evaluate([task])
 
-    model: a Hugging Face model with a language-model head, or a bare encoder without pooler; it moves to the device
+    model: a Hugging Face model with a language-model head, or an encoder without pooler; it moves to the device
     that accelerate finds, is changed in place, and is given back, bit for bit, by ``remove()``. seed: of everything
     random. optim, decoding: how to train and how to answer. report: is called with what happens
     (see ``trainer.Report``).
@@ -145,7 +146,7 @@ class Learner:
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """The examples as token ids, within the lengths that training uses."""
-        return [self.host.family.encode(example, self.lengths) for example in examples]
+        return self.host.family.encode_all(examples, self.lengths)
 
     def loss_sum(self, rows: Sequence[Encoded]) -> Tensor:
         """Sum over the rows' target tokens of the task loss, as one batch, in the model's present mode. Returns []."""
@@ -153,18 +154,42 @@ class Learner:
         return self.host.family.loss_sum(self.host.model, tensors)
 
     def answer(self, tasks: Sequence[Task]) -> list[list[str]]:
-        """Greedy answers to the test rows of each task, in row order."""
-        examples = [task.examples("test") for task in tasks]
-        return self._written(examples, token_budget(self.host, tasks, self.lengths, self.decoding))
+        """Answers to the test rows of each task, in row order, as ``decoding`` says.
+
+        Raises ``DataError`` if a task is unlabelled text, or if labels are to be chosen and it has none.
+        """
+        for task in tasks:
+            if task.kind == "text":
+                raise DataError(
+                    f"Task '{task.name}' is unlabelled text, which has no answers; measure_text() scores it."
+                )
+        self.decoding.check(tasks)
+        return answer(
+            self.host,
+            [task.examples("test") for task in tasks],
+            self.lengths,
+            self.decoding.batch_size,
+            token_budget(self.host, tasks, self.lengths, self.decoding),
+            [task.labels for task in tasks],
+            self.decoding.decode,
+        )
 
     def evaluate(self, tasks: Sequence[Task]) -> list[TaskScore]:
         """Accuracy and share of valid answers on the test rows of each task."""
         return [score(task, answers) for task, answers in zip(tasks, self.answer(tasks), strict=True)]
 
+    def measure_text(self, task: Task) -> TextScore:
+        """Token accuracy and perplexity on the test rows of a task of unlabelled text."""
+        if task.kind != "text":
+            raise DataError(f"Task '{task.name}' has targets; evaluate() scores the answers to it.")
+        return measure_text(self.host, task, self.lengths, self.decoding.batch_size)
+
     def predict(self, inputs: Sequence[str]) -> list[str]:
-        """Greedy answers to finished prompts, of at most ``decoding.max_new_tokens`` or else the targets' limit."""
+        """Free answers to finished prompts, of at most ``decoding.max_new_tokens`` or else the targets' limit. A prompt
+        has no label set, so that ``decoding.decode`` does not matter here."""
         limit = self.decoding.max_new_tokens or self.lengths.target
-        return self._written([[Example("", text, "", "") for text in inputs]], limit)[0]
+        examples = [Example("", text, "", "") for text in inputs]
+        return answer(self.host, [examples], self.lengths, self.decoding.batch_size, limit)[0]
 
     def save(self, folder: str | Path) -> None:
         """Write everything that the learner's future depends on, except the pretrained model; atomically."""
@@ -190,9 +215,6 @@ class Learner:
         """Take everything that was learnt out of the model, which is then bit for bit what it was."""
         self.adapter.remove()
         self.host.family.load({}, {})
-
-    def _written(self, groups: Sequence[Sequence[Example]], limit: int) -> list[list[str]]:
-        return answer(self.host, groups, self.lengths, self.decoding.batch_size, limit)
 
     def _rows(self, tasks: Sequence[Task]) -> list[Encoded]:
         examples = [example for task in tasks for example in task.examples("train")]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from nacre.errors import DataError
 from nacre.functional.losses import token_loss_sum
+from nacre.models.label_tree import Labels
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
@@ -41,6 +43,11 @@ class Encoded:
     def length(self) -> int:
         return len(self.source) + len(self.target)
 
+    def drawn(self, seed: int, *where: str | int) -> Encoded:
+        """The row as it is trained on at one place (epoch and row): itself, or with what is random in it drawn anew,
+        by the seed and the place alone."""
+        return self
+
 
 class Family(ABC):
     """Encoder-decoder, decoder-only or encoder-only. Holds the tokenizer and the ids; the model is passed in where it
@@ -50,7 +57,10 @@ class Family(ABC):
     padding_side: ClassVar[str]
 
     decoding: ClassVar[str]
-    """How answers come about, in words: a part of a run's protocol."""
+    """How free answers come about, in words: a part of a run's protocol."""
+
+    choosing: ClassVar[str]
+    """How one of the task's labels is chosen, in words, likewise."""
 
     writes: ClassVar[bool]
     """Whether answers are free text, token by token."""
@@ -76,6 +86,10 @@ class Family(ABC):
     @abstractmethod
     def answers(self, prompts: Mapping[str, Tensor], max_new_tokens: int) -> list[str]:
         """Answers to a batch that ``prompts`` made."""
+
+    @abstractmethod
+    def choices(self, prompts: Mapping[str, Tensor], labels: Labels) -> list[int | None]:
+        """The number of the best label for each row; None where no label can be chosen."""
 
     @abstractmethod
     def batch(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
@@ -118,6 +132,35 @@ class Family(ABC):
         survive (the released pipelines cut the cue away; docs/fidelity.md, P4)."""
         source, truncated = self._fit(example, self.source_limit(lengths))
         return Encoded(tuple(source), self.encode_target(example, lengths), truncated)
+
+    def encode_all(self, examples: Sequence[Example], lengths: Lengths) -> list[Encoded]:
+        """Token ids of examples, in their order. Texts that are learnt themselves and follow one another are packed
+        (``models/chunks``), so that there may be more or fewer rows than examples."""
+        rows: list[Encoded] = []
+        for kind, group in groupby(examples, key=lambda example: example.kind):
+            if kind == "text":
+                rows += self.text_rows([example.text for example in group], lengths)
+            else:
+                rows += [self.encode(example, lengths) for example in group]
+        return rows
+
+    def text_rows(self, texts: Sequence[str], lengths: Lengths) -> list[Encoded]:
+        """Texts as rows that are learnt themselves, each at most ``lengths.source`` tokens long.
+
+        Raises ``DataError`` if hosts of this family learn none.
+        """
+        raise DataError(
+            f"Unlabelled text cannot be learnt by an {self.name} host: take an encoder-only model (masked tokens) or a "
+            "decoder-only one (next tokens)."
+        )
+
+    def label_set(self, example: Example, labels: Sequence[str], lengths: Lengths) -> Labels:
+        """Each label's numbers, as targets of the example. They depend on it by its ``cue`` alone."""
+        return tuple(self.encode_target(replace(example, target=label), lengths) for label in labels)
+
+    def cue(self, example: Example) -> str:
+        """What of the input the target's numbers depend on."""
+        return ""
 
     def source_limit(self, lengths: Lengths) -> int:
         """How many tokens an input may have in this host: the asked-for length, or what its positions leave."""

@@ -10,8 +10,8 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
 )
@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from nacre.errors import ModelError
 from nacre.models.encoder_only import ENCODERS, is_encoder
 from nacre.models.host import Host
+from nacre.models.masked_lm import missing_head
 
 DEMO = "demo"
 
@@ -51,11 +52,10 @@ def load_host(name: str, dtype: torch.dtype = torch.float32, dropout: float | No
     for setting in DROPOUTS if dropout is not None else ():
         if hasattr(config, setting):
             setattr(config, setting, dropout)
-    options = {}
     if config.is_encoder_decoder and type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         loader = AutoModelForSeq2SeqLM
     elif is_encoder(config):
-        loader, options = AutoModel, {"add_pooling_layer": False}
+        loader = AutoModelForMaskedLM
     elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         loader = AutoModelForCausalLM
     else:
@@ -64,11 +64,13 @@ def load_host(name: str, dtype: torch.dtype = torch.float32, dropout: float | No
             f"encoders that nacre knows ({', '.join(ENCODERS)})."
         )
     try:
-        model = loader.from_pretrained(source, config=config, dtype=dtype, **options)
+        model, found = loader.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"Model '{name}' cannot be loaded: {_first_line(error)}") from None
     model.eval()
+    if loader is AutoModelForMaskedLM and missing_head(model, found["missing_keys"]):
+        model = model.base_model  # transformers has drawn a head of its own, another one every time
     return Host(model, tokenizer, name=name, folder=folder)
 
 

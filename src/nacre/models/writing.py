@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from nacre.errors import DataError
+from nacre.functional.label_search import most_likely_labels
 from nacre.functional.losses import IGNORED
+from nacre.models.chunks import chunked
 from nacre.models.families import Encoded, Family, Lengths, Tokenizer
+from nacre.models.label_passes import Reading, read_as_prompt, read_by_encoder, takes_tree
+from nacre.models.label_tree import Labels, LabelTree, tree_of
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
+
+AT_ONCE = 2**26
+"""How many logits a pass over all labels may make: a quarter of a GiB in float32."""
 
 
 class Writing(Family):
@@ -21,6 +29,7 @@ class Writing(Family):
     themselves: all that is trained is the adapter's."""
 
     decoding = "free, greedy"
+    choosing = "of the task's labels, the one with the largest summed log-probability of tokens and end token"
     writes = True
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer) -> None:
@@ -38,7 +47,11 @@ class Writing(Family):
 
     @abstractmethod
     def written(self, generated: Tensor, prompts: Tensor) -> Tensor:
-        """The newly written ids of ``generate``'s output."""
+        """The newly written ids of ``generate``'s output. prompts: its ``input_ids``."""
+
+    @abstractmethod
+    def reading(self, prompts: dict[str, Tensor], tree: LabelTree) -> Reading:
+        """The batch, read once, with what may follow each node of the tree."""
 
     def encode_target(self, example: Example, lengths: Lengths) -> tuple[int, ...]:
         target = self.target_ids(example)
@@ -47,10 +60,21 @@ class Writing(Family):
         return tuple(target[: lengths.target])
 
     def answers(self, prompts: Mapping[str, Tensor], max_new_tokens: int) -> list[str]:
-        generated = self.model.generate(  # type: ignore[operator]
-            **prompts, generation_config=self._greedy(max_new_tokens)
-        )
+        settings = self._greedy(max_new_tokens)
+        with _generation_settings(self.model, settings):
+            generated = self.model.generate(**prompts, generation_config=settings)  # type: ignore[operator]
         return [self.text(ids) for ids in self.written(generated, prompts["input_ids"])]
+
+    def choices(self, prompts: Mapping[str, Tensor], labels: Labels) -> list[int | None]:
+        """By the sum of log-probabilities of the label's tokens, its end token included. Not divided by their number:
+        that would be no probability, and would favour long labels whose ends are certain."""
+        tree = tree_of(labels)
+        chosen: list[int | None] = []
+        for part in self._parts(prompts, tree):
+            ids = part["input_ids"]
+            tokens, destinations = (table.to(ids.device) for table in tree.ways)
+            chosen += most_likely_labels(self.reading(part, tree), len(ids), tokens, destinations, len(labels)).tolist()
+        return chosen
 
     def check(self, task: Task) -> None:
         """Every task can be written."""
@@ -69,6 +93,16 @@ class Writing(Family):
 
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """There is nothing to take over or to forget."""
+
+    def _parts(self, prompts: Mapping[str, Tensor], tree: LabelTree) -> Iterator[dict[str, Tensor]]:
+        """The batch, or, where every label is a sequence of its own, parts of it that fit into memory."""
+        size, width = prompts["input_ids"].shape
+        if not takes_tree(self.model, tree, width):
+            steps = len(tree.labels) * max(map(len, tree.labels))
+            config: Any = self.model.config
+            size = max(1, AT_ONCE // (steps * int(config.vocab_size)))
+        for start in range(0, len(prompts["input_ids"]), size):
+            yield {name: tensor[start : start + size] for name, tensor in prompts.items()}
 
     def _greedy(self, max_new_tokens: int) -> GenerationConfig:
         # Built anew: a host's own generation settings may sample, search beams or forbid repetition.
@@ -91,6 +125,11 @@ class EncoderDecoder(Writing):
     name = "encoder-decoder"
     padding_side = "right"
 
+    def check(self, task: Task) -> None:
+        """Every answer can be written; text without a target is not learnt (span corruption is not there)."""
+        if task.kind == "text":
+            self.text_rows([], Lengths())
+
     def source_ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text)["input_ids"])
 
@@ -110,6 +149,11 @@ class EncoderDecoder(Writing):
     def written(self, generated: Tensor, prompts: Tensor) -> Tensor:
         return generated
 
+    def reading(self, prompts: dict[str, Tensor], tree: LabelTree) -> Reading:
+        own: Any = self.model.generation_config
+        start = own.bos_token_id if own.decoder_start_token_id is None else own.decoder_start_token_id
+        return read_by_encoder(self.model, prompts, tree, start)
+
 
 class DecoderOnly(Writing):
     """Llama, GPT-2 and their kin: the target continues the input, and only it is learnt."""
@@ -124,11 +168,19 @@ class DecoderOnly(Writing):
 
     def target_ids(self, example: Example) -> list[int]:
         # Tokenized behind the cue, so that the answer's first token is the one that a text would have there.
-        cue = example.after or example.text
-        prompt, whole = self.source_ids(cue), self.source_ids(f"{cue} {example.target}")
+        cue = self.cue(example)
+        # One space joins them, unless either brings white space of its own (TRL's completions begin with it).
+        joint = "" if cue[-1:].isspace() or example.target[:1].isspace() else " "
+        prompt, whole = self.source_ids(cue), self.source_ids(cue + joint + example.target)
         if whole[: len(prompt)] == prompt:
             return whole[len(prompt) :]
-        return list(self.tokenizer(f" {example.target}", add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(joint + example.target, add_special_tokens=False)["input_ids"])
+
+    def text_rows(self, texts: Sequence[str], lengths: Lengths) -> list[Encoded]:
+        """Every token of a chunk but its first is to be predicted from those before it."""
+        limit = min(lengths.source, getattr(self.model.config, "max_position_embeddings", lengths.source))
+        chunks = chunked([list(self.tokenizer(text)["input_ids"]) for text in texts], limit)
+        return [Encoded(chunk[:1], chunk[1:], truncated=False) for chunk in chunks]
 
     def reserved(self, lengths: Lengths) -> int:
         return lengths.target
@@ -147,6 +199,24 @@ class DecoderOnly(Writing):
 
     def written(self, generated: Tensor, prompts: Tensor) -> Tensor:
         return generated[:, prompts.shape[1] :]
+
+    def cue(self, example: Example) -> str:
+        return example.after or example.text
+
+    def reading(self, prompts: dict[str, Tensor], tree: LabelTree) -> Reading:
+        return read_as_prompt(self.model, prompts, tree)
+
+
+@contextmanager
+def _generation_settings(model: Any, settings: GenerationConfig) -> Iterator[None]:
+    """Let the model's own settings be these: ``generate`` takes from them whatever the ones it is given leave open,
+    such as penalties for repetition or forced tokens."""
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _end_token(model: nn.Module, tokenizer: Tokenizer) -> int:

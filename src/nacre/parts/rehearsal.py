@@ -24,7 +24,8 @@ class Rehearsal(Memory):
     instead, or all if a task has fewer.
 
     State: ``kept``, for every task its name, the numbers of the rows kept (from 0) and their examples as four texts
-    (before, text, after, target), so that a past task's data need not be there any more.
+    (before, text, after, target), so that a past task's data need not be there any more; of unlabelled text, behind
+    them, ``text``.
     """
 
     fraction: float = 0.02
@@ -46,7 +47,7 @@ class Rehearsal(Memory):
             examples = task.examples("train")
             draw = random.Random(derive(learner.state.seed, self.key, learner.task_number, task.name))
             rows = sorted(draw.sample(range(len(examples)), self.size(len(examples))))
-            texts = [[e.before, e.text, e.after, e.target] for e in (examples[row] for row in rows)]
+            texts = [_written(examples[row]) for row in rows]
             kept.append({"task": task.name, "rows": rows, "examples": texts})
 
     def size(self, rows: int) -> int:
@@ -57,3 +58,9 @@ class Rehearsal(Memory):
             return 0
         # The decimal number as it was written: in floating point 0.29 * 100 is less than 29.
         return max(1, int(Fraction(repr(self.fraction)) * rows))
+
+
+def _written(example: Example) -> list[str]:
+    """As plain values, from which ``Example(*values)`` makes it again."""
+    texts = [example.before, example.text, example.after, example.target]
+    return texts if example.kind == "answer" else [*texts, example.kind]

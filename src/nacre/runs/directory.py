@@ -5,11 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import platform
-import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -23,24 +22,29 @@ from pydantic import BaseModel, ConfigDict
 
 from nacre.errors import CheckpointError, RecipeError
 from nacre.evaluation.gates import ROWS, TOKENS, SiteGates
+from nacre.evaluation.perplexity import TextScore
 from nacre.evaluation.scoring import TaskScore
 from nacre.files import build_folder, hash_of, to_json, write_atomically
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
+from nacre.runs.differences import differences
 from nacre.runs.recipe import Recipe
+from nacre.runs.stages import stage_name
 from nacre.tasks.task import Task
 
 FolderState = Literal["new", "begun", "finished"]
 
 
 class Row(BaseModel):
-    """One row of the matrix and what it cost; ``row.json`` of a stage's folder."""
+    """One row of the matrix and what it cost; ``row.json`` of a stage's folder. perplexity: of tasks of unlabelled
+    text; empty in a stream without any."""
 
     model_config = ConfigDict(extra="forbid")
 
     row: int
     scores: list[float | None]
     valid: list[float | None]
+    perplexity: list[float | None] = []
     train_seconds: float | None
     evaluate_seconds: float
     trainable_parameters: int | None
@@ -89,8 +93,9 @@ class RunDirectory:
         here = recipe.document()
         self._refuse_differences({**there, "output": None}, {**here, "output": None}, "settings")
 
-    def begin(self, recipe: Recipe, protocol: Mapping[str, Any], checks: Mapping[str, Any]) -> None:
-        """Write what is known before the first step, or compare it with what is there."""
+    def begin(self, recipe: Recipe, protocol: Mapping[str, Any], checks: Callable[[], Mapping[str, Any]]) -> None:
+        """Write what is known before the first step, or compare it with what is there. checks: asked for when they are
+        written, because they read every row."""
         file = self.path / "protocol.json"
         if file.exists():
             try:
@@ -102,7 +107,7 @@ class RunDirectory:
         else:
             write_atomically(self.path / "recipe.yaml", recipe.yaml())  # first: it says whose folder this is
             self._write_json("environment.json", environment())
-            self._write_json("checks.json", checks)
+            self._write_json("checks.json", checks())
             self._write_json("protocol.json", {"hash": hash_of(protocol), "protocol": protocol})
 
     @contextmanager
@@ -128,9 +133,8 @@ class RunDirectory:
             file.write(line + "\n")
 
     def stage_folder(self, number: int, name: str) -> Path:
-        """``tasks/NN-name``; characters that a file system may refuse become hyphens."""
-        safe = re.sub(r"[^\w.+-]+", "-", name).strip("-.")[:40] or "task"
-        return self.path / "tasks" / f"{number:02d}-{safe}"
+        """Where a stage lies; see ``stage_name``."""
+        return self.path / "tasks" / stage_name(number, name)
 
     def write_stage(
         self,
@@ -139,17 +143,21 @@ class RunDirectory:
         learner: Learner,
         scores: Mapping[str, tuple[Task, TaskScore]],
         gates: Mapping[str, Sequence[SiteGates]],
+        texts: Mapping[str, TextScore],
     ) -> None:
-        """Commit a stage: predictions, the row, gates (by task, of a gated adapter) and, once something is learnt, the
-        learner; the manifest last."""
+        """Commit a stage: predictions (of a text its tokens, chunk by chunk), the row, gates (by task,
+        of a gated adapter) and, once something is learnt, the learner; the manifest last."""
 
         def fill(place: Path) -> None:
             if learner.state.tasks:
                 checkpoint.write_files(learner, place)
             (place / "predictions").mkdir()
             for number, (task, score) in enumerate(scores.values(), start=1):
-                file = place / "predictions" / f"{self.stage_folder(number, task.name).name}.jsonl.gz"
+                file = place / "predictions" / f"{stage_name(number, task.name)}.jsonl.gz"
                 file.write_bytes(_predictions(task, score))
+            for number, (name, text) in enumerate(texts.items(), start=len(scores) + 1):
+                file = place / "predictions" / f"{stage_name(number, name)}.jsonl.gz"
+                file.write_bytes(_tokens(text))
             if gates:
                 (place / "gates.json").write_text(_gates(gates))
             (place / "row.json").write_text(to_json(row.model_dump()) + "\n")
@@ -172,7 +180,8 @@ class RunDirectory:
         if events.exists() and not events.read_bytes().endswith(b"\n"):
             with events.open("a") as file:
                 file.write("\n")  # the line that a killed process did not finish stays alone
-        for leftover in [*self.path.glob(".*.partial"), *self.path.glob("tasks/.*.partial")]:
+        places = (".*.partial", "tasks/.*.partial", "end_tasks/*/.*.partial")
+        for leftover in [leftover for place in places for leftover in self.path.glob(place)]:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def _write_json(self, name: str, value: Any) -> None:
@@ -186,26 +195,6 @@ class RunDirectory:
                 f"{f'; and {len(different) - 8} more' if len(different) > 8 else ''}. "
                 "Choose another --output, or the same settings."
             )
-
-
-def differences(there: Any, here: Any, key: str = "") -> list[str]:
-    """In words, where two documents of plain values differ."""
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        found = []
-        for name in sorted(set(there) | set(here), key=str):
-            found += differences(there.get(name), here.get(name), f"{key}.{name}" if key else str(name))
-        return found
-    if (
-        isinstance(there, Sequence)
-        and isinstance(here, Sequence)
-        and not isinstance(there, str)
-        and len(there) == len(here)
-    ):
-        found = []
-        for number, (old, new) in enumerate(zip(there, here, strict=True), start=1):
-            found += differences(old, new, f"{key}[{number}]")
-        return found
-    return [] if there == here else [f"{key} is {_short(there)} there and {_short(here)} here"]
 
 
 def environment() -> dict[str, Any]:
@@ -233,9 +222,19 @@ def _visible(folder: Path) -> bool:
 
 
 def _predictions(task: Task, score: TaskScore) -> bytes:
+    """A line for each answer; with its score where the metric gives rows scores that are not just right or wrong."""
+    scores = score.by_row if task.metric != "exact_match" else None
+    own = [{}] * len(score.answers) if scores is None else [{"score": one} for one in scores]
     lines = (
-        json.dumps({"answer": answer, "target": row.target, "right": right}, ensure_ascii=False)
-        for answer, row, right in zip(score.answers, task.test, score.right, strict=True)
+        json.dumps({"answer": answer, "target": row.target, "right": right, **scored}, ensure_ascii=False)
+        for answer, row, right, scored in zip(score.answers, task.test, score.right, own, strict=True)
+    )
+    return gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0)
+
+
+def _tokens(score: TextScore) -> bytes:
+    lines = (
+        json.dumps({"right": right, "tokens": tokens}) for right, tokens in zip(score.right, score.tokens, strict=True)
     )
     return gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0)
 
@@ -244,8 +243,3 @@ def _gates(gates: Mapping[str, Sequence[SiteGates]]) -> str:
     """Without indentation: fifteen tasks, as many slots and a hundred sites make half a million lines otherwise."""
     tasks = {task: [asdict(site) for site in sites] for task, sites in gates.items()}
     return to_json({"rows": ROWS, "tokens": TOKENS, "tasks": tasks}, indent=None) + "\n"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."

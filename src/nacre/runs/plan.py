@@ -37,7 +37,8 @@ class PlannedPart(BaseModel):
 
 class PlannedStage(BaseModel):
     """One call of ``learn``. task_number: as the learner counts, 1 for a fresh copy. rows: new ones; kept: those that
-    a memory gives back. None: not known without the data, or without having trained."""
+    a memory gives back. None: not known without the data, without having trained or, of the steps on
+    unlabelled text, without the tokenizer."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -93,6 +94,8 @@ def plan_of(recipe: Recipe) -> Plan:
     tasks = [_unread(name) for name in task_names(recipe)] if no_data else tasks_of(recipe)
     stages = method.curriculum.stages(tasks)
     check_lists(method, recipe.optim, stages)
+    if not no_data:
+        recipe.evaluation.check(tasks)
     return Plan(
         title=method.title,
         adapter=str(method.adapter),
@@ -144,6 +147,7 @@ def _stages(method: Method, optim: Optim, stages: Sequence[Stage], counted: bool
     kept: int | None = 0  # rows that the memory holds when a stage begins
     for stage, number in zip(stages, task_numbers(stages), strict=True):
         rows = sum(len(task.train) for task in stage.tasks) if counted else None
+        packed = any(task.kind == "text" for task in stage.tasks)  # how many chunks, only the tokenizer can tell
         epochs = int(value_of(optim.epochs, number, "optim.epochs"))
         planned.append(
             PlannedStage(
@@ -155,7 +159,9 @@ def _stages(method: Method, optim: Optim, stages: Sequence[Stage], counted: bool
                 epochs=epochs,
                 learning_rate=value_of(_rate(method, optim), number, "optim.learning_rate"),
                 steps=(
-                    None if rows is None or kept is None else epochs * steps_per_epoch(rows + kept, optim.batch_size)
+                    None
+                    if rows is None or kept is None or packed
+                    else epochs * steps_per_epoch(rows + kept, optim.batch_size)
                 ),
                 penalties={part.key: part.weight(cast(Learner, _Arrived(number))) for part in method.penalties},
             )
@@ -173,6 +179,8 @@ def _rate(method: Method, optim: Optim) -> PerTask:
 def _without_data(recipe: Recipe) -> str | None:
     """Why the rows cannot be counted, as a sentence; None if they can."""
     if recipe.data is None:
+        if recipe.stream_file is not None:
+            return None
         if set(task_names(recipe)) <= set(get_stream("demo").tasks):
             return None
         return "data: the folder that holds the stream's tasks is not given; pass --data."

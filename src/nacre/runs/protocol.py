@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from nacre.evaluation.decoding import token_budget
 from nacre.evaluation.scoring import NORMALIZATION
 from nacre.files import hash_of
 from nacre.learning.learner import Learner
+from nacre.models.chunks import GROUP
+from nacre.models.classifier import Classifier
+from nacre.models.host import Host
+from nacre.models.masked_lm import RATE
 from nacre.runs.recipe import Recipe
 from nacre.tasks.task import SPLITS, Task
 
 
-def protocol_of(recipe: Recipe, tasks: Sequence[Task], learner: Learner) -> dict[str, Any]:
+def protocol_of(
+    recipe: Recipe, tasks: Sequence[Task], learner: Learner, end_tasks: Sequence[Task] = ()
+) -> dict[str, Any]:
     """Rows (by content, not by file), prompts, lengths, decoding, scoring and the pretrained model. Neither the method
     nor its training settings: those are what is compared."""
     host = learner.host
+    answered = [task for task in tasks if task.kind == "answer"]
     return {
         "tasks": [_task(task) for task in tasks],
         "identity in the prompt": recipe.identity,
@@ -26,21 +32,46 @@ def protocol_of(recipe: Recipe, tasks: Sequence[Task], learner: Learner) -> dict
         "measured on": recipe.measure_on,
         "max_source_length": host.family.source_limit(learner.lengths),
         "truncation": "the text only, from the right",
-        "decoding": host.family.decoding,
-        "max_new_tokens": token_budget(host, tasks, learner.lengths, learner.decoding),
+        "decoding": learner.decoding.in_words(host),
+        "max_new_tokens": token_budget(host, answered, learner.lengths, learner.decoding) if answered else None,
         "normalization": NORMALIZATION,
         "empty answers": "never right",
         "average": "over tasks",
         "model": {"family": host.family.name, "hash": learner.pretrained},
+        **_text(tasks, host),
+        **_end_tasks(recipe, end_tasks),
+    }
+
+
+def _end_tasks(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, Any]:
+    """How copies are fine-tuned, and on what rows; nothing where none are."""
+    if not tasks or recipe.end_tasks is None:
+        return {}
+    settings = recipe.end_tasks.model_dump(mode="json")
+    return {"end tasks": {"settings": settings, "tasks": [_task(task) for task in tasks]}}
+
+
+def _text(tasks: Sequence[Task], host: Host) -> dict[str, Any]:
+    """How unlabelled text is cut and measured; nothing in a stream without any."""
+    if all(task.kind == "answer" for task in tasks):
+        return {}
+    head = host.model.with_token_head() if isinstance(host.model, Classifier) else None
+    return {
+        "text": {
+            "chunks": f"the texts of a split joined by {GROUP} and cut, the rest dropped",
+            "predicted": f"{RATE:g} of the tokens, hidden" if head else "every token from those before it",
+            "head": head.fingerprint if head else None,
+        }
     }
 
 
 def _task(task: Task) -> dict[str, Any]:
     return {
         "name": task.name,
+        **({"kind": task.kind} if task.kind == "text" else {}),
         "metric": task.metric,
         "labels": list(task.labels) if task.labels else None,
-        "template": asdict(task.template),
+        "template": task.template.described(),
         "rows": {split: len(task.rows(split)) for split in SPLITS},
-        "hash": {split: hash_of([[row.text, row.target] for row in task.rows(split)]) for split in SPLITS},
+        "hash": {split: hash_of([[row.text, *row.accepted] for row in task.rows(split)]) for split in SPLITS},
     }

@@ -17,20 +17,24 @@ from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.models.loading import DEMO
 from nacre.registry import build_method
+from nacre.runs.fine_tuning import FineTuning
+from nacre.tasks.stream_file import is_stream_file, read_stream
 from nacre.tasks.template import Identity
 
-PLACES = ("model", "data", "output")
+PLACES = ("model", "data", "output", "stream")
 """The keys that say where something is, and may name variables of the environment."""
 
 
 class Recipe(BaseModel):
-    """What ``recipe.yaml`` holds. ``set`` are the method's parameters. ``model``, ``data`` and ``output`` may name
-    variables of the environment, ``$NACRE_DATA/long_sequence``."""
+    """What ``recipe.yaml`` holds. ``set`` are the method's parameters. ``model``, ``data``, ``output`` and a
+    stream file may name variables of the environment, ``$NACRE_DATA/long_sequence``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     method: str
-    stream: str | list[str] = Field(default="demo", description="a stream's name, or task names found under data")
+    stream: str | list[str] = Field(
+        default="demo", description="a stream's name, a stream file (.yaml), or task names found under data"
+    )
     model: str = Field(default="demo", description="a folder, a Hugging Face name, or 'demo'")
     data: str | None = Field(default=None, description="where the tasks are; the demo's need none")
     seed: int = Field(default=0, ge=0)
@@ -49,6 +53,9 @@ class Recipe(BaseModel):
     )
     optim: Optim = Field(default_factory=Optim)
     evaluation: Decoding = Field(default_factory=Decoding)
+    end_tasks: FineTuning | None = Field(
+        default=None, description="copies fine-tuned on each domain's end task; of stream das, unless said otherwise"
+    )
     parameters: dict[str, Any] = Field(default_factory=dict, alias="set")
 
     def build(self) -> Method:
@@ -68,13 +75,14 @@ class Recipe(BaseModel):
         """The recipe with the method's defaults, its usual rate and the run's folder written out."""
         method = self.build()
         rate = self.optim.learning_rate or method.adapter.learning_rate
-        stream = self.stream if isinstance(self.stream, str) else "-".join(self.stream)
+        stream = self.stream_name if isinstance(self.stream, str) else "-".join(self.stream)
         output = self.output or f"runs/{stream}-{self.method}-seed{{seed}}"
         return self.model_copy(
             update={
                 "parameters": _plain(method.parameters),
                 "optim": self.optim.model_copy(update={"learning_rate": rate}),
                 "output": output.replace("{seed}", str(self.seed)),
+                "end_tasks": self.end_tasks or (FineTuning() if self.stream == "das" else None),
             }
         )
 
@@ -85,6 +93,8 @@ class Recipe(BaseModel):
         """
         written = getattr(self, key)
         if written is None or (key, written) == ("model", DEMO):  # even where a folder of that name lies about
+            return self
+        if key == "stream" and self.stream_file is None:  # a name, or several
             return self
         place = expanded(key, written)
         found = str(Path(place).expanduser().resolve()) if key == "output" else _absolute(place)
@@ -98,7 +108,20 @@ class Recipe(BaseModel):
         return yaml.safe_dump(self.document(), sort_keys=False, allow_unicode=True)
 
     @property
+    def stream_file(self) -> Path | None:
+        """Where the stream is described, if it is somebody's own; None for a named one or a list of tasks.
+
+        Raises ``RecipeError`` if a variable of the environment is not set.
+        """
+        if isinstance(self.stream, str) and is_stream_file(self.stream):
+            return Path(expanded("stream", self.stream)).expanduser()
+        return None
+
+    @property
     def stream_name(self) -> str:
+        """The stream's name; its file's own for a stream file, ``own`` for a list of tasks."""
+        if self.stream_file is not None:
+            return read_stream(self.stream_file).name
         return self.stream if isinstance(self.stream, str) else "own"
 
 
@@ -187,7 +210,11 @@ def _sentence(error: ValidationError, path: Path | None) -> str:
     where = ".".join(str(part) for part in first["loc"] if not re.search(r"float|int|tuple", str(part)))
     source = f"Recipe '{path}', " if path else ""
     if first["type"] == "extra_forbidden":
-        group = {"optim": Optim.model_fields, "evaluation": Decoding.model_fields}.get(str(first["loc"][0]))
+        group = {
+            "optim": Optim.model_fields,
+            "evaluation": Decoding.model_fields,
+            "end_tasks": FineTuning.model_fields,
+        }.get(str(first["loc"][0]))
         known = set(group) if group and len(first["loc"]) > 1 else _top_level()
         return f"{source}there is no key '{where}'. {nearest(str(first['loc'][-1]), known)}"
     return f"{source}{where} = {first['input']!r}: {first['msg']}."

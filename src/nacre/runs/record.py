@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nacre.errors import CheckpointError
 from nacre.files import to_json, write_atomically
+from nacre.runs.end_results import EndTaskRecord
+from nacre.tasks.metrics import title
 
 SCHEMA = "nacre.results/1"
 
@@ -43,6 +45,7 @@ class Record(BaseModel):
     metric: str
     matrix: Matrix
     valid_answers: Matrix
+    perplexity: Matrix | None = Field(default=None, description="of tasks of unlabelled text; null without any")
     average_accuracy: float | None
     learning_accuracy: float | None
     pooled_accuracy: float | None
@@ -53,10 +56,19 @@ class Record(BaseModel):
     trainable_parameters_per_task: list[int | None]
     stored_parameters: int = Field(description="numbers kept besides the pretrained model, after the last task")
     seconds: Seconds
+    end_tasks: EndTaskRecord | None = Field(default=None, description="of copies fine-tuned on end tasks")
     peak_rss_bytes: int
     protocol: dict[str, Any]
     protocol_hash: str
     definitions: dict[str, str] = Field(description="the formula behind each metric, in words")
+
+    @property
+    def metrics(self) -> list[str]:
+        """Each column's metric, by the headings of ``nacre.tasks.metrics``. The protocol knows them; where there is
+        none of a run, as in a record put together by hand, ``metric`` holds for all."""
+        tasks = self.protocol.get("tasks")
+        named = [task.get("metric", self.metric) for task in tasks] if isinstance(tasks, list) else []
+        return [title(name) for name in (named if len(named) == len(self.tasks) else [self.metric] * len(self.tasks))]
 
     def as_json(self) -> str:
         return to_json(self.model_dump(by_alias=True))

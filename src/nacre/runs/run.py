@@ -5,28 +5,34 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from nacre.errors import RecipeError
 from nacre.evaluation.gates import has_gates, mean_gates
 from nacre.evaluation.matrix import DEFINITIONS, metrics
+from nacre.evaluation.perplexity import PERPLEXITY, TextScore
 from nacre.evaluation.scoring import TaskScore, score
 from nacre.files import hash_of
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
 from nacre.learning.trainer import Report
 from nacre.method import Method
+from nacre.models.classifier import Classifier
 from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.parts.curriculum import Stage
+from nacre.runs.checks import checks_of
 from nacre.runs.directory import Row, RunDirectory
+from nacre.runs.end_results import EndTaskRecord
+from nacre.runs.end_tasks import end_tasks_of, measure_end_tasks
 from nacre.runs.plan import check_lists
 from nacre.runs.protocol import protocol_of
 from nacre.runs.recipe import Recipe
 from nacre.runs.record import Record, Seconds
 from nacre.runs.report import write_report
 from nacre.runs.stream import tasks_of
-from nacre.tasks.checks import check_stream
 from nacre.tasks.task import Task
 
 
@@ -46,15 +52,18 @@ def run(recipe: Recipe, report: Report) -> Record:
     method = recipe.build()
     tasks = tasks_of(recipe)
     check_lists(method, recipe.optim, method.curriculum.stages(tasks))
+    recipe.evaluation.check(tasks)
     host = load_host(recipe.model, dropout=recipe.model_dropout)
     learner = _learner(host, method, recipe)
-    protocol = protocol_of(recipe, tasks, learner)
+    ends = _end_tasks(recipe, method, tasks, host)
+    protocol = protocol_of(recipe, tasks, learner, ends)
     for task in tasks:  # raises if the host cannot learn the task, or a prompt leaves no room for a text
         host.family.check(task)
-        host.family.encode(task.template.example("a", "a", task.labels), learner.lengths)
+        if task.kind == "answer":
+            host.family.encode(task.template.example("a", "a", task.labels), learner.lengths)
     with directory.locked():
         directory.clean()
-        directory.begin(recipe, protocol, check_stream(tasks))
+        directory.begin(recipe, protocol, lambda: checks_of([*_checked(recipe, tasks), *ends], (host, learner.lengths)))
 
         def told(kind: str, **values: object) -> None:
             directory.event(kind, **values)
@@ -69,12 +78,20 @@ def run(recipe: Recipe, report: Report) -> Record:
             penalties=[part.key for part in method.penalties],
             gradient_rules=[part.key for part in method.gradient_rules],
         )
+        if (warning := _head_warning(host, tasks)) is not None:
+            told("warning", text=warning)
         rows = _stages(directory, recipe, learner, tasks, told)
-        record = _record(recipe, method, tasks, rows, protocol)
+        measured = _measured_ends(directory, recipe, learner, tasks, ends, told)
+        record = _record(recipe, method, tasks, rows, protocol, measured)
         write_report(directory.report, [record])
         record.write(directory.results)  # last: it says that the run is finished
         told("finished", path=str(directory.path), already=False)
     return record
+
+
+def _checked(recipe: Recipe, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks without the validation rows that stand in the place of the test rows, which would seem to leak."""
+    return [replace(task, validation=()) if recipe.measure_on == "validation" else task for task in tasks]
 
 
 def _stages(
@@ -102,6 +119,49 @@ def _stages(
         rows[stage.row], last_complete = row, folder
         report("row", number=stage.row, scores=row.scores, tasks=[task.name for task in tasks])
     return rows
+
+
+def _end_tasks(recipe: Recipe, method: Method, tasks: Sequence[Task], host: Host) -> list[Task]:
+    """The end tasks that the run asks for, checked."""
+    ends = end_tasks_of(recipe.end_tasks, [task.name for task in tasks], recipe.data, host)
+    if ends and method.curriculum.needs_task_at_test:
+        raise RecipeError(
+            f"end_tasks: {method.called} ends with a model for each task, and no last one to copy. "
+            "Set end_tasks.after=never."
+        )
+    return ends
+
+
+def _measured_ends(
+    directory: RunDirectory, recipe: Recipe, learner: Learner, tasks: Sequence[Task], ends: Sequence[Task], told: Report
+) -> EndTaskRecord | None:
+    """The end tasks after the last stage, or each: copies of the learner as it was saved there."""
+    if not ends or recipe.end_tasks is None:
+        return None
+    stages = learner.method.curriculum.stages(tasks)
+    if recipe.end_tasks.after == "last":
+        stages = stages[-1:]
+
+    def as_saved(folder: Path) -> Learner:
+        learner.remove()
+        saved = _learner(learner.host, learner.method, recipe)
+        checkpoint.restore(saved, folder)
+        return saved
+
+    folders = [(stage.name, directory.stage_folder(stage.row, stage.name)) for stage in stages]
+    return measure_end_tasks(directory.path / "end_tasks", folders, ends, recipe.end_tasks, as_saved, told)
+
+
+def _head_warning(host: Host, tasks: Sequence[Task]) -> str | None:
+    """What one should know of the head that names hidden tokens: a random one has all to learn."""
+    if not isinstance(host.model, Classifier) or all(task.kind == "answer" for task in tasks):
+        return None
+    if host.model.with_token_head().pretrained:
+        return None
+    return (
+        f"The model '{host.name}' came without its masked-LM head. A random one takes its place, the same for every "
+        "seed, and is learnt with the texts: perplexities begin near chance."
+    )
 
 
 def _measured(recipe: Recipe, stage: Stage, tasks: Sequence[Task]) -> Sequence[Task]:
@@ -141,14 +201,22 @@ def _measure(
     """Score the measured tasks, and commit the row with the learner it belongs to."""
     report("evaluate", row=number, tasks=len(measured))
     started = time.monotonic()
-    answers = learner.answer(measured) if measured else []
-    scores = {task.name: (task, score(task, texts)) for task, texts in zip(measured, answers, strict=True)}
+    asked = [task for task in measured if task.kind == "answer"]
+    answers = learner.answer(asked) if asked else []
+    scores = {task.name: (task, score(task, texts)) for task, texts in zip(asked, answers, strict=True)}
+    read = {task.name: learner.measure_text(task) for task in measured if task.kind == "text"}
+    found = {name: one for name, (_, one) in scores.items()} | read
     # A task whose own, unchanged copy answers it keeps its score: that is what "independent" means.
     kept = rows.get(number - 1) if number > 1 and not learner.method.curriculum.continues else None
     row = Row(
         row=number,
-        scores=[_of(scores, task, "accuracy", kept.scores[i] if kept else None) for i, task in enumerate(tasks)],
-        valid=[_of(scores, task, "valid", kept.valid[i] if kept else None) for i, task in enumerate(tasks)],
+        scores=[_of(found, task, "value", kept.scores[i] if kept else None) for i, task in enumerate(tasks)],
+        valid=[_of(found, task, "valid", kept.valid[i] if kept else None) for i, task in enumerate(tasks)],
+        perplexity=(
+            [_of(found, task, "perplexity", kept.perplexity[i] if kept else None) for i, task in enumerate(tasks)]
+            if any(task.kind == "text" for task in tasks)
+            else []
+        ),
         train_seconds=train_seconds,
         evaluate_seconds=time.monotonic() - started,
         trainable_parameters=sum(group.size for group in learner.trainable()) if number else None,
@@ -156,12 +224,12 @@ def _measure(
         peak_rss_bytes=peak_rss_bytes(),
     )
     gates = {task.name: mean_gates(learner, task) for task in measured} if has_gates(learner) else {}
-    directory.write_stage(folder, row, learner, scores, gates)
+    directory.write_stage(folder, row, learner, scores, gates, read)
     return row
 
 
-def _of(scores: dict[str, tuple[Task, TaskScore]], task: Task, what: str, otherwise: float | None) -> float | None:
-    return getattr(scores[task.name][1], what) if task.name in scores else otherwise
+def _of(found: Mapping[str, TaskScore | TextScore], task: Task, what: str, otherwise: float | None) -> float | None:
+    return getattr(found[task.name], what, None) if task.name in found else otherwise
 
 
 def _learner(host: Host, method: Method, recipe: Recipe) -> Learner:
@@ -169,7 +237,12 @@ def _learner(host: Host, method: Method, recipe: Recipe) -> Learner:
 
 
 def _record(
-    recipe: Recipe, method: Method, tasks: Sequence[Task], rows: dict[int, Row], protocol: dict[str, object]
+    recipe: Recipe,
+    method: Method,
+    tasks: Sequence[Task],
+    rows: dict[int, Row],
+    protocol: dict[str, object],
+    ends: EndTaskRecord | None,
 ) -> Record:
     numbers = range(len(tasks) + 1)
     undefined: list[float | None] = [None] * len(tasks)
@@ -186,6 +259,11 @@ def _record(
         seed=recipe.seed,
         metric=" / ".join(sorted({task.metric for task in tasks})),
         matrix=matrix,
+        perplexity=(
+            [rows[number].perplexity if number in rows else undefined for number in numbers]
+            if any(task.kind == "text" for task in tasks)
+            else None
+        ),
         valid_answers=[rows[number].valid if number in rows else undefined for number in numbers],
         average_accuracy=found.average_accuracy,
         learning_accuracy=found.learning_accuracy,
@@ -202,10 +280,11 @@ def _record(
             train=[rows[number].train_seconds if number in rows else None for number in numbers[1:]],
             evaluate=[rows[number].evaluate_seconds if number in rows else None for number in numbers],
         ),
+        end_tasks=ends,
         peak_rss_bytes=max(row.peak_rss_bytes for row in rows.values()),
         protocol=protocol,
         protocol_hash=hash_of(protocol),
-        definitions=DEFINITIONS,
+        definitions=DEFINITIONS | ({"perplexity": PERPLEXITY} if any(task.kind == "text" for task in tasks) else {}),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nacre.errors import DataError
@@ -15,6 +15,8 @@ from nacre.tasks.fields import Fields, Placed, check_labels, find_fields, read_r
 from nacre.tasks.tables import Table
 from nacre.tasks.task import SPLITS, Row, Split, Task
 from nacre.tasks.template import Template
+from nacre.tasks.text import read_texts
+from nacre.tasks.written import WrittenTask, definition_prompt, written
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,13 @@ def assemble(name: str, found: Material, seed: int) -> Task:
     for split in ("train", "test"):
         if split not in found.tables:
             raise DataError(f"{found.where}: there is no {split} split; a task needs one.")
-    published = known(name)
+    if found.card.text:
+        return _text_task(name, found, seed)
+    published, free = known(name), written(name)
     fields = find_fields(found.tables["train"], found.card.fields)
     placed = {split: read_rows(table, fields) for split, table in found.tables.items()}
-    labels = _labels(found, published, fields, placed["train"])
+    prompt = _written_prompt(found, free, placed)
+    labels = _labels(found, published, free, fields, placed["train"])
     dropped = _drop_unlabelled(placed, published, labels)
     for split, rows in placed.items():
         if not rows:
@@ -50,7 +55,7 @@ def assemble(name: str, found: Material, seed: int) -> Task:
             check_labels(rows, labels)
 
     splits, held_out = _with_validation(
-        {split: tuple(one.row for one in rows) for split, rows in placed.items()},
+        {split: tuple(_with_place(one, found.tables[split]) for one in rows) for split, rows in placed.items()},
         name=name,
         by_label=labels is not None,
         seed=seed,
@@ -59,7 +64,7 @@ def assemble(name: str, found: Material, seed: int) -> Task:
         "layout": found.layout,
         "files": {split: dict(found.tables[split].origin) for split in SPLITS if split in found.tables},
         "dropped": dropped,
-        "license": published.license if published else found.card.license,
+        "license": published.license if published else free.license if free else found.card.license,
         **({"metric_note": found.card.metric_note} if found.card.metric_note else {}),
         **held_out,
     }
@@ -68,11 +73,44 @@ def assemble(name: str, found: Material, seed: int) -> Task:
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
-        template=_template(name, found, published, fields, labels),
+        template=_template(name, found, published, prompt, fields, labels),
         labels=labels,
-        metric=found.card.metric,
+        metric=found.card.metric or (free.metric if free else "exact_match"),
         source=source,
     ).check()
+
+
+def _text_task(name: str, found: Material, seed: int) -> Task:
+    """A task of unlabelled text."""
+    column = found.card.fields.get("text", "text")
+    splits, held_out = _with_validation(
+        {split: read_texts(table, column) for split, table in found.tables.items()},
+        name=name,
+        by_label=False,
+        seed=seed,
+    )
+    source: dict[str, Any] = {
+        "layout": found.layout,
+        "files": {split: dict(found.tables[split].origin) for split in SPLITS if split in found.tables},
+        "license": found.card.license,
+        **held_out,
+    }
+    return Task(
+        name=name,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
+        template=Template(answer_cue=""),
+        metric="token_accuracy",
+        source=source,
+        kind="text",
+    ).check()
+
+
+def _with_place(placed: Placed, table: Table) -> Row:
+    """The row with its file's name and its number there: without the folder, which is another one elsewhere."""
+    file = table.origin.get("file", "")
+    return replace(placed.row, place=(file + placed.where.removeprefix(table.name)).removeprefix(", "))
 
 
 def _with_validation(
@@ -93,8 +131,30 @@ def _with_validation(
     return complete, record
 
 
+def _written_prompt(found: Material, free: WrittenTask | None, placed: dict[Split, list[Placed]]) -> Template | None:
+    """The prompt of a published task with written answers, or of any in the schema of Super-NaturalInstructions; None
+    for others. What the template says itself is taken off the rows, in place."""
+    definition = found.tables["train"].definition
+    if definition or (free is not None and free.by_definition):
+        if definition := definition or found.card.definition:
+            return definition_prompt(definition)
+        raise DataError(
+            f"{found.where}: the task's definition is missing, and its prompt begins with it; "
+            'give it in task.json: {"definition": ...}.'
+        )
+    if free is None:
+        return None
+    if not free.in_rows:
+        return free.prompt
+    if not free.wraps(one.row for rows in placed.values() for one in rows):
+        return Template(answer_cue="")
+    for split, rows in placed.items():
+        placed[split] = [replace(one, row=free.unwrapped(one.row)) for one in rows]
+    return free.prompt
+
+
 def _labels(
-    found: Material, published: KnownTask | None, fields: Fields, train: Sequence[Placed]
+    found: Material, published: KnownTask | None, free: WrittenTask | None, fields: Fields, train: Sequence[Placed]
 ) -> tuple[str, ...] | None:
     """The label set in prompt order, from the first that has one: task.json, labels.json, a dataset's class names, the
     catalog, the training rows. None for free text.
@@ -108,6 +168,8 @@ def _labels(
         return classes
     if published:
         return published.labels
+    if free:
+        return free.labels
     return tuple(sorted({one.row.target for one in train})) if fields.classes else None
 
 
@@ -127,25 +189,36 @@ def _drop_unlabelled(
 
 
 def _template(
-    name: str, found: Material, published: KnownTask | None, fields: Fields, labels: Sequence[str] | None
+    name: str,
+    found: Material,
+    published: KnownTask | None,
+    prompt: Template | None,
+    fields: Fields,
+    labels: Sequence[str] | None,
 ) -> Template:
-    """task.json first, then the catalog. A task that neither knows has no instruction, and options if it has labels;
-    a text that is a complete prompt gets nothing added.
+    """task.json first, then what is published (``prompt``: of a task with written answers). A task that
+    neither knows has no instruction, and options if it has labels; a text that is a complete prompt gets nothing added.
     """
     card = found.card
     if published:
         base = template_of(published)
+    elif prompt is not None:
+        base = prompt
     elif fields.complete:
         base = Template(answer_cue="")
     else:
         base = Template(options=labels is not None)
     options = base.options
-    if published and card.instruction:
+    instruction = card.instruction
+    if published and instruction:
         options = labels is not None
+    if prompt is not None and instruction == card.definition:
+        instruction = None  # it is a part of the prompt already
     return Template(
-        instruction=base.instruction if card.instruction is None else card.instruction,
+        instruction=base.instruction if instruction is None else instruction,
         options=options if card.options is None else card.options,
         answer_cue=base.answer_cue if card.answer_cue is None else card.answer_cue,
         type_name=base.type_name or card.family or found.family,
         dataset_name=base.dataset_name or card.name or name,
+        text_cue=base.text_cue,
     )

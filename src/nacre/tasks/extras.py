@@ -1,4 +1,4 @@
-"""Libraries that only some data needs, imported when that data is read."""
+"""Libraries that only some data or some metrics need, imported when they are used."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 from nacre.errors import NacreError
 
 
-def need(module: str, purpose: str) -> Any:
-    """The module, or ``NacreError`` with the command that installs it. purpose: what it is needed for, in words."""
+def need(module: str, purpose: str, extra: str = "data") -> Any:
+    """The module, or ``NacreError`` with the command that installs it. purpose: what it is needed for, in words.
+    extra: the group of nacre's optional packages that it belongs to."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = module.partition(".")[0]
+        name = module.partition(".")[0]
+        package = {"sklearn": "scikit-learn", "rouge_score": "rouge-score"}.get(name, name)
         raise NacreError(
-            f"{purpose} needs the package '{package}', which is not installed: pip install 'nacre[data]'."
+            f"{purpose} needs the package '{package}', which is not installed: pip install 'nacre[{extra}]'."
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nacre.errors import DataError
 from nacre.tasks.tables import Record, Table
@@ -15,6 +15,8 @@ from nacre.tasks.task import Row
 class Fields:
     """Names of the field that is read and of the field that is to be answered.
 
+    references: name of a field that a row may have: a list of all answers that are right. Where the field to be
+        answered is a list itself, its first entry is the target and all are right.
     classes: whether the answers are labels, so that a label set can be read off the training rows.
     complete: whether the text is a complete prompt already, to which nothing is added.
     """
@@ -23,12 +25,13 @@ class Fields:
     target: str
     classes: bool = False
     complete: bool = False
+    references: str | None = None
 
 
 CONVENTIONS = (
     Fields("text", "label", classes=True),
     Fields("sentence", "label", classes=True),
-    Fields("input", "output"),
+    Fields("input", "output", references="outputs"),
     Fields("prompt", "completion", complete=True),
     Fields("prompt", "answer", complete=True),
 )
@@ -37,14 +40,19 @@ CONVENTIONS = (
 def find_fields(table: Table, named: Mapping[str, str]) -> Fields:
     """The fields of a task, found in its training rows.
 
-    named: names that task.json gives for "text", "label" or both; they take the place of the usual ones. A field
-    named there holds labels.
+    named: names that task.json gives for "text", "label", "references" or some of them; they take the place of the
+    usual ones. A field named "label" there holds labels, unless there are references.
     """
     present = table.columns if table.columns is not None else tuple(table.records[0].values)
     choices = _named(named) if named else CONVENTIONS
     for fields in choices:
         if fields.text in present and fields.target in present:
             return fields
+    if "messages" in present:
+        raise DataError(
+            f"{table.at(table.records[0])}: conversations ('messages') are not read; write a row for each answer to be "
+            "learnt, with 'prompt' (what the tokenizer's chat template makes of the turns before it) and 'completion'."
+        )
     where, kind = (table.name, "columns") if table.columns is not None else (table.at(table.records[0]), "fields")
     wanted = ", or ".join(f"'{fields.text}' and '{fields.target}'" for fields in choices)
     raise DataError(
@@ -54,12 +62,16 @@ def find_fields(table: Table, named: Mapping[str, str]) -> Fields:
 
 
 def _named(named: Mapping[str, str]) -> tuple[Fields, ...]:
-    text, label = named.get("text"), named.get("label")
+    text, label, references = named.get("text"), named.get("label"), named.get("references")
+    own = Fields(text or "", label or "", classes=references is None, references=references)
     if text and label:
-        return (Fields(text, label, classes=True),)
+        return (own,)
     if label:
-        return tuple(Fields(name, label, classes=True) for name in dict.fromkeys(c.text for c in CONVENTIONS))
-    return tuple(Fields(text or c.text, c.target, c.classes) for c in CONVENTIONS)
+        return tuple(replace(own, text=name) for name in dict.fromkeys(c.text for c in CONVENTIONS))
+    return tuple(
+        replace(usual, text=text or usual.text, complete=False, references=references or usual.references)
+        for usual in CONVENTIONS
+    )
 
 
 @dataclass(frozen=True)
@@ -91,16 +103,30 @@ def _row(table: Table, record: Record, fields: Fields) -> Row:
     text = record.values[fields.text]
     if not isinstance(text, str):
         raise DataError(f"{where}: field '{fields.text}' must be a string, not {_shown(text)}.")
-    target = as_label(record.values[fields.target])
-    if target is None:
-        shown = _shown(record.values[fields.target])
-        raise DataError(f"{where}: field '{fields.target}' must be a string or a number, not {shown}.")
-    for name, value in ((fields.text, text), (fields.target, target)):
+    answers = _answers(record, fields, where)
+    for name, value in ((fields.text, text), *((fields.target, answer) for answer in answers)):
         if not value.strip():
             raise DataError(f"{where}: field '{name}' is empty.")
-        if not _is_text(value):
+        if not is_text(value):
             raise DataError(f"{where}: field '{name}' holds half a character (a lone surrogate, \\ud800 to \\udfff).")
-    return Row(text, target)
+    return Row(text, answers[0], answers[1:])
+
+
+def _answers(record: Record, fields: Fields, where: str) -> tuple[str, ...]:
+    """The target and, after it, the other answers that are right; none twice."""
+    value = record.values[fields.target]
+    several = [value]
+    if isinstance(value, list) and value and fields.references is not None:
+        several = value
+    if fields.references is not None and (further := record.values.get(fields.references)) is not None:
+        if not isinstance(further, list):
+            raise DataError(f"{where}: field '{fields.references}' must be a list of answers, not {_shown(further)}.")
+        several = [*several, *further]
+    answers = [as_label(one) for one in several]
+    for one, answer in zip(several, answers, strict=True):
+        if answer is None:
+            raise DataError(f"{where}: field '{fields.target}' must be a string or a number, not {_shown(one)}.")
+    return tuple(dict.fromkeys(answer for answer in answers if answer is not None))
 
 
 def as_label(value: object) -> str | None:
@@ -112,7 +138,8 @@ def as_label(value: object) -> str | None:
     return str(value) if isinstance(value, (bool, int, float)) else None
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8."""
     # JSON escapes can spell half of a surrogate pair, which no tokenizer and no file takes.
     try:
         value.encode()

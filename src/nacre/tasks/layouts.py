@@ -2,7 +2,9 @@
 
 ======================================  ======================================================================
 ``DATA/<task>/train.jsonl``             nacre's layout, with an optional task.json
-``DATA/<family>/<task>/train.json``     the published CL_Benchmark; DATA may also be the folder that holds it
+``DATA/<task>/train.json``              TRACE: JSON lists of prompts and answers, ``eval.json`` for validation
+``DATA/<family>/<task>/train.json``     the published CL_Benchmark, O-LoRA's (JSON lists) and SAPT's (with the task's
+                                        definition); DATA may also be the folder that holds it
 ``DATA/<task>.jsonl``                   one file per split: ``<task>.test.jsonl`` beside it
 ``DATA`` itself                         one task's folder, or one task's training file
 ======================================  ======================================================================

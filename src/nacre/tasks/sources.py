@@ -6,7 +6,6 @@ out for validation) is written into ``Task.source``, so that two runs can be tol
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from nacre.tasks.cards import Card, label_set, read_card
 from nacre.tasks.catalog import canonical
 from nacre.tasks.hub import PREFIX, config_names, find_config, parse_address, read_dataset
 from nacre.tasks.layouts import Place, expected_test_file, locate, places, split_files
+from nacre.tasks.names import check_names
 from nacre.tasks.tables import read_json, read_table
 from nacre.tasks.task import Split, Task
 
@@ -31,10 +31,10 @@ def load_tasks(names: Sequence[str], data: str | Path | None, *, seed: int = 0) 
     seed: of the validation rows held out of training rows, where a source has none of its own.
     ``DataError`` with file and line for everything the owner of the data can mend.
     """
-    _check_names(names)
+    check_names(names)
     if data is None:
         return _demo(names)
-    return [assemble(canonical(name), _find(name, data, alone=len(names) == 1), seed) for name in names]
+    return [assemble(canonical(name), material_of(name, data, alone=len(names) == 1), seed) for name in names]
 
 
 def find_tasks(data: str | Path | None) -> list[str]:
@@ -44,19 +44,6 @@ def find_tasks(data: str | Path | None) -> list[str]:
     if _is_hub(data):
         return sorted({canonical(name) for name in config_names(parse_address(str(data)))})
     return sorted({canonical(place.name) for place in places(Path(data).expanduser())})
-
-
-def _check_names(names: Sequence[str]) -> None:
-    if not names:
-        raise DataError("No task is named; name at least one.")
-    for name in names:
-        if not name.strip() or ".." in name or set(name) & set("/\\\0"):
-            raise DataError(
-                f"Task name '{name}' cannot be used; a name has no '/', '\\' or '..' in it and is not empty."
-            )
-    counts = Counter(canonical(name) for name in names)
-    if twice := [name for name, count in counts.items() if count > 1]:
-        raise DataError(f"Task '{twice[0]}' is named twice; a stream holds each task once.")
 
 
 def _is_hub(data: str | Path) -> bool:
@@ -79,7 +66,9 @@ def _demo(names: Sequence[str]) -> list[Task]:
     return [tasks[name] for name in names]
 
 
-def _find(name: str, data: str | Path, *, alone: bool) -> Material:
+def material_of(name: str, data: str | Path, *, alone: bool) -> Material:
+    """What is found of one task, before any decision; ``DataError`` if it is not there, or has no training or test
+    file. alone: whether it is the only one asked for (``nacre.tasks.layouts.locate``)."""
     if _is_hub(data):
         address = find_config(parse_address(str(data)), name)
         return Material(f"{address}, {address.config}", "hub", read_dataset(address))

@@ -6,9 +6,12 @@ Orders 1 to 6 are those of AM-LoRA's Table 4, equal to the released scripts of M
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nacre.errors import RecipeError, nearest
+from nacre.tasks.das import ORDER_7
+from nacre.tasks.written import INSTRUCTION, TRACE, superni_name
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,16 @@ def _published(number: int, source: str, tasks: str) -> Stream:
     return Stream(f"order{number}", f"Order {number}: {len(names)} tasks, {names[0]} to {names[-1]}", source, names)
 
 
+def _of(name: str, title: str, source: str, tasks: Sequence[str]) -> Stream:
+    return Stream(name, title, source, tuple(tasks))
+
+
+def _superni(number: int, tasks: str) -> Stream:
+    title = f"SuperNI, order {number}: fifteen tasks of dialogue, extraction, answers, summaries and sentiment"
+    source = "SAPT (Zhao et al. 2024), gen_script_superni_t5.py"
+    return _of(f"superni{number}", title, source, [superni_name(name) for name in tasks.split()])
+
+
 STREAMS: dict[str, Stream] = {
     stream.name: stream
     for stream in (
@@ -65,6 +78,26 @@ STREAMS: dict[str, Stream] = {
             6,
             _FIFTEEN,
             "yelp amazon mnli cb copa qqp rte imdb sst2 dbpedia agnews yahoo multirc boolqa wic",
+        ),
+        _of(
+            "das",
+            "DAS, order 7: six domains of unlabelled text, each with an end task for copies of the model",
+            "MIGU section 4.2; the first line of ContinualLM's sequences/posttrain",
+            ORDER_7,
+        ),
+        _of(
+            "trace",
+            "TRACE: eight tasks of reasoning, code, summaries and stance, three languages",
+            "TRACE (Wang et al. 2023), scripts/train_seq_naive.sh",
+            [task.name for task in TRACE],
+        ),
+        _superni(1, "1572 363 1290 181 002 1510 639 1729 073 1590 748 511 591 1687 875"),
+        _superni(2, "748 073 1590 639 1572 1687 591 363 1510 1729 181 511 002 1290 875"),
+        _of(
+            "instruction",
+            "Instruction tuning on code, to be measured by what else the model forgets",
+            "Code Alpaca's published sample; MIGU tunes on Magicoder-Evol-Instruct, which is not at hand",
+            [task.name for task in INSTRUCTION],
         ),
         Stream("demo", "Demo: four small tasks that need no data folder", "written by nacre (nacre.tasks.demo)"),
     )

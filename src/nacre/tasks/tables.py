@@ -45,6 +45,7 @@ class Table:
     columns: the header, for kinds of files that have one.
     classes: class names of integer columns, in order of the integers (Hugging Face datasets only).
     origin: what goes into the task's source. Nothing in it depends on where the data folder lies.
+    definition: what the file says of the task itself (Super-NaturalInstructions' schema only).
     """
 
     name: str
@@ -53,6 +54,7 @@ class Table:
     columns: tuple[str, ...] | None = None
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
+    definition: str | None = None
 
     def at(self, record: Record) -> str:
         """The place of a record, for messages: ``FILE, line 7``."""
@@ -63,14 +65,19 @@ def read_table(path: Path) -> Table:
     """All records of a file; ``DataError`` with file and line for whatever cannot be read."""
     if path.is_dir():
         raise DataError(f"{path} is a folder; a data file is expected there.")
+    definition = None
     try:
-        unit, columns, records = _read(path)
+        if path.name.lower().endswith(".json"):
+            unit, columns = "row", None
+            records, definition = _json(path)
+        else:
+            unit, columns, records = _read(path)
         origin = {"file": path.name, "sha256": sha256(path), "rows": len(records)}
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     if not records:
         raise DataError(f"{path} holds no rows; every split needs at least one.")
-    return Table(str(path), unit, records, columns, origin=origin)
+    return Table(str(path), unit, records, columns, definition=definition, origin=origin)
 
 
 def read_json(path: Path) -> Any:
@@ -88,15 +95,13 @@ def read_json(path: Path) -> Any:
 
 
 def _read(path: Path) -> tuple[str, tuple[str, ...] | None, tuple[Record, ...]]:
-    """Unit, columns and records."""
+    """Unit, columns and records of a file that is not .json."""
     name = path.name.lower()
     if name.endswith(".jsonl.gz"):
         return "line", None, tuple(_gzip_lines(path))
     if name.endswith(".jsonl"):
         with path.open("rb") as file:
             return "line", None, tuple(_json_lines(path, file))
-    if name.endswith(".json"):
-        return "row", None, tuple(_json_list(path))
     if name.endswith(".csv"):
         return "line", *_csv(path)
     if name.endswith(".parquet"):
@@ -134,12 +139,23 @@ def _json_lines(path: Path, lines: IO[bytes] | gzip.GzipFile) -> Iterator[Record
         yield Record(number, _mapping(value, where))
 
 
-def _json_list(path: Path) -> Iterator[Record]:
-    values = read_json(path)
-    if not isinstance(values, list):
-        raise DataError(f"{path}: a JSON list of objects is expected, this is {_kind(values)}.")
-    for number, value in enumerate(values, start=1):
-        yield Record(number, _mapping(value, f"{path}, row {number}"))
+def _json(path: Path) -> tuple[tuple[Record, ...], str | None]:
+    """Records and definition of a JSON list, or of an object in the schema of Super-NaturalInstructions."""
+    content = read_json(path)
+    definition = None
+    if isinstance(content, dict) and "Instances" in content:
+        content, definition = content["Instances"], _definition(path, content.get("Definition"))
+    if not isinstance(content, list):
+        raise DataError(f"{path}: a JSON list of objects is expected, this is {_kind(content)}.")
+    records = (Record(n, _mapping(value, f"{path}, row {n}")) for n, value in enumerate(content, start=1))
+    return tuple(records), definition
+
+
+def _definition(path: Path, value: Any) -> str | None:
+    lines = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(line, str) for line in lines):
+        raise DataError(f"{path}, Definition: a string or a list of strings is expected, not {value!r}.")
+    return " ".join(lines).strip() or None
 
 
 def _csv(path: Path) -> tuple[tuple[str, ...], tuple[Record, ...]]:

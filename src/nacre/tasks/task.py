@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from nacre.errors import DataError
 from nacre.seeds import derive
-from nacre.tasks.template import Example, Identity, Template
+from nacre.tasks.template import Example, Identity, Kind, Template
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -17,10 +17,22 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Row:
-    """One row: the text that is read and the target that is to be answered (a label, or free text)."""
+    """One row: the text that is read and the target that is to be answered (a label, or free text; nothing in a task
+    of unlabelled text).
+
+    references: other answers that are as good as the target. Training knows the target alone.
+    place: where it was found (``train.jsonl, line 7``), for messages; rows that differ in it alone are equal.
+    """
 
     text: str
     target: str
+    references: tuple[str, ...] = ()
+    place: str = field(default="", compare=False, repr=False)
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """The target, which comes first, and all answers that are as good."""
+        return (self.target, *self.references)
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,9 @@ class Task:
     """One unit to learn.
 
     labels: the label set in prompt order; None for free-text targets.
-    metric: how answers are scored; ``exact_match`` is what the three papers report.
+    metric: how answers are scored, a name of ``nacre.tasks.metrics``; ``exact_match`` is what the three papers report.
+    kind: ``text``: there is nothing to be answered; the texts themselves are learnt, as in pre-training, and no
+        template touches them.
     source: where the rows came from (files with their hashes, seeds of carved splits, rows left out), part of
         the protocol. Plain values only.
     """
@@ -41,16 +55,23 @@ class Task:
     labels: tuple[str, ...] | None = None
     metric: str = "exact_match"
     source: Mapping[str, Any] = field(default_factory=dict)
+    kind: Kind = "answer"
 
     def rows(self, split: Split) -> tuple[Row, ...]:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]
 
     def examples(self, split: Split) -> list[Example]:
         """The split's examples in row order."""
+        if self.kind == "text":
+            return [Example("", row.text, "", "", "text") for row in self.rows(split)]
         return [self.template.example(row.text, row.target, self.labels) for row in self.rows(split)]
 
     def check(self) -> Task:
         """Return the task itself, or raise ``DataError`` naming the split and row that is wrong."""
+        if self.kind == "text" and self.labels is not None:
+            raise DataError(
+                f"Task '{self.name}' is unlabelled text, and has labels; take them out, or its kind 'text'."
+            )
         for split in SPLITS:
             rows = self.rows(split)
             if not rows:
@@ -61,7 +82,9 @@ class Task:
                     raise DataError(
                         f"{where}: label '{row.target}' is not in the label set ({', '.join(self.labels)})."
                     )
-                if not row.text.strip() or not row.target.strip():
+                if self.kind == "text" and row.target:
+                    raise DataError(f"{where}: unlabelled text has no target, and this row has '{row.target}'.")
+                if not row.text.strip() or (self.kind != "text" and not row.target.strip()):
                     raise DataError(f"{where}: the text or the target is empty.")
         return self
 

@@ -7,20 +7,27 @@ Source of the texts: AM-LoRA Table 5, which equals the released instruction file
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 Identity = Literal["none", "task", "full"]
+
+Kind = Literal["answer", "text"]
+"""What is learnt of an example or a task: the answer to an input, or the text itself."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One question with its answer. The input is ``before + text + after``; only ``text`` may be truncated."""
+    """One question with its answer. The input is ``before + text + after``; only ``text`` may be truncated.
+
+    kind: of ``text``, the text itself is learnt, as a language model learns it; the other three are empty then.
+    """
 
     before: str
     text: str
     after: str
     target: str
+    kind: Kind = "answer"
 
     @property
     def input(self) -> str:
@@ -33,6 +40,7 @@ class Template:
 
     instruction: a sentence put in front, without its line end; empty for none.
     options: whether the label set is printed (``Option: a, b, c``), in the order of the task's labels.
+    text_cue: what comes right before the text, on its line.
     answer_cue: what follows the text.
     type_name, dataset_name: what ``Task:`` and ``Dataset:`` lines would say (see ``identity``).
     identity: ``full`` prints both lines in front, as the released scripts of O-LoRA and MIGU do, and so tells
@@ -45,6 +53,12 @@ class Template:
     type_name: str = ""
     dataset_name: str = ""
     identity: Identity = "none"
+    text_cue: str = ""
+
+    def described(self) -> dict[str, Any]:
+        """Plain values for a run's protocol. An empty ``text_cue`` is left out, so that runs from before there was one
+        can be compared with later ones."""
+        return {key: value for key, value in asdict(self).items() if key != "text_cue" or value}
 
     def example(self, text: str, target: str, labels: Sequence[str] | None) -> Example:
         """The example of one row. labels: the task's label set in prompt order, None for free text."""
@@ -57,4 +71,4 @@ class Template:
             before += f"{self.instruction}\n"
         if self.options and labels:
             before += f"Option: {', '.join(labels)} \n"
-        return Example(before, text, self.answer_cue, target)
+        return Example(before + self.text_cue, text, self.answer_cue, target)

@@ -29,7 +29,7 @@ def render(records: Sequence[Record]) -> str:
     """
     if not records:
         raise NacreError("A report needs the record of at least one run; none was given.")
-    template = _environment().get_template("page.html.j2")
+    template = environment().get_template("page.html.j2")
     # The style sheet of the colors is made of this package's constants alone, so it is not escaped.
     return template.render(page=page_of(records), heat_colors=Markup(palette.css()))
 
@@ -40,7 +40,8 @@ def write_report(path: Path, records: Sequence[Record]) -> None:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates."""
     # Escaping is on for every template, whatever its name: task and method names are the user's text.
     loader = PackageLoader(__name__, "")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -5,7 +5,7 @@ A chart's coordinates are percentages of its box, so that it fills any width whi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,6 +114,30 @@ def curves_of(records: Sequence[Record], names: Sequence[str]) -> list[Curves]:
     return [_by_run(record, name) for record, name in zip(records, names, strict=True)]
 
 
+def average_curves(groups: Sequence[Sequence[Record]], names: Sequence[str]) -> Curves:
+    """The average accuracy on the tasks learnt so far, after each task: the mean over each group's runs. One box while
+    its lines can be told apart, else a box a group."""
+    first = groups[0][0]
+    means = [_learnt_so_far(group) for group in groups]
+    if len(groups) <= STYLES:
+        lines = [
+            _drawn(mean, first, 1, name, style) for style, (mean, name) in enumerate(zip(means, names, strict=True))
+        ]
+        return Curves("", (_wide_chart("Average accuracy on the tasks learnt so far", lines, first),))
+    lines = [_drawn(mean, first, 1, name, 0) for mean, name in zip(means, names, strict=True)]
+    return Curves("", tuple(_small_chart(first, line.name, [line], (0, len(first.tasks))) for line in lines))
+
+
+def _learnt_so_far(records: Sequence[Record]) -> list[float | None]:
+    """(1/i) sum over j <= i of R[i][j] for each stage i, its mean over runs; None where an entry is not defined."""
+    means: list[float | None] = [None]
+    for stage in range(1, len(records[0].tasks) + 1):
+        entries = [score for record in records for score in record.matrix[stage][:stage]]
+        known = [entry for entry in entries if entry is not None]
+        means.append(sum(known) / len(known) if len(known) == len(entries) else None)
+    return means
+
+
 def _by_task(records: Sequence[Record], names: Sequence[str]) -> Curves:
     charts = []
     for index in range(len(records[0].tasks)):
@@ -132,8 +156,12 @@ def _by_run(record: Record, name: str) -> Curves:
 
 def _wide(record: Record) -> Chart:
     lines = [_line(record, index, task, index) for index, task in enumerate(record.tasks)]
+    return _wide_chart("Accuracy on each task over the stream", lines, record)
+
+
+def _wide_chart(name: str, lines: Sequence[Line], record: Record) -> Chart:
     return Chart(
-        name="Accuracy on each task over the stream",
+        name=name,
         description=_description(lines),
         height=WIDE_HEIGHT,
         lines=tuple(_labelled(lines)),
@@ -148,8 +176,12 @@ def _wide(record: Record) -> Chart:
 def _small(record: Record, index: int, lines: Sequence[Line]) -> Chart:
     last = len(record.tasks)
     stages = range(last + 1) if last <= STYLES else sorted({0, index + 1, last})
+    return _small_chart(record, record.tasks[index], lines, stages)
+
+
+def _small_chart(record: Record, name: str, lines: Sequence[Line], stages: Iterable[int]) -> Chart:
     return Chart(
-        name=record.tasks[index],
+        name=name,
         description=_description(lines),
         height=SMALL_HEIGHT if len(record.tasks) <= STYLES else TINY_HEIGHT,
         lines=tuple(lines),
@@ -166,14 +198,18 @@ def _small_tick(stage: int, record: Record) -> Tick:
 
 
 def _line(record: Record, index: int, name: str, style: int) -> Line:
-    scores = [row[index] for row in record.matrix]
+    return _drawn([row[index] for row in record.matrix], record, index + 1, name, style)
+
+
+def _drawn(scores: list[float | None], record: Record, learnt: int, name: str, style: int) -> Line:
+    """The line of one score a stage; learnt: the stage at which it becomes firm."""
     stages = ("before any task", *(f"after {task}" for task in record.tasks))
     points = tuple(
         Point(
             x=_x(stage, record),
             y=_y(score),
             hover=f"{name}, {stages[stage]}: {numbers.percent(score)} %",
-            mark=_mark(scores, stage, index + 1),
+            mark=_mark(scores, stage, learnt),
         )
         for stage, score in enumerate(scores)
         if score is not None
@@ -182,8 +218,8 @@ def _line(record: Record, index: int, name: str, style: int) -> Line:
     return Line(
         name=name,
         style=style,
-        faint=_path(heights, record, 0, index + 1),
-        firm=_path(heights, record, index + 1, len(record.tasks)),
+        faint=_path(heights, record, 0, learnt),
+        firm=_path(heights, record, learnt, len(record.tasks)),
         points=points,
     )
 

@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """T + 1 rows of T cells. crowded: smaller cells.
+    """T + 1 rows of T cells. metrics: what each column counts. crowded: smaller cells.
 
     labels: how column labels stand: "level", "upright" (on end), or "turning" (on end where the window is narrow).
     """
@@ -46,13 +46,14 @@ class HeatMap:
     ramp: str
     name: str
     tasks: tuple[str, ...]
+    metrics: tuple[str, ...]
     rows: tuple[Row, ...]
     crowded: bool
     labels: Literal["level", "upright", "turning"]
 
 
 def score_map(record: Record, name: str) -> HeatMap:
-    """Accuracy on each task after each task."""
+    """The score on each task after each task."""
     return _heat_map(record, record.matrix, "score", name)
 
 
@@ -71,7 +72,10 @@ def _heat_map(record: Record, matrix: Matrix, ramp: str, name: str) -> HeatMap:
         cells = (_cell(value, index, learnt, f"{when}, on {tasks[index]}") for index, value in enumerate(values))
         rows.append(Row(task=task, cells=tuple(cells)))
     crowded = len(tasks) > CROWDED
-    return HeatMap(ramp=ramp, name=name, tasks=tasks, rows=tuple(rows), crowded=crowded, labels=_labels(tasks))
+    metrics = tuple(record.metrics) if ramp == "score" else ("valid answers",) * len(tasks)
+    return HeatMap(
+        ramp=ramp, name=name, tasks=tasks, metrics=metrics, rows=tuple(rows), crowded=crowded, labels=_labels(tasks)
+    )
 
 
 def _labels(tasks: Sequence[str]) -> Literal["level", "upright", "turning"]:

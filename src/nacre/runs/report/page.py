@@ -124,9 +124,19 @@ def _facts(records: Sequence[Record]) -> tuple[tuple[str, str], ...]:
         ("Tasks", [str(len(record.tasks)) for record in records]),
         ("Model", [record.model for record in records]),
         ("Seed", [str(record.seed) for record in records]),
-        ("Scored by", [record.metric.replace("_", " ") for record in records]),
+        ("Scored by", [_scored_by(record) for record in records]),
     )
     return tuple((word, values[0]) for word, values in candidates if len(set(values)) == 1)
+
+
+def _scored_by(record: Record) -> str:
+    """The metric of all tasks, or each metric with its tasks."""
+    by_metric: dict[str, list[str]] = {}
+    for task, metric in zip(record.tasks, record.metrics, strict=True):
+        by_metric.setdefault(metric, []).append(task)
+    if len(by_metric) == 1:
+        return record.metrics[0]
+    return "; ".join(f"{metric}: {', '.join(tasks)}" for metric, tasks in by_metric.items())
 
 
 def _run(record: Record, name: str) -> Run:

@@ -1,0 +1,34 @@
+"""A copy of an adapted host that knows no tasks any more, to be trained further as any model is."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from nacre.adapters.low_rank import LowRankSite
+from nacre.adapters.site import take_away
+
+
+@torch.no_grad()
+def merged_copy(model: nn.Module) -> nn.Module:
+    """The model as it computes now, all of its parameters trainable, and nothing shared with the original.
+
+    Updates that are summed are added to the weights that they belong to, in the weights' precision, and their sites
+    are gone. A gated mixture depends on the input, so that its sites stay: their newest tensors and the weights below
+    are parameters, earlier tasks' tensors are not.
+    """
+    plain = copy.deepcopy(model)
+    sites = {
+        name: module
+        for name, module in plain.named_modules()
+        if isinstance(module, LowRankSite) and module.settings.sum_gated
+    }
+    for site in sites.values():
+        if site.is_open:
+            site.base_weight().copy_(site.effective_weight())
+    take_away(plain, sites)
+    for parameter in plain.parameters():
+        parameter.requires_grad_(True)
+    return plain

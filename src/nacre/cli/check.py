@@ -1,0 +1,106 @@
+"""``nacre check``: what is odd about the rows, before anything is trained on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from nacre.cli.display import table_console
+
+if TYPE_CHECKING:
+    from nacre.models.families import Lengths
+    from nacre.models.host import Host
+    from nacre.tasks.checks import Kind
+    from nacre.tasks.task import Task
+    from nacre.tasks.template import Identity
+
+STRICT = ("leak", "unreadable")
+
+
+def check(
+    data: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="Folder of the tasks, or hub:NAME; none for the demo's.")
+    ] = None,
+    stream: Annotated[
+        str | None, typer.Option(help="A stream ('nacre streams'), or task names: a,b,c. All tasks if not given.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Count the texts that are too long for this model: folder, name, or 'demo'.")
+    ] = None,
+    max_source_length: Annotated[int, typer.Option(min=1, help="Tokens that an input may have (with --model).")] = 512,
+    max_target_length: Annotated[
+        int, typer.Option(min=1, help="Tokens that a target may have, which a decoder-only model's positions hold too.")
+    ] = 50,
+    identity: Annotated[str, typer.Option(help="Lines that tell the model its task: none, task or full.")] = "none",
+    strict: Annotated[
+        bool, typer.Option("--strict", help=f"Exit with 1 on a finding of the kinds {' or '.join(STRICT)}.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Look for leaks, repeats, labels nobody uses, prompts that tell the task, and texts that are cut.
+
+    Exits with 0 whatever is found; see --strict. A run stores the same in its checks.json.
+    """
+    from nacre.errors import RecipeError
+    from nacre.runs.checks import checks_of, tasks_to_check
+    from nacre.tasks.checks import KINDS, plain
+
+    lines: dict[str, Identity] = {"none": "none", "task": "task", "full": "full"}
+    if identity not in lines:
+        raise RecipeError(f"--identity {identity}: {', '.join(lines)} are possible.")
+    tasks, unreadable = tasks_to_check(data, stream, lines[identity])
+    found = checks_of(tasks, _reader(model, max_source_length, max_target_length) if model is not None else None)
+    findings = [*map(plain, unreadable), *found["findings"]]
+    if as_json:
+        typer.echo(json.dumps({**found, "findings": findings}, indent=2, ensure_ascii=False))
+    else:
+        _print(tasks, found, findings, KINDS)
+    if strict and any(finding["kind"] in STRICT for finding in findings):
+        raise typer.Exit(1)
+
+
+def _reader(model: str, source: int, target: int) -> tuple[Host, Lengths]:
+    """The host that is to read the texts, and how long they may be for it."""
+    from nacre.models.families import Lengths
+    from nacre.models.loading import load_host
+
+    return load_host(model), Lengths(source, target)
+
+
+def _print(
+    tasks: Sequence[Task], found: Mapping[str, Any], findings: Iterable[Mapping[str, Any]], kinds: Mapping[Kind, str]
+) -> None:
+    console = table_console(100)
+    console.print(_table(tasks, found["truncated"]))
+    by_kind: dict[Kind, list[Mapping[str, Any]]] = {kind: [] for kind in kinds}
+    for finding in findings:
+        by_kind[finding["kind"]].append(finding)
+    for kind, some in by_kind.items():
+        if kind == "truncation" and found["truncated"] is None:
+            continue
+        console.print(f"\n{kind}: {kinds[kind]}: {'none' if not some else len(some)}", soft_wrap=True)
+        for finding in some:
+            console.print(f"  {finding['sentence']}", soft_wrap=True)
+            pairs = [row for row in finding["rows"] if len(row) > 1]
+            for row in pairs:
+                console.print(f"    {' = '.join(row)}", soft_wrap=True)
+            if pairs and finding["count"] > len(pairs):
+                console.print(f"    and {finding['count'] - len(pairs)} more", soft_wrap=True)
+
+
+def _table(tasks: Sequence[Task], truncated: Mapping[str, Any] | None) -> Table:
+    """Rows of each split, the size of the label set and, if they were counted, the texts that are cut."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("task")
+    for heading in ("train", "validation", "test", "labels", *(("cut",) if truncated else ())):
+        table.add_column(heading, justify="right")
+    for task in tasks:
+        sizes = [f"{len(rows):,}" for rows in (task.train, task.validation, task.test)]
+        labels = str(len(task.labels)) if task.labels else "-"
+        cut = [str(sum(truncated["tasks"].get(task.name, {}).values()))] if truncated else []
+        table.add_row(task.name, *sizes, labels, *cut)
+    return table

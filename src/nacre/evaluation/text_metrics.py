@@ -1,0 +1,94 @@
+"""Metrics of written answers, between 0 and 1. What each means stands in ``nacre.tasks.metrics``.
+
+The libraries are optional (``pip install 'nacre[metrics]'``) and imported when a task needs them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+from nacre.evaluation.sari import sari as sari_of_tokens
+from nacre.tasks.extras import need
+
+PACKAGES = {
+    "macro_f1": ("sklearn.metrics",),
+    "rouge_l": ("rouge_score.rouge_scorer",),
+    "bleu": ("sacrebleu",),
+    "sari": ("sacrebleu",),
+    "edit_similarity": ("rapidfuzz.fuzz",),
+}
+"""What a metric imports, by the metric's name."""
+
+
+def library(metric: str) -> Any:
+    """The module that a metric uses; ``NacreError`` with the command that installs it."""
+    found = [need(module, f"The metric {metric}", "metrics") for module in PACKAGES[metric]]
+    return found[0]
+
+
+def rouge_l(answer: str, reference: str) -> float:
+    """ROUGE-L F (Lin 2004), tokens stemmed, as SAPT scores SuperNI."""
+    return float(_rouge().score(reference, answer)["rougeL"].fmeasure)
+
+
+def rouge_tokens(text: str) -> list[str]:
+    """What ROUGE-L reads of a text: words of a to z and 0 to 9, nothing of other scripts."""
+    return list(_rouge()._tokenizer.tokenize(text))
+
+
+@cache
+def _rouge() -> Any:
+    return library("rouge_l").RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def bleu(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Corpus BLEU; each answer may have another number of references."""
+    most = max(len(own) for own in references)
+    columns = [[own[index] if index < len(own) else None for own in references] for index in range(most)]
+    found = float(library("bleu").corpus_bleu(list(answers), columns).score) / 100
+    return min(found, 1.0)  # a geometric mean of ones may come out a last digit above one
+
+
+def sari(answer: str, references: Sequence[str], source: str) -> float:
+    """SARI of one answer, in lower case."""
+    return sari_of_tokens(_tokens(source), _tokens(answer), [_tokens(reference) for reference in references])
+
+
+def _tokens(text: str) -> list[str]:
+    tokenizer = _tokenizer_13a()
+    return str(tokenizer(text.lower())).split()
+
+
+@cache
+def _tokenizer_13a() -> Any:
+    library("sari")
+    return need("sacrebleu.tokenizers.tokenizer_13a", "The metric sari", "metrics").Tokenizer13a()
+
+
+def edit_similarity(answer: str, reference: str) -> float:
+    """rapidfuzz's ratio, 1 - (insertions + deletions) / (both lengths), of the code that Py150's tokens stand for."""
+    return float(library("edit_similarity").ratio(_code(answer), _code(reference))) / 100
+
+
+def _code(text: str) -> str:
+    """``<STR_LIT:name>`` becomes ``name``; placeholders without a literal become 0 or nothing (CodeXGLUE, TRACE)."""
+    text = text.replace("<NUM_LIT>", "0").replace("<STR_LIT>", "").replace("<CHAR_LIT>", "")
+    return re.sub(r"<(?:STR|NUM|CHAR)_LIT:(.*?)>", r"\1", text, flags=re.DOTALL)
+
+
+def macro_f1(answers: Sequence[int], targets: Sequence[int]) -> float:
+    """Mean F1 over the classes among the targets. Classes are numbers; -1 is an answer that is no class."""
+    classes = sorted(set(targets))
+    return float(
+        library("macro_f1").f1_score(list(targets), list(answers), labels=classes, average="macro", zero_division=0)
+    )
+
+
+def as_number(text: str) -> Fraction | None:
+    """The decimal number that the whole text is, commas between thousands allowed; None if it is none."""
+    plain = re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", text.strip())
+    return Fraction(plain) if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", plain) else None

@@ -1,0 +1,72 @@
+"""The checks of a stream as a run stores them, ``checks.json``, and as ``nacre check`` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nacre.errors import DataError
+from nacre.evaluation.scoring import normalize
+from nacre.tasks.checks import Finding, check_stream, plain
+from nacre.tasks.overlap import NAMED
+from nacre.tasks.sources import find_tasks, load_tasks
+from nacre.tasks.streams import get_stream, stream_names
+from nacre.tasks.task import SPLITS, Task
+from nacre.tasks.template import Identity
+
+if TYPE_CHECKING:
+    from nacre.models.families import Lengths
+    from nacre.models.host import Host
+
+
+def checks_of(tasks: Sequence[Task], reader: tuple[Host, Lengths] | None = None) -> dict[str, Any]:
+    """``check_stream`` and, for a host and its lengths, how many texts of each split are cut.
+
+    truncated: rows that are cut by task and split, with the limit; None without a reader. Unlabelled texts are not
+    counted: they are packed, and nothing of them is lost.
+    """
+    found = check_stream(tasks, normalize)
+    if reader is None:
+        return {**found, "truncated": None}
+    host, lengths = reader
+    limit = host.family.source_limit(lengths)
+    counts: dict[str, dict[str, int]] = {}
+    cut: list[Finding] = []
+    for task in tasks:
+        if task.kind != "text":
+            findings = list(_truncated(task, host, lengths, limit))
+            counts[task.name] = {split: finding.count for split, finding in findings}
+            cut += [finding for _, finding in findings if finding.count]
+    return {
+        **found,
+        "truncated": {"max_source_length": limit, "tasks": counts},
+        "findings": [*found["findings"], *map(plain, cut)],
+    }
+
+
+def _truncated(task: Task, host: Host, lengths: Lengths, limit: int) -> Iterator[tuple[str, Finding]]:
+    for split in SPLITS:
+        rows, examples = task.rows(split), task.examples(split)
+        cut = [index for index, example in enumerate(examples) if host.family.encode(example, lengths).truncated]
+        sentence = f"{len(cut)} of {len(rows)} texts in {split} of '{task.name}' are cut: inputs have {limit} tokens."
+        named = tuple((rows[index].place or f"{split}, row {index + 1}",) for index in cut[:NAMED])
+        yield split, Finding("truncation", (task.name,), sentence, len(cut), named)
+
+
+def tasks_to_check(data: str | None, stream: str | None, identity: Identity) -> tuple[list[Task], list[Finding]]:
+    """The tasks of a stream (its name, or task names with commas), or all there are; and a finding for each that cannot
+    be read. Of a stream that is named, such a task is an error."""
+    if stream is not None:
+        names = list(get_stream(stream).tasks) if stream in stream_names() else stream.split(",")
+        return [task.with_identity(identity) for task in load_tasks(names, data)], []
+    tasks: list[Task] = []
+    unreadable: list[Finding] = []
+    names = find_tasks(data)
+    for name in names:
+        try:
+            tasks += [task.with_identity(identity) for task in load_tasks([name], data)]
+        except DataError as error:
+            unreadable.append(Finding("unreadable", (name,), str(error), 1))
+    if not tasks:
+        raise DataError(unreadable[0].sentence if unreadable else f"There is no task in {data}.")
+    return tasks, unreadable

@@ -1,0 +1,147 @@
+"""Texts that stand in two places: two splits of a task, two tasks, or twice in one split."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import blake2b
+
+from nacre.tasks.task import SPLITS, Row, Split, Task
+
+NAMED = 5
+"""Rows that a finding names; it counts all of them."""
+
+Place = tuple[str, Split]
+"""A task's name and a split."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Rows of one place whose text stands in another place too.
+
+    size: rows of the first place. rows: those whose text is the same, case, punctuation and white space aside.
+    exact: those of them whose text is the same letter by letter, white space aside. same_target: those of them that
+    have the same target as one such row there. examples: a row here and one there, the first few.
+    """
+
+    here: Place
+    there: Place
+    size: int
+    rows: int
+    exact: int
+    same_target: int
+    examples: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Rows of a place whose text stands further up in it. contradicting: those with another target there."""
+
+    place: Place
+    size: int
+    rows: int
+    exact: int
+    contradicting: int
+    examples: tuple[tuple[str, str], ...]
+
+
+class Texts:
+    """Every text of some tasks by what it is, so that a comparison of any two places is a look-up."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.rows: dict[Place, tuple[Row, ...]] = {
+            (task.name, split): task.rows(split) for task in tasks for split in SPLITS
+        }
+        self._forms = {place: [forms(row.text) for row in rows] for place, rows in self.rows.items()}
+        self._where: dict[bytes, dict[Place, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for place, found in self._forms.items():
+            for index, (_, normal) in enumerate(found):
+                self._where[normal][place].append(index)
+
+    def overlap(self, here: Place, there: Place) -> Overlap | None:
+        """Rows of ``here`` whose text stands ``there``; None if there is no such row."""
+        rows = exact = same_target = 0
+        examples: list[tuple[str, str]] = []
+        for index, twins in self._twins(here, there):
+            rows += 1
+            exact += any(self._exact(here, index) == self._exact(there, twin) for twin in twins)
+            target = self.rows[here][index].target
+            same_target += any(self.rows[there][twin].target == target for twin in twins)
+            if len(examples) < NAMED:
+                examples.append((self.name(here, index), self.name(there, twins[0])))
+        if not rows:
+            return None
+        return Overlap(here, there, len(self.rows[here]), rows, exact, same_target, tuple(examples))
+
+    def repeats(self, place: Place) -> Repeats | None:
+        """Rows whose text stands in an earlier row of the same place; None if there is no such row."""
+        rows = exact = contradicting = 0
+        examples: list[tuple[str, str]] = []
+        for index, twins in self._twins(place, place):
+            earlier = [twin for twin in twins if twin < index]
+            if not earlier:
+                continue
+            rows += 1
+            exact += any(self._exact(place, index) == self._exact(place, twin) for twin in earlier)
+            contradicting += any(self.rows[place][twin].target != self.rows[place][index].target for twin in earlier)
+            if len(examples) < NAMED:
+                examples.append((self.name(place, index), self.name(place, earlier[0])))
+        if not rows:
+            return None
+        return Repeats(place, len(self.rows[place]), rows, exact, contradicting, tuple(examples))
+
+    def shared(self) -> set[tuple[Place, Place]]:
+        """Every two different places, in both orders, that share a text."""
+        return {
+            (here, there)
+            for places in self._where.values()
+            if len(places) > 1
+            for here in places
+            for there in places
+            if here != there
+        }
+
+    def name(self, place: Place, index: int) -> str:
+        """A row as a person finds it: file and line, or its number in the split."""
+        return self.rows[place][index].place or f"{place[1]}, row {index + 1}"
+
+    def _twins(self, here: Place, there: Place) -> Iterator[tuple[int, list[int]]]:
+        for index, (_, normal) in enumerate(self._forms[here]):
+            if twins := self._where[normal].get(there):
+                yield index, twins
+
+    def _exact(self, place: Place, index: int) -> bytes:
+        return self._forms[place][index][0]
+
+
+def forms(text: str) -> tuple[bytes, bytes]:
+    """What a text is, white space aside; and what it is, case, punctuation and compatibility forms aside too.
+
+    Symbols such as + and < stay, because they are what arithmetic and code consist of. A text of nothing but
+    punctuation stays as it is. As digests: the texts of a benchmark are not held twice.
+    """
+    spaced = " ".join(text.split())
+    # Spaces go altogether, so that "do n't" of a tokenized source is "don't".
+    normal = unicodedata.normalize("NFKC", spaced).casefold().translate(_ignored())
+    return _digest(spaced), _digest(normal or spaced)
+
+
+def content(rows: Iterable[Row]) -> bytes:
+    """What the rows of a split are, whatever their order and the kind of their file."""
+    pairs = sorted(blake2b(f"{row.text}\0{row.target}".encode(), digest_size=16).digest() for row in rows)
+    return blake2b(b"".join(pairs), digest_size=16).digest()
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=16).digest()
+
+
+@cache
+def _ignored() -> dict[int, None]:
+    """White space and punctuation (Unicode's categories Z and P), for ``str.translate``."""
+    codes = range(sys.maxunicode + 1)
+    return {code: None for code in codes if unicodedata.category(chr(code))[0] in "PZ"}
