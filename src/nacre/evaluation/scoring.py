@@ -72,7 +72,7 @@ def check_metric(task: Task) -> None:
     if METRICS[task.metric].needs_labels and task.labels is None:
         raise DataError(f"Task '{task.name}': metric {task.metric} needs a label set, and the task has free text.")
     if task.metric in text_metrics.PACKAGES:
-        text_metrics.library(task.metric)
+        text_metrics.package_of(task.metric)
     if task.metric == "rouge_l" and not any(text_metrics.rouge_tokens(row.target) for row in task.test):
         raise DataError(
             f"Task '{task.name}': metric rouge_l reads the letters a to z and digits only, and no target of the test "

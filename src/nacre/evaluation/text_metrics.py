@@ -24,7 +24,7 @@ PACKAGES = {
 """What a metric imports, by the metric's name."""
 
 
-def library(metric: str) -> Any:
+def package_of(metric: str) -> Any:
     """The module that a metric uses; ``NacreError`` with the command that installs it."""
     found = [need(module, f"The metric {metric}", "metrics") for module in PACKAGES[metric]]
     return found[0]
@@ -42,14 +42,14 @@ def rouge_tokens(text: str) -> list[str]:
 
 @cache
 def _rouge() -> Any:
-    return library("rouge_l").RougeScorer(["rougeL"], use_stemmer=True)
+    return package_of("rouge_l").RougeScorer(["rougeL"], use_stemmer=True)
 
 
 def bleu(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Corpus BLEU; each answer may have another number of references."""
     most = max(len(own) for own in references)
     columns = [[own[index] if index < len(own) else None for own in references] for index in range(most)]
-    found = float(library("bleu").corpus_bleu(list(answers), columns).score) / 100
+    found = float(package_of("bleu").corpus_bleu(list(answers), columns).score) / 100
     return min(found, 1.0)  # a geometric mean of ones may come out a last digit above one
 
 
@@ -65,13 +65,13 @@ def _tokens(text: str) -> list[str]:
 
 @cache
 def _tokenizer_13a() -> Any:
-    library("sari")
+    package_of("sari")
     return need("sacrebleu.tokenizers.tokenizer_13a", "The metric sari", "metrics").Tokenizer13a()
 
 
 def edit_similarity(answer: str, reference: str) -> float:
     """rapidfuzz's ratio, 1 - (insertions + deletions) / (both lengths), of the code that Py150's tokens stand for."""
-    return float(library("edit_similarity").ratio(_code(answer), _code(reference))) / 100
+    return float(package_of("edit_similarity").ratio(_code(answer), _code(reference))) / 100
 
 
 def _code(text: str) -> str:
@@ -84,7 +84,7 @@ def macro_f1(answers: Sequence[int], targets: Sequence[int]) -> float:
     """Mean F1 over the classes among the targets. Classes are numbers; -1 is an answer that is no class."""
     classes = sorted(set(targets))
     return float(
-        library("macro_f1").f1_score(list(targets), list(answers), labels=classes, average="macro", zero_division=0)
+        package_of("macro_f1").f1_score(list(targets), list(answers), labels=classes, average="macro", zero_division=0)
     )
 
 
