@@ -225,7 +225,7 @@ def tables() -> str:
         _table(done, f"ablation of {part}", list(labels), f"{part}, order1") for part, labels in ABLATIONS.items()
     ]
     parts.append(_selection(done))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _table(done: list[dict[str, Any]], part: str, labels: list[str], title: str) -> str:
@@ -241,7 +241,7 @@ def _table(done: list[dict[str, Any]], part: str, labels: list[str], title: str)
             f"{statistics.mean(line[key] for line in lines):.0f}" for key in ("train_seconds", "evaluate_seconds")
         ]
         rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+    return "\n".join(rows) if len(rows) > 4 else ""  # nothing of it has been run yet
 
 
 def _first_seed(done: list[dict[str, Any]], part: str, label: str) -> list[dict[str, Any]]:
