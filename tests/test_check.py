@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from command import Call, assert_one_line_error, one_line
 from nacre.evaluation.scoring import normalize
@@ -179,6 +180,18 @@ def test_dev_equals_test_in_the_published_layout(nacre: Call, tmp_path: Path) ->
     # What nacre does about it leaves nothing that leaks.
     assert of(result, "leak", "overlap") == []
     assert nacre("check", tmp_path, "--strict").code == 0
+
+
+def test_planted_rows_are_named_in_the_published_layout(nacre: Call, tmp_path: Path) -> None:
+    place = publish(tmp_path) / "CL_Benchmark" / "SC" / "SST-2"
+    train, test = (json.loads((place / f"{split}.json").read_text()) for split in ("train", "test"))
+    for split in ("test", "dev"):
+        (place / f"{split}.json").write_text(json.dumps(test + train[10:15]))
+    result = found(nacre, tmp_path)
+    [same] = of(result, "identical")
+    assert "validation of 'sst2' (dev.json) and test of 'sst2' (test.json) are the same file" in same["sentence"]
+    [leak] = of(result, "leak")
+    assert leak["rows"] == [[f"test.json, row {20 + n}", f"train.json, row {10 + n}"] for n in range(1, 6)]
 
 
 def test_dev_equals_test_in_another_order(nacre: Call, tmp_path: Path) -> None:
@@ -456,3 +469,77 @@ def test_a_leak_planted_in_real_data(nacre: Call, tmp_path: Path) -> None:
         [f"test.jsonl.gz, line {len(test) + number}", f"train.jsonl.gz, line {index + 1}"]
         for number, index in enumerate(chosen, start=1)
     ]
+
+
+# Streams.
+
+
+def stream_file(folder: Path, *names: str, **more: Any) -> Path:
+    """The tasks of a folder as a stream file beside it."""
+    tasks = [
+        {"name": name, "labels": ["yes", "no"], "instruction": f"{name}?", **more}
+        | {split: f"{folder.name}/{name}/{split}.jsonl" for split in ("train", "validation", "test")}
+        for name in names
+    ]
+    file = folder.parent / "my.yaml"
+    file.write_text(yaml.safe_dump({"name": "mine", "tasks": tasks}))
+    return file
+
+
+def test_a_stream_file_is_checked_as_a_folder_is(nacre: Call, clean: Path) -> None:
+    rows = [json.loads(line) for line in (clean / "two" / "train.jsonl").read_text().splitlines()]
+    with (clean / "one" / "test.jsonl").open("a") as test:
+        test.write("".join(json.dumps(row) + "\n" for row in rows[3:8]))
+    file = stream_file(clean, "one", "two")
+    result = found(nacre, "--stream", file)
+    [leak] = of(result, "leak")
+    assert leak["rows"] == [[f"test.jsonl, line {20 + n}", f"train.jsonl, line {3 + n}"] for n in range(1, 6)]
+    assert result["findings"] == found(nacre, clean)["findings"]
+    assert nacre("check", "--stream", file, "--strict").code == 1
+    assert list(found(nacre, "--stream", stream_file(clean, "two"))["tasks"]) == ["two"]
+
+
+def test_mistakes_in_a_stream_file_are_one_line(nacre: Call, clean: Path) -> None:
+    file = stream_file(clean, "one", "two")
+    assert_one_line_error(nacre("check", clean, "--stream", file), "names its own files and takes no DATA")
+    assert_one_line_error(nacre("check", "--stream", stream_file(clean, "one", metrc="bleu")), "no key 'metrc'")
+    (clean / "one" / "test.jsonl").write_text('{"text": "a", "label": "perhaps"}\n')
+    assert_one_line_error(
+        nacre("check", "--stream", stream_file(clean, "one", "two")), "test.jsonl, line 1", "label 'perhaps'"
+    )
+    (clean / "one" / "test.jsonl").unlink()
+    assert_one_line_error(nacre("check", "--stream", file), "task 'one', test: the file", "does not exist")
+    assert_one_line_error(nacre("check", "--stream", clean / "none.yaml"), "none.yaml cannot be read")
+    assert_one_line_error(nacre("check", "--stream", "order1"), "Stream 'order1' needs DATA")
+    assert_one_line_error(nacre("check", clean, "--stream", "demo"), "takes no DATA")
+
+
+def test_a_task_may_be_called_like_a_stream(nacre: Call, clean: Path) -> None:
+    """As in a run: the task under the folder is meant."""
+    (clean / "one").rename(clean / "trace")
+    assert list(found(nacre, clean, "--stream", "trace")["tasks"]) == ["trace"]
+
+
+def test_configurations_of_a_dataset_are_checked(
+    nacre: Call, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    shutil.copy(clean / "one" / "train.jsonl", clean / "two" / "test.jsonl")
+    names = {"train": "train", "validation": "validation", "test": "test"}
+    configs = [
+        {
+            "config_name": name,
+            "data_files": [{"split": split, "path": f"{name}/{file}.jsonl"} for split, file in names.items()],
+        }
+        for name in ("one", "two")
+    ]
+    for name in ("one", "two"):
+        (clean / name / "task.json").unlink()
+    (clean / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    for arguments in ((f"hub:{clean}",), (f"hub:{clean}", "--stream", "one,two")):
+        [leak] = of(found(nacre, *arguments), "leak")
+        assert leak["sentence"].startswith("40 of 40 rows in test of 'two' have the text of a row in train of 'one'")
+        assert leak["rows"][0] == ["test, row 1", "train, row 1"]
+    assert_one_line_error(nacre("check", f"hub:{clean}", "--stream", "three"), "no configuration for task 'three'")

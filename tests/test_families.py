@@ -75,7 +75,7 @@ def test_targets_end_and_continue_the_prompt() -> None:
 def test_a_decoder_reads_its_prompt_from_the_left() -> None:
     rows = [HOSTS["llama"].family.encode(Example("", text, "", "no"), Lengths(20, 5)) for text in ("dog", "a big dog")]
     prompts = HOSTS["llama"].family.prompts(rows)
-    assert prompts["attention_mask"].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
+    assert prompts["attention_mask"].tolist() == [[0] * 6 + [1, 1], [0] * 4 + [1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("name", HOSTS)

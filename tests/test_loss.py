@@ -15,8 +15,9 @@ from torch import Tensor
 
 from nacre.errors import TrainingError
 from nacre.functional.losses import IGNORED, token_loss_sum
-from nacre.learning.batches import Batches, split, target_tokens
+from nacre.learning.batches import Batches, target_tokens
 from nacre.learning.learner import Learner
+from nacre.learning.micro_batches import split
 from nacre.learning.settings import Optim
 from nacre.models.families import Encoded
 from nacre.models.host import Host
@@ -108,7 +109,7 @@ def test_a_decoder_only_host_learns_the_answer_only() -> None:
     host = tiny_host("llama")
     rows = [Encoded((3, 5, 6, 7), (9, 1), False), Encoded((3, 8), (10, 11, 1), False)]
     labels = host.family.batch(rows)["labels"]
-    assert labels.tolist() == [[IGNORED] * 4 + [9, 1], [IGNORED] * 2 + [10, 11, 1, IGNORED]]
+    assert labels.tolist() == [[IGNORED] * 4 + [9, 1] + [IGNORED] * 2, [IGNORED] * 2 + [10, 11, 1] + [IGNORED] * 3]
     batch = host.family.batch(rows)
     with torch.no_grad():
         logits = host.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.double()

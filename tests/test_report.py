@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from nacre.errors import NacreError
-from nacre.runs.record import Matrix, Record, Seconds
+from nacre.runs.end_results import EndAverage, EndTaskRecord
+from nacre.runs.record import Matrix, Record, Seconds, Tokens
 from nacre.runs.report import palette, render, write_report
 from nacre.runs.report.names import run_names, shorten
 from nacre.runs.report.numbers import percent, points, seconds, size, total_seconds
@@ -313,3 +314,22 @@ def test_a_browser_opens_the_page_offline(browser: Any, tmp_path: Path, records:
     context.close()
     assert complaints == []
     assert requests == [address]
+
+
+def test_what_only_some_runs_have_is_shown_where_it_is_there() -> None:
+    plain = Page(render([record()]))
+    for words in ("Perplexity", "End tasks", "tokens/s"):
+        assert words not in " ".join(plain.text)
+    after = {"after": "topics", "accuracy": 0.81, "f1": 0.7, "macro_f1": 0.69, "macro_f1_deviation": 0.0321}
+    average = EndAverage(**after, accuracy_deviation=None, f1_deviation=0.012)
+    run = record(
+        perplexity=[[None] * 4, [12.3456] * 4, [234.5678, None, None, None], [3.0] * 4, [1e5] * 4],
+        end_tasks=EndTaskRecord(results=[], averages=[average]),
+        training=Tokens(tokens=[900] * 4, positions=[1200] * 4, per_second=1234.5, padding_share=0.25),
+        definitions={"perplexity": "exp of something"},
+    )
+    for shown in (Page(render([run])), Page(render([run, record(method="other")]))):
+        text = " ".join(" ".join(shown.text).split())
+        for words in ("exp of something.", "12.35", "234.6", "1e+05", "70.0 ± 1.2", "69.0 ± 3.2", "81.0"):
+            assert words in text
+        assert "1,234 tokens/s, 25.0 % padding" in text

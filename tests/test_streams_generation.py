@@ -453,16 +453,6 @@ def test_prompt_and_completion_join_as_one_text(completion):
     assert texts[1] == " :\na dog"
 
 
-def test_conversations_are_refused_with_the_way_out(tmp_path):
-    row = {"messages": [{"role": "user", "content": "who ?"}, {"role": "assistant", "content": "a cow"}]}
-    for split in ("train", "test"):
-        put(tmp_path / "mine" / f"{split}.jsonl", json.dumps(row))
-    with pytest.raises(
-        DataError, match=r"train\.jsonl, line 1: conversations \('messages'\) are not read; .*'prompt' \(what"
-    ):
-        load_tasks(["mine"], tmp_path)
-
-
 # The data at hand.
 
 needs_data = pytest.mark.skipif(

@@ -160,7 +160,8 @@ def outputs(host: Host, inputs: Mapping[str, Tensor]) -> Tensor:
     logits: Tensor = host.model(**inputs).logits
     if host.family.writes:
         return logits
-    return torch.cat([host.body(**inputs).last_hidden_state.flatten(), logits.flatten()])
+    read = {name: tensor for name, tensor in inputs.items() if name != "tasks"}  # those are for the heads alone
+    return torch.cat([host.body(**read).last_hidden_state.flatten(), logits.flatten()])
 
 
 @torch.no_grad()

@@ -23,10 +23,14 @@ STRICT = ("leak", "unreadable")
 
 def check(
     data: Annotated[
-        str | None, typer.Argument(metavar="DATA", help="Folder of the tasks, or hub:NAME; none for the demo's.")
+        str | None,
+        typer.Argument(metavar="DATA", help="Folder of the tasks, hub:NAME or hub:published; none for the demo's."),
     ] = None,
     stream: Annotated[
-        str | None, typer.Option(help="A stream ('nacre streams'), or task names: a,b,c. All tasks if not given.")
+        str | None,
+        typer.Option(
+            help="A stream ('nacre streams'), a stream file (.yaml), or task names: a,b,c. All tasks if not given."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Count the texts that are too long for this model: folder, name, or 'demo'.")

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from nacre.runs.ability_results import AbilityRecord
     from nacre.runs.end_results import EndTaskRecord
     from nacre.runs.record import Record
 
@@ -108,6 +109,13 @@ class Display:
     def on_end_result(self, after: str, task: str, seed: int, f1: float, accuracy: float) -> None:
         self.console.print(f"after {after}: {task}, seed {seed}: F1 {percent(f1)}, accuracy {percent(accuracy)}")
 
+    def on_ability(self, after: str, task: str) -> None:
+        self._drop_bar()
+
+    def on_ability_result(self, after: str, task: str, scores: dict[str, float]) -> None:
+        shown = ", ".join(f"{metric} {percent(score)}" for metric, score in scores.items())
+        self.console.print(f"base ability, {'' if after == 'before' else 'after '}{after}: {task}, {shown}")
+
     def on_finished(self, path: str, already: bool) -> None:
         self._drop_bar()
         if already:
@@ -125,13 +133,24 @@ def percent(value: float | None) -> str:
 
 def print_record(record: Record) -> None:
     """The matrix and the metrics of a run."""
+    from nacre.runs.record import TASK_IDENTITY
+
     console = table_console(14 + 9 * len(record.tasks))
     console.print(matrix_table(record))
     console.print(metrics_table([record]))
+    if (training := record.training) is not None and training.per_second is not None:
+        console.print(
+            f"Training: {training.per_second:,.0f} tokens a second; padding: {percent(training.padding_share)} %.",
+            soft_wrap=True,
+        )
+    if (told := record.protocol.get(TASK_IDENTITY)) is not None:
+        console.print(f"{TASK_IDENTITY.capitalize()}: {told}.", soft_wrap=True)
     if record.perplexity is not None:
         console.print(perplexity_table(record))
     if record.end_tasks is not None:
         console.print(end_task_table(record.end_tasks))
+    if record.base_ability is not None:
+        console.print(ability_table(record.base_ability))
 
 
 def perplexity_table(record: Record) -> Table:
@@ -158,6 +177,18 @@ def end_task_table(ends: EndTaskRecord) -> Table:
             percent(one.accuracy),
             percent(one.accuracy_deviation),
         )
+    return table
+
+
+def ability_table(abilities: AbilityRecord) -> Table:
+    """Before and after, in percent, with standard errors over rows."""
+    table = Table(title="base ability, in %", title_justify="left", box=None, pad_edge=False)
+    for heading in ("task", "metric", "before", "+-", "after", "+-", "change", "+-"):
+        table.add_column(heading, justify="left" if heading in ("task", "metric") else "right")
+    for one in abilities.ends():
+        values = [part for score in (one.before, one.after) for part in (score.value, score.standard_error)]
+        error = percent(one.change.standard_error)
+        table.add_row(one.task, one.metric, *map(percent, values), f"{100 * one.change.value:+.1f}", error)
     return table
 
 

@@ -17,7 +17,7 @@ def run(
             help="A stream ('nacre streams'), a stream file (.yaml), or task names found under --data: a,b,c."
         ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Folder of the tasks, or hub:NAME.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder of the tasks, hub:NAME or hub:published.")] = None,
     model: Annotated[str | None, typer.Option(help="Folder, Hugging Face name, or 'demo'.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     output: Annotated[str | None, typer.Option(help="The run's folder.")] = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 
@@ -52,13 +51,6 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
     return -(-rows // batch_size)
 
 
-def split(rows: Sequence[Encoded], parts: int) -> list[Sequence[Encoded]]:
-    """Up to ``parts`` runs of nearly equal size, none of them empty."""
-    parts = min(parts, len(rows))
-    bounds = [len(rows) * part // parts for part in range(parts + 1)]
-    return [rows[start:end] for start, end in pairwise(bounds)]
-
-
 def target_tokens(rows: Sequence[Encoded]) -> int:
     """How many tokens the rows ask for: what their summed loss is divided by."""
-    return sum(len(row.target) for row in rows)
+    return sum(row.asked for row in rows)

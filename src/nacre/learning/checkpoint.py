@@ -58,6 +58,7 @@ def write_files(learner: Learner, folder: Path) -> None:
         "tasks": learner.state.tasks,
         "slots": learner.adapter.tasks,
         "head": learner.host.family.values(),
+        "head_kind": learner.head,
         "parts": values,
         "method": {"name": learner.method.name, "parameters": dict(learner.method.parameters)},
         "optim": learner.optim.model_dump(),
@@ -110,6 +111,7 @@ def load(
         seed=document["seed"],
         optim=Optim(**document["optim"]),
         decoding=Decoding(**document["decoding"]),
+        head=document.get("head_kind", "growing"),
     )
     restore(learner, folder, document)
     return learner
@@ -125,6 +127,8 @@ def restore(learner: Learner, folder: Path, document: dict[str, Any] | None = No
             f"{folder} was made with another pretrained model: '{document['model']['name']}', "
             f"hash {document['model']['hash'][:12]}; this one has {learner.pretrained[:12]}."
         )
+    if (kind := document.get("head_kind", "growing")) != learner.head:
+        raise CheckpointError(f"{folder} was made with head={kind}, and this learner has head={learner.head}.")
     try:
         adapter = load_file(folder / "adapter.safetensors")
         tensors = load_file(folder / "state.safetensors")

@@ -21,8 +21,9 @@ from nacre.learning.batches import Batches
 from nacre.learning.settings import Optim
 from nacre.learning.state import State
 from nacre.learning.trainer import Report, train
+from nacre.learning.work import Work
 from nacre.method import Method
-from nacre.models.families import Encoded, Lengths, Tokenizer
+from nacre.models.families import Encoded, HeadKind, Lengths, Tokenizer
 from nacre.models.host import Host
 from nacre.parts.part import Held, Step
 from nacre.per_task import value_of
@@ -44,8 +45,9 @@ class Learner:
 
     model: a Hugging Face model with a language-model head, or an encoder without pooler; it moves to the device
     that accelerate finds, is changed in place, and is given back, bit for bit, by ``remove()``. seed: of everything
-    random. optim, decoding: how to train and how to answer. report: is called with what happens
-    (see ``trainer.Report``).
+    random. optim, decoding: how to train and how to answer. head: of an encoder-only host, how it chooses answers:
+    by one head that grows with the tasks' labels, or by a head for each task, which must then be told in training and
+    at test (``per_task``). report: is called with what happens (see ``trainer.Report``).
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Learner:
         seed: int = 0,
         optim: Optim | None = None,
         decoding: Decoding | None = None,
+        head: HeadKind = "growing",
         report: Report = _silent,
     ) -> None:
         if method is None:
@@ -65,11 +68,15 @@ class Learner:
         self.method = method
         self.optim = optim or Optim()
         self.decoding = decoding or Decoding()
+        self.head = head
         self.report = report
         self.state = State(seed=seed)
+        self.host.family.multiple = self.optim.pad_to_multiple_of
         self.step = Step(0, 0, 0.0)  # where training is; the trainer says so
         self.held: dict[str, Held] = {}  # what parts hold while a task is learnt
+        self.work = Work()  # how much the newest task took
         self.host.model.to(PartialState(cpu=_only_cpu()).device)
+        self.host.family.use_head(head)
         self.host.family.load({}, {})  # an earlier learner's classes are not this one's
         self.pretrained = self.host.fingerprint  # of the host as it is now, before anything is placed or learnt
         self.unfinished: str | None = None  # what is being learnt; after an error, what was
@@ -109,7 +116,7 @@ class Learner:
         for task in tasks:
             self.host.family.check(task)
         self.unfinished = " + ".join(task.name for task in tasks)
-        self.host.family.prepare(tasks, self.state.seed)
+        self.host.family.prepare(tasks, self.state.seed, self._rehearsed())
         fresh = self.adapter.grow()
         if fresh:
             self.method.start.fill(self, tasks)
@@ -125,7 +132,7 @@ class Learner:
         )
         with self._seeded("learn", self.task_number):
             accelerator = Accelerator(mixed_precision=self.optim.mixed_precision, cpu=_only_cpu())
-            train(self, batches, self.optim, accelerator, self.report)
+            self.work = train(self, batches, self.optim, accelerator, self.report)
         for part in self.method.parts:
             part.end(self, tasks)
         self.adapter.freeze()
@@ -139,6 +146,12 @@ class Learner:
         """What is trained for the newest task: the adapter's own groups and, of an encoder-only host, ``head``."""
         head = self.host.family.parameters()
         return [*self.adapter.parameter_groups(), *([ParameterGroup("head", head)] if head else [])]
+
+    @property
+    def traits(self) -> dict[str, bool]:
+        """The method's; and a head for each task must be told the task, in training and at test."""
+        told = ("task boundaries in training", "task identity at test")
+        return self.method.traits | (dict.fromkeys(told, True) if self.head == "per_task" else {})
 
     def stored_parameters(self) -> int:
         """Numbers kept besides the pretrained model."""
@@ -184,11 +197,19 @@ class Learner:
             raise DataError(f"Task '{task.name}' has targets; evaluate() scores the answers to it.")
         return measure_text(self.host, task, self.lengths, self.decoding.batch_size)
 
-    def predict(self, inputs: Sequence[str]) -> list[str]:
+    def predict(self, inputs: Sequence[str], task: str = "") -> list[str]:
         """Free answers to finished prompts, of at most ``decoding.max_new_tokens`` or else the targets' limit. A prompt
-        has no label set, so that ``decoding.decode`` does not matter here."""
+        has no label set, so that ``decoding.decode`` does not matter here.
+
+        task: which one the inputs are of. Only hosts with a head for each task are told, and must be.
+
+        Raises ``DataError`` if no such task has been learnt, or none is named where one must be.
+        """
+        if task and task not in self.state.tasks:
+            learnt = ", ".join(self.state.tasks) or "none"
+            raise DataError(f"predict(task='{task}'): no such task has been learnt; learnt so far: {learnt}.")
         limit = self.decoding.max_new_tokens or self.lengths.target
-        examples = [Example("", text, "", "") for text in inputs]
+        examples = [Example("", text, "", "", task=task) for text in inputs]
         return answer(self.host, [examples], self.lengths, self.decoding.batch_size, limit)[0]
 
     def save(self, folder: str | Path) -> None:
@@ -214,7 +235,14 @@ class Learner:
     def remove(self) -> None:
         """Take everything that was learnt out of the model, which is then bit for bit what it was."""
         self.adapter.remove()
+        self.host.family.use_head("growing")
         self.host.family.load({}, {})
+
+    def _rehearsed(self) -> set[str]:
+        """Earlier tasks of which rows are learnt again, whose heads are then trained too."""
+        if self.head == "growing" or self.method.memory is None:
+            return set()
+        return {example.task for example in self.method.memory.examples(self)}
 
     def _rows(self, tasks: Sequence[Task]) -> list[Encoded]:
         examples = [example for task in tasks for example in task.examples("train")]

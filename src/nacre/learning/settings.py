@@ -27,6 +27,14 @@ class Optim(BaseModel):
     accumulation: int = Field(
         default=1, ge=1, description="micro-batches into which a step's rows are split; changes memory, not results"
     )
+    split_padding: int | None = Field(
+        default=256,
+        ge=0,
+        description="tokens of padding that are worth one micro-batch more, of rows of like length; None: none are",
+    )
+    pad_to_multiple_of: int = Field(
+        default=8, ge=1, description="widths of padded inputs: those at which accelerators' matrix units are full"
+    )
     epochs: Passes | tuple[Passes, ...] = Field(default=1, description="over a task's rows; a list: one for each task")
     betas: tuple[Decay, Decay] = Field(
         default=(0.9, 0.999), description="of AdamW's running means of the gradient and of its square"

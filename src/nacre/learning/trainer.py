@@ -13,9 +13,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from nacre.errors import TrainingError
-from nacre.learning.batches import Batches, split, target_tokens
+from nacre.learning.batches import Batches, target_tokens
+from nacre.learning.micro_batches import in_micro_batches, split
 from nacre.learning.schedule import rate_factor
 from nacre.learning.settings import Optim
+from nacre.learning.work import Work
 from nacre.models.families import Encoded
 from nacre.parts.part import Step
 
@@ -26,8 +28,8 @@ Report = Callable[..., None]
 """Called as ``report(kind, **plain values)``; what is done with it (a file, a bar on the screen) is the caller's."""
 
 
-def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Accelerator, report: Report) -> None:
-    """Train what the learner says is trainable on one stage's rows.
+def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Accelerator, report: Report) -> Work:
+    """Train what the learner says is trainable on one stage's rows. Returns how much that was.
 
     The loss of a step is the sum over the target tokens of its rows, divided by their number over all micro-batches
     and processes, plus the weighted penalties; so neither accumulation nor the number of processes changes it.
@@ -45,6 +47,7 @@ def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Acceler
     model, optimizer = accelerator.prepare(host.model, optimizer)
     model.train()
     watch = Watch(batches, optim.log_every, report, accelerator)
+    work = Work()
 
     for step in range(batches.steps):
         rows = batches.at(step)
@@ -52,14 +55,16 @@ def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Acceler
         own_rows, share = _own_share(rows, accelerator)
         learner.step = Step(step, batches.steps, rate * factor(step), takes_part=share > 0)
         # Rows of like length share a micro-batch: less padding, and the sum over all rows stays what it is.
-        micro_batches = split(sorted(own_rows, key=Encoded.length), optim.accumulation)
+        micro_batches = in_micro_batches(own_rows, optim.accumulation, optim.split_padding)
         penalties = {part.key: (part.value(learner), part.weight(learner)) for part in method.penalties}
         task_loss = torch.zeros((), device=host.device)
         for number, micro_batch in enumerate(micro_batches, start=1):
             last = number == len(micro_batches)
             with contextlib.nullcontext() if last else accelerator.no_sync(model):
                 with accelerator.autocast():
-                    tensors = {name: tensor.to(host.device) for name, tensor in host.family.batch(micro_batch).items()}
+                    batch = host.family.batch(micro_batch)
+                    work.add(*host.family.size(batch))
+                    tensors = {name: tensor.to(host.device) for name, tensor in batch.items()}
                     # Processes average their gradients: times their number, the sum over all rows is back.
                     loss = host.family.loss_sum(model, tensors) * (share * accelerator.num_processes / count)
                     task_loss += loss.detach()
@@ -79,6 +84,7 @@ def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Acceler
         schedule.step()
         optimizer.zero_grad()
     accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
+    return work
 
 
 @dataclass

@@ -5,7 +5,8 @@ Of unlabelled text they learn to name hidden tokens (``models/masked_lm``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 from nacre.errors import DataError
 from nacre.models.chunks import chunked
 from nacre.models.classifier import Classifier
-from nacre.models.families import Encoded, Family, Lengths, Tokenizer
+from nacre.models.families import Encoded, Family, HeadKind, Lengths, Tokenizer
 from nacre.models.label_tree import Labels
 from nacre.models.masked_lm import MaskedText, TokenHead, masking_of
+from nacre.models.task_heads import TaskHeads
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
@@ -34,7 +36,10 @@ def is_encoder(config: Any) -> bool:
 
 
 class EncoderOnly(Family):
-    """BERT, RoBERTa and their kin: the most likely class is the answer, written as its label."""
+    """BERT, RoBERTa and their kin: the most likely class is the answer, written as its label.
+
+    With a head for each task (``use_head``), the most likely class of the row's own task.
+    """
 
     name = "encoder-only"
     padding_side = "right"
@@ -61,8 +66,24 @@ class EncoderOnly(Family):
         return 0 if padding is None else int(padding) + 1  # type: ignore[arg-type]
 
     def encode_target(self, example: Example, lengths: Lengths) -> tuple[int, ...]:
-        classes = self.model.head.classes
-        return (classes.index(example.target),) if example.target in classes else ()
+        number = self.model.head.number(example.task, example.target)
+        return () if number is None else (number,)
+
+    def cue(self, example: Example) -> str:
+        """The task, where each has classes of its own."""
+        return example.task if isinstance(self.model.head, TaskHeads) else ""
+
+    def prompts(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+        """With a head for each task also ``tasks`` [B]: which one each row is of."""
+        prompts, head = super().prompts(rows), self.model.head
+        if not isinstance(head, TaskHeads):
+            return prompts
+        if not all(row.task for row in rows):
+            raise DataError(
+                "A row does not say of which task it is, which a host with head=per_task must know: rows of a Task do "
+                "(task.examples), and predict(inputs, task=NAME) tells it for finished prompts."
+            )
+        return {**prompts, "tasks": torch.tensor([head.place(row.task) for row in rows])}
 
     def text_rows(self, texts: Sequence[str], lengths: Lengths) -> list[Encoded]:
         masking = masking_of(self.tokenizer)
@@ -80,16 +101,17 @@ class EncoderOnly(Family):
                 "A step holds unlabelled text and rows with labels, which an encoder-only host learns in different "
                 "ways: learn them as tasks one after the other, without replay of one among the other."
             )
+        prompts = self.prompts(rows)
         if not all(row.target for row in rows):
             raise DataError(
                 "A row to be learnt has an answer that is no label of any task learnt so far; an encoder-only host can "
                 "only choose among those."
             )
-        return {**self.prompts(rows), "labels": torch.tensor([row.target[0] for row in rows])}
+        return {**prompts, "labels": torch.tensor([row.target[0] for row in rows])}
 
     def _text_batch(self, rows: Sequence[MaskedText]) -> dict[str, Tensor]:
         self.model.with_token_head()
-        prompts = self.prompts(rows)
+        prompts = super().prompts(rows)
         width = prompts["input_ids"].shape[1]
         places = [number * width + place for number, row in enumerate(rows) for place in row.places]
         labels = [token for row in rows for token in row.target]
@@ -108,7 +130,8 @@ class EncoderOnly(Family):
         classes = self.model.head.classes
         if not classes:
             return [""] * len(prompts["input_ids"])
-        return [classes[number] for number in self.model(**prompts).logits.argmax(-1).tolist()]
+        best = _likeliest(self.model(**prompts).logits)
+        return ["" if number is None else classes[number] for number in best]
 
     def choices(self, prompts: Mapping[str, Tensor], labels: Labels) -> list[int | None]:
         """Among those of the labels that are classes already."""
@@ -116,12 +139,14 @@ class EncoderOnly(Family):
         if not known:
             return [None] * len(prompts["input_ids"])
         logits = self.model(**prompts).logits[:, [labels[number][0] for number in known]]
-        return [known[best] for best in logits.argmax(-1).tolist()]
+        return [None if best is None else known[best] for best in _likeliest(logits)]
 
     def check(self, task: Task) -> None:
         if task.kind == "text":
             masking_of(self.tokenizer)
             return
+        if task.conversations:
+            raise self.no_conversations()
         if task.labels is None:
             raise DataError(
                 f"Task '{task.name}' has no labels, and an encoder-only host ({self.model.config.model_type}) cannot "
@@ -134,7 +159,13 @@ class EncoderOnly(Family):
                     f"({', '.join(task.labels)})."
                 )
 
-    def prepare(self, tasks: Sequence[Task], seed: int) -> None:
+    def use_head(self, kind: HeadKind) -> None:
+        self.model.use_head(kind)
+        told = kind == "per_task"
+        self.decoding = "the most likely class of the task's own head" if told else type(self).decoding
+        self.choosing = "of the task's labels, the most likely class of its own head" if told else type(self).choosing
+
+    def prepare(self, tasks: Sequence[Task], seed: int, rehearsed: Collection[str] = ()) -> None:
         self.learns_text = all(task.kind == "text" for task in tasks)
         if self.learns_text:
             head = self._token_head()
@@ -142,7 +173,7 @@ class EncoderOnly(Family):
             for parameter in head.own():
                 parameter.requires_grad_(True)
             return
-        self.model.head.grow([label for task in tasks for label in task.labels or ()], seed)
+        self.model.head.prepare(tasks, seed, rehearsed)
 
     def parameters(self) -> tuple[nn.Parameter, ...]:
         """The rows of the newest tasks' classes, or the head that names tokens."""
@@ -166,3 +197,10 @@ class EncoderOnly(Family):
 
     def _token_head(self) -> TokenHead:
         return self.model.with_token_head()
+
+
+def _likeliest(logits: Tensor) -> list[int | None]:
+    """The number of the largest logit of each row of [B, k]; None where all are -inf: where no class is open to it."""
+    best = logits.argmax(-1, keepdim=True)
+    closed = logits.gather(-1, best) == -math.inf
+    return [None if shut else number for number, shut in zip(best[:, 0].tolist(), closed[:, 0].tolist(), strict=True)]

@@ -6,21 +6,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from array import array
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from nacre.errors import DataError
+from nacre.errors import DataError, ModelError
 from nacre.functional.losses import token_loss_sum
 from nacre.models.label_tree import Labels
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
+REMEMBERED = 2**16
+"""Of so many inputs the token ids are remembered."""
+
 Tokenizer = Any  # transformers' tokenizers share no typed base that a checker could use
+
+HeadKind = Literal["growing", "per_task"]
+"""What hosts choose their answers by: one head, which grows with the tasks' labels, or a head for each task, which they
+are then told."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +43,22 @@ class Lengths:
 @dataclass(frozen=True)
 class Encoded:
     """One example as numbers: the tokens that are read; the tokens that are to be written, with their end token, or
-    the one class that is to be chosen; whether text was cut."""
+    the one class that is to be chosen; whether text was cut.
+
+    earlier: places in the source that are to be written, too: the earlier answers of a conversation.
+    task: which one the example is of; only hosts with a head for each task are told.
+    """
 
     source: tuple[int, ...]
     target: tuple[int, ...]
     truncated: bool
+    earlier: tuple[int, ...] = field(default=(), kw_only=True)
+    task: str = field(default="", kw_only=True)
+
+    @property
+    def asked(self) -> int:
+        """How many tokens the row asks for: what its summed loss is divided by."""
+        return len(self.target) + len(self.earlier)
 
     def length(self) -> int:
         return len(self.source) + len(self.target)
@@ -56,10 +76,10 @@ class Family(ABC):
     name: ClassVar[str]
     padding_side: ClassVar[str]
 
-    decoding: ClassVar[str]
+    decoding: str
     """How free answers come about, in words: a part of a run's protocol."""
 
-    choosing: ClassVar[str]
+    choosing: str
     """How one of the task's labels is chosen, in words, likewise."""
 
     writes: ClassVar[bool]
@@ -68,6 +88,10 @@ class Family(ABC):
     def __init__(self, model: nn.Module, tokenizer: Tokenizer) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.multiple = 8
+        """Inputs that are padded at all are padded to a multiple of so many tokens."""
+        # Test rows are read after every task, rehearsed rows in every later one: they are tokenized once.
+        self._sources = lru_cache(maxsize=REMEMBERED)(self._source)
 
     @property
     @abstractmethod
@@ -104,8 +128,9 @@ class Family(ABC):
         """Raise ``DataError`` if hosts of this family cannot learn the task."""
 
     @abstractmethod
-    def prepare(self, tasks: Sequence[Task], seed: int) -> None:
-        """Get ready to learn these tasks: open what the family itself trains on them. seed: the run's."""
+    def prepare(self, tasks: Sequence[Task], seed: int, rehearsed: Collection[str] = ()) -> None:
+        """Get ready to learn these tasks: open what the family itself trains on them. seed: the run's. rehearsed:
+        earlier tasks of which rows will be learnt again, told where there is a head for each task."""
 
     @abstractmethod
     def parameters(self) -> tuple[nn.Parameter, ...]:
@@ -123,6 +148,19 @@ class Family(ABC):
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take over what ``tensors`` and ``values`` gave, bit for bit; from nothing, forget everything."""
 
+    def use_head(self, kind: HeadKind) -> None:
+        """Have a head of that kind, where hosts choose their answers; ``ModelError`` if they do not. What a head of
+        another kind has learnt is gone."""
+        if kind != "growing":
+            raise ModelError(
+                f"head={kind}: an {self.name} host writes its answers and has no head to choose them by. Take an "
+                "encoder-only model, or leave 'head' at growing."
+            )
+
+    def size(self, batch: Mapping[str, Tensor]) -> tuple[int, int]:
+        """How many tokens the model reads or writes in a training batch, and how many with padding."""
+        return int(batch["attention_mask"].sum()), batch["input_ids"].numel()
+
     def loss_sum(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Sum of the loss over the target tokens of a batch. Returns []."""
         return token_loss_sum(*self.predictions(model, batch))
@@ -130,8 +168,22 @@ class Family(ABC):
     def encode(self, example: Example, lengths: Lengths) -> Encoded:
         """Token ids of an example. Only the text is cut, from the right: instruction, options and the answer cue
         survive (the released pipelines cut the cue away; docs/fidelity.md, P4)."""
-        source, truncated = self._fit(example, self.source_limit(lengths))
-        return Encoded(tuple(source), self.encode_target(example, lengths), truncated)
+        if example.turns:
+            raise self.no_conversations()
+        source, truncated = self._sources(example.before, example.text, example.after, self.source_limit(lengths))
+        return Encoded(tuple(source), self.encode_target(example, lengths), truncated, task=example.task)
+
+    def _source(self, before: str, text: str, after: str, limit: int) -> tuple[array[int], bool]:
+        """Token ids of an input, and whether its text was cut."""
+        ids, kept = self._fit(text, lambda text: self.source_ids(before + text + after), limit, before)
+        return array("i", ids), kept is not text
+
+    def no_conversations(self) -> DataError:
+        """Why hosts of this family learn none."""
+        return DataError(
+            f"Conversations cannot be learnt by an {self.name} host, which reads once and answers once: take a "
+            "decoder-only model, or write a row for each answer, with 'prompt' and 'completion' as text."
+        )
 
     def encode_all(self, examples: Sequence[Example], lengths: Lengths) -> list[Encoded]:
         """Token ids of examples, in their order. Texts that are learnt themselves and follow one another are packed
@@ -173,16 +225,19 @@ class Family(ABC):
 
     def prompts(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         """Tensors for generation: ``input_ids``, ``attention_mask`` [B, S]."""
-        ids = self._padded([row.source for row in rows], self.pad, self.padding_side)
-        mask = self._padded([[1] * len(row.source) for row in rows], 0, self.padding_side)
+        sources = [row.source for row in rows]
+        width = self.width(sources)
+        ids = self._padded(sources, self.pad, width, self.padding_side)
+        mask = self._padded([[1] * len(source) for source in sources], 0, width, self.padding_side)
         return {"input_ids": ids, "attention_mask": mask}
 
     def text(self, ids: Sequence[int] | Tensor) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()  # type: ignore[no-any-return]
 
-    def _fit(self, example: Example, limit: int) -> tuple[list[int], bool]:
-        ids = self.source_ids(example.input)
-        text = example.text
+    def _fit(self, text: str, read: Callable[[str], list[int]], limit: int, beginning: str) -> tuple[list[int], str]:
+        """What the host reads, and the text, or as much of its beginning as fits in. read: token ids of the whole
+        input around a text. beginning: of the input, for a message."""
+        ids = read(text)
         while len(ids) > limit:
             # Drop as many of the text's tokens as there are too many. Tokens at the seams may merge differently
             # afterwards, hence the loop; several tokens may share one character, so each round drops at least one.
@@ -191,16 +246,25 @@ class Family(ABC):
             if keep <= 0:
                 raise DataError(
                     f"The instruction, options and answer cue alone fill the {limit} tokens an input may have "
-                    f"(prompt begins '{' '.join(example.before.split())[:60]}'): raise max_source_length, or lower "
+                    f"(prompt begins '{' '.join(beginning.split())[:60]}'): raise max_source_length, or lower "
                     "max_target_length where the model's positions hold both."
                 )
             text = text[: min(offsets[keep - 1][1], len(text) - 1)]
-            ids = self.source_ids(example.before + text + example.after)
-        return ids, text is not example.text
+            ids = read(text)
+        return ids, text
+
+    def width(self, rows: Sequence[Sequence[int]]) -> int:
+        """How wide a batch of token ids is: as its rows, or, where they differ and have to be padded anyway, as the
+        longest of them, rounded up as far as the positions allow."""
+        longest = max(len(row) for row in rows)
+        if all(len(row) == longest for row in rows):
+            return longest
+        rounded = -(-longest // self.multiple) * self.multiple
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        return max(longest, min(rounded, positions)) if positions else rounded
 
     @staticmethod
-    def _padded(rows: Sequence[Sequence[int]], fill: int, side: str = "right") -> Tensor:
-        width = max(len(row) for row in rows)
+    def _padded(rows: Sequence[Sequence[int]], fill: int, width: int, side: str = "right") -> Tensor:
         if side == "left":
             return torch.tensor([[fill] * (width - len(row)) + list(row) for row in rows])
         return torch.tensor([list(row) + [fill] * (width - len(row)) for row in rows])

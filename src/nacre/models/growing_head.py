@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nacre.seeds import derive
+from nacre.tasks.task import Task
 
 
 class GrowingHead(nn.Module):
@@ -18,7 +19,7 @@ class GrowingHead(nn.Module):
     A class is a label string; its number is its place in ``classes``, the order in which the labels were first seen.
     Tasks that share a label share its row. Of W [C, d] and b [C] only the rows of the newest tasks' labels are trained;
     the others are buffers, frozen bit for bit, but they compete in the softmax: nobody says to which task a text
-    belongs, neither in training nor at test.
+    belongs, neither in training nor at test. (Where somebody does: ``TaskHeads``.)
 
     Why not RoBERTa's own head (dropout, dense, tanh, dropout, linear): its dense layer is shared by all classes, so
     that training it on a new task would move the answers of the frozen rows. Here the host and the method's adapter
@@ -51,29 +52,46 @@ class GrowingHead(nn.Module):
         """b [C]."""
         return self.frozen_bias.index_copy(0, self.newest, self.trained_bias)
 
-    def forward(self, x: Tensor) -> Tensor:  # [..., d] -> [..., C]
+    def forward(self, x: Tensor, tasks: Tensor | None = None) -> Tensor:  # [..., d] -> [..., C]
+        """tasks: which task each row is of; told to ``TaskHeads`` only."""
         return F.linear(x.to(self.trained_weight.dtype), self.weight, self.bias)
 
     def trained(self) -> tuple[nn.Parameter, ...]:
         """The rows of the newest tasks' classes; nothing before the first task."""
         return (self.trained_weight, self.trained_bias) if self.classes else ()
 
+    def number(self, task: str, label: str) -> int | None:
+        """The class of a label, whatever the task; None if no task learnt so far has it."""
+        return self.classes.index(label) if label in self.classes else None
+
+    def prepare(self, tasks: Sequence[Task], seed: int, rehearsed: Collection[str]) -> None:
+        """Open the rows of these tasks' labels. rehearsed: earlier tasks of which rows are learnt again. They open
+        nothing here: nobody says to which task a row belongs."""
+        self.grow([label for task in tasks for label in task.labels or ()], seed)
+
     def grow(self, labels: Sequence[str], seed: int) -> None:
-        """Freeze all rows, add one for every label that is new, and train those of ``labels``.
+        """Freeze all rows, add one for every label that is new, and train those of ``labels``."""
+        labels = tuple(dict.fromkeys(labels))
+        self._add([label for label in labels if label not in self.classes], seed)
+        self._open([self.classes.index(label) for label in labels])
+
+    def _add(self, labels: Sequence[str], seed: int) -> None:
+        """A row for each of the labels, behind the others.
 
         A new row begins as in a dense layer: uniform in +-1/sqrt(d) (Kaiming with a = sqrt(5)), its bias at zero. Rows
         of zeros would send no gradient into the host in a stream's first step, and starts that read gradients would
         see nothing. A row is drawn from the seed and its own label, so that neither the order of the tasks nor the
         other classes matter to it.
         """
-        labels = tuple(dict.fromkeys(labels))
-        new = [label for label in labels if label not in self.classes]
-        fresh = [_row(self.frozen_weight.shape[1], derive(seed, "class", label)) for label in new]
+        fresh = [_row(self.frozen_weight.shape[1], derive(seed, "class", label)) for label in labels]
         weight, bias = self.weight.detach(), self.bias.detach()
         self.frozen_weight = torch.cat([weight, *(row.to(weight) for row in fresh)])
-        self.frozen_bias = torch.cat([bias, bias.new_zeros(len(new))])
-        self.classes += new
-        self._train_rows([self.classes.index(label) for label in labels])
+        self.frozen_bias = torch.cat([bias, bias.new_zeros(len(labels))])
+        self.classes += labels
+
+    def _open(self, numbers: Sequence[int]) -> None:
+        """Train these rows, and no others."""
+        self._train_rows(numbers)
         for parameter in self.trained():
             parameter.requires_grad_(True)
 

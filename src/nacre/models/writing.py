@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,11 +15,12 @@ from nacre.errors import DataError
 from nacre.functional.label_search import most_likely_labels
 from nacre.functional.losses import IGNORED
 from nacre.models.chunks import chunked
+from nacre.models.conversations import Chat, Piece, check_conversations, without_oldest
 from nacre.models.families import Encoded, Family, Lengths, Tokenizer
 from nacre.models.label_passes import Reading, read_as_prompt, read_by_encoder, takes_tree
 from nacre.models.label_tree import Labels, LabelTree, tree_of
 from nacre.tasks.task import Task
-from nacre.tasks.template import Example
+from nacre.tasks.template import Example, Turn
 
 AT_ONCE = 2**26
 """How many logits a pass over all labels may make: a quarter of a GiB in float32."""
@@ -60,8 +62,7 @@ class Writing(Family):
         return tuple(target[: lengths.target])
 
     def answers(self, prompts: Mapping[str, Tensor], max_new_tokens: int) -> list[str]:
-        settings = self._greedy(max_new_tokens)
-        with _generation_settings(self.model, settings):
+        with self.greedy(max_new_tokens) as settings:
             generated = self.model.generate(**prompts, generation_config=settings)  # type: ignore[operator]
         return [self.text(ids) for ids in self.written(generated, prompts["input_ids"])]
 
@@ -79,7 +80,7 @@ class Writing(Family):
     def check(self, task: Task) -> None:
         """Every task can be written."""
 
-    def prepare(self, tasks: Sequence[Task], seed: int) -> None:
+    def prepare(self, tasks: Sequence[Task], seed: int, rehearsed: Collection[str] = ()) -> None:
         """Nothing has to be opened."""
 
     def parameters(self) -> tuple[nn.Parameter, ...]:
@@ -104,16 +105,29 @@ class Writing(Family):
         for start in range(0, len(prompts["input_ids"]), size):
             yield {name: tensor[start : start + size] for name, tensor in prompts.items()}
 
+    @property
+    def _ends(self) -> set[int]:
+        """The tokens at which generation stops."""
+        own: Any = self.model.generation_config
+        ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+        return {self.end, *(end for end in ends if end is not None)}
+
+    @contextmanager
+    def greedy(self, max_new_tokens: int) -> Iterator[GenerationConfig]:
+        """Settings with which the model's ``generate`` writes greedily; inside, they are the model's own too."""
+        settings = self._greedy(max_new_tokens)
+        with _generation_settings(self.model, settings):
+            yield settings
+
     def _greedy(self, max_new_tokens: int) -> GenerationConfig:
         # Built anew: a host's own generation settings may sample, search beams or forbid repetition.
         own: Any = self.model.generation_config
-        ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
         return GenerationConfig(
             do_sample=False,
             num_beams=1,
             max_new_tokens=max_new_tokens,
             pad_token_id=self.pad,
-            eos_token_id=sorted({self.end, *(end for end in ends if end is not None)}),
+            eos_token_id=sorted(self._ends),
             bos_token_id=own.bos_token_id,
             decoder_start_token_id=own.decoder_start_token_id,
         )
@@ -126,9 +140,12 @@ class EncoderDecoder(Writing):
     padding_side = "right"
 
     def check(self, task: Task) -> None:
-        """Every answer can be written; text without a target is not learnt (span corruption is not there)."""
+        """Every answer can be written; text without a target is not learnt (span corruption is not there), nor are
+        conversations."""
         if task.kind == "text":
             self.text_rows([], Lengths())
+        if task.conversations:
+            raise self.no_conversations()
 
     def source_ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text)["input_ids"])
@@ -137,10 +154,15 @@ class EncoderDecoder(Writing):
         return list(self.tokenizer(text_target=example.target)["input_ids"])
 
     def batch(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-        labels = self._padded([row.target for row in rows], IGNORED)
+        # Not rounded up: a label is a few tokens, and the decoder would write twice as many for nothing.
+        labels = self._padded([row.target for row in rows], IGNORED, max(len(row.target) for row in rows))
         # The decoder reads the target one step late, behind its start token; the model knows how (T5 and BART differ).
         shifted = self.model.prepare_decoder_input_ids_from_labels(labels=labels)  # type: ignore[operator]
         return {**self.prompts(rows), "decoder_input_ids": shifted, "labels": labels}
+
+    def size(self, batch: Mapping[str, Tensor]) -> tuple[int, int]:
+        read, with_padding = super().size(batch)
+        return read + int((batch["labels"] != IGNORED).sum()), with_padding + batch["labels"].numel()
 
     def predictions(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
@@ -160,6 +182,19 @@ class DecoderOnly(Writing):
 
     name = "decoder-only"
     padding_side = "left"
+
+    def check(self, task: Task) -> None:
+        """Every task can be written; conversations need a chat template that takes them."""
+        if task.conversations:
+            check_conversations(Chat(self.tokenizer), task)
+
+    def encode(self, example: Example, lengths: Lengths) -> Encoded:
+        return self._conversation(example, lengths) if example.turns else super().encode(example, lengths)
+
+    def encode_target(self, example: Example, lengths: Lengths) -> tuple[int, ...]:
+        if not example.turns:
+            return super().encode_target(example, lengths)
+        return self._last_answer(self._said(example, example.turns)[1][-1], lengths)
 
     def source_ids(self, text: str) -> list[int]:
         ids = list(self.tokenizer(text)["input_ids"])
@@ -187,10 +222,11 @@ class DecoderOnly(Writing):
 
     def batch(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         whole = [row.source + row.target for row in rows]
+        width = self.width(whole)
         return {
-            "input_ids": self._padded(whole, self.pad),
-            "attention_mask": self._padded([[1] * len(ids) for ids in whole], 0),
-            "labels": self._padded([[IGNORED] * len(row.source) + list(row.target) for row in rows], IGNORED),
+            "input_ids": self._padded(whole, self.pad, width),
+            "attention_mask": self._padded([[1] * len(ids) for ids in whole], 0, width),
+            "labels": self._padded([_to_be_written(row) for row in rows], IGNORED, width),
         }
 
     def predictions(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -201,10 +237,65 @@ class DecoderOnly(Writing):
         return generated[:, prompts.shape[1] :]
 
     def cue(self, example: Example) -> str:
-        return example.after or example.text
+        return repr(example.turns) if example.turns else example.after or example.text
 
     def reading(self, prompts: dict[str, Tensor], tree: LabelTree) -> Reading:
         return read_as_prompt(self.model, prompts, tree)
+
+    def _conversation(self, example: Example, lengths: Lengths) -> Encoded:
+        """Token ids of a conversation. One that is too long loses its oldest answers first, each with what led to it,
+        and then the end of what was said last; the last answer, which is the target, always stays."""
+        limit, turns = self.source_limit(lengths), example.turns
+        pieces, ids = self._said(example, turns)
+        while _size(ids[:-1]) > limit and (fewer := without_oldest(turns)) != turns:
+            turns = fewer
+            pieces, ids = self._said(example, turns)
+        if _size(ids[:-1]) > limit:
+            *before, last = turns
+
+            def read(text: str) -> list[int]:
+                nonlocal pieces, ids
+                pieces, ids = self._said(example, (*before, last._replace(content=text)))
+                return list(chain.from_iterable(ids[:-1]))
+
+            _, text = self._fit(last.content, read, limit, pieces[0].text)
+            turns = (*before, last._replace(content=text))
+        source: list[int] = []
+        earlier: list[int] = []
+        for piece, part in zip(pieces[:-1], ids[:-1], strict=True):
+            if piece.learnt:
+                earlier += range(len(source), len(source) + len(part))
+            source += part
+        return Encoded(
+            tuple(source),
+            self._last_answer(ids[-1], lengths),
+            truncated=turns != example.turns,
+            earlier=tuple(earlier),
+            task=example.task,
+        )
+
+    def _said(self, example: Example, turns: tuple[Turn, ...]) -> tuple[list[Piece], list[list[int]]]:
+        """A conversation of these turns and the example's target in pieces, and the token ids of each."""
+        chat = Chat(self.tokenizer)
+        pieces = chat.pieces([*turns, Turn("assistant", example.target, learnt=True)])
+        return pieces, chat.tokens(pieces)
+
+    def _last_answer(self, ids: Sequence[int], lengths: Lengths) -> tuple[int, ...]:
+        """With an end token behind it, unless the chat template has put one there: generation would not stop."""
+        ends = () if not self._ends.isdisjoint(ids) else (self.end,)
+        return (*ids, *ends)[: lengths.target]
+
+
+def _to_be_written(row: Encoded) -> list[int]:
+    """Token by token of a row, itself or, where it is only read, ``IGNORED``."""
+    labels = [IGNORED] * len(row.source)
+    for place in row.earlier:
+        labels[place] = row.source[place]
+    return [*labels, *row.target]
+
+
+def _size(parts: Sequence[Sequence[int]]) -> int:
+    return sum(map(len, parts))
 
 
 @contextmanager

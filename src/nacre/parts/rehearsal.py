@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 from nacre.errors import RecipeError
 from nacre.parts.memory import Memory
 from nacre.parts.part import Learner
 from nacre.seeds import derive
 from nacre.tasks.task import Task
-from nacre.tasks.template import Example
+from nacre.tasks.template import Example, Turn
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Rehearsal(Memory):
 
     State: ``kept``, for every task its name, the numbers of the rows kept (from 0) and their examples as four texts
     (before, text, after, target), so that a past task's data need not be there any more; of unlabelled text, behind
-    them, ``text``.
+    them, ``text``; of conversations, behind them, the kind and the turns.
     """
 
     fraction: float = 0.02
@@ -39,7 +40,7 @@ class Rehearsal(Memory):
 
     def examples(self, learner: Learner) -> list[Example]:
         kept = learner.state.parts.get(self.key, {}).get("kept", [])
-        return [Example(*texts) for task in kept for texts in task["examples"]]
+        return [_example(values, task["task"]) for task in kept for values in task["examples"]]
 
     def end(self, learner: Learner, tasks: Sequence[Task]) -> None:
         kept = learner.state.parts.setdefault(self.key, {"kept": []})["kept"]
@@ -60,7 +61,14 @@ class Rehearsal(Memory):
         return max(1, int(Fraction(repr(self.fraction)) * rows))
 
 
-def _written(example: Example) -> list[str]:
-    """As plain values, from which ``Example(*values)`` makes it again."""
+def _written(example: Example) -> list[Any]:
+    """As plain values, from which ``_example`` makes it again."""
     texts = [example.before, example.text, example.after, example.target]
+    if example.turns:
+        return [*texts, example.kind, [list(turn) for turn in example.turns]]
     return texts if example.kind == "answer" else [*texts, example.kind]
+
+
+def _example(values: Sequence[Any], task: str) -> Example:
+    turns = tuple(Turn(*turn) for listed in values[5:] for turn in listed)
+    return replace(Example(*values[:5], task=task), turns=turns)

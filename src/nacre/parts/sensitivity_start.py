@@ -90,7 +90,7 @@ class SensitivityStart(Start):
     def sensitivities(self, learner: Learner, tasks: Sequence[Task], names: Collection[str]) -> dict[str, Tensor]:
         """S of all earlier tasks' triplets at these sites: name -> [t-1, r]."""
         rows = learner.encode(self.seed_rows(learner, tasks))
-        tokens = sum(len(row.target) for row in rows)
+        tokens = sum(row.asked for row in rows)
         found: dict[str, Tensor] = {}
         adapter = slots_of(learner.adapter)
         with adapter.past_open() as leaves, _without_newest(adapter), _evaluating(learner.host.model):

@@ -10,7 +10,8 @@ from nacre.evaluation.scoring import normalize
 from nacre.tasks.checks import Finding, check_stream, plain
 from nacre.tasks.overlap import NAMED
 from nacre.tasks.sources import find_tasks, load_tasks
-from nacre.tasks.streams import get_stream, stream_names
+from nacre.tasks.stream_file import is_stream_file, load_stream
+from nacre.tasks.streams import stream_names
 from nacre.tasks.task import SPLITS, Task
 from nacre.tasks.template import Identity
 
@@ -54,11 +55,11 @@ def _truncated(task: Task, host: Host, lengths: Lengths, limit: int) -> Iterator
 
 
 def tasks_to_check(data: str | None, stream: str | None, identity: Identity) -> tuple[list[Task], list[Finding]]:
-    """The tasks of a stream (its name, or task names with commas), or all there are; and a finding for each that cannot
-    be read. Of a stream that is named, such a task is an error."""
+    """The tasks of a stream (its name, a stream file, or task names with commas), or all there are; and a finding for
+    each that cannot be read. Of a stream that is named, such a task is an error."""
     if stream is not None:
-        names = list(get_stream(stream).tasks) if stream in stream_names() else stream.split(",")
-        return [task.with_identity(identity) for task in load_tasks(names, data)], []
+        names = stream if is_stream_file(stream) or stream in stream_names() else stream.split(",")
+        return [task.with_identity(identity) for task in load_stream(names, data, option="DATA")], []
     tasks: list[Task] = []
     unreadable: list[Finding] = []
     names = find_tasks(data)

@@ -33,11 +33,18 @@ END_TASKS = {
 }
 """Of runs that measured end tasks, what joins the other metrics."""
 
+BASE_ABILITY = {
+    "base_ability": "mean over the multiple-choice tasks of base ability after the last task, acc_norm or else acc",
+    "base_ability_change": "that mean less what it was before any task",
+}
+"""Likewise, of runs that measured base ability."""
+
 SHOWN_DIFFERENCES = 8
 
 _NO_TRAINING = {
     *("method", "set", "seed", "output", "data", "model"),  # in the record, or places
     *("stream", "identity", "limit_train", "limit_test", "measure_on", "matrix", "evaluation"),  # in the protocol
+    *("head", "base_ability"),  # likewise
 }
 """Keys of a recipe that do not say how was trained."""
 
@@ -101,7 +108,11 @@ def compare(
     members = [sorted(group, key=lambda run: run.record.seed) for group in grouped.values()]
     for group in members:
         _check_seeds(group)
-    defined = {**DEFINITIONS, **(END_TASKS if any(run.record.end_tasks for run in runs) else {})}
+    defined = {
+        **DEFINITIONS,
+        **(END_TASKS if any(run.record.end_tasks for run in runs) else {}),
+        **(BASE_ABILITY if any(run.record.base_ability for run in runs) else {}),
+    }
     groups = [_group(group, name, defined) for group, name in zip(members, _names(members), strict=True)]
     order = sorted(range(len(groups)), key=lambda index: _rank(groups[index]))
     pairs = [
@@ -199,6 +210,9 @@ def _group(runs: Sequence[Run], name: str, defined: Iterable[str]) -> Group:
 
 
 def _value(record: Record, metric: str) -> float | None:
+    if metric in BASE_ABILITY:
+        averages = record.base_ability.averages if record.base_ability else []
+        return None if not averages else averages[-1].value if metric == "base_ability" else averages[-1].change
     if metric not in END_TASKS:
         value: float | None = getattr(record, metric)
         return value

@@ -37,7 +37,8 @@ FolderState = Literal["new", "begun", "finished"]
 
 class Row(BaseModel):
     """One row of the matrix and what it cost; ``row.json`` of a stage's folder. perplexity: of tasks of unlabelled
-    text; empty in a stream without any."""
+    text; empty in a stream without any. train_tokens, train_positions: of the rows, over all steps, without and with
+    padding (``learning.work``)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,6 +47,8 @@ class Row(BaseModel):
     valid: list[float | None]
     perplexity: list[float | None] = []
     train_seconds: float | None
+    train_tokens: int | None = None
+    train_positions: int | None = None
     evaluate_seconds: float
     trainable_parameters: int | None
     stored_parameters: int
@@ -91,7 +94,8 @@ class RunDirectory:
         if not isinstance(there, dict):
             raise CheckpointError(f"{file} is damaged: it holds no recipe.")
         here = recipe.document()
-        self._refuse_differences({**there, "output": None}, {**here, "output": None}, "settings")
+        there = {"head": "growing", **there, "output": None}  # the only head there was before recipes could name one
+        self._refuse_differences(there, {**here, "output": None}, "settings")
 
     def begin(self, recipe: Recipe, protocol: Mapping[str, Any], checks: Callable[[], Mapping[str, Any]]) -> None:
         """Write what is known before the first step, or compare it with what is there. checks: asked for when they are
@@ -180,7 +184,7 @@ class RunDirectory:
         if events.exists() and not events.read_bytes().endswith(b"\n"):
             with events.open("a") as file:
                 file.write("\n")  # the line that a killed process did not finish stays alone
-        places = (".*.partial", "tasks/.*.partial", "end_tasks/*/.*.partial")
+        places = (".*.partial", "tasks/.*.partial", "end_tasks/*/.*.partial", "base_ability/*/.*.partial")
         for leftover in [leftover for place in places for leftover in self.path.glob(place)]:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
@@ -199,7 +203,7 @@ class RunDirectory:
 
 def environment() -> dict[str, Any]:
     """What the numbers were computed with."""
-    packages = ("nacre", "torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy")
+    packages = ("nacre", "torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "lm-eval")
     return {
         "python": sys.version.split()[0],
         "packages": {name: _version(name) for name in packages},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nacre.evaluation.ability_tasks import AbilityTask
 from nacre.evaluation.decoding import token_budget
 from nacre.evaluation.scoring import NORMALIZATION
 from nacre.files import hash_of
@@ -13,12 +14,18 @@ from nacre.models.chunks import GROUP
 from nacre.models.classifier import Classifier
 from nacre.models.host import Host
 from nacre.models.masked_lm import RATE
+from nacre.runs.ability_stages import described
 from nacre.runs.recipe import Recipe
+from nacre.runs.record import TASK_IDENTITY
 from nacre.tasks.task import SPLITS, Task
 
 
 def protocol_of(
-    recipe: Recipe, tasks: Sequence[Task], learner: Learner, end_tasks: Sequence[Task] = ()
+    recipe: Recipe,
+    tasks: Sequence[Task],
+    learner: Learner,
+    end_tasks: Sequence[Task] = (),
+    abilities: Sequence[AbilityTask] = (),
 ) -> dict[str, Any]:
     """Rows (by content, not by file), prompts, lengths, decoding, scoring and the pretrained model. Neither the method
     nor its training settings: those are what is compared."""
@@ -27,6 +34,7 @@ def protocol_of(
     return {
         "tasks": [_task(task) for task in tasks],
         "identity in the prompt": recipe.identity,
+        **_task_identity(learner),
         "limit_train": recipe.limit_train,
         "limit_test": recipe.limit_test,
         "measured on": recipe.measure_on,
@@ -39,8 +47,17 @@ def protocol_of(
         "average": "over tasks",
         "model": {"family": host.family.name, "hash": learner.pretrained},
         **_text(tasks, host),
+        **_conversations(tasks, host),
         **_end_tasks(recipe, end_tasks),
+        **_base_ability(recipe, abilities, host),
     }
+
+
+def _task_identity(learner: Learner) -> dict[str, Any]:
+    """That each row's task is told, as with a head for each task; nothing where it is not."""
+    if learner.head == "growing":
+        return {}
+    return {TASK_IDENTITY: "told, as in training: each task has a head of its own, over its own labels"}
 
 
 def _end_tasks(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -49,6 +66,11 @@ def _end_tasks(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, Any]:
         return {}
     settings = recipe.end_tasks.model_dump(mode="json")
     return {"end tasks": {"settings": settings, "tasks": [_task(task) for task in tasks]}}
+
+
+def _base_ability(recipe: Recipe, tasks: Sequence[AbilityTask], host: Host) -> dict[str, Any]:
+    """What of it is measured, and how; nothing where it is not."""
+    return {"base ability": described(recipe.base_ability, tasks, host)} if recipe.base_ability else {}
 
 
 def _text(tasks: Sequence[Task], host: Host) -> dict[str, Any]:
@@ -65,6 +87,18 @@ def _text(tasks: Sequence[Task], host: Host) -> dict[str, Any]:
     }
 
 
+def _conversations(tasks: Sequence[Task], host: Host) -> dict[str, Any]:
+    """How conversations are written out and cut; nothing in a stream without any."""
+    if not any(task.conversations for task in tasks):
+        return {}
+    return {
+        "conversations": {
+            "chat template": host.tokenizer.chat_template,
+            "truncation": "the oldest answers with what led to them, then the end of what was said last",
+        }
+    }
+
+
 def _task(task: Task) -> dict[str, Any]:
     return {
         "name": task.name,
@@ -73,5 +107,5 @@ def _task(task: Task) -> dict[str, Any]:
         "labels": list(task.labels) if task.labels else None,
         "template": task.template.described(),
         "rows": {split: len(task.rows(split)) for split in SPLITS},
-        "hash": {split: hash_of([[row.text, *row.accepted] for row in task.rows(split)]) for split in SPLITS},
+        "hash": {split: hash_of([row.content for row in task.rows(split)]) for split in SPLITS},
     }

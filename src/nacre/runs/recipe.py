@@ -15,19 +15,21 @@ from nacre.errors import RecipeError, nearest
 from nacre.evaluation.decoding import Decoding
 from nacre.learning.settings import Optim
 from nacre.method import Method
+from nacre.models.families import HeadKind
 from nacre.models.loading import DEMO
 from nacre.registry import build_method
+from nacre.runs.base_ability import BaseAbility
 from nacre.runs.fine_tuning import FineTuning
 from nacre.tasks.stream_file import is_stream_file, read_stream
 from nacre.tasks.template import Identity
 
-PLACES = ("model", "data", "output", "stream")
+PLACES = ("model", "data", "output", "stream", "base_ability.data")
 """The keys that say where something is, and may name variables of the environment."""
 
 
 class Recipe(BaseModel):
     """What ``recipe.yaml`` holds. ``set`` are the method's parameters. ``model``, ``data``, ``output`` and a
-    stream file may name variables of the environment, ``$NACRE_DATA/long_sequence``."""
+    stream file, and ``base_ability.data``, may name variables of the environment, ``$NACRE_DATA/long_sequence``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -51,10 +53,18 @@ class Recipe(BaseModel):
     model_dropout: float | None = Field(
         default=None, ge=0, lt=1, description="dropout inside the pretrained model; None: what its configuration says"
     )
+    head: HeadKind = Field(
+        default="growing",
+        description="how an encoder-only host chooses: one head that grows with the tasks' labels, or per_task: a head "
+        "for each task, which is told in training and at test",
+    )
     optim: Optim = Field(default_factory=Optim)
     evaluation: Decoding = Field(default_factory=Decoding)
     end_tasks: FineTuning | None = Field(
         default=None, description="copies fine-tuned on each domain's end task; of stream das, unless said otherwise"
+    )
+    base_ability: BaseAbility | None = Field(
+        default=None, description="published benchmarks of what pre-training taught, before and after; None: none"
     )
     parameters: dict[str, Any] = Field(default_factory=dict, alias="set")
 
@@ -91,6 +101,13 @@ class Recipe(BaseModel):
 
         Raises ``RecipeError`` if a variable is not set.
         """
+        group, _, inner = key.rpartition(".")
+        if group:
+            owner = getattr(self, group)
+            if owner is None or getattr(owner, inner) is None:
+                return self
+            place = _absolute(expanded(key, getattr(owner, inner)))
+            return self.model_copy(update={group: owner.model_copy(update={inner: place})})
         written = getattr(self, key)
         if written is None or (key, written) == ("model", DEMO):  # even where a folder of that name lies about
             return self
@@ -134,7 +151,8 @@ def expanded(key: str, place: str) -> str:
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
         if not (found := os.environ.get(name)):
-            raise RecipeError(f"{key} = {place}: the environment variable {name} is not set; set it, or pass --{key}.")
+            flag = f"--set {key}=FOLDER" if "." in key else f"--{key}"
+            raise RecipeError(f"{key} = {place}: the environment variable {name} is not set; set it, or pass {flag}.")
         return found
 
     return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, place)
@@ -214,6 +232,7 @@ def _sentence(error: ValidationError, path: Path | None) -> str:
             "optim": Optim.model_fields,
             "evaluation": Decoding.model_fields,
             "end_tasks": FineTuning.model_fields,
+            "base_ability": BaseAbility.model_fields,
         }.get(str(first["loc"][0]))
         known = set(group) if group and len(first["loc"]) > 1 else _top_level()
         return f"{source}there is no key '{where}'. {nearest(str(first['loc'][-1]), known)}"

@@ -9,10 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nacre.errors import CheckpointError
 from nacre.files import to_json, write_atomically
+from nacre.runs.ability_results import AbilityRecord
 from nacre.runs.end_results import EndTaskRecord
 from nacre.tasks.metrics import title
 
 SCHEMA = "nacre.results/1"
+
+TASK_IDENTITY = "task identity at test"
+"""The protocol's key that says how a host is told the task, other than by its prompt; absent where it is not."""
 
 Matrix = list[list[float | None]]
 
@@ -24,6 +28,18 @@ class Seconds(BaseModel):
 
     train: list[float | None]
     evaluate: list[float | None]
+
+
+class Tokens(BaseModel):
+    """What training computed on. tokens: inputs and targets over all steps, one entry a task, in stream order;
+    positions: the same with padding. Of the whole run: per_second of learning, and padding_share of the positions."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tokens: list[int | None]
+    positions: list[int | None]
+    per_second: float | None
+    padding_share: float | None
 
 
 class Record(BaseModel):
@@ -56,7 +72,9 @@ class Record(BaseModel):
     trainable_parameters_per_task: list[int | None]
     stored_parameters: int = Field(description="numbers kept besides the pretrained model, after the last task")
     seconds: Seconds
+    training: Tokens | None = Field(default=None, description="null in records from before it was counted")
     end_tasks: EndTaskRecord | None = Field(default=None, description="of copies fine-tuned on end tasks")
+    base_ability: AbilityRecord | None = Field(default=None, description="of what pre-training taught")
     peak_rss_bytes: int
     protocol: dict[str, Any]
     protocol_hash: str

@@ -5,11 +5,12 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from nacre.errors import RecipeError
+from nacre.evaluation.ability_tasks import AbilityTask
 from nacre.evaluation.gates import has_gates, mean_gates
 from nacre.evaluation.matrix import DEFINITIONS, metrics
 from nacre.evaluation.perplexity import PERPLEXITY, TextScore
@@ -23,6 +24,8 @@ from nacre.models.classifier import Classifier
 from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.parts.curriculum import Stage
+from nacre.runs.ability_results import BEFORE, AbilityRecord
+from nacre.runs.ability_stages import ability_tasks_of, check_abilities, measure_abilities, measured_stages
 from nacre.runs.checks import checks_of
 from nacre.runs.directory import Row, RunDirectory
 from nacre.runs.end_results import EndTaskRecord
@@ -30,7 +33,7 @@ from nacre.runs.end_tasks import end_tasks_of, measure_end_tasks
 from nacre.runs.plan import check_lists
 from nacre.runs.protocol import protocol_of
 from nacre.runs.recipe import Recipe
-from nacre.runs.record import Record, Seconds
+from nacre.runs.record import Record, Seconds, Tokens
 from nacre.runs.report import write_report
 from nacre.runs.stream import tasks_of
 from nacre.tasks.task import Task
@@ -50,13 +53,15 @@ def run(recipe: Recipe, report: Report) -> Record:
         return Record.read(directory.results)
 
     method = recipe.build()
+    check_abilities(recipe.base_ability, method)
     tasks = tasks_of(recipe)
     check_lists(method, recipe.optim, method.curriculum.stages(tasks))
     recipe.evaluation.check(tasks)
     host = load_host(recipe.model, dropout=recipe.model_dropout)
     learner = _learner(host, method, recipe)
     ends = _end_tasks(recipe, method, tasks, host)
-    protocol = protocol_of(recipe, tasks, learner, ends)
+    abilities = ability_tasks_of(recipe.base_ability, host)
+    protocol = protocol_of(recipe, tasks, learner, ends, abilities)
     for task in tasks:  # raises if the host cannot learn the task, or a prompt leaves no room for a text
         host.family.check(task)
         if task.kind == "answer":
@@ -80,9 +85,11 @@ def run(recipe: Recipe, report: Report) -> Record:
         )
         if (warning := _head_warning(host, tasks)) is not None:
             told("warning", text=warning)
-        rows = _stages(directory, recipe, learner, tasks, told)
-        measured = _measured_ends(directory, recipe, learner, tasks, ends, told)
-        record = _record(recipe, method, tasks, rows, protocol, measured)
+        rows, learner = _stages(directory, recipe, learner, tasks, told)
+        as_saved = _as_saved(learner, recipe, directory)
+        measured = _measured_ends(directory, recipe, method, tasks, ends, as_saved, told)
+        able = _measured_abilities(directory, recipe, method, tasks, abilities, as_saved, told)
+        record = _record(recipe, method, tasks, rows, protocol, measured, able)
         write_report(directory.report, [record])
         record.write(directory.results)  # last: it says that the run is finished
         told("finished", path=str(directory.path), already=False)
@@ -96,11 +103,12 @@ def _checked(recipe: Recipe, tasks: Sequence[Task]) -> list[Task]:
 
 def _stages(
     directory: RunDirectory, recipe: Recipe, learner: Learner, tasks: Sequence[Task], report: Report
-) -> dict[int, Row]:
-    """Row 0, then each stage; complete ones are read, the first incomplete one begins from the one before it."""
+) -> tuple[dict[int, Row], Learner]:
+    """Row 0, then each stage; complete ones are read, the first incomplete one begins from the one before it. Returns
+    the rows, and the learner that the host belongs to by then."""
     learner.report = report
     stages = learner.method.curriculum.stages(tasks)
-    before = directory.stage_folder(0, "before")
+    before = directory.stage_folder(0, BEFORE)
     first = tasks if recipe.matrix == "full" else []
     rows = {0: directory.read_row(before) or _measure(directory, before, learner, tasks, 0, first, {}, None, report)}
     last_complete = before
@@ -118,7 +126,22 @@ def _stages(
             row = _measure(directory, folder, learner, tasks, stage.row, measured, rows, seconds, report)
         rows[stage.row], last_complete = row, folder
         report("row", number=stage.row, scores=row.scores, tasks=[task.name for task in tasks])
-    return rows
+    return rows, learner
+
+
+def _as_saved(learner: Learner, recipe: Recipe, directory: RunDirectory) -> Callable[[Path], Learner]:
+    """From a stage's folder to the learner as it was then, in the one host; the learner before it makes room."""
+    before = directory.stage_folder(0, BEFORE)
+
+    def as_saved(folder: Path) -> Learner:
+        nonlocal learner
+        learner.remove()
+        learner = _learner(learner.host, learner.method, recipe)
+        if folder != before:  # where nothing was learnt, and nothing saved
+            checkpoint.restore(learner, folder)
+        return learner
+
+    return as_saved
 
 
 def _end_tasks(recipe: Recipe, method: Method, tasks: Sequence[Task], host: Host) -> list[Task]:
@@ -133,23 +156,40 @@ def _end_tasks(recipe: Recipe, method: Method, tasks: Sequence[Task], host: Host
 
 
 def _measured_ends(
-    directory: RunDirectory, recipe: Recipe, learner: Learner, tasks: Sequence[Task], ends: Sequence[Task], told: Report
+    directory: RunDirectory,
+    recipe: Recipe,
+    method: Method,
+    tasks: Sequence[Task],
+    ends: Sequence[Task],
+    as_saved: Callable[[Path], Learner],
+    told: Report,
 ) -> EndTaskRecord | None:
     """The end tasks after the last stage, or each: copies of the learner as it was saved there."""
     if not ends or recipe.end_tasks is None:
         return None
-    stages = learner.method.curriculum.stages(tasks)
+    stages = method.curriculum.stages(tasks)
     if recipe.end_tasks.after == "last":
         stages = stages[-1:]
-
-    def as_saved(folder: Path) -> Learner:
-        learner.remove()
-        saved = _learner(learner.host, learner.method, recipe)
-        checkpoint.restore(saved, folder)
-        return saved
-
     folders = [(stage.name, directory.stage_folder(stage.row, stage.name)) for stage in stages]
     return measure_end_tasks(directory.path / "end_tasks", folders, ends, recipe.end_tasks, as_saved, told)
+
+
+def _measured_abilities(
+    directory: RunDirectory,
+    recipe: Recipe,
+    method: Method,
+    tasks: Sequence[Task],
+    abilities: Sequence[AbilityTask],
+    as_saved: Callable[[Path], Learner],
+    told: Report,
+) -> AbilityRecord | None:
+    """Base ability before any task and after the last one, or each."""
+    if recipe.base_ability is None:
+        return None
+    stages = measured_stages(recipe.base_ability, method.curriculum.stages(tasks))
+    folders = [(BEFORE, directory.stage_folder(0, BEFORE))]
+    folders += [(stage.name, directory.stage_folder(stage.row, stage.name)) for stage in stages]
+    return measure_abilities(directory.path / "base_ability", folders, abilities, recipe.base_ability, as_saved, told)
 
 
 def _head_warning(host: Host, tasks: Sequence[Task]) -> str | None:
@@ -218,6 +258,8 @@ def _measure(
             else []
         ),
         train_seconds=train_seconds,
+        train_tokens=learner.work.tokens if number else None,
+        train_positions=learner.work.positions if number else None,
         evaluate_seconds=time.monotonic() - started,
         trainable_parameters=sum(group.size for group in learner.trainable()) if number else None,
         stored_parameters=learner.stored_parameters() + (kept.stored_parameters if kept else 0),
@@ -233,7 +275,8 @@ def _of(found: Mapping[str, TaskScore | TextScore], task: Task, what: str, other
 
 
 def _learner(host: Host, method: Method, recipe: Recipe) -> Learner:
-    return Learner(host, None, method, seed=recipe.seed, optim=recipe.optim, decoding=recipe.evaluation)
+    optim, decoding = recipe.optim, recipe.evaluation
+    return Learner(host, None, method, seed=recipe.seed, optim=optim, decoding=decoding, head=recipe.head)
 
 
 def _record(
@@ -243,6 +286,7 @@ def _record(
     rows: dict[int, Row],
     protocol: dict[str, object],
     ends: EndTaskRecord | None,
+    abilities: AbilityRecord | None,
 ) -> Record:
     numbers = range(len(tasks) + 1)
     undefined: list[float | None] = [None] * len(tasks)
@@ -280,11 +324,26 @@ def _record(
             train=[rows[number].train_seconds if number in rows else None for number in numbers[1:]],
             evaluate=[rows[number].evaluate_seconds if number in rows else None for number in numbers],
         ),
+        training=_tokens([rows.get(number) for number in numbers[1:]]),
         end_tasks=ends,
+        base_ability=abilities,
         peak_rss_bytes=max(row.peak_rss_bytes for row in rows.values()),
         protocol=protocol,
         protocol_hash=hash_of(protocol),
         definitions=DEFINITIONS | ({"perplexity": PERPLEXITY} if any(task.kind == "text" for task in tasks) else {}),
+    )
+
+
+def _tokens(rows: Sequence[Row | None]) -> Tokens:
+    """rows: each task's, None for a task that has none of its own."""
+    counted = [row for row in rows if row is not None and row.train_tokens is not None]
+    tokens, positions = (sum(getattr(row, f"train_{what}") for row in counted) for what in ("tokens", "positions"))
+    seconds = sum(row.train_seconds or 0 for row in counted)
+    return Tokens(
+        tokens=[row.train_tokens if row else None for row in rows],
+        positions=[row.train_positions if row else None for row in rows],
+        per_second=tokens / seconds if seconds else None,
+        padding_share=1 - tokens / positions if positions else None,
     )
 
 

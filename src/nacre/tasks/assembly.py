@@ -11,6 +11,7 @@ from nacre.errors import DataError
 from nacre.tasks.cards import Card
 from nacre.tasks.carving import carve
 from nacre.tasks.catalog import KnownTask, known, template_of
+from nacre.tasks.conversations import read_conversations
 from nacre.tasks.fields import Fields, Placed, check_labels, find_fields, read_rows
 from nacre.tasks.tables import Table
 from nacre.tasks.task import SPLITS, Row, Split, Task
@@ -44,8 +45,9 @@ def assemble(name: str, found: Material, seed: int) -> Task:
         return _text_task(name, found, seed)
     published, free = known(name), written(name)
     fields = find_fields(found.tables["train"], found.card.fields)
-    placed = {split: read_rows(table, fields) for split, table in found.tables.items()}
-    prompt = _written_prompt(found, free, placed)
+    read = read_conversations if fields.turns else read_rows
+    placed = {split: read(table, fields) for split, table in found.tables.items()}
+    prompt = None if fields.turns else _written_prompt(found, free, placed)
     labels = _labels(found, published, free, fields, placed["train"])
     dropped = _drop_unlabelled(placed, published, labels)
     for split, rows in placed.items():
@@ -73,7 +75,7 @@ def assemble(name: str, found: Material, seed: int) -> Task:
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
-        template=_template(name, found, published, prompt, fields, labels),
+        template=_bare(found) if fields.turns else _template(name, found, published, prompt, fields, labels),
         labels=labels,
         metric=found.card.metric or (free.metric if free else "exact_match"),
         source=source,
@@ -108,8 +110,9 @@ def _text_task(name: str, found: Material, seed: int) -> Task:
 
 
 def _with_place(placed: Placed, table: Table) -> Row:
-    """The row with its file's name and its number there: without the folder, which is another one elsewhere."""
-    file = table.origin.get("file", "")
+    """The row with its file's name, or its split's on the Hub, and its number there: without the folder, which is
+    another one elsewhere."""
+    file = table.origin.get("file") or table.origin.get("hub", {}).get("split", "")
     return replace(placed.row, place=(file + placed.where.removeprefix(table.name)).removeprefix(", "))
 
 
@@ -151,6 +154,18 @@ def _written_prompt(found: Material, free: WrittenTask | None, placed: dict[Spli
     for split, rows in placed.items():
         placed[split] = [replace(one, row=free.unwrapped(one.row)) for one in rows]
     return free.prompt
+
+
+def _bare(found: Material) -> Template:
+    """The template of conversations, which adds nothing; ``DataError`` if the card wants something added."""
+    card = found.card
+    wanted = {"instruction": card.instruction, "options": card.options, "answer_cue": card.answer_cue}
+    if added := [key for key, value in wanted.items() if value]:
+        raise DataError(
+            f"{found.where}: '{added[0]}' cannot be added to conversations, whose turns say everything; write it into "
+            "a turn of the system, or take it out."
+        )
+    return Template(answer_cue="")
 
 
 def _labels(

@@ -28,14 +28,14 @@ def carve(
     aside) occurs again in train or in test, nor the last row of a label. The choice depends on the rows, the
     task's ``name`` and ``seed``. ``DataError`` when no row can be taken.
     """
-    repeats = Counter(_key(row) for row in train)
-    tested = {_key(row) for row in test}
+    repeats = Counter(_key(text) for row in train for text, _ in row.learnt)
+    tested = {_key(row.text) for row in test}
     rows_of: defaultdict[str, list[int]] = defaultdict(list)
     free_of: defaultdict[str, list[int]] = defaultdict(list)
     for index, row in enumerate(train):
         label = row.target if by_label else ""
         rows_of[label].append(index)
-        if repeats[_key(row)] == 1 and _key(row) not in tested:
+        if repeats[_key(row.text)] == 1 and _key(row.text) not in tested:
             free_of[label].append(index)
 
     spare = {label: min(len(free_of[label]), len(rows) - 1) for label, rows in sorted(rows_of.items())}
@@ -70,5 +70,5 @@ def _quotas(sizes: dict[str, int], spare: dict[str, int]) -> dict[str, int]:
     return quotas
 
 
-def _key(row: Row) -> str:
-    return " ".join(row.text.split())
+def _key(text: str) -> str:
+    return " ".join(text.split())

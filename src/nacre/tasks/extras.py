@@ -15,7 +15,7 @@ def need(module: str, purpose: str, extra: str = "data") -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         name = module.partition(".")[0]
-        package = {"sklearn": "scikit-learn", "rouge_score": "rouge-score"}.get(name, name)
+        package = {"sklearn": "scikit-learn", "rouge_score": "rouge-score", "lm_eval": "lm-eval"}.get(name, name)
         raise NacreError(
             f"{purpose} needs the package '{package}', which is not installed: pip install 'nacre[{extra}]'."
         ) from error

@@ -19,6 +19,8 @@ class Fields:
         answered is a list itself, its first entry is the target and all are right.
     classes: whether the answers are labels, so that a label set can be read off the training rows.
     complete: whether the text is a complete prompt already, to which nothing is added.
+    turns: whether they hold turns of a conversation, which ``nacre.tasks.conversations`` reads; the same name twice
+        stands for a whole conversation.
     """
 
     text: str
@@ -26,6 +28,7 @@ class Fields:
     classes: bool = False
     complete: bool = False
     references: str | None = None
+    turns: bool = False
 
 
 CONVENTIONS = (
@@ -34,6 +37,7 @@ CONVENTIONS = (
     Fields("input", "output", references="outputs"),
     Fields("prompt", "completion", complete=True),
     Fields("prompt", "answer", complete=True),
+    Fields("messages", "messages", complete=True, turns=True),
 )
 
 
@@ -47,18 +51,21 @@ def find_fields(table: Table, named: Mapping[str, str]) -> Fields:
     choices = _named(named) if named else CONVENTIONS
     for fields in choices:
         if fields.text in present and fields.target in present:
-            return fields
-    if "messages" in present:
-        raise DataError(
-            f"{table.at(table.records[0])}: conversations ('messages') are not read; write a row for each answer to be "
-            "learnt, with 'prompt' (what the tokenizer's chat template makes of the turns before it) and 'completion'."
-        )
+            first = table.records[0].values
+            return replace(fields, turns=True) if _lists(first, fields) else fields
     where, kind = (table.name, "columns") if table.columns is not None else (table.at(table.records[0]), "fields")
-    wanted = ", or ".join(f"'{fields.text}' and '{fields.target}'" for fields in choices)
+    wanted = ", or ".join(
+        " and ".join(f"'{name}'" for name in dict.fromkeys((fields.text, fields.target))) for fields in choices
+    )
     raise DataError(
         f"{where}: the {kind} are {_listed(present)}; needed are {wanted}. "
         'Other names are given in task.json: {"fields": {"text": ..., "label": ...}}.'
     )
+
+
+def _lists(values: Mapping[str, object], fields: Fields) -> bool:
+    """Whether these are a prompt and a completion in turns."""
+    return fields.complete and all(isinstance(values.get(name), list) for name in (fields.text, fields.target))
 
 
 def _named(named: Mapping[str, str]) -> tuple[Fields, ...]:
@@ -67,10 +74,11 @@ def _named(named: Mapping[str, str]) -> tuple[Fields, ...]:
     if text and label:
         return (own,)
     if label:
-        return tuple(replace(own, text=name) for name in dict.fromkeys(c.text for c in CONVENTIONS))
+        return tuple(replace(own, text=name) for name in dict.fromkeys(c.text for c in CONVENTIONS if not c.turns))
     return tuple(
         replace(usual, text=text or usual.text, complete=False, references=references or usual.references)
         for usual in CONVENTIONS
+        if not usual.turns
     )
 
 
@@ -88,19 +96,28 @@ def read_rows(table: Table, fields: Fields) -> list[Placed]:
     Labels that are numbers, true or false become strings (``1``, ``True``). ``DataError`` with file and line for a
     row without the fields, a text that is no string, a target that is null, a list or an object, and empty ones.
     """
+    check_columns(table, fields)
+    return [Placed(_row(table, record, fields), table.at(record)) for record in table.records]
+
+
+def check_columns(table: Table, fields: Fields) -> None:
+    """``DataError`` if the file has a header without the fields."""
     if table.columns is not None and (missing := {fields.text, fields.target} - set(table.columns)):
         raise DataError(
             f"{table.name}: there is no column {_listed(sorted(missing))}; the columns are {_listed(table.columns)}."
         )
-    return [Placed(_row(table, record, fields), table.at(record)) for record in table.records]
+
+
+def value_of(record: Record, name: str, where: str) -> object:
+    """What a field holds; ``DataError`` that begins with ``where`` if there is none."""
+    if name not in record.values:
+        raise DataError(f"{where}: there is no field '{name}'; the row has {_listed(record.values)}.")
+    return record.values[name]
 
 
 def _row(table: Table, record: Record, fields: Fields) -> Row:
     where = table.at(record)
-    for name in (fields.text, fields.target):
-        if name not in record.values:
-            raise DataError(f"{where}: there is no field '{name}'; the row has {_listed(record.values)}.")
-    text = record.values[fields.text]
+    text, _ = (value_of(record, name, where) for name in (fields.text, fields.target))
     if not isinstance(text, str):
         raise DataError(f"{where}: field '{fields.text}' must be a string, not {_shown(text)}.")
     answers = _answers(record, fields, where)

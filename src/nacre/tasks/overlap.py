@@ -18,6 +18,9 @@ NAMED = 5
 Place = tuple[str, Split]
 """A task's name and a split."""
 
+_Answer = tuple[int, int]
+"""A row's index and the number of one of its answers (``Row.learnt``)."""
+
 
 @dataclass(frozen=True)
 class Overlap:
@@ -50,17 +53,24 @@ class Repeats:
 
 
 class Texts:
-    """Every text of some tasks by what it is, so that a comparison of any two places is a look-up."""
+    """Every text of some tasks by what it is, so that a comparison of any two places is a look-up.
+
+    A conversation has a text for each of its answers that is learnt. It is looked up by that of the last, and found by
+    all: a test question is leaked, too, by a longer conversation that begins with it.
+    """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.rows: dict[Place, tuple[Row, ...]] = {
             (task.name, split): task.rows(split) for task in tasks for split in SPLITS
         }
-        self._forms = {place: [forms(row.text) for row in rows] for place, rows in self.rows.items()}
-        self._where: dict[bytes, dict[Place, list[int]]] = defaultdict(lambda: defaultdict(list))
+        self._forms = {
+            place: [[forms(text) for text, _ in row.learnt] for row in rows] for place, rows in self.rows.items()
+        }
+        self._where: dict[bytes, dict[Place, list[_Answer]]] = defaultdict(lambda: defaultdict(list))
         for place, found in self._forms.items():
-            for index, (_, normal) in enumerate(found):
-                self._where[normal][place].append(index)
+            for index, answers in enumerate(found):
+                for number, (_, normal) in enumerate(answers):
+                    self._where[normal][place].append((index, number))
 
     def overlap(self, here: Place, there: Place) -> Overlap | None:
         """Rows of ``here`` whose text stands ``there``; None if there is no such row."""
@@ -68,11 +78,11 @@ class Texts:
         examples: list[tuple[str, str]] = []
         for index, twins in self._twins(here, there):
             rows += 1
-            exact += any(self._exact(here, index) == self._exact(there, twin) for twin in twins)
-            target = self.rows[here][index].target
-            same_target += any(self.rows[there][twin].target == target for twin in twins)
+            own = (index, -1)
+            exact += any(self._exact(here, own) == self._exact(there, twin) for twin in twins)
+            same_target += any(self._target(there, twin) == self._target(here, own) for twin in twins)
             if len(examples) < NAMED:
-                examples.append((self.name(here, index), self.name(there, twins[0])))
+                examples.append((self.name(here, index), self.name(there, twins[0][0])))
         if not rows:
             return None
         return Overlap(here, there, len(self.rows[here]), rows, exact, same_target, tuple(examples))
@@ -82,14 +92,15 @@ class Texts:
         rows = exact = contradicting = 0
         examples: list[tuple[str, str]] = []
         for index, twins in self._twins(place, place):
-            earlier = [twin for twin in twins if twin < index]
+            earlier = [twin for twin in twins if twin[0] < index]
             if not earlier:
                 continue
             rows += 1
-            exact += any(self._exact(place, index) == self._exact(place, twin) for twin in earlier)
-            contradicting += any(self.rows[place][twin].target != self.rows[place][index].target for twin in earlier)
+            own = (index, -1)
+            exact += any(self._exact(place, own) == self._exact(place, twin) for twin in earlier)
+            contradicting += any(self._target(place, twin) != self._target(place, own) for twin in earlier)
             if len(examples) < NAMED:
-                examples.append((self.name(place, index), self.name(place, earlier[0])))
+                examples.append((self.name(place, index), self.name(place, earlier[0][0])))
         if not rows:
             return None
         return Repeats(place, len(self.rows[place]), rows, exact, contradicting, tuple(examples))
@@ -109,13 +120,19 @@ class Texts:
         """A row as a person finds it: file and line, or its number in the split."""
         return self.rows[place][index].place or f"{place[1]}, row {index + 1}"
 
-    def _twins(self, here: Place, there: Place) -> Iterator[tuple[int, list[int]]]:
-        for index, (_, normal) in enumerate(self._forms[here]):
+    def _twins(self, here: Place, there: Place) -> Iterator[tuple[int, list[_Answer]]]:
+        for index, answers in enumerate(self._forms[here]):
+            _, normal = answers[-1]
             if twins := self._where[normal].get(there):
                 yield index, twins
 
-    def _exact(self, place: Place, index: int) -> bytes:
-        return self._forms[place][index][0]
+    def _exact(self, place: Place, answer: _Answer) -> bytes:
+        index, number = answer
+        return self._forms[place][index][number][0]
+
+    def _target(self, place: Place, answer: _Answer) -> str:
+        index, number = answer
+        return self.rows[place][index].learnt[number][1]
 
 
 def forms(text: str) -> tuple[bytes, bytes]:
@@ -132,7 +149,10 @@ def forms(text: str) -> tuple[bytes, bytes]:
 
 def content(rows: Iterable[Row]) -> bytes:
     """What the rows of a split are, whatever their order and the kind of their file."""
-    pairs = sorted(blake2b(f"{row.text}\0{row.target}".encode(), digest_size=16).digest() for row in rows)
+    pairs = sorted(
+        blake2b("\0".join([row.text, row.target, *map(str, row.turns)]).encode(), digest_size=16).digest()
+        for row in rows
+    )
     return blake2b(b"".join(pairs), digest_size=16).digest()
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from nacre.errors import DataError, nearest
 from nacre.tasks.assembly import Material, assemble
 from nacre.tasks.cards import Card, label_set, read_card
-from nacre.tasks.catalog import canonical
-from nacre.tasks.hub import PREFIX, config_names, find_config, parse_address, read_dataset
+from nacre.tasks.catalog import canonical, known
+from nacre.tasks.hub import PREFIX, PUBLISHED, config_names, find_config, parse_address, read_dataset, read_published
+from nacre.tasks.hub_sources import HUB_SOURCES
 from nacre.tasks.layouts import Place, expected_test_file, locate, places, split_files
 from nacre.tasks.names import check_names
 from nacre.tasks.tables import read_json, read_table
@@ -25,9 +26,9 @@ def load_tasks(names: Sequence[str], data: str | Path | None, *, seed: int = 0) 
 
     names: canonical names, aliases of published tasks, or names of folders, files or configurations.
     data: a folder in one of the layouts of ``nacre.tasks.layouts``, one task's folder or training file,
-        ``hub:NAME[@REVISION]`` for a Hugging Face dataset whose configurations are the tasks, or None for the tasks
-        that nacre makes itself (the stream "demo"). Nothing but ``hub:`` and a task.json that names a dataset
-        ever uses the network.
+        ``hub:NAME[@REVISION]`` for a Hugging Face dataset whose configurations are the tasks, ``hub:published`` for
+        the published tasks from the datasets they were made of, or None for the tasks that nacre makes itself (the
+        stream "demo"). Nothing but ``hub:`` and a task.json that names a dataset ever uses the network.
     seed: of the validation rows held out of training rows, where a source has none of its own.
     ``DataError`` with file and line for everything the owner of the data can mend.
     """
@@ -41,6 +42,8 @@ def find_tasks(data: str | Path | None) -> list[str]:
     """Names that ``load_tasks`` takes there, sorted (the demo's in its order); published tasks by canonical name."""
     if data is None:
         return [task.name for task in _demo_tasks()]
+    if data == PUBLISHED:
+        return sorted(HUB_SOURCES)
     if _is_hub(data):
         return sorted({canonical(name) for name in config_names(parse_address(str(data)))})
     return sorted({canonical(place.name) for place in places(Path(data).expanduser())})
@@ -69,6 +72,11 @@ def _demo(names: Sequence[str]) -> list[Task]:
 def material_of(name: str, data: str | Path, *, alone: bool) -> Material:
     """What is found of one task, before any decision; ``DataError`` if it is not there, or has no training or test
     file. alone: whether it is the only one asked for (``nacre.tasks.layouts.locate``)."""
+    if data == PUBLISHED:
+        published = known(name)
+        if published is None or published.name not in HUB_SOURCES:
+            raise DataError(f"{PUBLISHED} has no task '{name}'. {nearest(name, HUB_SOURCES)}")
+        return Material(f"{PUBLISHED}, {published.name}", "hub", read_published(published))
     if _is_hub(data):
         address = find_config(parse_address(str(data)), name)
         return Material(f"{address}, {address.config}", "hub", read_dataset(address))

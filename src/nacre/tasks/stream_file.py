@@ -19,18 +19,20 @@ published one takes its labels and its prompt from that one where the file names
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nacre.errors import DataError, nearest
+from nacre.errors import DataError, RecipeError, nearest
 from nacre.tasks.assembly import Material, assemble
 from nacre.tasks.cards import Card, card_of
 from nacre.tasks.catalog import canonical
 from nacre.tasks.names import check_names
+from nacre.tasks.sources import find_tasks, load_tasks
+from nacre.tasks.streams import get_stream
 from nacre.tasks.tables import read_table
 from nacre.tasks.task import SPLITS, Split, Task
 
@@ -75,6 +77,30 @@ class OwnStream:
     def load(self, seed: int = 0) -> list[Task]:
         """The tasks with their rows. seed: of the validation rows held out where a task has no file of them."""
         return [_load(task, seed) for task in self.tasks]
+
+
+def load_stream(stream: str | Sequence[str], data: str | None, *, option: str) -> list[Task]:
+    """The tasks of a stream, which is a published one's name, a stream file, a task found under ``data``, or a list of
+    such tasks. option: what the user gives the data by, for messages.
+
+    Raises ``RecipeError`` if the stream needs data and there are none, or has its own and is given others.
+    """
+    if not isinstance(stream, str):
+        return load_tasks(stream, data)
+    if is_stream_file(stream):
+        if data is not None:
+            raise RecipeError(f"Stream file '{stream}' names its own files and takes no {option}.")
+        return read_stream(Path(stream).expanduser()).load()
+    if data is not None and stream in find_tasks(data):
+        return load_tasks([stream], data)
+    names = get_stream(stream).tasks
+    if data is None and stream != "demo":
+        raise RecipeError(f"Stream '{stream}' needs {option}: the folder that holds its tasks.")
+    if data is not None and stream == "demo":
+        raise RecipeError(
+            f"Stream 'demo' makes its own rows and takes no {option}; name a stream or tasks of that folder."
+        )
+    return load_tasks(names, data)
 
 
 def is_stream_file(name: str) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from nacre.errors import DataError
 from nacre.seeds import derive
-from nacre.tasks.template import Example, Identity, Kind, Template
+from nacre.tasks.template import Example, Identity, Kind, Template, Turn
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -21,18 +21,31 @@ class Row:
     of unlabelled text).
 
     references: other answers that are as good as the target. Training knows the target alone.
+    turns: of a conversation, all before the last answer, which is the target; the text is what they say, turn by turn.
     place: where it was found (``train.jsonl, line 7``), for messages; rows that differ in it alone are equal.
     """
 
     text: str
     target: str
     references: tuple[str, ...] = ()
+    turns: tuple[Turn, ...] = ()
     place: str = field(default="", compare=False, repr=False)
 
     @property
     def accepted(self) -> tuple[str, ...]:
         """The target, which comes first, and all answers that are as good."""
         return (self.target, *self.references)
+
+    @property
+    def content(self) -> list[Any]:
+        """All of the row but its place, as plain values."""
+        return [self.text, *self.accepted, *(list(turn) for turn in self.turns)]
+
+    @property
+    def learnt(self) -> list[tuple[str, str]]:
+        """Every answer that training learns, behind the text before it; the row's own text and target come last."""
+        earlier = [(said(self.turns[:number]), turn.content) for number, turn in enumerate(self.turns) if turn.learnt]
+        return [*earlier, (self.text, self.target)]
 
 
 @dataclass(frozen=True)
@@ -57,14 +70,22 @@ class Task:
     source: Mapping[str, Any] = field(default_factory=dict)
     kind: Kind = "answer"
 
+    @property
+    def conversations(self) -> bool:
+        """Whether the rows are conversations, which no template of nacre's touches."""
+        return any(row.turns for row in self.train[:1])
+
     def rows(self, split: Split) -> tuple[Row, ...]:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]
 
     def examples(self, split: Split) -> list[Example]:
         """The split's examples in row order."""
         if self.kind == "text":
-            return [Example("", row.text, "", "", "text") for row in self.rows(split)]
-        return [self.template.example(row.text, row.target, self.labels) for row in self.rows(split)]
+            return [Example("", row.text, "", "", "text", task=self.name) for row in self.rows(split)]
+        if self.conversations:
+            return [Example("", row.text, "", row.target, turns=row.turns, task=self.name) for row in self.rows(split)]
+        made = (self.template.example(row.text, row.target, self.labels) for row in self.rows(split))
+        return [replace(example, task=self.name) for example in made]
 
     def check(self) -> Task:
         """Return the task itself, or raise ``DataError`` naming the split and row that is wrong."""
@@ -84,6 +105,8 @@ class Task:
                     )
                 if self.kind == "text" and row.target:
                     raise DataError(f"{where}: unlabelled text has no target, and this row has '{row.target}'.")
+                if bool(row.turns) != self.conversations:
+                    raise DataError(f"{where}: either all rows of a task are conversations, or none is.")
                 if not row.text.strip() or (self.kind != "text" and not row.target.strip()):
                     raise DataError(f"{where}: the text or the target is empty.")
         return self
@@ -102,8 +125,16 @@ class Task:
         )
 
     def with_identity(self, identity: Identity) -> Task:
-        """The task with another identity prefix in its prompts."""
+        """The task with another identity prefix in its prompts; of conversations, which have no room for one, the task
+        as it is."""
+        if self.conversations:
+            return self
         return replace(self, template=replace(self.template, identity=identity))
+
+
+def said(turns: Sequence[Turn]) -> str:
+    """What is said in a conversation, turn by turn, whoever says it."""
+    return "\n".join(turn.content for turn in turns)
 
 
 def _sample(rows: tuple[Row, ...], limit: int | None, where: str) -> tuple[Row, ...]:

@@ -7,8 +7,8 @@ Source of the texts: AM-LoRA Table 5, which equals the released instruction file
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
 
 Identity = Literal["none", "task", "full"]
 
@@ -16,11 +16,22 @@ Kind = Literal["answer", "text"]
 """What is learnt of an example or a task: the answer to an input, or the text itself."""
 
 
+class Turn(NamedTuple):
+    """What somebody says in a conversation. learnt: whether it is an answer that training learns."""
+
+    role: str
+    content: str
+    learnt: bool
+
+
 @dataclass(frozen=True)
 class Example:
     """One question with its answer. The input is ``before + text + after``; only ``text`` may be truncated.
 
     kind: of ``text``, the text itself is learnt, as a language model learns it; the other three are empty then.
+    turns: of a conversation, all before the target, of which the host's chat template makes the input; ``text`` is
+        what they say, and read by nobody.
+    task: which one it is of. No part of what is read; examples that differ in it alone are equal.
     """
 
     before: str
@@ -28,6 +39,8 @@ class Example:
     after: str
     target: str
     kind: Kind = "answer"
+    turns: tuple[Turn, ...] = ()
+    task: str = field(default="", kw_only=True, compare=False)
 
     @property
     def input(self) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nacre.runs.record import Record
+from nacre.runs.record import TASK_IDENTITY, Record
 from nacre.runs.report import numbers
 from nacre.runs.report.curves import MARKERS, Curves, curves_of
+from nacre.runs.report.further import Further, further_tables
 from nacre.runs.report.heat import HeatMap, score_map, valid_map
 from nacre.runs.report.metrics import METRICS, Definition, Metric, definitions
 from nacre.runs.report.names import columns, run_names
@@ -38,12 +39,27 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cost:
+    """speed: tokens a second and the share of padding, empty where they were not counted."""
+
     trainable: str
     stored: str
     train: numbers.Total
+    speed: str
     evaluate: numbers.Total
     memory: str
     stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class Ability:
+    """A metric of base ability before any task and after the last; error: standard, of the change."""
+
+    task: str
+    metric: str
+    before: str
+    after: str
+    change: str
+    error: str
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,8 @@ class Run:
     values: tuple[Value, ...]
     score: HeatMap
     valid: HeatMap | None
+    further: tuple[Further, ...]
+    abilities: tuple[Ability, ...]
     cost: Cost
     parameters: tuple[Entry, ...]
     protocol: tuple[Entry, ...]
@@ -125,8 +143,9 @@ def _facts(records: Sequence[Record]) -> tuple[tuple[str, str], ...]:
         ("Model", [record.model for record in records]),
         ("Seed", [str(record.seed) for record in records]),
         ("Scored by", [_scored_by(record) for record in records]),
+        (TASK_IDENTITY.capitalize(), [record.protocol.get(TASK_IDENTITY, "") for record in records]),
     )
-    return tuple((word, values[0]) for word, values in candidates if len(set(values)) == 1)
+    return tuple((word, values[0]) for word, values in candidates if len(set(values)) == 1 and values[0])
 
 
 def _scored_by(record: Record) -> str:
@@ -146,6 +165,8 @@ def _run(record: Record, name: str) -> Run:
         values=tuple(_value(metric, record) for metric in METRICS),
         score=score_map(record, name),
         valid=valid_map(record, name),
+        further=further_tables(record),
+        abilities=_abilities(record),
         cost=_cost(record),
         parameters=entries_of(record.parameters),
         protocol=entries_of(record.protocol),
@@ -159,6 +180,22 @@ def _value(metric: Metric, record: Record) -> Value:
     return Value(metric, metric.text(record), value is not None, share)
 
 
+def _abilities(record: Record) -> tuple[Ability, ...]:
+    if record.base_ability is None:
+        return ()
+    return tuple(
+        Ability(
+            one.task,
+            one.metric,
+            numbers.percent(one.before.value),
+            numbers.percent(one.after.value),
+            numbers.points(one.change.value),
+            numbers.percent(one.change.standard_error),
+        )
+        for one in record.base_ability.ends()
+    )
+
+
 def _cost(record: Record) -> Cost:
     spent = record.seconds
     learning = zip(record.tasks, record.trainable_parameters_per_task, spent.train, spent.evaluate[1:], strict=True)
@@ -169,7 +206,14 @@ def _cost(record: Record) -> Cost:
         trainable=numbers.count(record.trainable_parameters),
         stored=numbers.count(record.stored_parameters),
         train=numbers.total_seconds(spent.train),
+        speed=_speed(record),
         evaluate=numbers.total_seconds(spent.evaluate),
         memory=numbers.size(record.peak_rss_bytes),
         stages=tuple(stages),
     )
+
+
+def _speed(record: Record) -> str:
+    if record.training is None or record.training.per_second is None:
+        return ""
+    return f"{record.training.per_second:,.0f} tokens/s, {numbers.percent(record.training.padding_share)} % padding"

@@ -1,0 +1,140 @@
+"""One run each of the streams beside order1 to order6, on small real models: docs/results.md's last section.
+
+    python experiments/other_benchmarks.py run --data $NACRE_DATA --models MODELS --work FOLDER
+    python experiments/other_benchmarks.py table
+
+``run`` carries out what is not done yet; stopped at any moment, the same command goes on. Each finished run adds one
+line to docs/results/other_benchmarks.jsonl, with its command. ``table`` writes their matrices into the page.
+They show that the streams run and what their numbers look like; methods are not compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+LINES = ROOT / "docs" / "results" / "other_benchmarks.jsonl"
+PAGE = ROOT / "docs" / "results.md"
+BEGIN, END = "<!-- other benchmarks -->\n", "<!-- end of other benchmarks -->"
+
+RUNS: dict[str, list[str]] = {
+    "das": [
+        *("--method", "seq_ft", "--data", "{data}/das", "--model", "{models}/minilm-l6"),
+        *("--limit-train", "400", "--limit-test", "60"),
+        *("--set", "optim.batch_size=16", "--set", "optim.max_source_length=164", "--set", "matrix=seen"),
+        *("--set", "end_tasks.limit_train=96", "--set", "end_tasks.limit_test=200"),
+        *("--set", "end_tasks.seeds=[2021, 111]"),
+    ],
+    "trace": [
+        *("--method", "seq_lora", "--data", "{data}/trace", "--model", "{models}/stories260k"),
+        *("--limit-train", "400", "--limit-test", "50"),
+        *("--set", "optim.max_source_length=384", "--set", "optim.max_target_length=64", "--set", "matrix=seen"),
+    ],
+    "superni1": [
+        *("--method", "seq_lora", "--data", "{data}/superni", "--model", "{models}/minilm-b2b"),
+        *("--limit-train", "80", "--limit-test", "20"),
+        *("--set", "optim.batch_size=8", "--set", "optim.max_source_length=384", "--set", "optim.max_target_length=32"),
+        *("--set", "matrix=seen", "--set", "model_dropout=0.0"),
+    ],
+}
+"""What is behind ``nacre run --stream NAME``."""
+
+
+def run_all(data: str, models: str, work: Path) -> None:
+    program = shlex.split(os.environ.get("NACRE", f"{sys.executable} -m nacre"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name, words in RUNS.items():
+        if name in read_lines():
+            continue
+        filled = [word.format(data=data, models=models) for word in words]
+        command = [*program, "run", "--stream", name, *filled, "--output", str(work / name), "--json"]
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if finished.returncode:
+            print(f"FAILED {name}: {finished.stderr.strip().splitlines()[-1:]}", flush=True)
+            continue
+        shown = shlex.join(["nacre", "run", "--stream", name, *(w.format(data="DATA", models="MODELS") for w in words)])
+        with LINES.open("a") as lines:
+            lines.write(json.dumps({"stream": name, "command": shown, **_kept(json.loads(finished.stdout))}) + "\n")
+        print(f"done {name}", flush=True)
+
+
+def _kept(record: dict[str, Any]) -> dict[str, Any]:
+    ends = record["end_tasks"]
+    return {
+        **{key: record[key] for key in ("tasks", "matrix", "perplexity", "seconds", "training")},
+        "metrics": [task["metric"] for task in record["protocol"]["tasks"]],
+        "average": record["average_accuracy"],
+        "end_tasks": ends and {"averages": ends["averages"], "seconds": sum(one["seconds"] for one in ends["results"])},
+    }
+
+
+def read_lines() -> dict[str, dict[str, Any]]:
+    if not LINES.exists():
+        return {}
+    return {line["stream"]: line for line in map(json.loads, LINES.read_text().splitlines())}
+
+
+def section(line: dict[str, Any]) -> str:
+    seconds = line["seconds"]
+    times = [sum(second or 0 for second in seconds[what]) for what in ("train", "evaluate")]
+    parts = [
+        f"### {line['stream']}",
+        f"```\n{line['command']}\n```",
+        f"{times[0]:.0f} s of training, {times[1]:.0f} s of evaluation; "
+        f"{100 * line['training']['padding_share']:.1f} % padding.",
+        "Scores in %: " + ", ".join(f"{n} {t} ({m})" for n, (t, m) in enumerate(_columns(line), start=1)) + ".",
+        _matrix(line["matrix"], lambda value: f"{100 * value:.1f}"),
+    ]
+    if line["perplexity"]:
+        parts += ["Perplexity:", _matrix(line["perplexity"], lambda value: f"{value:.4g}")]
+    if line["end_tasks"]:
+        (average,) = line["end_tasks"]["averages"]
+        parts.append(
+            f"End tasks after {average['after']}, mean over tasks, then ± over seeds: F1 {100 * average['f1']:.1f} ± "
+            f"{100 * average['f1_deviation']:.1f}, accuracy {100 * average['accuracy']:.1f} ± "
+            f"{100 * average['accuracy_deviation']:.1f}; {line['end_tasks']['seconds']:.0f} s."
+        )
+    return "\n\n".join(parts)
+
+
+def _columns(line: dict[str, Any]) -> list[tuple[str, str]]:
+    return list(zip(line["tasks"], line["metrics"], strict=True))
+
+
+def _matrix(matrix: list[list[float | None]], text: Any) -> str:
+    rows = [f"| after | {' | '.join(str(number + 1) for number in range(len(matrix[0])))} |"]
+    rows.append("|---" * (len(matrix[0]) + 1) + "|")
+    for number, row in enumerate(matrix):
+        if any(value is not None for value in row):
+            cells = ["" if value is None else text(value) for value in row]
+            rows.append(f"| {number or '-'} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run")
+    run.add_argument("--data", required=True)
+    run.add_argument("--models", required=True)
+    run.add_argument("--work", required=True, type=Path, help="where the run folders go")
+    commands.add_parser("table")
+    chosen = parser.parse_args()
+    if chosen.command == "run":
+        run_all(chosen.data, chosen.models, chosen.work)
+    else:
+        before, _, rest = PAGE.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        sections = "\n\n".join(section(line) for line in read_lines().values())
+        PAGE.write_text(f"{before}{BEGIN}\n{sections}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Conversations as a tokenizer's chat template writes them, and which of their tokens are learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+
+from nacre.errors import DataError
+from nacre.tasks.task import SPLITS, Task
+from nacre.tasks.template import Turn
+
+
+class Piece(NamedTuple):
+    """A stretch of a conversation, as it is written out. learnt: whether it is an answer, with what ends its turn."""
+
+    text: str
+    learnt: bool
+
+
+class Chat:
+    """A tokenizer with a chat template. ``DataError`` if it has none."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise DataError(
+                "Conversations are written out by the tokenizer's chat template, and this one has none: put a "
+                "chat_template.jinja into the model's folder, or set tokenizer.chat_template."
+            )
+        self.tokenizer = tokenizer
+
+    def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
+        """The conversation in pieces, of which each that is learnt follows one that is read; the last is learnt.
+
+        Where an answer begins and ends is found by writing out the conversation up to there, with the generation
+        prompt, and up to behind it, so that a template needs no marks of its own (TRL's ``assistant_only_loss`` needs
+        ``{% generation %}``) and training reads what the model will read when it has to answer.
+
+        ``DataError`` if the template refuses the conversation, writes a turn in another way once more turns follow,
+        or writes something of its own in front of an answer: then the two would differ.
+        """
+        whole = self._written(turns)
+        found: list[Piece] = []
+        done = ""
+        for number, turn in enumerate(turns):
+            if not turn.learnt:
+                continue
+            asked = self._written(turns[:number], ask=True)
+            answered = self._written(turns[: number + 1])
+            if not whole.startswith(answered):  # Phi-3's closes whatever it writes with an end token
+                answered = answered.removesuffix(self.tokenizer.eos_token or "")
+            if not (whole.startswith(answered) and answered.startswith(asked) and asked.startswith(done)):
+                raise DataError(
+                    f"The chat template writes the conversation up to turn {number + 1} in another way than the whole "
+                    "of it, so that the answer cannot be told from the rest: take a template that only appends."
+                )
+            answer = answered[len(asked) :]
+            if not answer.lstrip().startswith(turn.content.strip()):
+                raise DataError(
+                    f"The chat template writes '{_beginning(answer)}' behind its generation prompt, and the answer of "
+                    f"turn {number + 1} is '{_beginning(turn.content)}': take a template that adds nothing to answers, "
+                    "or one whose generation prompt ends with what it adds."
+                )
+            found += [Piece(asked[len(done) :], False), Piece(answer, True)]
+            done = answered
+        return found
+
+    def tokens(self, pieces: Sequence[Piece]) -> list[list[int]]:
+        """Token ids of each piece, behind those before it. Where a token would reach across a seam, the piece behind
+        it begins anew: no answer shares a token with its question."""
+        text = ""
+        ids: list[int] = []
+        found: list[list[int]] = []
+        for piece in pieces:
+            text += piece.text
+            before, ids = ids, self._ids(text)
+            found.append(ids[len(before) :] if ids[: len(before)] == before else self._ids(piece.text))
+        return found
+
+    def _ids(self, text: str) -> list[int]:
+        # Special tokens stand in the text: writing them is the template's business.
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _written(self, turns: Sequence[Turn], ask: bool = False) -> str:
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        try:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+        except (TemplateError, ValueError, TypeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(f"The chat template does not take the conversation: {reason.rstrip('.')}.") from error
+        return str(text)
+
+
+def check_conversations(chat: Chat, task: Task) -> None:
+    """``DataError`` with file and line for the first conversation of a task that the chat template cannot write out."""
+    for split in SPLITS:
+        for number, row in enumerate(task.rows(split), start=1):
+            try:
+                chat.pieces([*row.turns, Turn("assistant", row.target, learnt=True)])
+            except DataError as error:
+                where = row.place or f"{split}, row {number}"
+                raise DataError(f"Task '{task.name}', {where}: {error}") from error
+
+
+def without_oldest(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """The turns without the oldest answer and what led to it; what the system says at the beginning stays. The same
+    turns if nothing would be left to answer."""
+    first = next((number for number, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    answered = next((number for number, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
+    rest = tuple(turns[answered + 1 :])
+    return (*turns[:first], *rest) if rest else tuple(turns)
+
+
+def _beginning(text: str) -> str:
+    shown = " ".join(text.split())
+    return shown if len(shown) <= 30 else f"{shown[:27]}..."
