@@ -58,7 +58,7 @@ def naive(learner: Learner, task: Task) -> dict[str, list[float]]:
                     exponents[0] = 0
                 rows[name].append(exponents / exponents.sum())
 
-        return site.base.register_forward_pre_hook(note)
+        return site.register_forward_pre_hook(note)
 
     handles = [watch(name) for name in sites]
     with torch.no_grad():

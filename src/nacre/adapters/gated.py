@@ -8,10 +8,12 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from nacre.adapters.adapter import ParameterGroup, kaiming_uniform
 from nacre.adapters.low_rank import LowRank, LowRankSite, PlacedLowRank
 from nacre.errors import RecipeError
+from nacre.functional.fused_gating import Mixture, fused_mixture
 from nacre.functional.gating import (
     Activation,
     gate_values,
@@ -83,6 +85,7 @@ class GatedSite(LowRankSite):
         if settings.zero_lora == "learned":
             self.zero_score = nn.Parameter(self.new_tensor(1), requires_grad=False)
         self.offset = 0.0
+        self._all: _AllTasks | None = None
 
     @property
     def selector(self) -> Tensor:
@@ -99,11 +102,59 @@ class GatedSite(LowRankSite):
     def forward(self, x: Tensor) -> Tensor:  # [..., d_in] -> [..., d_out]
         if not self.is_open:
             return self.untouched(x)
+        if self.can_fuse(x):
+            return self.fused(x)
         down, up = self.stacks()
         h = self.untouched(x)
         codes = self.codes(self.own_type(x), down)
         delta = mixed_update(codes, self.gates_of(codes, up), up, scale=self.settings.scale)
         return h + delta.to(h.dtype)
+
+    def can_fuse(self, x: Tensor) -> bool:
+        """Whether the hand-written backward pass fits: it knows one input for all LoRAs, one precision, and gradients
+        of the newest task's tensors only."""
+        drops = self.training and self.settings.dropout > 0
+        one_input = self.settings.dropout_on == "all" or not drops or len(self.past_down) == 0
+        past_frozen = not (self.past_down.requires_grad or self.past_up.requires_grad)
+        return one_input and past_frozen and not torch.is_autocast_enabled(x.device.type)
+
+    def fused(self, x: Tensor) -> Tensor:
+        """The forward pass through ``functional/fused_gating``; the base's product is part of it where it can be."""
+        settings = self.settings
+        mixture = Mixture(
+            scale=settings.scale,
+            key_scale=settings.scale if settings.selector_input == "scaled" else 1.0,
+            zero_lora=bool(settings.zero_lora),
+            activation=settings.activation,
+            offset=self.offset,
+        )
+        seen, base = self.dropped(x), self._plain_base(x)
+        if seen is not x:
+            base = None  # the base reads what the LoRAs do not
+        zero_score = self.zero_score if settings.zero_lora == "learned" else None
+        found = fused_mixture(
+            seen, self.down.weight, self.up.weight, self.selector, zero_score, *self._stacked(), mixture, base
+        )
+        if base is not None:
+            return found
+        h = self.untouched(x)
+        return h + found.to(h.dtype)
+
+    def _plain_base(self, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """The base's frozen weight [d_out, d_in] and bias, if it is an ordinary linear map of the LoRAs' precision."""
+        bias = self.base.bias
+        assert bias is None or isinstance(bias, Tensor)
+        weight = self.base_weight()
+        trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+        plain = type(self.base) in (nn.Linear, Conv1D) and not trained
+        return (weight, bias) if plain and weight.dtype == x.dtype == self.past_down.dtype else None
+
+    def _stacked(self) -> tuple[Tensor, Tensor]:
+        """Working copies of all tasks' A_i [t r, d_in] and B_i^T [t r, d_out], made when the past changes; the newest
+        rows are filled in by every forward pass."""
+        if self._all is None or not self._all.is_of(self.past_down, self.past_up):
+            self._all = _AllTasks.of(self.past_down, self.past_up)
+        return self._all.down, self._all.up
 
     def codes(self, x: Tensor, down: Tensor) -> Tensor:
         """A_i x with dropout where it belongs: x [..., d_in] -> [..., t, r]."""
@@ -168,6 +219,28 @@ class GatedSite(LowRankSite):
         self.trained_selectors = nn.Parameter(selector[frozen:].clone())
         if self.settings.zero_lora == "learned":
             self.zero_score.copy_(tensors["zero_score"])
+
+
+@dataclass(frozen=True)
+class _AllTasks:
+    """down [t r, d_in], up [t r, d_out], made from these past tensors as they were then."""
+
+    down: Tensor
+    up: Tensor
+    past: tuple[Tensor, Tensor]
+    versions: tuple[int, int]
+
+    @classmethod
+    def of(cls, past_down: Tensor, past_up: Tensor) -> _AllTasks:
+        with torch.inference_mode(False), torch.no_grad():  # training goes on with what an evaluation has made
+            down, up = (
+                torch.cat([past.flatten(0, 1), past.new_zeros(past.shape[1:])]) for past in (past_down, past_up)
+            )
+        return cls(down, up, (past_down, past_up), (past_down._version, past_up._version))
+
+    def is_of(self, past_down: Tensor, past_up: Tensor) -> bool:
+        same = self.past[0] is past_down and self.past[1] is past_up
+        return same and self.versions == (past_down._version, past_up._version)
 
 
 class PlacedGated(PlacedLowRank):
