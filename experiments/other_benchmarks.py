@@ -27,21 +27,26 @@ BEGIN, END = "<!-- other benchmarks -->\n", "<!-- end of other benchmarks -->"
 RUNS: dict[str, list[str]] = {
     "das": [
         *("--method", "seq_ft", "--data", "{data}/das", "--model", "{models}/minilm-l6"),
-        *("--limit-train", "400", "--limit-test", "60"),
+        *("--limit-train", "200", "--limit-test", "40"),
         *("--set", "optim.batch_size=16", "--set", "optim.max_source_length=164", "--set", "matrix=seen"),
-        *("--set", "end_tasks.limit_train=96", "--set", "end_tasks.limit_test=200"),
+        *("--set", "end_tasks.limit_train=64", "--set", "end_tasks.limit_test=100"),
         *("--set", "end_tasks.seeds=[2021, 111]"),
     ],
     "trace": [
         *("--method", "seq_lora", "--data", "{data}/trace", "--model", "{models}/stories260k"),
-        *("--limit-train", "400", "--limit-test", "50"),
+        *("--limit-train", "200", "--limit-test", "25"),
         *("--set", "optim.max_source_length=384", "--set", "optim.max_target_length=64", "--set", "matrix=seen"),
     ],
     "superni1": [
         *("--method", "seq_lora", "--data", "{data}/superni", "--model", "{models}/minilm-b2b"),
-        *("--limit-train", "80", "--limit-test", "20"),
+        *("--limit-train", "48", "--limit-test", "10"),
         *("--set", "optim.batch_size=8", "--set", "optim.max_source_length=384", "--set", "optim.max_target_length=32"),
         *("--set", "matrix=seen", "--set", "model_dropout=0.0"),
+    ],
+    "instruction": [
+        *("--method", "seq_lora", "--data", "{data}/instruction", "--model", "{models}/stories260k"),
+        *("--limit-train", "1000", "--limit-test", "50"),
+        *("--set", "base_ability.data={data}/base_ability", "--set", "base_ability.limit=100"),
     ],
 }
 """What is behind ``nacre run --stream NAME``."""
@@ -66,11 +71,12 @@ def run_all(data: str, models: str, work: Path) -> None:
 
 
 def _kept(record: dict[str, Any]) -> dict[str, Any]:
-    ends = record["end_tasks"]
+    ends, able = record["end_tasks"], record["base_ability"]
     return {
         **{key: record[key] for key in ("tasks", "matrix", "perplexity", "seconds", "training")},
         "metrics": [task["metric"] for task in record["protocol"]["tasks"]],
         "average": record["average_accuracy"],
+        "base_ability": able and [one for one in able["results"] if one["changes"] is not None],
         "end_tasks": ends and {"averages": ends["averages"], "seconds": sum(one["seconds"] for one in ends["results"])},
     }
 
@@ -100,6 +106,18 @@ def section(line: dict[str, Any]) -> str:
             f"End tasks after {average['after']}, mean over tasks, then ± over seeds: F1 {100 * average['f1']:.1f} ± "
             f"{100 * average['f1_deviation']:.1f}, accuracy {100 * average['accuracy']:.1f} ± "
             f"{100 * average['accuracy_deviation']:.1f}; {line['end_tasks']['seconds']:.0f} s."
+        )
+    if line["base_ability"]:
+        changes = [
+            f"{one['task']} {metric} {100 * score['value']:.1f} ({100 * one['changes'][metric]['value']:+.1f} ± "
+            f"{100 * one['changes'][metric]['standard_error']:.1f})"
+            for one in line["base_ability"]
+            for metric, score in one["scores"].items()
+        ]
+        parts.append(
+            f"Base ability after it, change and its standard error, {line['base_ability'][0]['rows']} rows each: "
+            + ", ".join(changes)
+            + "."
         )
     return "\n\n".join(parts)
 
