@@ -126,8 +126,6 @@ def outcome(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if path.name in BY_CONTENT:
             document = json.loads(path.read_text())
-            if document.get("training") is not None:
-                del document["training"]["per_second"]
             found[name] = {key: value for key, value in document.items() if key not in TIMES}
         elif path.is_dir() or path.name in NOT_COMPARED:
             found[name] = None

@@ -138,11 +138,9 @@ def print_record(record: Record) -> None:
     console = table_console(14 + 9 * len(record.tasks))
     console.print(matrix_table(record))
     console.print(metrics_table([record]))
-    if (training := record.training) is not None and training.per_second is not None:
-        console.print(
-            f"Training: {training.per_second:,.0f} tokens a second; padding: {percent(training.padding_share)} %.",
-            soft_wrap=True,
-        )
+    if (speed := record.seconds.tokens_per_second) is not None and record.training is not None:
+        padding = percent(record.training.padding_share)
+        console.print(f"Training: {speed:,.0f} tokens a second; padding: {padding} %.", soft_wrap=True)
     if (told := record.protocol.get(TASK_IDENTITY)) is not None:
         console.print(f"{TASK_IDENTITY.capitalize()}: {told}.", soft_wrap=True)
     if record.perplexity is not None:

@@ -22,23 +22,24 @@ Matrix = list[list[float | None]]
 
 
 class Seconds(BaseModel):
-    """Wall seconds. train: one entry a task, in stream order; evaluate: one entry a row of the matrix (T + 1)."""
+    """Wall seconds. train: one entry a task, in stream order; evaluate: one entry a row of the matrix (T + 1).
+    tokens_per_second: those learnt, padding not counted, by the seconds of learning."""
 
     model_config = ConfigDict(extra="forbid")
 
     train: list[float | None]
     evaluate: list[float | None]
+    tokens_per_second: float | None = None
 
 
 class Tokens(BaseModel):
     """What training computed on. tokens: inputs and targets over all steps, one entry a task, in stream order;
-    positions: the same with padding. Of the whole run: per_second of learning, and padding_share of the positions."""
+    positions: the same with padding; padding_share: of all tasks' positions."""
 
     model_config = ConfigDict(extra="forbid")
 
     tokens: list[int | None]
     positions: list[int | None]
-    per_second: float | None
     padding_share: float | None
 
 

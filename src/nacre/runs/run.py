@@ -291,7 +291,7 @@ def _record(
     numbers = range(len(tasks) + 1)
     undefined: list[float | None] = [None] * len(tasks)
     matrix = [rows[number].scores if number in rows else undefined for number in numbers]
-    last = rows[len(tasks)]
+    last, learnt = rows[len(tasks)], [rows.get(number) for number in numbers[1:]]
     found = metrics(matrix, [len(task.test) for task in tasks])
     return Record(
         method=recipe.method,
@@ -323,8 +323,9 @@ def _record(
         seconds=Seconds(
             train=[rows[number].train_seconds if number in rows else None for number in numbers[1:]],
             evaluate=[rows[number].evaluate_seconds if number in rows else None for number in numbers],
+            tokens_per_second=_speed(learnt),
         ),
-        training=_tokens([rows.get(number) for number in numbers[1:]]),
+        training=_tokens(learnt),
         end_tasks=ends,
         base_ability=abilities,
         peak_rss_bytes=max(row.peak_rss_bytes for row in rows.values()),
@@ -336,15 +337,18 @@ def _record(
 
 def _tokens(rows: Sequence[Row | None]) -> Tokens:
     """rows: each task's, None for a task that has none of its own."""
-    counted = [row for row in rows if row is not None and row.train_tokens is not None]
-    tokens, positions = (sum(getattr(row, f"train_{what}") for row in counted) for what in ("tokens", "positions"))
-    seconds = sum(row.train_seconds or 0 for row in counted)
+    tokens, positions = (sum(getattr(row, name) or 0 for row in rows) for name in ("train_tokens", "train_positions"))
     return Tokens(
         tokens=[row.train_tokens if row else None for row in rows],
         positions=[row.train_positions if row else None for row in rows],
-        per_second=tokens / seconds if seconds else None,
         padding_share=1 - tokens / positions if positions else None,
     )
+
+
+def _speed(rows: Sequence[Row | None]) -> float | None:
+    """Tokens per second of learning, over the tasks for which they were counted."""
+    counted = [(row.train_tokens, row.train_seconds) for row in rows if row and row.train_tokens and row.train_seconds]
+    return sum(tokens for tokens, _ in counted) / sum(seconds for _, seconds in counted) if counted else None
 
 
 def peak_rss_bytes() -> int:

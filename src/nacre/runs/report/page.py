@@ -214,6 +214,7 @@ def _cost(record: Record) -> Cost:
 
 
 def _speed(record: Record) -> str:
-    if record.training is None or record.training.per_second is None:
+    speed = record.seconds.tokens_per_second
+    if speed is None or record.training is None:
         return ""
-    return f"{record.training.per_second:,.0f} tokens/s, {numbers.percent(record.training.padding_share)} % padding"
+    return f"{speed:,.0f} tokens/s, {numbers.percent(record.training.padding_share)} % padding"
