@@ -51,6 +51,7 @@ ABLATIONS = {
         "L-CL": ("lb_cl", ("variant=l_cl",)),
         "B-CL": ("lb_cl", ("variant=b_cl",)),
         "NLNB-CL": ("lb_cl", ("variant=nlnb_cl",)),
+        "LB-CL, start without Σ": ("lb_cl", ("sigma=zero",)),
     },
     "MIGU on seq_lora, threshold": {
         "0": ("seq_lora+migu", ("migu.threshold=0",)),
