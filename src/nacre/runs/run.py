@@ -337,7 +337,8 @@ def _record(
 
 def _tokens(rows: Sequence[Row | None]) -> Tokens:
     """rows: each task's, None for a task that has none of its own."""
-    tokens, positions = (sum(getattr(row, name) or 0 for row in rows) for name in ("train_tokens", "train_positions"))
+    tokens = sum(row.train_tokens or 0 for row in rows if row)
+    positions = sum(row.train_positions or 0 for row in rows if row)
     return Tokens(
         tokens=[row.train_tokens if row else None for row in rows],
         positions=[row.train_positions if row else None for row in rows],
