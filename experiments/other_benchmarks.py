@@ -19,10 +19,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from results_page import write_between
+
 ROOT = Path(__file__).resolve().parent.parent
 LINES = ROOT / "docs" / "results" / "other_benchmarks.jsonl"
-PAGE = ROOT / "docs" / "results.md"
-BEGIN, END = "<!-- other benchmarks -->\n", "<!-- end of other benchmarks -->"
 
 RUNS: dict[str, list[str]] = {
     "das": [
@@ -148,10 +148,8 @@ def main() -> None:
     if chosen.command == "run":
         run_all(chosen.data, chosen.models, chosen.work)
     else:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
         sections = "\n\n".join(section(line) for line in read_lines().values())
-        PAGE.write_text(f"{before}{BEGIN}\n{sections}\n\n{END}{after}")
+        write_between("<!-- other benchmarks -->", "<!-- end of other benchmarks -->", sections)
 
 
 if __name__ == "__main__":

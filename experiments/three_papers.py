@@ -24,9 +24,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from results_page import write_between
+
 ROOT = Path(__file__).resolve().parent.parent
 LINES = ROOT / "docs" / "results" / "three_papers.jsonl"
-PAGE = ROOT / "docs" / "results.md"
 
 RATES = (1e-4, 1e-3, 5e-3)  # around what is published for full fine-tuning (1e-4) and for LoRA (1e-4, 1e-3)
 SETTINGS = (
@@ -288,10 +289,7 @@ def main() -> None:
     if chosen.command == "run":
         run_all(chosen.data, chosen.model, chosen.work, chosen.jobs, chosen.only)
     else:
-        begin, end = "<!-- tables -->\n", "<!-- end of tables -->"
-        before, _, rest = PAGE.read_text().partition(begin)
-        _, _, after = rest.partition(end)
-        PAGE.write_text(f"{before}{begin}\n{tables()}\n\n{end}{after}")
+        write_between("<!-- tables -->", "<!-- end of tables -->", tables())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,77 @@
+"""What runs have learnt, from their folders: how large the update of the weights has become, and who is let through.
+
+    python experiments/what_was_learnt.py MODEL RUN [RUN ...]
+
+For each stage of runs with summed LoRAs: ||sum of all updates|| / ||W|| and ||newest update|| / ||W||, over all sites
+together. For gated runs, after the last task: the mean gate of the task's own LoRA on its inputs, the mean of the
+largest gate of each site, and what uniform gates would be. docs/results.md quotes both.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+SCALES = {"lb_cl": 1.0}
+"""s of the updates; the other methods' default is alpha / rank = 4."""
+
+
+def update_sizes(run: Path, weights: dict[str, Tensor]) -> list[str]:
+    """A line for each stage."""
+    method = json.loads((run / "results.json").read_text())["method"]
+    scale = SCALES.get(method.partition("+")[0], 4.0)
+    lines = []
+    for stage in sorted(run.glob("tasks/*/adapter.safetensors")):
+        tensors = load_file(stage)
+        whole = newest = base = torch.zeros(())
+        for site in sorted(name.removesuffix(".past_down") for name in tensors if name.endswith(".past_down")):
+            update = _update(tensors, site)
+            earlier = [
+                (up.T * tensors[f"{site}.past_sigma"][i] if f"{site}.past_sigma" in tensors else up.T) @ down
+                for i, (down, up) in enumerate(
+                    zip(tensors[f"{site}.past_down"], tensors[f"{site}.past_up"], strict=True)
+                )
+            ]
+            whole = whole + (scale * (update + sum(earlier))).square().sum()
+            newest = newest + (scale * update).square().sum()
+            base = base + weights[f"{site}.weight"].float().square().sum()
+        sizes = f"all {(whole / base).sqrt():.3f}, newest {(newest / base).sqrt():.3f}"
+        lines.append(f"  after {stage.parent.name}: {sizes}")
+    return lines
+
+
+def _update(tensors: dict[str, Tensor], site: str) -> Tensor:
+    """B_t A_t, or U_t diag(sigma_t) V_t, [d_out, d_in]."""
+    up = tensors[f"{site}.up.weight"]
+    if f"{site}.sigma" in tensors:
+        up = up * tensors[f"{site}.sigma"]
+    return up @ tensors[f"{site}.down.weight"]
+
+
+def gates(run: Path) -> list[str]:
+    """One line, of the last stage's gates."""
+    files = sorted(run.glob("tasks/*/gates.json"))
+    tasks = json.loads(files[-1].read_text())["tasks"]
+    sites = [(task, dict(site["gates"])) for task, found in tasks.items() for site in found]
+    own = statistics.mean(values[task] for task, values in sites)
+    largest = statistics.mean(max(values.values()) for _, values in sites)
+    return [f"  own gate {own:.3f}, largest gate of a site {largest:.3f}, uniform {1 / (len(tasks) + 1):.3f}"]
+
+
+def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    weights = load_file(Path(sys.argv[1]) / "model.safetensors")
+    for run in map(Path, sys.argv[2:]):
+        print(run.name)
+        print("\n".join(gates(run) if any(run.glob("tasks/*/gates.json")) else update_sizes(run, weights)))
+
+
+if __name__ == "__main__":
+    main()
