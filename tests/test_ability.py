@@ -341,7 +341,7 @@ def test_a_programs_first_space_is_kept() -> None:
 
 
 def test_the_hub_names_are_those_of_lm_eval() -> None:
-    root = Path(str(harness.library("").__file__)).parent / "tasks"
+    root = Path(str(harness.lm_eval("").__file__)).parent / "tasks"
     files = {
         "hellaswag": "hellaswag/hellaswag", "winogrande": "winogrande/default", "arc_challenge": "arc/arc_challenge",
         "humaneval": "humaneval/humaneval",

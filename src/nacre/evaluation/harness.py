@@ -32,7 +32,7 @@ _FOLDERS = {"hellaswag": "hellaswag", "winogrande": "winogrande", "arc_challenge
 _NO_POSITIONS = 2048  # what lm-eval takes for a model whose positions are relative
 
 
-def library(module: str) -> Any:
+def lm_eval(module: str) -> Any:
     """A module of lm-eval, imported without what its import leaves in the environment.
 
     Raises ``NacreError`` with the command that installs it."""
@@ -48,7 +48,7 @@ def samples_of(host: Host, task: AbilityTask, batch_size: int, max_new_tokens: i
     """What lm-eval logs of each row, in their order, and how many inputs had to be cut. The host is measured as it is
     now, in evaluation mode."""
     check_host(host)
-    evaluator = library("evaluator")
+    evaluator = lm_eval("evaluator")
     training = host.model.training
     try:
         with _quiet():
@@ -105,12 +105,12 @@ def _harness_task(task: AbilityTask, max_new_tokens: int) -> Any:
     }
     if task.name == "humaneval":
         # Ours, not the library's: importing its module downloads a metric and runs a program (docs/fidelity.md).
-        manager = library("tasks").TaskManager(include_defaults=False)
+        manager = lm_eval("tasks").TaskManager(include_defaults=False)
         return manager.load([changes | _humaneval(max_new_tokens)])["tasks"][task.name]
     if task.cleaned:
         changes["process_docs"] = None
-    folder = Path(str(library("").__file__)).parent / "tasks" / _FOLDERS[task.name]
-    manager = library("tasks").TaskManager(include_defaults=False, include_path=str(folder))
+    folder = Path(str(lm_eval("").__file__)).parent / "tasks" / _FOLDERS[task.name]
+    manager = lm_eval("tasks").TaskManager(include_defaults=False, include_path=str(folder))
     return manager.load([{"group": "base_ability", "task": [changes]}])["tasks"][task.name]
 
 
@@ -143,7 +143,7 @@ def _quiet() -> Iterator[None]:
 @cache
 def _model_class() -> Any:
     """lm-eval's Hugging Face model, of a host: made when the library is there."""
-    huggingface, helpers = library("models.huggingface"), library("models.utils_hf")
+    huggingface, helpers = lm_eval("models.huggingface"), lm_eval("models.utils_hf")
 
     class HostModel(huggingface.HFLM):  # type: ignore[misc, name-defined]
         """The host's model with its adapters, its tokenizer's copy, and its family's way of reading a text."""

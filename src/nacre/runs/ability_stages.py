@@ -16,7 +16,7 @@ from nacre.evaluation.ability import check_consent, measure_ability
 from nacre.evaluation.ability_scores import AbilityScore
 from nacre.evaluation.ability_tasks import AbilityTask, load_ability_tasks
 from nacre.evaluation.generated_code import containment
-from nacre.evaluation.harness import STOPS, check_host, library, room
+from nacre.evaluation.harness import STOPS, check_host, lm_eval, room
 from nacre.files import to_json, write_atomically
 from nacre.learning.learner import Learner
 from nacre.learning.trainer import Report
@@ -40,7 +40,7 @@ def check_abilities(settings: BaseAbility | None, method: Method) -> None:
             f"base_ability: {method.called} ends with a model for each task, and no last one to measure. "
             "Set base_ability.when=every."
         )
-    library("")
+    lm_eval("")
     if "humaneval" in settings.tasks:
         containment()
 
