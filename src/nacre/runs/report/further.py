@@ -1,4 +1,4 @@
-"""Tables of what only some runs have: perplexity of texts, and scores on end tasks."""
+"""Tables of what only some runs have: perplexity of texts, scores on end tasks, base ability."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from nacre.runs.report import numbers
 
 @dataclass(frozen=True)
 class Further:
-    """title, note: what stands above. head: names of the columns behind the first, which says after which task."""
+    """title, note: what stands above. first: name of the column that says what a row is of; head: of the others."""
 
     title: str
     note: str
+    first: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def further_tables(record: Record) -> tuple[Further, ...]:
     """Those that the run has something for."""
-    return tuple(table for table in (_perplexity(record), _end_tasks(record)) if table is not None)
+    found = (_perplexity(record), _end_tasks(record), _base_ability(record))
+    return tuple(table for table in found if table is not None)
 
 
 def _perplexity(record: Record) -> Further | None:
@@ -29,7 +31,9 @@ def _perplexity(record: Record) -> Further | None:
         return None
     stages = ("before any task", *record.tasks)
     rows = [(stage, _texts(row)) for stage, row in zip(stages, record.perplexity, strict=True)]
-    return Further("Perplexity", f"{record.definitions.get('perplexity', '')}.", tuple(record.tasks), tuple(rows))
+    return Further(
+        "Perplexity", f"{record.definitions.get('perplexity', '')}.", "After", tuple(record.tasks), tuple(rows)
+    )
 
 
 def _texts(perplexities: Sequence[float | None]) -> tuple[str, ...]:
@@ -51,7 +55,29 @@ def _end_tasks(record: Record) -> Further | None:
         for one in record.end_tasks.averages
     ]
     note = f"{record.end_tasks.definition[:1].upper()}{record.end_tasks.definition[1:]}. In percent."
-    return Further("End tasks", note, ("F1", "macro-F1", "Accuracy"), tuple(rows))
+    return Further("End tasks", note, "After", ("F1", "macro-F1", "Accuracy"), tuple(rows))
+
+
+def _base_ability(record: Record) -> Further | None:
+    if record.base_ability is None:
+        return None
+    rows = [
+        (
+            f"{one.task}, {one.metric}",
+            (
+                numbers.percent(one.before.value),
+                numbers.percent(one.after.value),
+                numbers.points(one.change.value),
+                numbers.percent(one.change.standard_error),
+            ),
+        )
+        for one in record.base_ability.ends()
+    ]
+    note = (
+        "What pre-training taught, measured on published benchmarks: before any task and after the last one, in "
+        "percent. The change is in points, with its standard error over the same rows."
+    )
+    return Further("Base ability", note, "Benchmark", ("Before", "After", "Change", "Standard error"), tuple(rows))
 
 
 def _with_spread(mean: float, deviation: float | None) -> str:

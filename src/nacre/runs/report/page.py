@@ -51,18 +51,6 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Ability:
-    """A metric of base ability before any task and after the last; error: standard, of the change."""
-
-    task: str
-    metric: str
-    before: str
-    after: str
-    change: str
-    error: str
-
-
-@dataclass(frozen=True)
 class Run:
     name: str
     record: Record
@@ -70,7 +58,6 @@ class Run:
     score: HeatMap
     valid: HeatMap | None
     further: tuple[Further, ...]
-    abilities: tuple[Ability, ...]
     cost: Cost
     parameters: tuple[Entry, ...]
     protocol: tuple[Entry, ...]
@@ -166,7 +153,6 @@ def _run(record: Record, name: str) -> Run:
         score=score_map(record, name),
         valid=valid_map(record, name),
         further=further_tables(record),
-        abilities=_abilities(record),
         cost=_cost(record),
         parameters=entries_of(record.parameters),
         protocol=entries_of(record.protocol),
@@ -178,22 +164,6 @@ def _value(metric: Metric, record: Record) -> Value:
     has_bar = metric.unit == "%" and value is not None
     share = f"{100 * min(max(value or 0.0, 0.0), 1.0):.1f}" if has_bar else None
     return Value(metric, metric.text(record), value is not None, share)
-
-
-def _abilities(record: Record) -> tuple[Ability, ...]:
-    if record.base_ability is None:
-        return ()
-    return tuple(
-        Ability(
-            one.task,
-            one.metric,
-            numbers.percent(one.before.value),
-            numbers.percent(one.after.value),
-            numbers.points(one.change.value),
-            numbers.percent(one.change.standard_error),
-        )
-        for one in record.base_ability.ends()
-    )
 
 
 def _cost(record: Record) -> Cost:
