@@ -52,12 +52,13 @@ RUNS: dict[str, list[str]] = {
 """What is behind ``nacre run --stream NAME``."""
 
 
-def run_all(data: str, models: str, work: Path) -> None:
+def run_all(streams: list[str], data: str, models: str, work: Path) -> None:
     program = shlex.split(os.environ.get("NACRE", f"{sys.executable} -m nacre"))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for name, words in RUNS.items():
+    for name in streams:
         if name in read_lines():
             continue
+        words = RUNS[name]
         filled = [word.format(data=data, models=models) for word in words]
         command = [*program, "run", "--stream", name, *filled, "--output", str(work / name), "--json"]
         finished = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -143,10 +144,11 @@ def main() -> None:
     run.add_argument("--data", required=True)
     run.add_argument("--models", required=True)
     run.add_argument("--work", required=True, type=Path, help="where the run folders go")
+    run.add_argument("--streams", nargs="+", choices=RUNS, default=list(RUNS), help="these only")
     commands.add_parser("table")
     chosen = parser.parse_args()
     if chosen.command == "run":
-        run_all(chosen.data, chosen.models, chosen.work)
+        run_all(chosen.streams, chosen.data, chosen.models, chosen.work)
     else:
         sections = "\n\n".join(section(line) for line in read_lines().values())
         write_between("<!-- other benchmarks -->", "<!-- end of other benchmarks -->", sections)

@@ -27,64 +27,95 @@ if TYPE_CHECKING:
 Report = Callable[..., None]
 """Called as ``report(kind, **plain values)``; what is done with it (a file, a bar on the screen) is the caller's."""
 
+Penalties = dict[str, tuple[Tensor, float]]
+"""By part: the term before weighting, [], and its weight."""
+
+FUSED = ("cpu", "cuda", "mps", "xpu")
+"""Devices on which AdamW can update a parameter in one pass over memory."""
+
 
 def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Accelerator, report: Report) -> Work:
     """Train what the learner says is trainable on one stage's rows. Returns how much that was.
 
-    The loss of a step is the sum over the target tokens of its rows, divided by their number over all micro-batches
-    and processes, plus the weighted penalties; so neither accumulation nor the number of processes changes it.
-
     Raises ``TrainingError`` naming the step and rows if the loss is not finite, no token is to be predicted, or no
     trainable parameter takes part.
     """
-    method, host = learner.method, learner.host
-    groups, rate = learner.trainable(), learner.learning_rate
-    parameters = [p for group in groups for p in group.parameters]
-    own_rates = [{"params": group.parameters, "lr": rate * group.rate} for group in groups]
-    optimizer = torch.optim.AdamW(own_rates, lr=rate, betas=optim.betas, weight_decay=optim.weight_decay)
-    factor = functools.partial(rate_factor, optim.schedule, steps=batches.steps, warmup=optim.warmup)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    model, optimizer = accelerator.prepare(host.model, optimizer)
-    model.train()
+    training = Training(learner, batches, optim, accelerator)
     watch = Watch(batches, optim.log_every, report, accelerator)
-    work = Work()
-
     for step in range(batches.steps):
-        rows = batches.at(step)
-        count = _count(rows, batches, step)
+        task_loss, penalties = training.take(step)
+        watch.see(step, task_loss, penalties, learner.step.rate)
+    training.finish()
+    return training.work
+
+
+class Training:
+    """Steps on one stage's rows: ``take`` each, in order, then ``finish``."""
+
+    def __init__(self, learner: Learner, batches: Batches, optim: Optim, accelerator: Accelerator) -> None:
+        self.learner, self.batches, self.optim, self.accelerator = learner, batches, optim, accelerator
+        self.rate = learner.learning_rate
+        groups = learner.trainable()
+        self.parameters = [p for group in groups for p in group.parameters]
+        optimizer = torch.optim.AdamW(
+            [{"params": group.parameters, "lr": self.rate * group.rate} for group in groups],
+            lr=self.rate,
+            betas=optim.betas,
+            weight_decay=optim.weight_decay,
+            fused=all(p.device.type in FUSED for p in self.parameters),
+        )
+        self.factor = functools.partial(rate_factor, optim.schedule, steps=batches.steps, warmup=optim.warmup)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
+        self.model, self.optimizer = accelerator.prepare(learner.host.model, optimizer)
+        self.model.train()
+        self.work = Work()
+
+    def take(self, step: int) -> tuple[Tensor, Penalties]:
+        """Take one step. Returns this process's share of the task loss [], and the penalties.
+
+        The loss of a step is the sum over the target tokens of its rows, divided by their number over all
+        micro-batches and processes, plus the weighted penalties; so neither accumulation nor the number of processes
+        changes it.
+        """
+        learner, accelerator, optimizer = self.learner, self.accelerator, self.optimizer
+        method, host = learner.method, learner.host
+        rows = self.batches.at(step)
+        count = _count(rows, self.batches, step)
         own_rows, share = _own_share(rows, accelerator)
-        learner.step = Step(step, batches.steps, rate * factor(step), takes_part=share > 0)
         # Rows of like length share a micro-batch: less padding, and the sum over all rows stays what it is.
-        micro_batches = in_micro_batches(own_rows, optim.accumulation, optim.split_padding)
+        micro_batches = in_micro_batches(own_rows, self.optim.accumulation, self.optim.split_padding)
+        learner.step = Step(step, self.batches.steps, self.rate * self.factor(step), takes_part=share > 0)
         penalties = {part.key: (part.value(learner), part.weight(learner)) for part in method.penalties}
         task_loss = torch.zeros((), device=host.device)
         for number, micro_batch in enumerate(micro_batches, start=1):
             last = number == len(micro_batches)
-            with contextlib.nullcontext() if last else accelerator.no_sync(model):
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
                 with accelerator.autocast():
                     batch = host.family.batch(micro_batch)
-                    work.add(*host.family.size(batch))
+                    self.work.add(*host.family.size(batch))
                     tensors = {name: tensor.to(host.device) for name, tensor in batch.items()}
                     # Processes average their gradients: times their number, the sum over all rows is back.
-                    loss = host.family.loss_sum(model, tensors) * (share * accelerator.num_processes / count)
+                    loss = host.family.loss_sum(self.model, tensors) * (share * accelerator.num_processes / count)
                     task_loss += loss.detach()
                     if last:
                         loss = loss + sum(weight * value for value, weight in penalties.values())
-                _check_graph(loss, batches, step)
+                _check_graph(loss, self.batches, step)
                 accelerator.backward(loss)
         accelerator.unscale_gradients(optimizer)
         for rule in method.gradient_rules:
             rule.apply(learner)
-        if optim.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, optim.max_grad_norm)
+        if self.optim.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.max_grad_norm)
         optimizer.step()
         for rule in method.gradient_rules:
             rule.after_step(learner)
-        watch.see(step, task_loss, penalties, learner.step.rate)
-        schedule.step()
+        self.schedule.step()
         optimizer.zero_grad()
-    accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
-    return work
+        return task_loss, penalties
+
+    def finish(self) -> None:
+        """Leave the model unwrapped and in evaluation mode."""
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False).eval()
 
 
 @dataclass
@@ -98,7 +129,7 @@ class Watch:
     accelerator: Accelerator
     first_bad: Tensor | None = field(default=None)
 
-    def see(self, step: int, task_loss: Tensor, penalties: dict[str, tuple[Tensor, float]], rate: float) -> None:
+    def see(self, step: int, task_loss: Tensor, penalties: Penalties, rate: float) -> None:
         total = task_loss + sum(value.detach() * weight for value, weight in penalties.values())
         if self.first_bad is None:
             self.first_bad = torch.full_like(total, -1, dtype=torch.long)
