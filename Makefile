@@ -35,7 +35,7 @@ check: install
 	$(BIN)/lint-imports
 
 bench: install
-	$(BIN)/python benchmarks/step_cost.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py --output bench/t5-small
 
 clean:
 	rm -rf $(VENV) build dist nacre-demo .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

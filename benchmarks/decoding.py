@@ -64,7 +64,7 @@ def main() -> None:
 
     def answers(labels: bool, decode: str = "free") -> list[str]:
         sets = [task.labels] if labels else None
-        return answer(host, [examples], lengths, chosen.batch_size, budget, sets, decode)[0]
+        return answer(host, [examples], lengths, decoding.model_copy(update={"decode": decode}), budget, sets)[0]
 
     @torch.inference_mode()
     def read() -> None:

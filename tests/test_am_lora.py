@@ -68,6 +68,7 @@ def logits(learner: Learner) -> Tensor:
         ({"selector_rate": 1.0}, {}),
         ({"start_offset": 0.0, "offset_steps": 3}, {}),
         ({"start_offset": [0.0, 0.0]}, {}),
+        ({"keep_gates": 2}, {}),
         ({"selector_input": "unscaled", "alpha": 4.0, "rank": 4}, {"alpha": 4.0, "rank": 4}),
         ({"dropout_on": "new", "dropout": 0.0}, {"dropout": 0.0}),
         ({"sparsity_by": "proximal", "sparsity": 0.0}, {"sparsity": 0.0}),
@@ -418,6 +419,7 @@ def test_cross_attention_can_be_left_out() -> None:
     ("build", "sentence"),
     [
         (lambda: am_lora(selector_rate=0.0), "selector_rate: 0.0 is not positive"),
+        (lambda: am_lora(keep_gates=0), "keep_gates: 0 is not a positive number of tasks"),
         (lambda: am_lora(start_offset=(0.0, -1.0)), "start_offset is -1.0; it cannot be negative"),
         (lambda: am_lora(offset_steps=0), "offset_steps: 0 is not a positive number of steps"),
         (lambda: am_lora(sparsity=-1.0, sparsity_by="proximal"), "soft threshold on 'selector' is -1.0"),
@@ -464,6 +466,7 @@ def test_all_options_survive_a_recipe() -> None:
         "selector_input": "unscaled",
         "activation": "relu",
         "zero_lora": "learned",
+        "keep_gates": 3,
         "sparsity": [0.0, 0.1],
         "sparsity_by": "proximal",
         "sparsity_reduce": "mean",

@@ -34,6 +34,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
         {"zero_lora": "learned", "selectors": "new", "selector_input": "unscaled"},
     ),
     "am_lora-offset": ("am_lora", {"start_offset": 1.0, "offset_steps": 2, "selector_start": "mean_of_old"}),
+    "am_lora-keep-gates": ("am_lora", {"keep_gates": 1}),
     "am_lora-proximal": (
         "am_lora",
         {"sparsity": 0.01, "sparsity_by": "proximal", "sparsity_reduce": "mean", "dropout_on": "new"},

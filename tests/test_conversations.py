@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from command import Call, assert_one_line_error, one_line
 from nacre.errors import DataError
-from nacre.evaluation.decoding import answer
+from nacre.evaluation.decoding import Decoding, answer
 from nacre.evaluation.scoring import normalize
 from nacre.functional.losses import IGNORED
 from nacre.learning.batches import target_tokens
@@ -546,7 +546,9 @@ def test_labels_are_chosen_at_the_end_of_a_conversation() -> None:
     host = host_with(BEADS)
     task = lessons()
     labels = ("big", "small", "old")
-    [chosen] = answer(host, [task.examples("test")], Lengths(40, 8), 5, 1, [labels], "labels")
+    [chosen] = answer(
+        host, [task.examples("test")], Lengths(40, 8), Decoding(batch_size=5, decode="labels"), 1, [labels]
+    )
     wanted = []
     for example in task.examples("test"):
         scores = []

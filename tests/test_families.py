@@ -82,8 +82,8 @@ def test_a_decoder_reads_its_prompt_from_the_left() -> None:
 def test_answers_do_not_depend_on_the_batch_and_come_in_order(name: str) -> None:
     host = HOSTS[name]
     examples = tiny_task(rows=10).examples("train")
-    alone = [answer(host, [[example]], Lengths(), 1, 4)[0][0] for example in examples]
-    together = answer(host, [examples[:3], [], examples[3:]], Lengths(), 4, 4)
+    alone = [answer(host, [[example]], Lengths(), Decoding(batch_size=1), 4)[0][0] for example in examples]
+    together = answer(host, [examples[:3], [], examples[3:]], Lengths(), Decoding(batch_size=4), 4)
     assert together == [alone[:3], [], alone[3:]]
 
 

@@ -52,7 +52,7 @@ ROLES = ["query", "value", "output", "ffn_in", "ffn_out"]
 @pytest.mark.parametrize("architecture", ["t5", "llama", "roberta"])
 @pytest.mark.parametrize("name", GRID)
 def test_three_tasks_are_learnt_one_after_the_other(name: str, architecture: str) -> None:
-    """Each task's loss falls: by a sixth at least, and mostly by far more; the T5 learns slowest."""
+    """Each task's loss falls: by a sixth at least, and mostly by far more; the T5, the slowest, has twice as long."""
     losses: list[float] = []
 
     def watch(kind: str, **values: dict[str, float]) -> None:
@@ -60,7 +60,7 @@ def test_three_tasks_are_learnt_one_after_the_other(name: str, architecture: str
             losses.append(values["terms"]["task"])
 
     rate = 3e-3 if name.startswith("seq_ft") else 1e-2 if architecture == "roberta" else 3e-2
-    epochs = 30
+    epochs = 60 if architecture == "t5" else 30  # after 30, how far a T5 has come depends on the last digits
     if name.startswith("lb_cl") and architecture == "roberta":
         rate, epochs = 3e-2, 80  # sigma grows from zero between a small U and a small V, which takes its time
     optim = Optim(batch_size=8, learning_rate=rate, epochs=epochs, log_every=1, max_target_length=8)

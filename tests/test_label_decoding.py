@@ -253,9 +253,10 @@ def test_free_text_cannot_be_chosen() -> None:
 def test_labels_that_look_the_same_to_the_host_are_refused() -> None:
     host, example = tiny_host("t5"), tiny_task().examples("test")
     sets = [("yes", "zebra", "okapi")]  # unknown words both
-    assert answer(host, [example], Lengths(), 4, 3, sets) == answer(host, [example], Lengths(), 4, 3)
+    free = Decoding(batch_size=4)
+    assert answer(host, [example], Lengths(), free, 3, sets) == answer(host, [example], Lengths(), free, 3)
     with pytest.raises(DataError, match="'zebra' and 'okapi' are the same tokens"):
-        answer(host, [example], Lengths(), 4, 1, sets, "labels")
+        answer(host, [example], Lengths(), Decoding(batch_size=4, decode="labels"), 1, sets)
 
 
 def test_labels_are_encoded_behind_each_rows_own_cue() -> None:
@@ -265,8 +266,8 @@ def test_labels_are_encoded_behind_each_rows_own_cue() -> None:
     host = tiny_host("gpt2")
     assert host.family.cue(bare.examples("test")[0]) == bare.test[0].text
     assert host.family.cue(task.examples("test")[0]) == "\nAnswer:"
-    plain = answer(host, [bare.examples("test")], Lengths(), 4, 4)
-    assert answer(host, [bare.examples("test")], Lengths(), 4, 4, [bare.labels]) == plain
+    plain = answer(host, [bare.examples("test")], Lengths(), Decoding(batch_size=4), 4)
+    assert answer(host, [bare.examples("test")], Lengths(), Decoding(batch_size=4), 4, [bare.labels]) == plain
 
 
 def test_an_encoder_chooses_among_the_tasks_own_classes() -> None:

@@ -17,8 +17,10 @@ from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.models.roles import in_top_layers, layer_of
+from nacre.parts.gradient_rule import GradientRule
+from nacre.parts.measured_sensitivity import _without_newest
 from nacre.parts.orthonormality import Orthonormality
-from nacre.parts.sensitivity_start import SensitivityStart, _without_newest
+from nacre.parts.sensitivity_start import SensitivityStart
 from nacre.registry import build_method
 from tiny import ARCHITECTURES, outputs, stir, tiny_host, tiny_task
 
@@ -337,17 +339,23 @@ def test_what_stays_out_of_the_old_span(
             assert 0.01 < share[-1] < 0.6
 
 
+class Seen(GradientRule):
+    """Keeps copies of the gradients, as they are when it is its turn."""
+
+    def __init__(self) -> None:
+        self.found: list[Tensors] = []
+
+    def apply(self, learner: Learner) -> None:
+        sites = learner.adapter.sites.items()
+        groups = [(f"{name}.{group}", p) for name, site in sites for group, p in site.parameters_by_group().items()]
+        self.found.append({name: parameter.grad.clone() for name, parameter in groups})
+
+
 def gradients_of_first_step(method: Method, tasks: int) -> list[Tensor]:
-    found: list[list[Tensor]] = []
-    learner = Learner(
-        tiny_host("t5"), None, method, seed=4, optim=Optim(batch_size=99, learning_rate=1e-2, log_every=1)
-    )
-    learner.report = lambda kind, **_: (
-        kind == "step" and found.append([p.grad.clone() for group in learner.trainable() for p in group.parameters])
-    )
-    for task in TASKS[:tasks]:
-        learner.learn(task)
-    return found[-1]
+    seen = Seen()
+    learnt(method.with_gradient_rule(seen), tasks, optim=Optim(batch_size=99, learning_rate=1e-2))
+    assert len(seen.found) == tasks
+    return list(seen.found[-1].values())
 
 
 def test_spaces_are_one_for_one_earlier_task_and_differ_for_two() -> None:
@@ -359,27 +367,17 @@ def test_spaces_are_one_for_one_earlier_task_and_differ_for_two() -> None:
 @pytest.mark.parametrize("space", ["union", "sum", "vectors"])
 def test_gradients_are_projected_site_by_site(space: str) -> None:
     """The first step's gradients, unclipped, are those without the rule, less what explicit projectors take."""
-    optim = Optim(batch_size=99, learning_rate=1e-2, log_every=1, max_grad_norm=None)
-    found: dict[str, dict[str, Tensor]] = {}
+    found: dict[str, Tensors] = {}
     learner = learnt(lb_cl(space=space), 2)
     plain = replace(learner.method, gradient_rules=())
     tensors = tensors_of(learner)
     for label, method in (("ruled", learner.method), ("plain", plain)):
-        twin = Learner(tiny_host("t5"), None, method, seed=4, optim=optim)
+        seen = Seen()
+        optim = Optim(batch_size=99, learning_rate=1e-2)
+        twin = Learner(tiny_host("t5"), None, method.with_gradient_rule(seen), seed=4, optim=optim)
         twin.adapter.load(tensors, 2)
-        twin.report = lambda kind, label=label, twin=twin, **_: (
-            kind == "step"
-            and found.update(
-                {
-                    label: {
-                        f"{name}.{group}": parameter.grad.double()
-                        for name, site in twin.adapter.sites.items()
-                        for group, parameter in site.parameters_by_group().items()
-                    }
-                }
-            )
-        )
         twin.learn(TASKS[2])
+        found[label] = {name: gradient.double() for name, gradient in seen.found[0].items()}
     past = {name: tensor.double() for name, tensor in tensors_of(twin).items() if ".past_" in name}
     for name, gradient in found["plain"].items():
         site, kind = name.rsplit(".", 1)

@@ -3,12 +3,16 @@ gradient, and what is kept for the backward pass."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from nacre.adapters.gated import Gated, GatedSite
 from nacre.functional.fused_gating import Mixture, fused_mixture
 
 D_IN, D_OUT, RANK, SCALE = 48, 40, 4, 2.0
@@ -135,19 +139,131 @@ def test_a_step_before_the_backward_pass_is_noticed() -> None:
         value.sum().backward()
 
 
-@pytest.mark.parametrize("tasks", [1, 5, 50])
-def test_codes_and_gates_are_all_that_is_kept(tasks: int) -> None:
-    """4 T n (r + 1) bytes beside the input and what belongs to the module."""
-    t = {name: tensor.float() for name, tensor in tensors(tasks, tokens=(64,)).items()}
-    leaves = t | {name: t[name].clone().requires_grad_() for name in NAMES}
-    own = {tensor.data_ptr() for tensor in leaves.values()}
+def test_the_base_may_read_another_input_than_the_loras() -> None:
+    """As with dropout: x reaches the LoRAs only, ``undropped`` the base only, each with a gradient of its own."""
+    mixture = Mixture(SCALE, SCALE, True, "tanh", 0.3)
+    t = tensors(4)
+    t["undropped"] = tensors(1, seed=1)["x"]
+    names = (*NAMES[:4], "undropped")
+
+    def found(function: Callable[..., Tensor], wanted: tuple[str, ...]) -> dict[str, Tensor]:
+        leaves = t | {name: t[name].clone().requires_grad_() for name in wanted}
+        value = function(leaves)
+        value.square().sum().backward()
+        return {"value": value.detach()} | {name: leaves[name].grad for name in wanted}
+
+    def stacked(past: Tensor) -> Tensor:
+        return torch.cat([past.flatten(0, 1), past.new_empty(RANK, past.shape[-1])])
+
+    def ours(leaves: dict[str, Tensor]) -> Tensor:
+        trained = (leaves[name] for name in ("x", "down", "up", "selector"))
+        stacks = stacked(t["past_down"]), stacked(t["past_up"])
+        return fused_mixture(*trained, None, *stacks, mixture, (t["weight"], t["bias"]), leaves["undropped"])
+
+    def theirs(leaves: dict[str, Tensor]) -> Tensor:
+        return naive(leaves, mixture, False, False) + leaves["undropped"] @ t["weight"].T + t["bias"]
+
+    assert worst(found(ours, names), found(theirs, names)) <= 1e-12
+    for alone in ("x", "undropped"):
+        assert worst(found(ours, (alone,)), found(theirs, (alone,))) <= 1e-12
+
+
+@pytest.mark.parametrize(("mixture", "learned"), KINDS)
+def test_without_gradients_the_value_is_the_same_to_the_bit(mixture: Mixture, learned: bool) -> None:
+    t = tensors(6)
+    with torch.no_grad():
+        value = fused(t, mixture, learned, True)
+    assert torch.equal(value, value_and_gradients(fused, t, mixture, learned, True)["value"])
+
+
+def kept_bytes(tasks: int, rank: int, tokens: int) -> int:
+    """What a site keeps for its backward pass beside the input and the module's own tensors."""
+    site = GatedSite(nn.Linear(D_IN, D_OUT).requires_grad_(False), Gated(rank=rank, dropout=0.0))
+    for task in range(tasks):
+        site.grow()
+        site.fresh(task)
+    x = torch.randn(tokens, D_IN, requires_grad=True)
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*site.parameters(), *site.buffers(), x]}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        fused(leaves, Mixture(SCALE, SCALE, True), False, True)
-    assert sum(kept.values()) == 4 * 64 * tasks * (RANK + 1)
+        site(x)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("tasks", [1, 5, 50])
+def test_codes_and_gates_are_all_that_is_kept(tasks: int) -> None:
+    """4 T n (r + 1) bytes, and little more: the zero LoRA's gates and the keys."""
+    rank, tokens = 8, 64
+    kept, codes_and_gates = kept_bytes(tasks, rank, tokens), 4 * tokens * tasks * (rank + 1)
+    assert kept == codes_and_gates + 4 * (tokens + tasks * rank)
+    assert kept <= 1.2 * codes_and_gates
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is computed; views are nothing to compute."""
+
+    VIEWS = (
+        "view",
+        "_unsafe_view",
+        "t",
+        "transpose",
+        "unsqueeze",
+        "squeeze",
+        "permute",
+        "select",
+        "slice",
+        "detach",
+        "alias",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function._schema.name.removeprefix("aten::")
+        if name not in self.VIEWS:
+            self.found[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def operations(tasks: int, **options: Any) -> Counter[str]:
+    """Of one site's forward and backward pass."""
+    site = GatedSite(nn.Linear(D_IN, D_OUT).requires_grad_(False), Gated(rank=2, **{"dropout": 0.0, **options}))
+    for task in range(tasks):
+        site.grow()
+        site.fresh(task)
+    x = torch.randn(3, 7, D_IN, requires_grad=True)
+    site(x)  # the stacks are made once a task
+    wanted = [x, *(parameter for parameter in site.parameters() if parameter.requires_grad)]
+    with Operations() as forward:
+        y = site(x)
+    weights = torch.ones_like(y)
+    with Operations() as backward:
+        torch.autograd.grad(y, wanted, weights)
+    return forward.found + backward.found
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({}, 26),
+        ({"zero_lora": False}, 25),
+        ({"selectors": "new"}, 27),
+        ({"activation": "relu"}, 29),
+        ({"activation": "tanh"}, 30),
+        ({"zero_lora": "learned"}, 30),
+        ({"dropout": 0.1}, 32),  # three of them make the mask, three use it
+    ],
+    ids=str,
+)
+def test_operations_of_a_site_do_not_grow_with_the_tasks(options: dict[str, Any], count: int) -> None:
+    for tasks in (2, 9):
+        assert operations(tasks, **options).total() == count, operations(tasks, **options)

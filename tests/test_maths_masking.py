@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from nacre.functional import masking
 from nacre.functional.masking import (
     kept_count,
     largest,
@@ -115,7 +116,10 @@ def test_random_features_come_from_the_seed() -> None:
     assert (frequency - 0.3).abs().max() < 0.06  # six standard errors
 
 
-def test_magnitudes_leave_out_tokens_that_do_not_count() -> None:
+@pytest.mark.parametrize("block", [1, 15, 2**17])
+def test_magnitudes_leave_out_tokens_that_do_not_count(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are taken at once: one token, three, or all twelve."""
+    monkeypatch.setattr(masking, "BLOCK", block)
     outputs = drawn(3, 4, 5).requires_grad_()
     counted = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
     expected = [
@@ -127,6 +131,7 @@ def test_magnitudes_leave_out_tokens_that_do_not_count() -> None:
     assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-14)
     everything = torch.ones(3, 4, dtype=torch.bool)
     assert torch.allclose(magnitude_sum(outputs), magnitude_sum(outputs, everything), rtol=1e-14)
+    assert torch.equal(magnitude_sum(outputs[:0]), torch.zeros(5, dtype=torch.float64))
 
 
 def test_magnitudes_of_half_precision_are_summed_in_single() -> None:

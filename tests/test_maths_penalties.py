@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nacre.functional.fisher import divided_by_mean, drawn_labels, mean_squared_gradients
 from nacre.functional.losses import IGNORED
-from nacre.functional.penalties import elastic, norm_sum, overlap, summed_overlap
+from nacre.functional.penalties import elastic, norm_sum, overlaps
 
 BOUND = 1e-10
 
@@ -38,22 +38,82 @@ def naive_overlap(new: list, past: list, norm: str) -> tuple[float, list]:
     return value, gradient
 
 
+def overlap(new: Tensor, past: Tensor, norm: str) -> Tensor:
+    """Of one matrix [r, d] with past [t-1, r, d]."""
+    return overlaps([[new]], [past.flatten(0, 1).unsqueeze(0)], norm=norm).sum()
+
+
+def autograd_overlap(new: Tensor, past: Tensor, norm: str) -> Tensor:
+    """The same with the gradient left to autograd."""
+    products = past.flatten(0, 1) @ new.T
+    return (products.abs() if norm == "absolute" else products.square()).sum()
+
+
 @pytest.mark.parametrize("norm", ["absolute", "squared"])
 @pytest.mark.parametrize(("tasks", "rank", "d"), [(2, 1, 5), (4, 3, 7), (6, 8, 9)])
 def test_overlap_and_its_gradient(tasks: int, rank: int, d: int, norm: str) -> None:
     new, past = draw(rank, d).requires_grad_(), draw(tasks - 1, rank, d, seed=1)
-    found = overlap(new, past, norm=norm)
+    found = overlap(new, past, norm)
     value, gradient = naive_overlap(new.tolist(), past.tolist(), norm)
     found.backward()
     assert close(found, value)
     assert close(new.grad, gradient)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("norm", ["absolute", "squared"])
+@pytest.mark.parametrize(("tasks", "rank", "d"), [(2, 8, 512), (16, 8, 64), (3, 2, 16), (5, 3, 7)])
+def test_one_by_one_it_is_autograd_bit_for_bit(tasks: int, rank: int, d: int, norm: str, dtype: torch.dtype) -> None:
+    """Values and gradients, under a weight that is no power of two; matrices as rows and as columns."""
+    data = [(draw(rank, d, seed=n).to(dtype), draw(tasks - 1, rank, d, seed=9 + n).to(dtype)) for n in range(3)]
+    found, expected = (
+        [(new.T.contiguous().T if n == 1 else new).clone().requires_grad_() for n, (new, _) in enumerate(data)]
+        for _ in range(2)
+    )
+    pasts = [past for _, past in data]
+    value = overlaps([[new] for new in found], [past.flatten(0, 1).unsqueeze(0) for past in pasts], norm=norm).sum()
+    twin = torch.stack([autograd_overlap(new, past, norm) for new, past in zip(expected, pasts, strict=True)]).sum()
+    (0.3 * value).backward()
+    (0.3 * twin).backward()
+    assert torch.equal(value, twin)
+    assert all(torch.equal(one.grad, other.grad) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("norm", ["absolute", "squared"])
+def test_stacked_groups_give_each_matrix_its_own_value_and_gradient(norm: str) -> None:
+    shapes = [(3, 7), (3, 7), (2, 5), (3, 7), (2, 5), (4, 9)]
+    new = [draw(*shape, seed=n).requires_grad_() for n, shape in enumerate(shapes)]
+    past = [draw(4, *shape, seed=20 + n) for n, shape in enumerate(shapes)]
+    groups = [[0, 1, 3], [2, 4], [5]]
+    stacked = [torch.stack([past[n].flatten(0, 1) for n in group]) for group in groups]
+    values = overlaps([[new[n] for n in group] for group in groups], stacked, norm=norm)
+    weights = torch.tensor([0.3, -2.0, 1.0, 5.0, 0.7, 0.1], dtype=torch.float64)
+    (weights * values).sum().backward()
+    for value, weight, n in zip(values, weights, [n for group in groups for n in group], strict=True):
+        expected, gradient = naive_overlap(new[n].tolist(), past[n].tolist(), norm)
+        assert close(value, expected)
+        assert (new[n].grad - weight * torch.tensor(gradient, dtype=torch.float64)).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("norm", ["absolute", "squared"])
+def test_what_is_kept_for_the_gradient_is_no_larger_than_the_products(norm: str) -> None:
+    new, past = draw(4, 100).requires_grad_(), draw(6, 4, 100, seed=1)
+    kept: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        overlap(new, past, norm)
+    assert sum(kept) == 6 * 4 * 4
+
+
 @pytest.mark.parametrize("norm", ["absolute", "squared"])
 def test_orthogonal_directions_do_not_overlap(norm: str) -> None:
     directions = torch.linalg.qr(draw(9, 9)).Q
-    assert overlap(directions[:3], directions[3:].view(2, 3, 9), norm=norm) < 1e-13
-    own = overlap(directions[:3], directions[:3].view(1, 3, 9), norm=norm)
+    assert overlap(directions[:3], directions[3:].view(2, 3, 9), norm) < 1e-13
+    own = overlap(directions[:3], directions[:3].view(1, 3, 9), norm)
     assert close(own, 3.0)  # three unit rows, each met by itself alone
 
 
@@ -61,18 +121,10 @@ def test_orthogonal_directions_do_not_overlap(norm: str) -> None:
 def test_the_first_task_and_an_untrained_b_have_zero_overlap_and_zero_gradient(norm: str) -> None:
     for new, past in [(draw(2, 5), draw(0, 2, 5)), (torch.zeros(2, 5, dtype=torch.float64), draw(3, 2, 5))]:
         new.requires_grad_()
-        value = overlap(new, past, norm=norm)
+        value = overlap(new, past, norm)
         assert value == 0
         value.backward()
         assert torch.equal(new.grad, torch.zeros_like(new))
-
-
-@pytest.mark.parametrize("norm", ["absolute", "squared"])
-def test_matrices_of_different_shapes_are_summed_or_averaged(norm: str) -> None:
-    pairs = [(draw(2, 5), draw(3, 2, 5, seed=1)), (draw(4, 3), draw(3, 4, 3, seed=2)), (draw(2, 8), draw(3, 2, 8))]
-    each = [naive_overlap(new.tolist(), past.tolist(), norm)[0] for new, past in pairs]
-    assert close(summed_overlap(pairs, norm=norm, reduce="sum"), sum(each))
-    assert close(summed_overlap(pairs, norm=norm, reduce="mean"), sum(each) / 3)
 
 
 def test_norms_are_summed_without_squaring() -> None:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nacre.functional.projection import part_within, span_basis, used_directions
+from nacre.functional.projection import directions_of_task, part_within
+from nacre.functional.spans import extended, no_spans
 
 BOUND = 1e-10
 
@@ -22,8 +23,19 @@ def projector(rows: Tensor) -> Tensor:
     return torch.linalg.pinv(rows, rtol=1e-9) @ rows
 
 
+def directions(past: Tensor, space: str) -> Tensor:
+    """The rows D [q, d] after the tasks [t-1, r, d], one after the other."""
+    stacks = past.unsqueeze(1)
+    if space != "union":
+        return torch.cat([past.new_zeros(0, past.shape[-1]), *(directions_of_task(task, space)[0] for task in stacks)])
+    spans = no_spans(past[:1].new_zeros(1, *past.shape[1:]))
+    for task in stacks:
+        spans = extended(spans, task)
+    return spans.basis[0]
+
+
 def after(rows: Tensor, past: Tensor, space: str) -> Tensor:
-    return rows - part_within(rows, used_directions(past, space))
+    return rows - part_within(rows, directions(past, space))
 
 
 @pytest.mark.parametrize(("tasks", "rank", "width"), [(1, 2, 9), (3, 2, 9), (4, 3, 16), (5, 3, 12)])
@@ -39,40 +51,22 @@ def test_every_space_equals_its_projectors(tasks: int, rank: int, width: int) ->
         assert (after(rows, past, space) - expected).abs().max() <= BOUND, space
 
 
-def test_a_basis_is_orthonormal_and_spans_the_same() -> None:
-    vectors = draw(5, 12)
-    basis = span_basis(vectors)
-    assert basis.shape == (5, 12)
-    assert (basis @ basis.T - torch.eye(5, dtype=torch.float64)).abs().max() <= BOUND
-    assert (basis.T @ basis - projector(vectors)).abs().max() <= BOUND
-
-
-def test_a_basis_shows_the_rank() -> None:
-    """Copies, sums and directions a millionth as large do not count; scale does not matter."""
-    one, two = draw(2, 8)
-    dependent = torch.stack([one, two, one, one - 3 * two])
-    assert len(span_basis(dependent)) == 2
-    assert len(span_basis(1e-9 * dependent)) == 2
-    small = torch.stack([one / one.norm(), 1e-7 * draw(8, seed=5)])
-    assert len(span_basis(small)) == 1
-    assert len(span_basis(small, tolerance=1e-9)) == 2
-    assert len(span_basis(torch.zeros(3, 8))) == 0
-    assert span_basis(torch.zeros(0, 8)).shape == (0, 8)
-
-
 def test_without_a_past_nothing_is_removed() -> None:
     rows = draw(3, 7)
     for space in ("union", "sum", "vectors"):
-        directions = used_directions(torch.zeros(0, 3, 7, dtype=torch.float64), space)
-        assert directions.shape == (0, 7)
-        assert torch.equal(rows - part_within(rows, directions), rows)
+        found = directions(torch.zeros(0, 3, 7, dtype=torch.float64), space)
+        assert found.shape == (0, 7)
+        assert torch.equal(rows - part_within(rows, found), rows)
 
 
-def test_vectors_of_zeros_have_no_direction() -> None:
-    past = draw(2, 3, 7)
+def test_vectors_of_zeros_remove_nothing() -> None:
+    past, rows = draw(2, 3, 7), draw(2, 7, seed=1)
     past[0, 1] = 0
-    assert used_directions(past, "vectors").shape == (5, 7)
-    assert used_directions(past, "vectors").isfinite().all()
+    without = past.flatten(0, 1)[[0, 2, 3, 4, 5]].unsqueeze(0)
+    for space in ("union", "vectors"):
+        assert directions(past, space).isfinite().all()
+        assert (after(rows, past, space) - after(rows, without, space)).abs().max() <= BOUND
+    assert torch.equal(after(rows, torch.zeros_like(past), "sum"), rows)
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.1, 1.0])
@@ -133,6 +127,6 @@ def test_the_union_removes_once_and_for_all(tasks: int, rank: int, seed: int) ->
 
 def test_padding_with_zeros_removes_nothing_more() -> None:
     """Bases of several sizes are stacked: rows of zeros fill up the smaller ones."""
-    rows, basis = draw(2, 3, 10), span_basis(draw(2, 10, seed=1))
+    rows, basis = draw(2, 3, 10), directions(draw(1, 2, 10, seed=1), "union")
     padded = torch.cat([basis, torch.zeros(3, 10, dtype=torch.float64)])
     assert (part_within(rows, padded) - part_within(rows, basis)).abs().max() <= 1e-15

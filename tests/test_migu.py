@@ -6,7 +6,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from nacre.learning.settings import Optim
 from nacre.models.families import Encoded
 from nacre.models.host import Host
 from nacre.models.roles import ROLES
+from nacre.parts.gradient_rule import GradientRule
 from nacre.parts.magnitude_mask import MagnitudeMask
 from nacre.registry import build_method
 from tiny import stir, tiny_host, tiny_task
@@ -28,6 +30,16 @@ from tiny import stir, tiny_host, tiny_task
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1)
 BASES = ("seq_ft", "seq_lora", "inc_lora")
 ROWS = [Encoded((5, 6, 7, 8, 9, 1), (9, 12, 1), False), Encoded((10, 11, 1), (10, 1), False)]
+
+
+@dataclass(frozen=True)
+class Watch(GradientRule):
+    """Sees every step's gradients as the optimizer does, masked and clipped."""
+
+    see: Callable[[Learner], None]
+
+    def after_step(self, learner: Learner) -> None:  # type: ignore[override]
+        self.see(learner)
 
 
 def learner_of(method: str, architecture: str = "t5", optim: Optim = OPTIM, seed: int = 7, **migu: object) -> Learner:
@@ -136,15 +148,13 @@ def test_what_is_not_attention_or_feed_forward_is_never_masked() -> None:
     """Embeddings (tied to the head) and norms get the gradient that they would have without masks."""
     found: dict[str, dict[str, Tensor]] = {}
     for method in ("seq_ft", "seq_ft+migu"):
-        optim = Optim(batch_size=99, max_grad_norm=None, log_every=1)
-        learner = learner_of(method, optim=optim, **({"first_task": True} if "+" in method else {}))
 
-        def watch(kind: str, learner: Learner = learner, method: str = method, **_: object) -> None:
-            if kind == "step":
-                found[method] = {n: p.grad.clone() for n, p in learner.host.model.named_parameters()}
+        def see(learner: Learner, method: str = method) -> None:
+            found[method] = {n: p.grad.clone() for n, p in learner.host.model.named_parameters()}
 
-        learner.report = watch
-        learner.learn(tiny_task())
+        parameters = {"migu": {"first_task": True}} if "+" in method else {}
+        watched = build_method(method, parameters).with_gradient_rule(Watch(see))
+        Learner(tiny_host("t5"), None, watched, optim=Optim(batch_size=99, max_grad_norm=None)).learn(tiny_task())
     masked_names = {f"{one.name}.weight" for one in learner_of("seq_ft").adapter.feature_maps()}
     for name, gradient in found["seq_ft"].items():
         masked = found["seq_ft+migu"][name]
@@ -407,22 +417,19 @@ def test_the_components_of_table_5(components: tuple[str, ...], endings: set[str
 
 def test_features_of_gpt2_lie_along_the_second_axis() -> None:
     """Its Conv1D stores weights as [d_in, d_out]; biases go with their features."""
-    learner = learner_of("seq_ft+migu", "gpt2", first_task=True)
     seen = []
 
-    def watch(kind: str, **_: object) -> None:
-        if kind == "step":
-            masks = learner.held["magnitude_mask"].step.masks
-            for name, mask in masks.items():
-                linear = learner.host.model.get_submodule(name)
-                assert linear.weight.shape[1] == len(mask)
-                assert (linear.weight.grad[:, ~mask] == 0).all()
-                assert (linear.bias.grad[~mask] == 0).all()
-                assert linear.weight.grad[:, mask].abs().sum() > 0
-                seen.append(name.rsplit(".", 1)[-1])
+    def see(learner: Learner) -> None:
+        for name, mask in learner.held["magnitude_mask"].step.masks.items():
+            linear = learner.host.model.get_submodule(name)
+            assert linear.weight.shape[1] == len(mask)
+            assert (linear.weight.grad[:, ~mask] == 0).all()
+            assert (linear.bias.grad[~mask] == 0).all()
+            assert linear.weight.grad[:, mask].abs().sum() > 0
+            seen.append(name.rsplit(".", 1)[-1])
 
-    learner.report = watch
-    learner.learn(tiny_task())
+    method = build_method("seq_ft+migu", {"migu": {"first_task": True}}).with_gradient_rule(Watch(see))
+    Learner(tiny_host("gpt2"), None, method, optim=OPTIM).learn(tiny_task())
     assert set(seen) == {"c_attn", "c_proj", "c_fc"}
 
 
@@ -568,20 +575,23 @@ def test_masks_by_weight_and_by_gradient(by: str) -> None:
     """The kept rows have the larger L1 norms: of W + s B A before the step, or of the gradient."""
     optim = Optim(batch_size=12, learning_rate=1e-2, max_grad_norm=None, log_every=1)
     learner = learner_of("inc_lora+migu", optim=optim, by=by)
-    plain = learner_of("inc_lora", optim=optim)
     norms: dict[str, Tensor] = {}
 
+    def see(plain: Learner) -> None:
+        if by == "gradient" and plain.task_number == 2:
+            for name, site in plain.adapter.sites.items():
+                norms[f"{name}.down"], norms[name] = (m.weight.grad.abs().sum(1) for m in (site.down, site.up))
+
+    method = build_method("inc_lora").with_gradient_rule(Watch(see))
+    plain = Learner(tiny_host("t5"), None, method, seed=7, optim=optim)
+
     def watch(kind: str, **_: object) -> None:
-        sites = plain.adapter.sites
         if kind == "trainable" and by == "weight":
-            for name, site in sites.items():
+            for name, site in plain.adapter.sites.items():
                 norms[f"{name}.down"] = site.down.weight.abs().sum(1)
                 past = torch.einsum("trd,tro->od", site.past_down, site.past_up)
                 whole = site.base.weight + 4.0 * (past + site.up.weight @ site.down.weight)
                 norms[name] = whole.abs().sum(1)
-        if kind == "step" and by == "gradient":
-            for name, site in sites.items():
-                norms[f"{name}.down"], norms[name] = (m.weight.grad.abs().sum(1) for m in (site.down, site.up))
 
     plain.learn(tiny_task("one"))
     learner.learn(tiny_task("one"))

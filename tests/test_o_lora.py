@@ -13,6 +13,10 @@ from torch import Tensor
 from nacre.errors import RecipeError
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
+from nacre.parts import orthogonality
+from nacre.parts.alike import alike
+from nacre.parts.gradient_rule import GradientRule
+from nacre.parts.orthogonality import Pairs
 from nacre.registry import build_method
 from tiny import stir, tiny_host, tiny_task
 
@@ -159,13 +163,14 @@ def test_accumulation_does_not_change_the_penalties_weight() -> None:
     def gradients(accumulation: int) -> list[Tensor]:
         found: list[Tensor] = []
 
-        def watch(kind: str, **values: Any) -> None:
-            if kind == "step" and learner.task_number == 2 and values["step"] == 1:
-                found.extend(p.grad.clone() for group in learner.trainable() for p in group.parameters)
+        class Seen(GradientRule):
+            def apply(self, learner: Any) -> None:
+                if learner.task_number == 2 and learner.step.number == 0:
+                    found.extend(p.grad.clone() for group in learner.trainable() for p in group.parameters)
 
         optim = Optim(batch_size=6, learning_rate=1e-2, log_every=1, accumulation=accumulation, max_grad_norm=None)
-        method = build_method("o_lora", {"dropout": 0.0, "shrinkage": 0.2})
-        learner = Learner(tiny_host("t5", torch.float64), None, method, optim=optim, report=watch)
+        method = build_method("o_lora", {"dropout": 0.0, "shrinkage": 0.2}).with_gradient_rule(Seen())
+        learner = Learner(tiny_host("t5", torch.float64), None, method, optim=optim)
         for task in TASKS[:2]:
             learner.learn(task)
         return found
@@ -174,6 +179,53 @@ def test_accumulation_does_not_change_the_penalties_weight() -> None:
     assert whole
     assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-10) for a, b in zip(whole, split, strict=True))
     assert sum(tensor.abs().sum() for tensor in whole) > 1
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama"])
+@pytest.mark.parametrize("side", ["input", "both"])
+def test_stacked_as_on_an_accelerator_it_trains_the_same(
+    architecture: str, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama's query and value maps differ in shape, so that there are two groups of each side."""
+    optim = Optim(batch_size=4, learning_rate=1e-2, max_grad_norm=None)
+    settings = {"architecture": architecture, "tasks": 3, "side": side, "optim": optim}
+    alone = learnt("o_lora", **settings)
+    groups: list[int] = []
+
+    def stacked(items: Any, shape: Any, device: torch.device) -> list[list[Any]]:
+        found = alike(items, shape, torch.device("cuda"))
+        groups.extend(len(group) for group in found)
+        return found
+
+    monkeypatch.setattr(orthogonality, "alike", stacked)
+    together = learnt("o_lora", **settings)
+    assert max(groups) > 1
+    assert alone.keys() == together.keys()
+    # AdamW turns a rounding of a gradient near zero into a step: few entries may part, by no more than that.
+    apart = torch.cat([(alone[name] - together[name]).abs().flatten() for name in alone])
+    assert apart.median() <= 1e-6
+    assert (apart > 1e-4).float().mean() < 0.01
+
+
+def test_tensors_are_paired_once_a_task_and_nothing_is_copied_or_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Pairs] = []
+
+    class Counted(Pairs):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr(orthogonality, "Pairs", Counted)
+    learner = Learner(tiny_host("t5"), None, build_method("o_lora", {}), optim=OPTIM)
+    learner.learn(TASKS[0])
+    seen: list[set[int]] = []
+    learner.report = lambda kind, **_: (
+        kind == "trainable" and seen.append({site.past_down.data_ptr() for site in learner.adapter.sites.values()})
+    )
+    learner.learn(TASKS[1])
+    assert len(made) == 2
+    assert {past.data_ptr() for past in made[1].past} == seen[0], "on the CPU the earlier tasks' own memory"
+    assert learner.held == {}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +110,13 @@ class PlacedAdapter(ABC):
         Raises ``ModelError`` if they cannot be told from the host's other parameters.
         """
         return []
+
+    def folding_summary(self) -> dict[str, Any]:
+        """What there is to say about working weights that earlier tasks' updates are added to, as plain values:
+        sites, folded: how many there are, and how many have one. obstacles: why others have none. ratios: the smallest
+        and the largest size of the updates in multiples of their weight's, None if unknown. {} if there is nothing to
+        fold."""
+        return {}
 
     def freeze(self) -> None:
         """Between tasks nothing is trainable."""

@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from nacre.adapters.adapter import ParameterGroup, kaiming_uniform
 from nacre.adapters.low_rank import LowRank, LowRankSite, PlacedLowRank
 from nacre.errors import RecipeError
 from nacre.functional.fused_gating import Mixture, fused_mixture
+from nacre.functional.gates_first import chosen_tasks, fused_gates_first
 from nacre.functional.gating import (
     Activation,
     gate_values,
@@ -38,6 +38,8 @@ class Gated(LowRank):
     selector_input: what w_i is multiplied with: ``scaled``, y_i = s B_i A_i x; ``unscaled``, B_i A_i x.
     activation: phi, on the selector's output. zero_lora: True: a LoRA that is zero takes part in the softmax with the
         score z_0 = 0; False: none does; ``learned``: z_0 is one trained number a site, 0 at first.
+    keep_gates: k, how many tasks take part in a sum, those with the largest gates on the batch (``functional/
+        gates_first``); None: all.
     """
 
     dropout_on: Literal["all", "new"] = "all"
@@ -47,6 +49,7 @@ class Gated(LowRank):
     selector_input: Literal["scaled", "unscaled"] = "scaled"
     activation: Activation = "none"
     zero_lora: bool | Literal["learned"] = True
+    keep_gates: int | None = None
 
     sum_gated: ClassVar[bool] = False
 
@@ -55,6 +58,10 @@ class Gated(LowRank):
         if self.selector_rate <= 0:
             raise RecipeError(
                 f"selector_rate: {self.selector_rate} is not positive; it multiplies the selectors' learning rate."
+            )
+        if self.keep_gates is not None and self.keep_gates < 1:
+            raise RecipeError(
+                f"keep_gates: {self.keep_gates} is not a positive number of tasks; null keeps all of them."
             )
 
     @property
@@ -90,6 +97,8 @@ class GatedSite(LowRankSite):
     @property
     def selector(self) -> Tensor:
         """[t, d_out]: frozen rows first."""
+        if len(self.frozen_selectors) == 0:
+            return self.trained_selectors
         return torch.cat([self.frozen_selectors, self.trained_selectors])
 
     def stacks(self) -> tuple[Tensor, Tensor]:
@@ -104,22 +113,46 @@ class GatedSite(LowRankSite):
             return self.untouched(x)
         if self.can_fuse(x):
             return self.fused(x)
-        down, up = self.stacks()
         h = self.untouched(x)
+        return h + self.delta(x).to(h.dtype)
+
+    def delta(self, x: Tensor) -> Tensor:
+        """What the mixture adds, by autograd: x [..., d_in] -> [..., d_out]. It computes what ``fused`` does, all
+        tasks' codes even where few are taken."""
+        down, up = self.stacks()
         codes = self.codes(self.own_type(x), down)
-        delta = mixed_update(codes, self.gates_of(codes, up), up, scale=self.settings.scale)
-        return h + delta.to(h.dtype)
+        scores = self.scores_of(codes, up)
+        if not self.chooses:
+            return mixed_update(codes, self.gates_of(scores), up, scale=self.settings.scale)
+        chosen = self.chosen(self.gates_of(scores.detach()))
+        taken = torch.zeros_like(scores, dtype=torch.bool).index_fill_(-1, chosen, True)
+        gates = self.gates_of(torch.where(taken, scores, scores.detach()))
+        codes, gates = codes.index_select(-2, chosen), gates.index_select(-1, chosen)
+        return mixed_update(codes, gates, up.index_select(0, chosen), scale=self.settings.scale)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there are more tasks than may be kept."""
+        keep = self.settings.keep_gates
+        return keep is not None and keep <= len(self.past_down)
+
+    def chosen(self, gates: Tensor) -> Tensor:
+        """The tasks that are taken into the sum, given all gates of a batch [..., t]: indices [k]."""
+        assert self.settings.keep_gates is not None
+        return chosen_tasks(gates.flatten(0, -2).sum(0), self.settings.keep_gates, with_newest=self.training)
 
     def can_fuse(self, x: Tensor) -> bool:
         """Whether the hand-written backward pass fits: it knows one input for all LoRAs, one precision, and gradients
-        of the newest task's tensors only."""
+        of the newest task's tensors only, which, where tasks are chosen, are not always among them in evaluation."""
         drops = self.training and self.settings.dropout > 0
         one_input = self.settings.dropout_on == "all" or not drops or len(self.past_down) == 0
         past_frozen = not (self.past_down.requires_grad or self.past_up.requires_grad)
-        return one_input and past_frozen and not torch.is_autocast_enabled(x.device.type)
+        newest_taken = self.training or not self.chooses or not torch.is_grad_enabled()
+        return one_input and past_frozen and newest_taken and not torch.is_autocast_enabled(x.device.type)
 
     def fused(self, x: Tensor) -> Tensor:
-        """The forward pass through ``functional/fused_gating``; the base's product is part of it where it can be."""
+        """The forward pass through ``functional/fused_gating`` or ``gates_first``; the base's product is part of it
+        where it can be."""
         settings = self.settings
         mixture = Mixture(
             scale=settings.scale,
@@ -128,26 +161,23 @@ class GatedSite(LowRankSite):
             activation=settings.activation,
             offset=self.offset,
         )
-        seen, base = self.dropped(x), self._plain_base(x)
-        if seen is not x:
-            base = None  # the base reads what the LoRAs do not
+        seen = self.dropped(x)
+        base = self.plain_base(x.dtype) if x.dtype == self.past_down.dtype else None
         zero_score = self.zero_score if settings.zero_lora == "learned" else None
-        found = fused_mixture(
-            seen, self.down.weight, self.up.weight, self.selector, zero_score, *self._stacked(), mixture, base
-        )
+        trained = (self.down.weight, self.up.weight, self.selector, zero_score)
+        undropped = x if base is not None and seen is not x else None
+        if self.chooses:
+            assert settings.keep_gates is not None
+            found = fused_gates_first(
+                seen, *trained, *self._stacked(), mixture, base, undropped,
+                keep=settings.keep_gates, with_newest=self.training
+            )  # fmt: skip
+        else:
+            found = fused_mixture(seen, *trained, *self._stacked(), mixture, base, undropped)
         if base is not None:
             return found
         h = self.untouched(x)
         return h + found.to(h.dtype)
-
-    def _plain_base(self, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
-        """The base's frozen weight [d_out, d_in] and bias, if it is an ordinary linear map of the LoRAs' precision."""
-        bias = self.base.bias
-        assert bias is None or isinstance(bias, Tensor)
-        weight = self.base_weight()
-        trained = weight.requires_grad or (bias is not None and bias.requires_grad)
-        plain = type(self.base) in (nn.Linear, Conv1D) and not trained
-        return (weight, bias) if plain and weight.dtype == x.dtype == self.past_down.dtype else None
 
     def _stacked(self) -> tuple[Tensor, Tensor]:
         """Working copies of all tasks' A_i [t r, d_in] and B_i^T [t r, d_out], made when the past changes; the newest
@@ -164,20 +194,33 @@ class GatedSite(LowRankSite):
         earlier, newest = low_rank_codes(x, down[:-1]), low_rank_codes(self.dropped(x), down[-1:])
         return torch.cat([earlier, newest], dim=-2)
 
-    def gates_of(self, codes: Tensor, up: Tensor) -> Tensor:
-        """g_1 .. g_t: codes [..., t, r], up [t, r, d_out] -> [..., t]."""
+    def scores_of(self, codes: Tensor, up: Tensor) -> Tensor:
+        """z_1 .. z_t: codes [..., t, r], up [t, r, d_out] -> [..., t]."""
         settings = self.settings
         keys = selector_keys(up, self.selector, settings.scale if settings.selector_input == "scaled" else 1.0)
-        scores = selector_scores(codes, keys, activation=settings.activation, offset=self.offset)
-        if settings.zero_lora == "learned":
+        return selector_scores(codes, keys, activation=settings.activation, offset=self.offset)
+
+    def gates_of(self, scores: Tensor) -> Tensor:
+        """g_1 .. g_t: scores [..., t] -> [..., t]."""
+        if self.settings.zero_lora == "learned":
             return gate_values(scores, self.zero_score)
-        return gate_values(scores, scores.new_zeros(1) if settings.zero_lora else None)
+        return gate_values(scores, scores.new_zeros(1) if self.settings.zero_lora else None)
 
     @torch.no_grad()
     def gates(self, x: Tensor) -> Tensor:
-        """The gate values on inputs x [..., d_in]: [..., t] (what the paper's Fig. 4 shows)."""
+        """The gate values on inputs x [..., d_in]: [..., t] (what the paper's Fig. 4 shows), of tasks that are not
+        taken into the sum, too."""
         down, up = self.stacks()
-        return self.gates_of(low_rank_codes(self.own_type(x), down), up)
+        return self.gates_of(self.scores_of(low_rank_codes(self.own_type(x), down), up))
+
+    @torch.no_grad()
+    def left_out(self, x: Tensor) -> Tensor:
+        """The gates of tasks that ``keep_gates`` leaves out of the sum on this batch, added up: x [..., d_in] ->
+        [...]."""
+        gates = self.gates(x)
+        if not self.chooses:
+            return gates.new_zeros(gates.shape[:-1])
+        return gates.index_fill(-1, self.chosen(gates), 0).sum(-1)
 
     def open(self) -> None:
         earlier = self.selector.detach()
@@ -190,6 +233,9 @@ class GatedSite(LowRankSite):
 
     def fold(self) -> None:
         """Gates depend on the input, so nothing can be folded."""
+
+    def settle(self) -> None:
+        """Likewise."""
 
     @torch.no_grad()
     def fresh(self, seed: int) -> None:

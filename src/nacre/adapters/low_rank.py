@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from nacre.adapters.adapter import Adapter, FeatureMap, ParameterGroup, PlacedAdapter, kaiming_uniform
-from nacre.adapters.site import Site, put_sites, take_away
-from nacre.errors import CheckpointError, RecipeError
+from nacre.adapters.site import Site, is_hooked, put_sites, take_away
+from nacre.errors import CheckpointError, ModelError, RecipeError
+from nacre.functional.fused_low_rank import fused_update
 from nacre.functional.low_rank import folded_weight, summed_update
 from nacre.models.roles import find_linears, roles_of
 from nacre.seeds import derive
+
+LOST_IN_HALF_PRECISION = 1e-2
+"""|s sum B_i A_i|_F / |W|_F below which an update is not added to a weight of half precision. bfloat16 keeps a number
+to one part in 2^8: rounding the sum errs by 0.17 % of the weight, which at this ratio is 17 % of the update, at a tenth
+of it 80 %. float16 is eight times finer; one limit for both keeps the choice simple."""
+
+
+@dataclass(frozen=True)
+class Folding:
+    """How a site computes its earlier tasks. ratio: |s sum_{i<t} B_i A_i|_F / |W|_F; None where W cannot be read.
+    obstacle: why their sum is not part of a working copy of the weight; None if it is.
+    """
+
+    ratio: float | None
+    obstacle: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,11 @@ class LowRank(Adapter):
 class LowRankSite(Site):
     """Public tensors (t tasks so far): ``down.weight`` [r, d_in], ``up.weight`` [d_out, r] of the newest task;
     ``past_down`` [t-1, r, d_in], ``past_up`` [t-1, r, d_out], frozen. Before the first task it is its base.
+
+    folded: the working copy of the weight that holds the sum of the earlier tasks, in the base's type; never saved.
+    folding: whether there is one, or why not; None where there is nothing to fold.
+    whole: between tasks, the working copy that holds all tasks: what answers are read with. It is what ``folded`` will
+    be as soon as the next slot opens.
     """
 
     down: nn.Linear
@@ -73,6 +95,7 @@ class LowRankSite(Site):
     past_down: Tensor
     past_up: Tensor
     folded: Tensor | None
+    whole: Tensor | None
 
     def __init__(self, base: nn.Module, settings: LowRank) -> None:
         super().__init__(base)
@@ -82,10 +105,18 @@ class LowRankSite(Site):
         self.register_buffer("past_down", self.new_tensor(0, rank, self.d_in))
         self.register_buffer("past_up", self.new_tensor(0, rank, self.d_out))
         self.register_buffer("folded", None, persistent=False)
+        self.register_buffer("whole", None, persistent=False)
+        self.folding: Folding | None = None
+        self.settled: tuple[Folding, list[tuple[Tensor, int]]] | None = None  # of ``whole``, and what it was made of
+        self.carried: tuple[Tensor | None, Folding] | None = None  # from ``whole`` to ``folded``
 
     def forward(self, x: Tensor) -> Tensor:  # [..., d_in] -> [..., d_out]
         if not self.is_open:
             return self.untouched(x)
+        if (whole := self.all_tasks(x)) is not None:
+            return self.base_with(x, whole)
+        if (frozen := self.fusible(x)) is not None:
+            return self.newest_on(x, *frozen)
         h = self.past(x)
         return h + (self.settings.scale * self.newest(self.dropped(x))).to(h.dtype)
 
@@ -94,9 +125,34 @@ class LowRankSite(Site):
         delta: Tensor = self.up(self.down(x))
         return delta
 
+    def newest_up(self) -> Tensor:
+        """B_t with what lies between A_t and B_t, if anything does: ``newest`` is newest_up A_t x. [d_out, r]."""
+        return _parameter(self.up)
+
+    def fusible(self, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """The one frozen matrix [d_out, d_in] and the bias that the newest update is added to, if the hand-written
+        backward pass fits: it knows one type, no gradient of the matrix, and does not call ``up``."""
+        if x.dtype != self.past_down.dtype or torch.is_autocast_enabled(x.device.type) or is_hooked(self.up):
+            return None
+        if self.down._backward_hooks or self.down._backward_pre_hooks:
+            return None
+        base = self.plain_base(x.dtype)
+        if base is None or (self.folded is None and len(self.past_down)):
+            return None
+        weight = base[0] if self.folded is None else self.folded
+        return None if weight.requires_grad else (weight, base[1])
+
+    def newest_on(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """W' x + bias + s B_t A_t x in one function (``functional/fused_low_rank``), weight [d_out, d_in]: W'."""
+        seen = self.dropped(x)
+        with torch.no_grad():
+            codes = self.down(seen)  # called, because it may be listened to (``feature_maps``)
+        down = _parameter(self.down)
+        return fused_update(x, seen, codes, down, self.newest_up(), weight, bias, scale=self.settings.scale)
+
     def past(self, x: Tensor) -> Tensor:
         """W x + s sum_{i<t} B_i A_i x, through the folded weight where there is one."""
-        if self.folded is not None:
+        if self.folded is not None and not _is_lost(self.folding, x):
             return self.base_with(x, self.folded)
         if len(self.past_down) == 0:
             return self.untouched(x)
@@ -127,7 +183,9 @@ class LowRankSite(Site):
         return True
 
     def lay_down(self) -> None:
-        """Put the newest slot onto the frozen stacks."""
+        """Put the newest slot onto the frozen stacks. The working copy of all tasks becomes that of earlier ones."""
+        if (folding := self._settled_folding()) is not None:
+            self.carried = self.whole, folding
         self.past_down = torch.cat([self.past_down, self.down.weight.detach().unsqueeze(0)])
         self.past_up = torch.cat([self.past_up, self.up.weight.detach().T.unsqueeze(0)])
 
@@ -137,12 +195,64 @@ class LowRankSite(Site):
         self.up = _linear(self.new_tensor(self.d_out, rank))
         self.is_open = True
 
+    @torch.no_grad()
     def fold(self) -> None:
-        """Form the working weight from the pristine one. Half-precision hosts keep their past in rank space, where
-        small updates do not vanish in the rounding of a large weight."""
-        can_fold = self.base_weight().dtype in (torch.float32, torch.float64)
-        if self.settings.slots == "per_task" and can_fold and len(self.past_down):
-            self.folded = folded_weight(self.base_weight().detach(), *self.past_pairs(), scale=self.settings.scale)
+        """Form the working weight of the earlier tasks, unless it has just been carried over."""
+        carried, self.carried = self.carried, None
+        self.whole, self.settled = None, None
+        if self.settings.slots == "shared" or len(self.past_down) == 0:
+            self.folded, self.folding = None, None
+        else:
+            self.folded, self.folding = carried or self._formed(*self.past_pairs())
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Form the working weight of all tasks, once the newest is learnt."""
+        if not self.is_open:
+            return
+        newest = self.down.weight.unsqueeze(0), self.newest_up().T.unsqueeze(0)
+        pairs = [torch.cat(each) for each in zip(self.past_pairs(), newest, strict=True)]
+        self.whole, folding = self._formed(*pairs)
+        self.settled = folding, [(parameter, parameter._version) for parameter in self.parameters_by_group().values()]
+        self.folded, self.folding = None, folding if self.settings.slots == "per_task" else None
+
+    def all_tasks(self, x: Tensor) -> Tensor | None:
+        """The one matrix that holds all tasks, where the site only reads and nobody listens to its parts."""
+        if self.whole is None or self.training or is_hooked(self.down) or is_hooked(self.up):
+            return None
+        if (folding := self._settled_folding()) is None:
+            return None
+        return None if _is_lost(folding, x) else self.whole
+
+    def _formed(self, down: Tensor, up: Tensor) -> tuple[Tensor | None, Folding]:
+        """W + s sum B_i A_i from the pristine weight and all the tasks at once, anew each time: adding the newest to
+        the last working weight would cost less, but would round once a task, and a resumed run would have other bits.
+        """
+        if (obstacle := self.why_not_plain()) is not None:
+            return None, Folding(None, obstacle)
+        pristine = self.base_weight().detach()
+        weight = pristine.to(down.dtype)
+        total = folded_weight(weight, down, up, scale=self.settings.scale)
+        update, size = torch.dist(total, weight).item(), torch.linalg.vector_norm(weight).item()
+        ratio = update / size if size else math.inf
+        if pristine.dtype != total.dtype and ratio < LOST_IN_HALF_PRECISION:
+            reason = (
+                f"their sum is so small beside the weight that it would be lost in the rounding to {pristine.dtype}"
+            )
+            return None, Folding(ratio, reason)
+        return total.to(pristine.dtype), Folding(ratio)
+
+    def _settled_folding(self) -> Folding | None:
+        """How all tasks were folded, if they still are what they were then, and none of them is being trained."""
+        if self.settled is None:
+            return None
+        folding, made_of = self.settled
+        now = self.parameters_by_group().values()
+        same = all(
+            parameter is then and parameter._version == version and not parameter.requires_grad
+            for parameter, (then, version) in zip(now, made_of, strict=True)
+        )
+        return folding if same else None
 
     @torch.no_grad()
     def fresh(self, seed: int) -> None:
@@ -168,7 +278,15 @@ class LowRankSite(Site):
 
     @torch.no_grad()
     def effective_weight(self) -> Tensor:
-        """W + s sum_{i<=t} B_i A_i, [d_out, d_in], of a site whose update does not depend on the input."""
+        """W + s sum_{i<=t} B_i A_i, [d_out, d_in], of a site whose update does not depend on the input.
+
+        Raises ``ModelError`` if the base is no ordinary linear map.
+        """
+        if (obstacle := self.why_not_plain()) is not None:
+            raise ModelError(
+                f"Updates cannot be added to a weight here: {obstacle}. Load the model without quantization to merge "
+                "updates or to compare rows of weights."
+            )
         base = self.base_weight().to(self.past_down.dtype)
         past = folded_weight(base, *self.past_pairs(), scale=self.settings.scale)
         newest = self.newest(torch.eye(self.d_in, dtype=past.dtype, device=past.device))
@@ -197,6 +315,7 @@ class PlacedLowRank(PlacedAdapter):
 
     def __init__(self, model: nn.Module, settings: LowRank) -> None:
         linears = find_linears(model, settings.roles, settings.modules, cross_attention=settings.cross_attention)
+        self.trained_before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         super().__init__(model)
         self.sites: dict[str, LowRankSite] = put_sites(model, linears, settings.site)  # type: ignore[assignment]
 
@@ -210,6 +329,22 @@ class PlacedLowRank(PlacedAdapter):
         for site in self.sites.values():
             site.fold()
 
+    def folding(self) -> dict[str, Folding]:
+        """By site, whether its earlier tasks are folded; of sites that have something to fold."""
+        return {name: site.folding for name, site in self.sites.items() if site.folding is not None}
+
+    def folding_summary(self) -> dict[str, Any]:
+        found = self.folding().values()
+        if not found:
+            return {}
+        ratios = [folding.ratio for folding in found if folding.ratio is not None and math.isfinite(folding.ratio)]
+        return {
+            "sites": len(found),
+            "folded": sum(folding.obstacle is None for folding in found),
+            "obstacles": sorted({folding.obstacle for folding in found if folding.obstacle is not None}),
+            "ratios": [min(ratios), max(ratios)] if ratios else None,
+        }
+
     def fresh(self, seed: int) -> None:
         for name, site in self.sites.items():
             site.fresh(derive(seed, name))
@@ -219,17 +354,17 @@ class PlacedLowRank(PlacedAdapter):
         """While open, the host computes through the earlier tasks' own tensors instead of folded weights, and these
         are leaves that gradients reach: site -> group -> stack. Afterwards everything is what it was, to the object.
         """
-        before = {name: (site.folded, site.past_by_group()) for name, site in self.sites.items()}
+        before = {name: (site.folded, site.whole, site.past_by_group()) for name, site in self.sites.items()}
         try:
             leaves = {}
             for name, site in self.sites.items():
-                site.folded = None
+                site.folded, site.whole = None, None
                 leaves[name] = {key: past.detach().requires_grad_() for key, past in site.past_by_group().items()}
                 _set_past(site, leaves[name])
             yield leaves
         finally:
             for name, site in self.sites.items():
-                site.folded, past = before[name]
+                site.folded, site.whole, past = before[name]
                 _set_past(site, past)
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -265,13 +400,17 @@ class PlacedLowRank(PlacedAdapter):
                 )
         except (KeyError, RuntimeError) as error:
             raise CheckpointError(f"The saved adapter does not fit this model and method: {error}.") from None
-        self.refresh()
         self.freeze()
+
+    def freeze(self) -> None:
+        super().freeze()
+        for site in self.sites.values():
+            site.settle()
 
     def remove(self) -> None:
         take_away(self.model, self.sites)
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(True)
+        for parameter, trained in self.trained_before:  # a quantized weight cannot be trained, and was not
+            parameter.requires_grad_(trained)
 
 
 def _linear(weight: Tensor) -> nn.Linear:
@@ -284,6 +423,12 @@ def _linear(weight: Tensor) -> nn.Linear:
 def _parameter(linear: nn.Linear) -> nn.Parameter:
     assert isinstance(linear.weight, nn.Parameter)
     return linear.weight
+
+
+def _is_lost(folding: Folding | None, x: Tensor) -> bool:
+    """Whether a folded update is too small for the half precision that autocast is going to round it to."""
+    ratio = None if folding is None else folding.ratio
+    return ratio is not None and ratio < LOST_IN_HALF_PRECISION and torch.is_autocast_enabled(x.device.type)
 
 
 def _set_past(site: LowRankSite, past: Mapping[str, Tensor]) -> None:

@@ -58,7 +58,7 @@ class Magnitudes:
         """Forget everything that was counted."""
         self.any = False
         self.sums: list[Tensor | None] = [None] * len(self.maps)
-        self.numbers: list[Tensor | int] = [0] * len(self.maps)
+        self.numbers: list[list[Tensor | int]] = [[] for _ in self.maps]  # of tokens, call by call
 
     def take(self) -> list[Tensor]:
         """What was counted since the last time, per map [features] (zeros for one that did not run), and forget it."""
@@ -68,7 +68,7 @@ class Magnitudes:
 
     def take_means(self) -> list[Tensor]:
         """The same, divided by the number of tokens that each map's features were measured on."""
-        means = [total / max(number, 1) for total, number in zip(self._filled(), self.numbers, strict=True)]
+        means = [total / max(sum(numbers), 1) for total, numbers in zip(self._filled(), self.numbers, strict=True)]
         self.clear()
         return means
 
@@ -90,7 +90,10 @@ class Magnitudes:
         self.any = True
         if self.tokens == "non_padding":
             masks = token_masks(model, arguments_of(model, args, kwargs))
-            self.masks = {stream: (mask, None if mask is None else mask.sum()) for stream, mask in masks.items()}
+            # As numbers, here and not for every map: the magnitudes are multiplied with them.
+            self.masks = {
+                stream: (None, None) if mask is None else (mask.float(), mask.sum()) for stream, mask in masks.items()
+            }
 
     def _end(self, *_: object) -> None:
         self.open = False
@@ -111,7 +114,7 @@ class Magnitudes:
             )
         total, earlier = magnitude_sum(output, mask), self.sums[number]
         self.sums[number] = total if earlier is None else earlier + total
-        self.numbers[number] = self.numbers[number] + (output[..., 0].numel() if real is None else real)
+        self.numbers[number].append(output.numel() // len(total) if real is None else real)
 
 
 def summed_over_processes(sums: Sequence[Tensor]) -> list[Tensor]:

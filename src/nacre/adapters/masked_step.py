@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -33,15 +33,19 @@ class MaskedStep:
         self.held: list[tuple[nn.Parameter, int, Tensor, Tensor]] = []
 
     @torch.no_grad()
-    def before(self, masks: Sequence[Tensor]) -> None:
-        """Between the backward pass and the optimizer's step. masks: one a map, on its parameters' device."""
+    def before(
+        self, masks: Sequence[Tensor], is_masked: Callable[[nn.Parameter], bool] = lambda parameter: False
+    ) -> None:
+        """Between the backward pass and the optimizer's step. masks: one a map, on its parameters' device. is_masked:
+        whether a parameter's gradient is 0 already where the mask is False."""
         self.masks = {found.name: mask for found, mask in zip(self.maps, masks, strict=True)}
         self.held = []
         for found, mask in zip(self.maps, masks, strict=True):
             for parameter, axis in found.parameters:
                 if parameter.grad is None:
                     continue  # the optimizer will not touch it
-                zero_masked_(parameter.grad, mask, axis)
+                if not is_masked(parameter):
+                    zero_masked_(parameter.grad, mask, axis)
                 if self.masked == "update":
                     self.held.append((parameter, axis, mask, parameter.detach().clone()))
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from nacre.adapters.low_rank import LowRankSite
 from nacre.adapters.site import take_away
+from nacre.errors import ModelError
 
 
 @torch.no_grad()
@@ -18,7 +19,14 @@ def merged_copy(model: nn.Module) -> nn.Module:
     Updates that are summed are added to the weights that they belong to, in the weights' precision, and their sites
     are gone. A gated mixture depends on the input, so that its sites stay: their newest tensors and the weights below
     are parameters, earlier tasks' tensors are not.
+
+    Raises ``ModelError`` if a site's weight is not a table of numbers that can be trained, as in a quantized model.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, LowRankSite) and (obstacle := module.why_not_plain()) is not None:
+            raise ModelError(
+                f"{name} cannot be merged and trained further: {obstacle}. Load the model without quantization."
+            )
     plain = copy.deepcopy(model)
     sites = {
         name: module

@@ -44,6 +44,10 @@ class SvdSite(LowRankSite):
         delta: Tensor = self.up(self.sigma * self.down(x))
         return delta
 
+    def newest_up(self) -> Tensor:
+        """U_t diag(sigma_t)."""
+        return super().newest_up() * self.sigma
+
     def past_pairs(self) -> tuple[Tensor, Tensor]:
         """V_i [t-1, r, d_in] and U_i diag(sigma_i) [t-1, r, d_out] (transposed)."""
         return self.past_down, self.past_sigma.unsqueeze(-1) * self.past_up

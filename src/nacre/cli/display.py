@@ -69,6 +69,9 @@ class Display:
     def on_warning(self, text: str) -> None:
         self.console.print(f"Warning: {text}")
 
+    def on_room(self, site: str, factor: str, left: int, width: int, remaining: dict[str, int]) -> None:
+        self.console.print(f"Directions that no earlier task uses: {left} of {width} in {site} ('{factor}'), or more.")
+
     def on_resumed(self, folder: str, tasks: Sequence[str]) -> None:
         self.console.print(f"Continuing after {len(tasks)} finished task(s): {folder}")
 
@@ -85,6 +88,11 @@ class Display:
         if len(groups) > 1:
             table.add_row("all", f"{sum(size for _, size in groups):,}")
         self.console.print(table)
+
+    def on_folded(self, sites: int, folded: int, obstacles: Sequence[str], ratios: Sequence[float] | None) -> None:
+        if obstacles:
+            why = "; ".join(obstacles)
+            self.console.print(f"Earlier tasks are not folded at {sites - folded} of {sites} linear maps: {why}.")
 
     def on_rows(self, rows: int, truncated: int) -> None:
         if truncated:

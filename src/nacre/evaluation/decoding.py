@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Literal
 
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from pydantic import BaseModel, ConfigDict, Field
 
 from nacre.errors import DataError
 from nacre.models.families import Encoded, Lengths
 from nacre.models.host import Host
 from nacre.models.label_tree import Labels
+from nacre.models.padding import least_padding
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
@@ -29,7 +31,14 @@ class Decoding(BaseModel):
     decode: Decode = Field(
         default="free", description="free: written token after token; labels: the most likely of the task's labels"
     )
-    batch_size: int = Field(default=64, ge=1, description="rows answered at once")
+    batch_size: int = Field(
+        default=64, ge=1, description="rows answered at once; fewer where the device's memory does not hold them"
+    )
+    split_padding: int | None = Field(
+        default=1024,
+        ge=0,
+        description="tokens of padding that are worth one batch more, of rows of like length; None: none are",
+    )
     max_new_tokens: int | None = Field(
         default=None, ge=1, description="None: two more than the longest label; the targets' limit for free text"
     )
@@ -66,17 +75,17 @@ def answer(
     host: Host,
     groups: Sequence[Sequence[Example]],
     lengths: Lengths,
-    batch_size: int,
+    decoding: Decoding,
     max_new_tokens: int,
     labels: LabelSets | None = None,
-    decode: Decode = "free",
 ) -> list[list[str]]:
     """Answers to each group's examples, in their order.
 
-    labels: of each group, to choose from; free answers need none. All groups, or with ``decode=labels`` those with the
-    same labels, are sorted by length together and cut into batches, so that little is spent on padding; which rows
-    share a batch depends on the examples alone.
+    labels: of each group, to choose from if ``decoding`` says so; None: free answers. All groups, or with
+    ``decode=labels`` those with the same labels, are sorted by length together and cut into batches, so that little is
+    spent on padding; which rows share a batch depends on the examples alone.
     """
+    decode: Decode = "free" if labels is None else decoding.decode
     sets = [None] * len(groups) if labels is None or decode == "free" else labels
     rows = [host.family.encode(example, lengths) for group in groups for example in group]
     kinds = _kinds(host, groups, sets, lengths)
@@ -84,20 +93,48 @@ def answer(
     order = sorted(range(len(rows)), key=lambda index: (first_seen[kinds[index]], len(rows[index].source)))
     answers = [""] * len(rows)
     for kind, same in groupby(order, key=lambda index: kinds[index]):
-        members, answered = list(same), _way(host, kind, max_new_tokens, decode)
-        for start in range(0, len(members), batch_size):
-            chosen = members[start : start + batch_size]
-            for index, text in zip(chosen, answered([rows[index] for index in chosen]), strict=True):
-                answers[index] = text
+        members = list(same)
+        way = _way(host, kind, max_new_tokens, decode)
+        for index, text in zip(members, _in_batches(way, [rows[index] for index in members], decoding), strict=True):
+            answers[index] = text
     remaining = iter(answers)
     return [[next(remaining) for _ in group] for group in groups]
 
+
+def _in_batches(way: _Way, rows: Sequence[Encoded], decoding: Decoding) -> list[str]:
+    """Answers to rows in order of their length; fewer at once as soon as the device's memory does not hold them."""
+    size, answers = decoding.batch_size, list[str]()
+    batches = _cut(rows, size, decoding.split_padding)
+    while batches:
+        batch = batches[0]
+        try:
+            answers += way(batch)
+            batches = batches[1:]
+            continue
+        except RuntimeError as error:
+            if len(batch) == 1 or not should_reduce_batch_size(error):
+                raise
+        size = len(batch) // 2
+        batches = _cut(rows[len(answers) :], size, decoding.split_padding)
+        clear_device_cache(garbage_collection=True)  # here, where the error no longer holds on to its tensors
+    return answers
+
+
+def _cut(rows: Sequence[Encoded], size: int, split_padding: int | None) -> list[Sequence[Encoded]]:
+    """Runs of at most so many rows, each cut further where that saves padding."""
+    runs = [rows[start : start + size] for start in range(0, len(rows), size)]
+    if split_padding is None:
+        return runs
+    return [run[part] for run in runs for part in least_padding([len(row.source) for row in run], split_padding)]
+
+
+_Way = Callable[[Sequence[Encoded]], Sequence[str]]
 
 _Kind = tuple[tuple[str, ...], Labels]
 """A label set as text and as numbers; both empty for free text."""
 
 
-def _way(host: Host, kind: _Kind, max_new_tokens: int, decode: Decode) -> Callable[[Sequence[Encoded]], Sequence[str]]:
+def _way(host: Host, kind: _Kind, max_new_tokens: int, decode: Decode) -> _Way:
     """How to answer a batch of rows of one kind."""
     texts, labels = kind
     if decode == "labels":

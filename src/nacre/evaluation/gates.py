@@ -1,9 +1,10 @@
-"""What a gated adapter chooses: the mean gate of each task's LoRA at each site, on given inputs (AM-LoRA's Fig. 4)."""
+"""What a gated adapter chooses: the mean gate of each task's LoRA at each site, on given inputs (AM-LoRA's Fig. 4); and
+what a budget of tasks (``keep_gates``) leaves out."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -53,39 +54,72 @@ def has_gates(learner: Learner) -> bool:
 
 @torch.no_grad()
 def mean_gates(learner: Learner, task: Task, rows: int = ROWS) -> list[SiteGates]:
-    """The mean gates at every site on the test rows of a task, which may be one that was not learnt.
+    """The mean gates at every site on the test rows of a task, which may be one that was not learnt; of all tasks, also
+    where ``keep_gates`` then leaves some of them out of the sum.
 
     rows: how many, at even distances. The host reads prompts and gold answers; the tokens that count are ``TOKENS``.
     Nothing of the learner changes.
 
     Raises ``NacreError`` if the learner's adapter has no gates or has learnt nothing yet.
     """
+    adapter = _gated(learner)
+    with _noting(learner.host.model, adapter.sites, GatedSite.gates) as seen:
+        for portion in _of_equal_lengths(_chosen(learner, task, rows)):
+            _read(learner, portion)
+    names = learner.state.tasks if len(learner.state.tasks) == adapter.tasks else [" + ".join(learner.state.tasks)]
+    return [_record(adapter, site, names, sums) for site, sums in seen.items()]
+
+
+@torch.no_grad()
+def dropped_gates(learner: Learner, task: Task, rows: int = ROWS, batch_size: int = 16) -> dict[str, float]:
+    """What ``keep_gates`` leaves out of the sum: by site, the mean over tokens of the sum of the gates of all tasks but
+    the kept ones; 0 where all are kept. A token's output lacks at most its own sum times the largest |y_i| left out.
+
+    rows: as for ``mean_gates``. batch_size: how many are read at once, in their order. It matters: sites choose anew
+    for every batch. Tokens of padding count, because a site cannot tell them, neither here nor when it chooses. The
+    choice is evaluation's, in which the newest task has no place of its own. Nothing of the learner changes.
+
+    Raises ``NacreError`` if the learner's adapter has no gates or has learnt nothing yet.
+    """
+    adapter, chosen = _gated(learner), _chosen(learner, task, rows)
+
+    def left_out(site: GatedSite, x: Tensor) -> Tensor:
+        return site.left_out(x).unsqueeze(-1)
+
+    with _noting(learner.host.model, adapter.sites, left_out) as seen:
+        for start in range(0, len(chosen), batch_size):
+            _read(learner, chosen[start : start + batch_size])
+    totals = {site: torch.stack(sums).sum(dim=0).tolist() for site, sums in seen.items()}
+    return {site: total / tokens for site, (total, tokens) in totals.items()}
+
+
+def _gated(learner: Learner) -> PlacedGated:
     if not has_gates(learner):
         raise NacreError(
             "There are no gates to look at: that needs a learner of a gated method (am_lora) after a task."
         )
     assert isinstance(learner.adapter, PlacedGated)
+    return learner.adapter
+
+
+def _chosen(learner: Learner, task: Task, rows: int) -> list[Encoded]:
     examples = task.examples("test")
     count = min(rows, len(examples))
-    chosen = learner.encode([examples[place * len(examples) // count] for place in range(count)])
-    with _noting(learner.host.model, learner.adapter.sites) as seen:
-        for portion in _of_equal_lengths(chosen):
-            _read(learner, portion)
-    slots = learner.adapter.tasks
-    names = learner.state.tasks if len(learner.state.tasks) == slots else [" + ".join(learner.state.tasks)]
-    return [_record(learner.adapter, site, names, sums) for site, sums in seen.items()]
+    return learner.encode([examples[place * len(examples) // count] for place in range(count)])
 
 
 @contextmanager
-def _noting(model: nn.Module, sites: dict[str, GatedSite]) -> Iterator[dict[str, list[Tensor]]]:
-    """While open, every site that is run leaves the sum of its inputs' shares and their number behind: [t + 1] in
-    float64. Nothing is dropped out meanwhile."""
+def _noting(
+    model: nn.Module, sites: dict[str, GatedSite], shares: Callable[[GatedSite, Tensor], Tensor]
+) -> Iterator[dict[str, list[Tensor]]]:
+    """While open, every site that is run leaves the sum of its inputs' shares [..., n] and their number behind: [n + 1]
+    in float64. Nothing is dropped out meanwhile."""
     seen: dict[str, list[Tensor]] = defaultdict(list)
 
     def watch(name: str, site: GatedSite) -> torch.utils.hooks.RemovableHandle:
         def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            gates = site.gates(inputs[0]).flatten(0, -2).cpu().double()  # [tokens, t]
-            seen[name].append(torch.cat([gates.sum(dim=0), gates.new_tensor([len(gates)])]))
+            found = shares(site, inputs[0]).flatten(0, -2).cpu().double()  # [tokens, n]
+            seen[name].append(torch.cat([found.sum(dim=0), found.new_tensor([len(found)])]))
 
         return site.register_forward_pre_hook(note)
 

@@ -17,20 +17,33 @@ from torch import Tensor
 Count = Literal["floor", "quantile"]
 
 
+BLOCK = 2**17
+"""So many magnitudes are held at once on a CPU: they stay in its cache between being made and being added up."""
+
+
 def magnitude_sum(outputs: Tensor, counted: Tensor | None = None) -> Tensor:
     """sum over tokens of |h|, without a graph and in float32 at least.
 
     outputs [..., features]; counted [...], 1 where a token counts and 0 where not; None: all count.
     Returns [features].
     """
-    magnitudes = outputs.detach().abs().flatten(0, -2)
-    if magnitudes.dtype != torch.float64:
-        magnitudes = magnitudes.float()
-    if counted is None:
-        return magnitudes.sum(0)
-    # A product with a vector reads the magnitudes once; filling the others with zeros first costs three times as much.
-    with torch.autocast(outputs.device.type, enabled=False):
-        return counted.flatten().to(magnitudes) @ magnitudes
+    outputs = outputs.detach().flatten(0, -2)
+    tokens, features = outputs.shape
+    dtype = torch.promote_types(outputs.dtype, torch.float32)
+    total = outputs.new_zeros(features, dtype=dtype)
+    weights = outputs.new_ones(tokens, dtype=dtype) if counted is None else counted.flatten().to(dtype)
+    size = min(tokens, max(1, BLOCK // features)) if outputs.device.type == "cpu" else tokens
+    block = outputs.new_empty(size, features, dtype=dtype)
+    for start in range(0, tokens, size or 1):
+        part = outputs[start : start + size]
+        magnitudes = block[: len(part)]
+        if part.dtype == dtype:
+            torch.abs(part, out=magnitudes)
+        else:
+            magnitudes.copy_(part).abs_()
+        # A product with a vector leaves tokens out and adds up in one reading. In place: autocast lets that alone.
+        total.addmv_(magnitudes.t(), weights[start : start + size])
+    return total
 
 
 def kept_count(features: int, threshold: float, rule: Count = "floor") -> int:
@@ -49,10 +62,19 @@ def kept_count(features: int, threshold: float, rule: Count = "floor") -> int:
 def largest(scores: Tensor, kept: int) -> Tensor:
     """True at the ``kept`` largest scores, exactly so many; of equal ones, at those of lower index.
 
-    scores [features]. Returns [features].
+    scores [..., features]. Returns [..., features].
     """
-    order = scores.sort(descending=True, stable=True).indices
-    return torch.zeros_like(scores, dtype=torch.bool).index_fill(0, order[:kept], True)
+    return at_first(in_order(scores), kept)
+
+
+def in_order(scores: Tensor) -> Tensor:
+    """The features' indices, largest score first, of equal ones the lower index: [..., features] -> [..., features]."""
+    return scores.sort(descending=True, stable=True).indices
+
+
+def at_first(order: Tensor, kept: int) -> Tensor:
+    """True at the ``kept`` first of the indices. order [..., features]. Returns [..., features]."""
+    return torch.zeros_like(order, dtype=torch.bool).scatter(-1, order[..., :kept], True)
 
 
 def largest_groups(scores: Tensor, groups: Tensor, kept: int) -> Tensor:

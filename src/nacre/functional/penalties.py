@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def absolute_sum(tensors: Sequence[Tensor]) -> Tensor:
@@ -27,26 +28,55 @@ def norm_sum(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]).sum()
 
 
-def overlap(new: Tensor, past: Tensor, *, norm: Literal["absolute", "squared"]) -> Tensor:
-    """How far a task's directions are from being orthogonal to those of the earlier tasks. Returns [].
-
-    new [r, d], its directions as rows; past [t-1, r, d], constant. With P_i = past_i new^T [r, r]:
-    absolute: sum_i sum_jk |P_i| (O-LoRA's released code; subgradient 0 at 0);
-    squared: sum_i ||P_i||_F^2 (O-LoRA's equation). Both are 0, with a zero gradient, for the first task.
-    """
-    products = past.flatten(0, 1) @ new.T  # [(t-1) r, r]
-    return (products.abs() if norm == "absolute" else products.square()).sum()
-
-
-def summed_overlap(
-    pairs: Sequence[tuple[Tensor, Tensor]],
-    *,
-    norm: Literal["absolute", "squared"],
-    reduce: Literal["sum", "mean"],
+def overlaps(
+    new: Sequence[Sequence[Tensor]], past: Sequence[Tensor], *, norm: Literal["absolute", "squared"]
 ) -> Tensor:
-    """The overlaps of several matrices, (new, past) each, summed (O-LoRA) or their mean. Returns []."""
-    overlaps = torch.stack([overlap(new, past, norm=norm) for new, past in pairs])
-    return overlaps.sum() if reduce == "sum" else overlaps.mean()
+    """How far matrices' directions are from being orthogonal to those of the earlier tasks.
+
+    new: groups of n matrices [r, d] of one shape, their directions as rows; past: of each group the earlier tasks'
+    directions [n, (t-1) r, d], constant. Returns one value a matrix, group after group. With P = past new^T
+    [(t-1) r, r], and the gradient, which is computed by hand, beside it:
+    absolute: sum_jk |P|, sign(P)^T past (O-LoRA's released code; subgradient 0 at 0);
+    squared: ||P||_F^2, 2 P^T past (O-LoRA's equation). Both are 0, with a zero gradient, for the first task.
+    """
+    flat = [matrix for group in new for matrix in group]
+    found: Tensor = _Overlaps.apply(norm, past, *flat)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Overlaps(torch.autograd.Function):
+    """Two products a group, one each way, and no graph between them: of autograd's tensors only dL/dP is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, norm: str, past: Sequence[Tensor], *new: Tensor) -> Tensor:
+        values, slopes, rest = [], [], list(new)
+        for earlier in past:
+            group, rest = rest[: len(earlier)], rest[len(earlier) :]
+            products = _times(earlier, stacked(group).mT)  # [n, (t-1) r, r]
+            values.append((products.abs() if norm == "absolute" else products.square()).sum((-2, -1)))
+            slopes.append(products.sign() if norm == "absolute" else 2 * products)
+        ctx.save_for_backward(*slopes)
+        ctx.past = past
+        return torch.cat(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
+        gradients: list[Tensor] = []
+        shares = torch.split(weights, [len(earlier) for earlier in ctx.past])
+        for earlier, slopes, share in zip(ctx.past, ctx.saved_tensors, shares, strict=True):
+            gradients += _times((slopes * share.view(-1, 1, 1)).mT, earlier).unbind()
+        return None, None, *gradients
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """[n, ...]; of one tensor a view, in its own layout."""
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
+
+
+def _times(left: Tensor, right: Tensor) -> Tensor:
+    """Stacked products; of a single pair the one that autograd would take, so that the bits are the same."""
+    return (left[0] @ right[0]).unsqueeze(0) if len(left) == 1 else left @ right
 
 
 def elastic(parameters: Sequence[Tensor], anchors: Sequence[Tensor], importances: Sequence[Tensor]) -> Tensor:

@@ -38,6 +38,23 @@ def triplet_sensitivity(values: Triplets, gradients: Triplets) -> Tensor:
     return total
 
 
+def folded_gradients(values: Triplets, slope: Tensor, *, scale: float) -> Triplets:
+    """The gradients of t-1 tasks' triplets [t-1, r, ...] from that of the one matrix that they are folded into,
+
+        W' = W + s sum_k U_k diag(sigma_k) V_k,  slope = dL/dW' [d_out, d_in]:
+        dU = s slope V^T diag(sigma),  dsigma_a = s u_a^T slope v_a,  dV = s diag(sigma) U^T slope.
+
+    So the loss needs no pass through the triplets themselves, and what is kept for it does not grow with t. Without
+    sigma (a plain LoRA) it is 1 here and has no gradient.
+    """
+    through_down = scale * (values.down @ slope.T)  # [t-1, r, d_out]: rows s slope v_a
+    through_up = scale * (values.up @ slope)  # [t-1, r, d_in]: rows s u_a^T slope
+    if values.sigma is None:
+        return Triplets(down=through_up, up=through_down)
+    sigma = values.sigma.unsqueeze(-1)
+    return Triplets(down=sigma * through_up, up=sigma * through_down, sigma=(values.up * through_down).sum(-1))
+
+
 def shares(sensitivities: Tensor) -> Tensor:
     """alpha_i^k = S_i^k / sum_k S_i^k, [t-1, r]; equal shares where no task's triplet i matters at all."""
     total = sensitivities.sum(0)

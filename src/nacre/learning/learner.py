@@ -74,6 +74,7 @@ class Learner:
         self.host.family.multiple = self.optim.pad_to_multiple_of
         self.step = Step(0, 0, 0.0)  # where training is; the trainer says so
         self.held: dict[str, Held] = {}  # what parts hold while a task is learnt
+        self.derived: dict[str, Any] = {}  # what parts can compute again from the adapter; never saved
         self.work = Work()  # how much the newest task took
         self.host.model.to(PartialState(cpu=_only_cpu()).device)
         self.host.family.use_head(head)
@@ -118,6 +119,8 @@ class Learner:
         self.unfinished = " + ".join(task.name for task in tasks)
         self.host.family.prepare(tasks, self.state.seed, self._rehearsed())
         fresh = self.adapter.grow()
+        if folding := self.adapter.folding_summary():
+            self.report("folded", **folding)
         if fresh:
             self.method.start.fill(self, tasks)
         for part in self.method.parts:
@@ -181,10 +184,9 @@ class Learner:
             self.host,
             [task.examples("test") for task in tasks],
             self.lengths,
-            self.decoding.batch_size,
+            self.decoding,
             token_budget(self.host, tasks, self.lengths, self.decoding),
             [task.labels for task in tasks],
-            self.decoding.decode,
         )
 
     def evaluate(self, tasks: Sequence[Task]) -> list[TaskScore]:
@@ -210,7 +212,7 @@ class Learner:
             raise DataError(f"predict(task='{task}'): no such task has been learnt; learnt so far: {learnt}.")
         limit = self.decoding.max_new_tokens or self.lengths.target
         examples = [Example("", text, "", "", task=task) for text in inputs]
-        return answer(self.host, [examples], self.lengths, self.decoding.batch_size, limit)[0]
+        return answer(self.host, [examples], self.lengths, self.decoding, limit)[0]
 
     def save(self, folder: str | Path) -> None:
         """Write everything that the learner's future depends on, except the pretrained model; atomically."""
@@ -235,6 +237,7 @@ class Learner:
     def remove(self) -> None:
         """Take everything that was learnt out of the model, which is then bit for bit what it was."""
         self.adapter.remove()
+        self.derived.clear()
         self.host.family.use_head("growing")
         self.host.family.load({}, {})
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from nacre.models.families import Encoded
+from nacre.models.padding import least_padding
 
 
 def in_micro_batches(rows: Sequence[Encoded], at_least: int, split_padding: int | None) -> list[Sequence[Encoded]]:
@@ -18,7 +19,9 @@ def in_micro_batches(rows: Sequence[Encoded], at_least: int, split_padding: int 
     """
     ordered = sorted(rows, key=Encoded.length)
     runs = split(ordered, at_least)
-    return runs if split_padding is None else [part for run in runs for part in _cheapest(run, split_padding)]
+    if split_padding is None:
+        return runs
+    return [run[part] for run in runs for part in least_padding([row.length() for row in run], split_padding)]
 
 
 def split(rows: Sequence[Encoded], parts: int) -> list[Sequence[Encoded]]:
@@ -26,27 +29,3 @@ def split(rows: Sequence[Encoded], parts: int) -> list[Sequence[Encoded]]:
     parts = min(parts, len(rows))
     bounds = [len(rows) * part // parts for part in range(parts + 1)]
     return [rows[start:end] for start, end in pairwise(bounds)]
-
-
-def _cheapest(rows: Sequence[Encoded], split_padding: int) -> list[Sequence[Encoded]]:
-    """The split of rows in order of their length that has the least padded tokens + split_padding * micro-batches.
-
-    By dynamic programming over the places where the length changes: best(end) is the least over the start of
-    the last micro-batch.
-    """
-    widths = [row.length() for row in rows]
-    bounds = [0, *(i for i in range(1, len(rows)) if widths[i] != widths[i - 1]), len(rows)]
-    best, first = [0], [0]  # for the rows before each bound: the cost, and where their last micro-batch starts
-    for end in range(1, len(bounds)):
-        costs = [
-            best[start] + split_padding + (bounds[end] - bounds[start]) * widths[bounds[end] - 1]
-            for start in range(end)
-        ]
-        best.append(min(costs))
-        first.append(costs.index(best[end]))
-    parts: list[Sequence[Encoded]] = []
-    end = len(bounds) - 1
-    while end:
-        parts.append(rows[bounds[first[end]] : bounds[end]])
-        end = first[end]
-    return parts[::-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,6 +79,7 @@ class Training:
         """
         learner, accelerator, optimizer = self.learner, self.accelerator, self.optimizer
         method, host = learner.method, learner.host
+        optimizer.zero_grad()  # here, so that whoever reads the step's report finds the gradients it was taken with
         rows = self.batches.at(step)
         count = _count(rows, self.batches, step)
         own_rows, share = _own_share(rows, accelerator)
@@ -100,6 +101,8 @@ class Training:
                     if last:
                         loss = loss + sum(weight * value for value, weight in penalties.values())
                 _check_graph(loss, self.batches, step)
+                if last:
+                    learner.step = replace(learner.step, all_forward=True)
                 accelerator.backward(loss)
         accelerator.unscale_gradients(optimizer)
         for rule in method.gradient_rules:
@@ -110,7 +113,6 @@ class Training:
         for rule in method.gradient_rules:
             rule.after_step(learner)
         self.schedule.step()
-        optimizer.zero_grad()
         return task_loss, penalties
 
     def finish(self) -> None:

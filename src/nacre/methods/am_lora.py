@@ -25,6 +25,7 @@ def am_lora(
     selector_input: Literal["scaled", "unscaled"] = "scaled",
     activation: Activation = "none",
     zero_lora: bool | Literal["learned"] = True,
+    keep_gates: int | None = None,
     sparsity: PerTask = 1e-5,
     sparsity_by: Literal["gradient", "proximal"] = "gradient",
     sparsity_reduce: Literal["sum", "mean"] = "sum",
@@ -50,6 +51,9 @@ def am_lora(
     activation: z_i = w_i . y_i ('none', as in Eq. 4), or its 'tanh' or 'relu' (the text calls the selector non-linear).
     zero_lora: true: y_0 = 0 takes part in the softmax with z_0 = 0; false: it does not; 'learned': z_0 is one trained
       number a site, 0 at first.
+    keep_gates: k, off by default: at every site only the k tasks whose gates, added up over the batch's tokens, are
+      largest are computed; the softmax stays over all tasks, and what is left out is missing from the sum. While a task
+      is learnt it is one of the k. With k or fewer tasks nothing changes.
     sparsity: lambda of Eq. 6; a list gives one for each task. Published: 1e-5 for orders 1 to 3; order 4:
       [0, .01, .01, .01, .01, .01, .3, .001, .001, .001, .001, .001, .001, .001, .001]; order 5:
       [.0001, .0001, .001, .001, .001, .001, .001, .001, .001, .001, .01, .01, .01, .01, .01]; order 6: .001.
@@ -69,13 +73,17 @@ def am_lora(
     Assumed: query and value carry it, as in Fig. 4 ("key and value" stands once in the text), cross-attention's too.
     Assumed, of options that no paper has: a learned z_0 goes on through all tasks and is not penalized.
     Assumed, of options that no paper has: start_offset spares the first task, which takes nothing from another.
+    Assumed, of options that no paper has: under keep_gates the scores of tasks left out are constants, so that the task
+      loss does not train their selectors in that step; sparsity and the optimizer's momentum still move them.
 
+    Note: with keep_gates an output depends on what else is in its batch, padding included, because a site cannot tell
+    it. How much is left out, in shares of the softmax by site: ``evaluation/gates.dropped_gates``.
     Note: adding a task changes the function before any step is taken, because the new LoRA takes its share of the
     softmax. The gates depend on the input, so nothing can be folded into the host's weights.
 
     Sources: AM-LoRA (arXiv 2409.19611), Eqs. 1 to 6, Fig. 5, and its appendix for the settings; the choices where it is
     ambiguous: docs/fidelity.md. Own options, not the paper's: dropout_on, selector_start, selector_rate,
-    selector_input, activation, zero_lora other than true, sparsity_by, sparsity_reduce, start_offset.
+    selector_input, activation, zero_lora other than true, keep_gates, sparsity_by, sparsity_reduce, start_offset.
     """
     adapter = Gated(
         rank=rank,
@@ -88,6 +96,7 @@ def am_lora(
         selector_input=selector_input,
         activation=activation,
         zero_lora=zero_lora,
+        keep_gates=keep_gates,
         roles=roles,
         modules=modules,
         cross_attention=cross_attention,

@@ -32,6 +32,7 @@ def lb_cl(
     space: Space = "union",
     on: Literal["gradient", "update", "both"] = "gradient",
     sigma_gradient: Literal["none", "flat"] = "none",
+    energy: float = 1.0,
     orthonormality: PerTask = 0.5,
     orthonormality_form: Literal["released", "paper"] = "released",
     roles: tuple[Role, ...] = ("query", "value"),
@@ -55,11 +56,14 @@ def lb_cl(
     side), orthonormalize (qr: after averaging), top_layers (nearest to the output; null: all): of the start, see
     the sheet of the modifier sensitivity_init.
     space (union; sum: the slide's formula to the letter; vectors), on (gradient, update, both), sigma_gradient (none:
-    free; flat: outside the span of earlier sigmas): of orthogonal training, see the sheet of orthogonal_gradient.
+    free; flat: outside the span of earlier sigmas), energy (share of each earlier factor's squared norm that the closed
+    directions hold; 1: all of it): of orthogonal training, see the sheet of orthogonal_gradient.
     orthonormality: weight of that term; a list gives one for each task. orthonormality_form: released (peft's AdaLoRA,
     as above), paper (AdaLoRA's sum of squares).
     roles: which linear maps carry it; modules: their names' endings instead.
 
+    Note: each task closes up to rank directions of each factor, so that after width / rank tasks none are left. How
+    many are is reported when a task begins; with energy below 1 they last longer, and what is not held may change.
     Note: only what is learnt is orthogonal to earlier tasks; the start lies in their span. With sigma='average' task 2
     begins from W + 2 U_1 diag(sigma_1) V_1. AdamW turns a projected gradient back into the old span in part;
     on='update' is exact. The state holds which share of each task's change lay there.
@@ -72,7 +76,7 @@ def lb_cl(
     Assumed: the term for orthonormal U and V and its weight 0.5, which are peft's AdaLoRA's; it acts in all variants.
 
     Sources: LB-CL (Qiao and Mahdavi, NeurIPS 2024), sections 3.1, 3.2 and the ablation of section 4; AdaLoRA (arXiv
-    2303.10512); docs/fidelity.md.
+    2303.10512); energy: Gradient Projection Memory (arXiv 2103.09762); docs/fidelity.md.
     """
     learns_more, bothers_less = variant in ("lb_cl", "l_cl"), variant in ("lb_cl", "b_cl")
     start = SensitivityStart(
@@ -84,7 +88,7 @@ def lb_cl(
         orthonormalize=orthonormalize,
         top_layers=top_layers,
     )
-    rule = OrthogonalGradient(space=space, on=on, sigma=sigma_gradient)
+    rule = OrthogonalGradient(space=space, on=on, sigma=sigma_gradient, energy=energy)
     for part, is_used, what in ((start, learns_more, "start"), (rule, bothers_less, "orthogonal training")):
         if not is_used and part != type(part)():
             raise RecipeError(f"variant='{variant}' is LB-CL without its {what}, whose settings would have no effect.")

@@ -14,6 +14,7 @@ def orthogonal_gradient(
     space: Space = "union",
     on: Literal["gradient", "update", "both"] = "gradient",
     sigma: Literal["none", "flat"] = "none",
+    energy: float = 1.0,
 ) -> Method:
     """LB-CL's second stage for any method with a low-rank slot for each task: what lies in the span of earlier tasks'
     factors is taken out of the gradients, or out of the changes.
@@ -26,9 +27,16 @@ def orthogonal_gradient(
     on: gradient: before the optimizer's step, which AdamW turns back into the span in part; update: the parameter's
     change since the task's start, after each step, exact for every optimizer; both.
     sigma: none: an SVD adapter's sigma is trained freely; flat: outside the span of earlier sigmas.
+    energy: with union, of each earlier task's factor only the directions (the largest first, beside those closed
+    already) that it takes to hold this share of its squared norm are closed; 1: all. Less leaves later tasks more room;
+    of each earlier factor up to the rest is open to change.
+
+    Note: each task closes up to rank directions of each factor. How many are left is reported when a task begins, with
+    a warning where the next one may find fewer than rank, and an error where a task finds none.
 
     Assumed: proj is on the union of the old spans, for each factor by itself, on the gradient; sigma is left free.
 
-    Sources: LB-CL (NeurIPS 2024), section 3.2.
+    Sources: LB-CL (NeurIPS 2024), section 3.2; energy: the criterion of Gradient Projection Memory (arXiv 2103.09762),
+    there for activations.
     """
-    return method.with_gradient_rule(OrthogonalGradient(space=space, on=on, sigma=sigma))
+    return method.with_gradient_rule(OrthogonalGradient(space=space, on=on, sigma=sigma, energy=energy))

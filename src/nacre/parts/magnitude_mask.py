@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from nacre.adapters.adapter import Adapter, FeatureMap
+from nacre.adapters.full import PlacedFull
+from nacre.adapters.kept_rows import KeptRows
 from nacre.adapters.low_rank import LowRank
 from nacre.adapters.magnitudes import Magnitudes, Tokens, summed_over_processes
 from nacre.adapters.masked_step import Masked, MaskedStep, check_threshold, with_roles
@@ -18,7 +20,7 @@ from nacre.functional.masking import Count, kept_count, largest, largest_groups,
 from nacre.models.roles import ROLES, Role
 from nacre.parts.feature_clusters import effective_rows, feature_clusters, magnitude_profiles
 from nacre.parts.gradient_rule import GradientRule
-from nacre.parts.part import Learner
+from nacre.parts.part import Learner, Step
 from nacre.per_task import PerTask, all_values, value_of
 from nacre.seeds import derive
 from nacre.tasks.task import Task
@@ -82,11 +84,26 @@ class MagnitudeMask(GradientRule):
             # Other parts may run the model, too; while it is trained, all its calls belong to the step.
             magnitudes = Magnitudes(model, maps, self.tokens, counts=lambda: model.training and torch.is_grad_enabled())
         kept = [kept_count(found.features, threshold, self.count) for found in maps]
-        learner.held[self.key] = Masking(MaskedStep(maps, self.mask), kept, groups, magnitudes)
+        masking = Masking(MaskedStep(maps, self.mask), kept, groups, magnitudes)
+        learner.held[self.key] = masking
+        if self._can_choose_early(learner):
+            masking.rows = KeptRows(
+                maps,
+                kept,
+                # Only in the step's last backward pass: all magnitudes are in then, and its gradients will be masked.
+                ready=lambda: learner.step.all_forward and learner.step is not masking.taken,
+                scores=lambda: self._scores(learner, masking),
+            )
 
     def apply(self, learner: Learner) -> None:
-        if (masking := self._masking(learner)) is not None:
+        if (masking := self._masking(learner)) is None:
+            return
+        if masking.rows is not None and (masks := masking.rows.take()) is not None:
+            masking.step.before(masks, masking.rows.only_kept)
+            masking.rows.clear()
+        else:
             masking.step.before(self._masks(learner, masking))
+        masking.taken = learner.step
 
     def after_step(self, learner: Learner) -> None:
         if (masking := self._masking(learner)) is not None:
@@ -96,6 +113,17 @@ class MagnitudeMask(GradientRule):
         masking = learner.held.get(self.key)
         assert masking is None or isinstance(masking, Masking)
         return masking
+
+    def _can_choose_early(self, learner: Learner) -> bool:
+        """Whether the masks can be chosen in the backward pass already, so that nothing is computed that they throw
+        away. Worth it where whole weights are trained, and possible where one process has all magnitudes, every
+        feature stands for itself (clusters keep as many features as they hold, which only the device knows) and
+        earlier rules do not work on the gradients that would be missing."""
+        rules = learner.method.gradient_rules
+        first = all(type(rule).apply is GradientRule.apply for rule in rules[: rules.index(self)])
+        alone = not torch.distributed.is_available() or not torch.distributed.is_initialized()
+        full = isinstance(learner.adapter, PlacedFull)
+        return full and first and alone and self.by == "magnitude" and self.clusters == 0
 
     def _masks(self, learner: Learner, masking: Masking) -> list[Tensor]:
         maps = masking.step.maps
@@ -142,14 +170,19 @@ class MagnitudeMask(GradientRule):
 
 @dataclass
 class Masking:
-    """What lives while a task is learnt. kept: features per map; groups: each feature's cluster, per map."""
+    """What lives while a task is learnt. kept: features per map; groups: each feature's cluster, per map; rows: where
+    masks can be chosen in the backward pass; taken: the newest step whose gradients have been masked."""
 
     step: MaskedStep
     kept: list[int]
     groups: list[Tensor] | None
     magnitudes: Magnitudes | None
+    rows: KeptRows | None = None
+    taken: Step | None = None
 
     def close(self) -> None:
+        if self.rows is not None:
+            self.rows.close()
         if self.magnitudes is not None:
             self.magnitudes.close()
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor
 
 from nacre.adapters.adapter import Adapter
-from nacre.errors import RecipeError, TrainingError
-from nacre.functional.projection import Space, part_within, used_directions
+from nacre.errors import RecipeError
+from nacre.functional.projection import Space, part_within
+from nacre.parts.alike import alike
 from nacre.parts.gradient_rule import GradientRule
 from nacre.parts.part import Learner
+from nacre.parts.room import Room, tell_room
 from nacre.parts.slots import slots_of, without_slots
+from nacre.parts.used_directions import Factor, UsedDirections, up_to_date
 from nacre.tasks.task import Task
 
 
@@ -30,23 +31,37 @@ class OrthogonalGradient(GradientRule):
         on = ``update``: theta <- theta_0 + (I - Q Q^T)(theta - theta_0) after it, theta_0 the value at the task's
             start: exact for every optimizer, and decay.  ``both``: one and the other.
 
-    space: how earlier tasks' spans are joined, see ``functional.projection.used_directions``. Only ``union`` is a
-        projection, so that only it can act on the update.
+    space: how earlier tasks' spans are joined, see ``functional.projection``. Only ``union`` is a projection, so that
+        only it can act on the update.
     sigma: ``none``: trained freely; ``flat``: the vector sigma, too, moves outside the span of earlier sigmas, which
         after rank tasks leaves it nowhere to go.
+    energy: Q holds, of each task, only as many directions as it takes for this share of its factor's squared norm to
+        lie in the span (``functional.spans``). 1: all of them; less leaves later tasks more room, and what is not held
+        unprotected.
 
-    State: ``share_in_old_span``: for each task, ||Q^T D|| / ||D|| of all factors' changes D, at its end.
+    Each task uses up to rank of a factor's dimensions. How many are left is reported when a task begins (``room``).
+
+    State: ``share_in_old_span``: for each task, ||Q^T D|| / ||D|| of all factors' changes D, at its end. The directions
+    themselves follow from the adapter; they are kept from task to task, but not saved.
     """
 
     space: Space = "union"
     on: Literal["gradient", "update", "both"] = "gradient"
     sigma: Literal["none", "flat"] = "none"
+    energy: float = 1.0
 
     def __post_init__(self) -> None:
         if self.on != "gradient" and self.space != "union":
             raise RecipeError(
                 f"on='{self.on}' repeats the removal in every step, which needs a projection; space='{self.space}' is "
                 "none where earlier tasks overlap: take space='union'."
+            )
+        if not 0 < self.energy <= 1:
+            raise RecipeError(f"energy: {self.energy} is not in (0, 1]; it is a share, and 1 keeps every direction.")
+        if self.energy < 1 and self.space != "union":
+            raise RecipeError(
+                f"energy: {self.energy} chooses directions of one span of all earlier tasks; space='{self.space}' has "
+                "none: take space='union'."
             )
 
     def objection(self, adapter: Adapter) -> str | None:
@@ -58,10 +73,15 @@ class OrthogonalGradient(GradientRule):
 
     def begin(self, learner: Learner, tasks: Sequence[Task]) -> None:
         """Raises ``TrainingError`` if earlier tasks have used up all directions of a site."""
-        families: dict[tuple[int, ...], list[Factor]] = defaultdict(list)
-        for factor in self._factors(learner):
-            families[factor.past.shape].append(factor)
-        learner.held[self.key] = Projection([self._family(factors) for factors in families.values()])
+        known: dict[tuple[str, ...], UsedDirections] = learner.derived.get(self.key, {})
+        families = []
+        for factors in alike(self._factors(learner), lambda factor: factor.past.shape, learner.host.device):
+            used = up_to_date(known.get(_names(factors)), factors, self.space, self.energy)
+            start = torch.stack([factor.values() for factor in factors])
+            families.append(Family(tuple(factors), used, start))
+        learner.derived[self.key] = {_names(family.factors): family.used for family in families}
+        learner.held[self.key] = Projection(families)
+        tell_room(learner.report, [room for family in families for room in family.room()])
 
     @torch.no_grad()
     def apply(self, learner: Learner) -> None:
@@ -69,7 +89,7 @@ class OrthogonalGradient(GradientRule):
             return
         for family in self._projection(learner).families:
             gradients = [factor.gradients() for factor in family.factors]
-            _subtract(gradients, part_within(torch.stack(gradients), family.directions))
+            _subtract(gradients, part_within(torch.stack(gradients), family.used.directions))
 
     @torch.no_grad()
     def after_step(self, learner: Learner) -> None:
@@ -77,7 +97,7 @@ class OrthogonalGradient(GradientRule):
             return
         for family in self._projection(learner).families:
             values = [factor.values() for factor in family.factors]
-            _subtract(values, part_within(torch.stack(values) - family.start, family.directions))
+            _subtract(values, part_within(torch.stack(values) - family.start, family.used.directions))
 
     def end(self, learner: Learner, tasks: Sequence[Task]) -> None:
         state = learner.state.parts.setdefault(self.key, {"share_in_old_span": []})
@@ -91,21 +111,6 @@ class OrthogonalGradient(GradientRule):
                 if len(stack) and (group != "sigma" or self.sigma == "flat"):
                     yield Factor(name, group, parameters[group], stack)
 
-    def _family(self, factors: Sequence[Factor]) -> Family:
-        spans = [used_directions(factor.past, "union") for factor in factors]
-        for factor, span in zip(factors, spans, strict=True):
-            _check_room(factor, span)
-        span = directions = pad_sequence(spans, batch_first=True)  # rows of zeros, which remove nothing, fill up
-        if self.space != "union":
-            others = [used_directions(factor.past, self.space) for factor in factors]
-            directions = pad_sequence(others, batch_first=True)
-        return Family(
-            factors=tuple(factors),
-            span=span,
-            directions=directions,
-            start=torch.stack([factor.values() for factor in factors]),
-        )
-
     def _projection(self, learner: Learner) -> Projection:
         projection = learner.held[self.key]
         assert isinstance(projection, Projection)
@@ -113,43 +118,19 @@ class OrthogonalGradient(GradientRule):
 
 
 @dataclass(frozen=True)
-class Factor:
-    """One trained factor of one site, and the earlier tasks' ones, seen as rows: A's rows, B's columns, sigma whole."""
-
-    site: str
-    group: str
-    parameter: nn.Parameter
-    stack: Tensor
-
-    @property
-    def past(self) -> Tensor:
-        """[t-1, r, d]; sigma: [t-1, 1, r]."""
-        return self.stack.unsqueeze(1) if self.group == "sigma" else self.stack
-
-    def values(self) -> Tensor:
-        """[r, d], a view of the parameter's data."""
-        return self._rows(self.parameter.detach())
-
-    def gradients(self) -> Tensor:
-        """[r, d], a view of the gradient; of zeros if the host never came by."""
-        gradient = self.parameter.grad
-        return self._rows(torch.zeros_like(self.parameter) if gradient is None else gradient)
-
-    def _rows(self, tensor: Tensor) -> Tensor:
-        if self.group == "sigma":
-            return tensor.unsqueeze(0)
-        return tensor.T if self.group == "up" else tensor
-
-
-@dataclass(frozen=True)
 class Family:
-    """The n factors of one shape, worked on in one product. span, directions [n, q, d]: orthonormal rows of the old
-    spans; what is removed. start [n, r, d]: where the task began."""
+    """The n factors of one shape, worked on in one product. start [n, r, d]: where the task began."""
 
     factors: tuple[Factor, ...]
-    span: Tensor
-    directions: Tensor
+    used: UsedDirections
     start: Tensor
+
+    def room(self) -> list[Room]:
+        """Of the factors that are matrices; a sigma runs out by design."""
+        width = self.start.shape[-1]
+        dimensions = self.used.spans.dimensions.tolist()
+        pairs = zip(self.factors, dimensions, strict=True)
+        return [Room(factor, width - used, width) for factor, used in pairs if factor.group != "sigma"]
 
 
 @dataclass(frozen=True)
@@ -163,7 +144,7 @@ class Projection:
         inside, whole = torch.zeros(()), torch.zeros(())
         for family in self.families:
             change = torch.stack([factor.values() for factor in family.factors]) - family.start
-            inside += part_within(change, family.span).square().sum().cpu()
+            inside += part_within(change, family.used.spans.basis).square().sum().cpu()
             whole += change.square().sum().cpu()
         return (inside / whole).sqrt().item() if whole else 0.0
 
@@ -171,17 +152,11 @@ class Projection:
         """It has no hooks to take away."""
 
 
+def _names(factors: Sequence[Factor]) -> tuple[str, ...]:
+    return tuple(factor.name for factor in factors)
+
+
 def _subtract(rows: Sequence[Tensor], amounts: Tensor) -> None:
     """In place: rows, each [r, d], minus amounts [sites, r, d]."""
     for row, amount in zip(rows, amounts, strict=True):
         row.sub_(amount)
-
-
-def _check_room(factor: Factor, span: Tensor) -> None:
-    used, width = span.shape
-    if factor.group != "sigma" and used == width:
-        raise TrainingError(
-            f"{factor.site}: the earlier tasks' '{factor.group}' factors ({len(factor.stack)} tasks of rank "
-            f"{factor.stack.shape[1]}) span all {width} dimensions, so that 0 are left for a new task to learn in. "
-            "Take a smaller rank, or fewer tasks."
-        )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.low_rank import LowRankSite
-from nacre.functional.penalties import summed_overlap
+from nacre.functional.penalties import overlaps, stacked
+from nacre.parts.alike import alike
 from nacre.parts.part import Learner
 from nacre.parts.penalty import Penalty, check_not_negative
 from nacre.parts.slots import slots_of, without_slots
 from nacre.per_task import PerTask, value_of
+from nacre.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,55 @@ class Orthogonality(Penalty):
     def objection(self, adapter: Adapter) -> str | None:
         return without_slots(adapter)
 
+    @property
+    def needs_boundaries(self) -> bool:
+        return False  # the beginning only pairs what is there
+
+    def begin(self, learner: Learner, tasks: Sequence[Task]) -> None:
+        learner.held[self.key] = self._pairs(learner)
+
     def value(self, learner: Learner) -> Tensor:
-        pairs = [pair for site in slots_of(learner.adapter).sites.values() for pair in self._directions(site)]
-        return summed_overlap(pairs, norm=self.norm, reduce=self.reduce)
+        held = learner.held.get(self.key)
+        pairs = held if isinstance(held, Pairs) else self._pairs(learner)
+        found = overlaps(pairs.new(), pairs.past, norm=self.norm)
+        return found.sum() if self.reduce == "sum" else found.mean()
 
     def weight(self, learner: Learner) -> float:
         return value_of(self.strength, learner.task_number, self.key)
 
-    def _directions(self, site: LowRankSite) -> Iterator[tuple[Tensor, Tensor]]:
-        """The new task's directions as rows, [r, d], and the earlier ones', [t-1, r, d]."""
+    def _pairs(self, learner: Learner) -> Pairs:
+        sites = slots_of(learner.adapter).sites.values()
+        directions = [found for site in sites for found in self._directions(site)]
+        groups = alike(directions, lambda found: found.past.shape, learner.host.device)
+        return Pairs(groups, [stacked([found.past for found in group]) for group in groups])
+
+    def _directions(self, site: LowRankSite) -> Iterator[Directions]:
+        parameters, past = site.parameters_by_group(), site.past_by_group()
         if self.side in ("input", "both"):
-            yield site.down.weight, site.past_down
+            yield Directions(parameters["down"], False, past["down"].flatten(0, 1))
         if self.side in ("output", "both"):
-            yield site.up.weight.T, site.past_up
+            yield Directions(parameters["up"], True, past["up"].flatten(0, 1))
+
+
+@dataclass(frozen=True)
+class Directions:
+    """One matrix of the new task, its directions being its rows or its columns; past [(t-1) r, d]: the earlier ones."""
+
+    parameter: nn.Parameter
+    are_columns: bool
+    past: Tensor
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The new task's matrices and the earlier tasks' directions, found once a task: groups of matrices of equal shape,
+    and of each group past [n, (t-1) r, d]."""
+
+    groups: Sequence[Sequence[Directions]]
+    past: Sequence[Tensor]
+
+    def new(self) -> list[list[Tensor]]:
+        return [[each.parameter.T if each.are_columns else each.parameter for each in group] for group in self.groups]
+
+    def close(self) -> None:
+        """It has no hooks to take away."""

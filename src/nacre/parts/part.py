@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nacre.adapters.adapter import Adapter, PlacedAdapter
     from nacre.models.families import Encoded
     from nacre.models.host import Host
+    from nacre.parts.gradient_rule import GradientRule
     from nacre.tasks.task import Task
     from nacre.tasks.template import Example
 
@@ -32,12 +33,23 @@ class State(Protocol):
 class Step:
     """Where training is. number: of the optimizer's step, from 0; of: how many the task has; rate: this step's
     learning rate, of which a parameter group's own is a multiple (``ParameterGroup.rate``). takes_part: whether this
-    process has rows of the step; where there are fewer rows than processes, some run another's row with weight 0."""
+    process has rows of the step; where there are fewer rows than processes, some run another's row with weight 0.
+    all_forward: whether the step's forward passes are over, so that its last backward pass comes, or is under way."""
 
     number: int
     of: int
     rate: float
     takes_part: bool = True
+    all_forward: bool = False
+
+
+class Composition(Protocol):
+    """See ``nacre.method``: what the method is made of."""
+
+    @property
+    def gradient_rules(self) -> tuple[GradientRule, ...]:
+        """In the order in which they act."""
+        ...
 
 
 class Held(Protocol):
@@ -56,6 +68,8 @@ class Learner(Protocol):
     @property
     def state(self) -> State: ...
     @property
+    def method(self) -> Composition: ...
+    @property
     def task_number(self) -> int:
         """The number of the task being learnt, from 1."""
         ...
@@ -67,8 +81,19 @@ class Learner(Protocol):
         ...
 
     @property
+    def derived(self) -> dict[str, Any]:
+        """What parts have computed from the adapter's tensors and keep for the next task, by key. Never saved: without
+        it a part computes the same again, to the bit."""
+        ...
+
+    @property
+    def report(self) -> Callable[..., None]:
+        """Called as ``report(kind, **plain values)`` with what a person should know; ``warning`` has a ``text``."""
+        ...
+
+    @property
     def step(self) -> Step:
-        """The step being taken, while gradient rules act."""
+        """The step being taken, while the loss is computed and gradient rules act."""
         ...
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from nacre.adapters.adapter import Adapter
-from nacre.adapters.gated import PlacedGated
-from nacre.adapters.low_rank import PlacedLowRank
 from nacre.errors import RecipeError, TrainingError
-from nacre.functional.sensitivity import Match, Triplets, combined, orthonormal_rows, triplet_sensitivity
+from nacre.functional.sensitivity import Match, Triplets, combined, orthonormal_rows
 from nacre.models.roles import in_top_layers
+from nacre.parts.measured_sensitivity import is_dense, through_folded, through_triplets
 from nacre.parts.part import Learner
 from nacre.parts.slots import slots_of, without_slots, write_triplets
 from nacre.parts.start import Fresh, Start
@@ -91,19 +89,13 @@ class SensitivityStart(Start):
         """S of all earlier tasks' triplets at these sites: name -> [t-1, r]."""
         rows = learner.encode(self.seed_rows(learner, tasks))
         tokens = sum(row.asked for row in rows)
-        found: dict[str, Tensor] = {}
         adapter = slots_of(learner.adapter)
-        with adapter.past_open() as leaves, _without_newest(adapter), _evaluating(learner.host.model):
-            wanted = [leaf for name in names for leaf in leaves[name].values()]
+        measure = through_folded if all(is_dense(adapter.sites[name]) for name in names) else through_triplets
+        with measure(adapter, names) as found, _evaluating(learner.host.model):
             for portion in [rows] if self.estimate == "batch" else [[row] for row in rows]:
-                loss = learner.loss_sum(portion) / tokens
-                gradients = iter(torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True))
-                for name in names:
-                    by_group = {group: leaf.detach() for group, leaf in leaves[name].items()}
-                    slopes = Triplets(**{group: next(gradients) for group in by_group})
-                    new = triplet_sensitivity(Triplets(**by_group), slopes)
-                    found[name] = found[name] + new if name in found else new
-        return found
+                torch.autograd.backward(learner.loss_sum(portion) / tokens, inputs=found.leaves)
+                found.add()
+        return found.sensitivities
 
     def seed_rows(self, learner: Learner, tasks: Sequence[Task]) -> list[Example]:
         """The rows that the sensitivities are measured on: all, if the task has no more."""
@@ -127,19 +119,6 @@ class SensitivityStart(Start):
         if new.sigma is None:
             return new._replace(up=torch.zeros_like(new.up))
         return new._replace(sigma=torch.full_like(new.sigma, 1.0 if self.sigma == "ones" else 0.0))
-
-
-@contextmanager
-def _without_newest(adapter: PlacedLowRank) -> Iterator[None]:
-    """A slot of zeros adds nothing, but would have its share of a softmax over the tasks."""
-    if not isinstance(adapter, PlacedGated):
-        yield
-        return
-    adapter.set_offset(math.inf)
-    try:
-        yield
-    finally:
-        adapter.set_offset(0.0)
 
 
 @contextmanager

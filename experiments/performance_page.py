@@ -1,0 +1,111 @@
+"""docs/performance.md's tables, from what benchmarks/bench.py has written into docs/performance/.
+
+python benchmarks/bench.py --output docs/performance/t5-small
+python experiments/performance_page.py
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from results_page import write_between
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+FOLDER = PAGE.with_suffix("")
+
+TITLES = {
+    "steps": "A training step beside one of plain PEFT LoRA",
+    "full": "Full fine-tuning with MIGU beside full fine-tuning",
+    "starts": "The start of a task beside one training step of PEFT LoRA",
+    "sensitivity": "LB-CL's sensitivity pass beside one training step of PEFT LoRA",
+    "evaluation": "Choosing labels beside the unadapted host",
+    "decision": "The decision among 14 labels beside reading alone",
+    "sorting": "Rows sorted by length beside rows as they come",
+    "saving": "Saving and loading beside one training step of PEFT LoRA",
+    "memory": "Peak memory of a process beside PEFT LoRA's",
+}
+
+GOALS: dict[str, dict[str, float]] = {
+    "steps": {
+        **{f"inc_lora, N={n}": 1.02 for n in (1, 5, 15, 50)},
+        "o_lora, N=15": 1.04,
+        "o_lora, N=50": 1.05,
+        "lb_cl, N=15": 1.04,
+        "lb_cl, N=50": 1.05,
+        "am_lora, N=1": 1.06,
+        "am_lora, N=5": 1.07,
+        "am_lora, N=15": 1.16,
+        "am_lora, N=50": 1.36,
+        "am_lora keep_gates=5, N=50": 1.12,
+    },
+    "full": {"seq_ft+migu": 1.05, "seq_ft+migu, two micro-batches": 1.08},
+    "starts": {f"{method}, from N=50 on": 0.3 for method in ("inc_lora", "o_lora", "am_lora", "lb_cl")},
+    "sensitivity": {"lb_cl, N=15": 1.3, "lb_cl, N=50": 1.5},
+    "evaluation": {
+        **{f"inc_lora, N={n}": 1.02 for n in (1, 5, 15, 50)},
+        "am_lora, N=5": 1.08,
+        "am_lora, N=15": 1.20,
+        "am_lora, N=50": 1.45,
+    },
+    "decision": {"14 labels": 1.7},
+    "sorting": {"sorted by length": 0.55},
+}
+"""Of T5-small's shape in float32: what the project demands of the median."""
+
+RATIOS = {
+    "inc_lora: N=50 over N=1": ("inc_lora, N=50", "inc_lora, N=1", 1.03),
+    "am_lora over its large products alone, N=50": ("am_lora, N=50", "AM-LoRA's large products alone, N=50", 1.10),
+    "seq_lora+migu over seq_lora": ("seq_lora+migu", "seq_lora", 1.05),
+}
+"""Ratios between two of the steps, round by round, and their goals."""
+
+
+def main() -> None:
+    found = [section(json.loads(file.read_text())) for file in sorted(FOLDER.glob("*.json"), reverse=True)]
+    write_between("<!-- tables -->", "<!-- end of tables -->", "\n\n".join(found), PAGE)
+
+
+def section(found: dict[str, Any]) -> str:
+    goals = GOALS if (found["shape"], found["dtype"], found["mixed_precision"]) == ("t5-small", "float32", "no") else {}
+    precision = {"no": "", "bf16": ", autocast to bfloat16"}[found["mixed_precision"]]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    parts = [
+        f"## {found['shape']}'s shape, {found['dtype']}{precision}",
+        f"```\n{found['command']}\n```",
+        f"{found['machine']}; Python {found['python']}, {versions}; {found['rounds']} rounds.",
+    ]
+    for part, measured in found["parts"].items():
+        parts += [f"### {TITLES[part]}", table(part, measured, goals.get(part, {}))]
+    return "\n\n".join(parts)
+
+
+def table(part: str, measured: list[dict[str, Any]], goals: dict[str, float]) -> str:
+    saved, peaks = any(one["saved"] for one in measured), part == "memory"
+    head = ["", "median", "range", *(["goal"] if goals else []), *(["saved MB"] if saved else [])]
+    rows = [cells_of(one["name"], one["ratios"], goals, part) for one in measured]
+    for row, one in zip(rows, measured, strict=True):
+        row += [f"{one['saved'] / 1e6:.1f}"] if saved else []
+        row += [f"{one['extra']['peak_mb']:.0f}"] if peaks else []
+    by_name = {one["name"]: one["seconds"] for one in measured}
+    for name, (own, base, goal) in RATIOS.items() if part == "steps" else ():
+        if own in by_name and base in by_name:
+            ratios = [a / b for a, b in zip(by_name[own], by_name[base], strict=True)]
+            rows.append([*cells_of(name, ratios, goals and {name: goal}, part), ""])
+    if peaks:
+        head = ["", "ratio", "MB"]
+        rows = [[row[0], row[1], row[-1]] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def cells_of(name: str, ratios: list[float], goals: dict[str, float], part: str) -> list[str]:
+    digits = 3 if part in ("starts", "saving") else 2
+    spread = f"{min(ratios):.{digits}f} to {max(ratios):.{digits}f}"
+    cells = [name, f"{statistics.median(ratios):.{digits}f}", spread]
+    return [*cells, f"{goals[name]:.2f}" if name in goals else ""] if goals else cells
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""A linear map whose backward pass computes the weight's gradient for some output features only, the rows that are
+kept, and leaves it 0 for the others: what masking the whole gradient gives, at the cost of the kept rows' product.
+
+    h = W x + b        dL/dx = W^T G        dL/dW[j] = sum over tokens of G_j x^T, dL/db_j = sum of G_j    for kept j
+
+G = dL/dh. Which features are kept may be decided as late as in the backward pass. Kept for it are x and W, as a plain
+linear map keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nacre.functional.masking import at_first, in_order
+
+FEWEST = 192
+"""So many rows a product on the CPU has at least, if the map has as many features; what is not kept is thrown away.
+Intel's MKL adds up many tokens in other blocks where a product has fewer rows: the last bits would differ."""
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, None, None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The features of one map that a step updates.
+
+    computed [m]: their indices, in order, and behind them those of others whose rows are computed along; number: how
+    many are kept, known without asking the device; mask [features]: True at the kept ones.
+    """
+
+    computed: Tensor
+    number: int
+    mask: Tensor
+
+    @property
+    def kept(self) -> Tensor:
+        return self.computed[: self.number]
+
+
+class Choice(Protocol):
+    """What one map asks in the backward pass."""
+
+    def rows(self) -> Rows | None:
+        """The features whose gradients are wanted; None: all."""
+        ...
+
+    def made(self, weight: Tensor | None, bias: Tensor | None) -> None:
+        """Told after ``rows`` gave some: these gradients are 0 everywhere else."""
+        ...
+
+
+def largest_rows(scores: Sequence[Tensor], kept: int) -> list[Rows]:
+    """The ``kept`` largest scores of each map, all maps of one size; of equal ones, those of lower index.
+
+    scores: [features] each.
+    """
+    order = in_order(torch.stack(list(scores)))
+    features = order.shape[-1]
+    computed = kept
+    if order.device.type == "cpu":
+        computed = max(kept, FEWEST) if features >= FEWEST else max(kept, min(2, features))  # one row is no matrix
+    indices = torch.cat([order[:, :kept].sort(-1).values, order[:, kept:computed]], dim=-1)
+    masks = at_first(order, kept)
+    return [Rows(row, kept, mask) for row, mask in zip(indices, masks, strict=True)]
+
+
+def weight_gradient(gradient: Tensor, x: Tensor, rows: Rows, *, transposed: bool) -> Tensor:
+    """dL/dW, 0 outside the kept rows. gradient [tokens, features], x [tokens, d_in].
+
+    Returns [features, d_in]; transposed: [d_in, features].
+    """
+    axis = 1 if transposed else 0
+    some = gradient.index_select(1, rows.computed)
+    product = (x.t().mm(some) if transposed else some.t().mm(x)).narrow(axis, 0, rows.number)
+    shape = (x.shape[1], gradient.shape[1]) if transposed else (gradient.shape[1], x.shape[1])
+    return product.new_zeros(shape).index_copy_(axis, rows.kept, product)
+
+
+class KeptRowsLinear(torch.autograd.Function):
+    """The map itself: x [..., d_in] -> [..., features]. weight [features, d_in]; transposed: [d_in, features], as GPT-2
+    stores it, with a bias."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool, choice: Choice) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.transposed, ctx.choice = transposed, choice
+        if not transposed:
+            return F.linear(x, weight, bias)
+        assert bias is not None
+        return torch.addmm(bias, x.view(-1, x.shape[-1]), weight).view(*x.shape[:-1], weight.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Gradients:
+        x, weight = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        gradient, tokens = gradients[0].flatten(0, -2), x.flatten(0, -2)
+        d_x = d_weight = d_bias = None
+        if wants_x:
+            d_x = gradient.mm(weight.t() if ctx.transposed else weight).view(x.shape)
+        if not wants_weight and not wants_bias:
+            return d_x, None, None, None, None
+        # Gradients of gradients want all that the plain map would do.
+        rows = None if torch.is_grad_enabled() else ctx.choice.rows()
+        if wants_bias:
+            d_bias = gradient.sum(0)
+            if rows is not None:
+                d_bias.mul_(rows.mask)
+        if wants_weight and rows is not None:
+            d_weight = weight_gradient(gradient, tokens, rows, transposed=ctx.transposed)
+        elif wants_weight:
+            d_weight = tokens.t().mm(gradient) if ctx.transposed else gradient.t().mm(tokens)
+        if rows is not None:
+            ctx.choice.made(d_weight, d_bias)
+        return d_x, d_weight, d_bias, None, None
