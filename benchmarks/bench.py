@@ -54,13 +54,8 @@ def main() -> None:
         else:
             found[part] = measure(made(part, hosts, chosen), chosen.rounds, device)
         show(found[part])
-    if chosen.output is not None:
-        chosen.output.parent.mkdir(parents=True, exist_ok=True)
-        written = document(chosen, found)
-        chosen.output.with_suffix(".json").write_text(json.dumps(written, indent=1) + "\n")
-        if "steps" in found:
-            draw(written, chosen.output.with_suffix(".svg"))
-        print(f"\n{chosen.output}")
+        if chosen.output is not None:  # after each part, so that a run that is stopped leaves what it has
+            write(chosen, found)
     return None
 
 
@@ -145,6 +140,14 @@ def show(found: list[Measured]) -> None:
         line += f"{one.saved / 1e6:>10.1f}" if one.saved is not None else " " * 10
         line += f"{one.extra['peak_mb']:>9.0f}" if "peak_mb" in one.extra else ""
         print(line.rstrip(), flush=True)
+
+
+def write(chosen: argparse.Namespace, found: Mapping[str, list[Measured]]) -> None:
+    chosen.output.parent.mkdir(parents=True, exist_ok=True)
+    written = document(chosen, found)
+    chosen.output.with_suffix(".json").write_text(json.dumps(written, indent=1) + "\n")
+    if "steps" in found:
+        draw(written, chosen.output.with_suffix(".svg"))
 
 
 def document(chosen: argparse.Namespace, found: Mapping[str, list[Measured]]) -> dict[str, object]:

@@ -7,6 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+AT_ONCE = 4
+"""Nodes of a row that a round looks at. The output layer's weight is read from memory once a round, whether for one
+node a row or for a few."""
+
 
 def most_likely_labels(
     logits: Callable[[Tensor, Tensor], Tensor], size: int, tokens: Tensor, destinations: Tensor, labels: int
@@ -20,8 +24,8 @@ def most_likely_labels(
     Returns [B]; of equally likely labels, the first.
 
     Best first: log-probabilities are never positive, so that no label behind a node is more likely than the node. Each
-    round looks at every row's most likely node whose turn has not come, as long as it is not below the row's best
-    label. What is never looked at cannot win; what can is summed up in full.
+    round looks at every row's most likely nodes whose turn has not come, ``AT_ONCE`` at most, as long as they are not
+    below the row's best label. What is never looked at cannot win; what can is summed up in full.
     """
     nodes = len(tokens)
     reached: Tensor | None = None  # [B, N + labels + 1]: log-probability of each destination; -inf: not known, or lost
@@ -38,8 +42,8 @@ def most_likely_labels(
         reached[rows[:, None], destinations[chosen]] = onwards
         waiting[rows, chosen] = False
         best = reached[:, nodes:-1].amax(-1)
-        ahead, chosen = reached[:, :nodes].masked_fill(~waiting, -torch.inf).max(-1)
-        rows = ((ahead >= best) & (ahead > -torch.inf)).nonzero().squeeze(-1)
-        chosen = chosen[rows]
+        ahead, ranked = reached[:, :nodes].masked_fill(~waiting, -torch.inf).topk(min(AT_ONCE, nodes), -1)
+        rows, place = ((ahead >= best[:, None]) & (ahead > -torch.inf)).nonzero(as_tuple=True)
+        chosen = ranked[rows, place]
     assert reached is not None
     return reached[:, nodes:-1].argmax(-1)
