@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from nacre.evaluation.decoding import Decoding, answer, token_budget
+from nacre.evaluation.decoding import Decoding, answer, cut, token_budget
 from nacre.evaluation.scoring import is_right, normalize
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -70,8 +70,8 @@ def main() -> None:
     def read() -> None:
         rows = sorted(learner.encode(examples), key=lambda row: len(row.source))
         model = host.model.get_encoder() if host.family.name == "encoder-decoder" else host.model.base_model
-        for start in range(0, len(rows), chosen.batch_size):
-            model(**host.family.prompts(rows[start : start + chosen.batch_size]))
+        for batch in cut(rows, decoding.batch_size, decoding.split_padding):
+            model(**host.family.prompts(batch))
 
     ways: dict[str, Callable[[], list[str] | None]] = {
         "generation": lambda: answers(False),

@@ -104,7 +104,7 @@ def answer(
 def _in_batches(way: _Way, rows: Sequence[Encoded], decoding: Decoding) -> list[str]:
     """Answers to rows in order of their length; fewer at once as soon as the device's memory does not hold them."""
     size, answers = decoding.batch_size, list[str]()
-    batches = _cut(rows, size, decoding.split_padding)
+    batches = cut(rows, size, decoding.split_padding)
     while batches:
         batch = batches[0]
         try:
@@ -115,12 +115,12 @@ def _in_batches(way: _Way, rows: Sequence[Encoded], decoding: Decoding) -> list[
             if len(batch) == 1 or not should_reduce_batch_size(error):
                 raise
         size = len(batch) // 2
-        batches = _cut(rows[len(answers) :], size, decoding.split_padding)
+        batches = cut(rows[len(answers) :], size, decoding.split_padding)
         clear_device_cache(garbage_collection=True)  # here, where the error no longer holds on to its tensors
     return answers
 
 
-def _cut(rows: Sequence[Encoded], size: int, split_padding: int | None) -> list[Sequence[Encoded]]:
+def cut(rows: Sequence[Encoded], size: int, split_padding: int | None) -> list[Sequence[Encoded]]:
     """Runs of at most so many rows, each cut further where that saves padding."""
     runs = [rows[start : start + size] for start in range(0, len(rows), size)]
     if split_padding is None:
