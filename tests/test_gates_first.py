@@ -4,7 +4,6 @@ code with it, the chosen tasks held fixed; who is chosen; and what is left out."
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from counting import Operations, kept_bytes
 from nacre.adapters.gated import Gated, GatedSite, PlacedGated
 from nacre.errors import NacreError, RecipeError
 from nacre.evaluation.gates import dropped_gates, mean_gates
@@ -284,36 +283,6 @@ def test_under_autocast_the_twin_runs() -> None:
 # What it costs.
 
 
-class Operations(TorchDispatchMode):
-    VIEWS = (
-        "view",
-        "_unsafe_view",
-        "t",
-        "transpose",
-        "unsqueeze",
-        "squeeze",
-        "permute",
-        "select",
-        "slice",
-        "detach",
-        "alias",
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Counter[str] = Counter()
-        self.largest = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = function._schema.name.removeprefix("aten::")
-        if name not in self.VIEWS:
-            self.found[name] += 1
-        made = function(*args, **(kwargs or {}))
-        if isinstance(made, Tensor):
-            self.largest = max(self.largest, made.numel())
-        return made
-
-
 @pytest.mark.parametrize("tasks", [6, 30])
 def test_operations_do_not_grow_with_the_tasks_nor_wait_for_the_device(tasks: int) -> None:
     site = site_of(tasks, torch.float32, dropout=0.0, keep_gates=2).train()
@@ -335,19 +304,9 @@ def test_only_the_chosen_are_kept_for_the_backward_pass(zero_lora: bool | str) -
     tasks, keep, tokens = 30, 2, 200
     site = site_of(tasks, torch.float32, dropout=0.0, keep_gates=keep, zero_lora=zero_lora).train()
     x = torch.randn(tokens, D_IN, requires_grad=True)
-    own = {tensor.untyped_storage().data_ptr() for tensor in [*site.parameters(), *site.buffers(), x]}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        site(x)
+    kept = kept_bytes(lambda: site(x), [*site.parameters(), *site.buffers(), x])
     learned = 4 * tokens if zero_lora == "learned" else 0
-    assert sum(kept.values()) == 4 * tokens * keep * (RANK + 1) + 4 * keep * RANK + 8 * keep + learned
+    assert kept == 4 * tokens * keep * (RANK + 1) + 4 * keep * RANK + 8 * keep + learned
 
 
 # A learner.

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from counting import Operations, kept_bytes
 from nacre.adapters.gated import Gated, GatedSite
 from nacre.functional.fused_gating import Mixture, fused_mixture
 
@@ -176,62 +176,19 @@ def test_without_gradients_the_value_is_the_same_to_the_bit(mixture: Mixture, le
     assert torch.equal(value, value_and_gradients(fused, t, mixture, learned, True)["value"])
 
 
-def kept_bytes(tasks: int, rank: int, tokens: int) -> int:
-    """What a site keeps for its backward pass beside the input and the module's own tensors."""
+@pytest.mark.parametrize("tasks", [1, 5, 50])
+def test_codes_and_gates_are_all_that_is_kept(tasks: int) -> None:
+    """4 T n (r + 1) bytes, and little more: the zero LoRA's gates and the keys."""
+    rank, tokens = 8, 64
     site = GatedSite(nn.Linear(D_IN, D_OUT).requires_grad_(False), Gated(rank=rank, dropout=0.0))
     for task in range(tasks):
         site.grow()
         site.fresh(task)
     x = torch.randn(tokens, D_IN, requires_grad=True)
-    own = {tensor.untyped_storage().data_ptr() for tensor in [*site.parameters(), *site.buffers(), x]}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        site(x)
-    return sum(kept.values())
-
-
-@pytest.mark.parametrize("tasks", [1, 5, 50])
-def test_codes_and_gates_are_all_that_is_kept(tasks: int) -> None:
-    """4 T n (r + 1) bytes, and little more: the zero LoRA's gates and the keys."""
-    rank, tokens = 8, 64
-    kept, codes_and_gates = kept_bytes(tasks, rank, tokens), 4 * tokens * tasks * (rank + 1)
+    kept = kept_bytes(lambda: site(x), [*site.parameters(), *site.buffers(), x])
+    codes_and_gates = 4 * tokens * tasks * (rank + 1)
     assert kept == codes_and_gates + 4 * (tokens + tasks * rank)
     assert kept <= 1.2 * codes_and_gates
-
-
-class Operations(TorchDispatchMode):
-    """Counts what is computed; views are nothing to compute."""
-
-    VIEWS = (
-        "view",
-        "_unsafe_view",
-        "t",
-        "transpose",
-        "unsqueeze",
-        "squeeze",
-        "permute",
-        "select",
-        "slice",
-        "detach",
-        "alias",
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = function._schema.name.removeprefix("aten::")
-        if name not in self.VIEWS:
-            self.found[name] += 1
-        return function(*args, **(kwargs or {}))
 
 
 def operations(tasks: int, **options: Any) -> Counter[str]:
