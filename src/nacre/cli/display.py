@@ -70,7 +70,7 @@ class Display:
         self.console.print(f"Warning: {text}")
 
     def on_room(self, site: str, factor: str, left: int, width: int, remaining: dict[str, int]) -> None:
-        self.console.print(f"Directions that no earlier task uses: {left} of {width} in {site} ('{factor}'), or more.")
+        self.console.print(f"Directions left to this task: {left} of {width} at least (fewest: {site}, '{factor}').")
 
     def on_resumed(self, folder: str, tasks: Sequence[str]) -> None:
         self.console.print(f"Continuing after {len(tasks)} finished task(s): {folder}")
