@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from nacre.adapters.folding import LOST_IN_HALF_PRECISION
 from nacre.adapters.gated import Gated, GatedSite
-from nacre.adapters.low_rank import LOST_IN_HALF_PRECISION, LowRank, LowRankSite, PlacedLowRank
+from nacre.adapters.low_rank import LowRank, LowRankSite, PlacedLowRank
 from nacre.adapters.merged import merged_copy
 from nacre.adapters.site import Site
 from nacre.adapters.svd import Svd, SvdSite

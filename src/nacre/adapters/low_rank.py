@@ -12,27 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from nacre.adapters.adapter import Adapter, FeatureMap, ParameterGroup, PlacedAdapter, kaiming_uniform
+from nacre.adapters.folding import Folding, folded, is_lost
 from nacre.adapters.site import Site, is_hooked, put_sites, take_away
 from nacre.errors import CheckpointError, ModelError, RecipeError
 from nacre.functional.fused_low_rank import fused_update
 from nacre.functional.low_rank import folded_weight, summed_update
 from nacre.models.roles import find_linears, roles_of
 from nacre.seeds import derive
-
-LOST_IN_HALF_PRECISION = 1e-2
-"""|s sum B_i A_i|_F / |W|_F below which an update is not added to a weight of half precision. bfloat16 keeps a number
-to one part in 2^8: rounding the sum errs by 0.17 % of the weight, which at this ratio is 17 % of the update, at a tenth
-of it 80 %. float16 is eight times finer; one limit for both keeps the choice simple."""
-
-
-@dataclass(frozen=True)
-class Folding:
-    """How a site computes its earlier tasks. ratio: |s sum_{i<t} B_i A_i|_F / |W|_F; None where W cannot be read.
-    obstacle: why their sum is not part of a working copy of the weight; None if it is.
-    """
-
-    ratio: float | None
-    obstacle: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +138,7 @@ class LowRankSite(Site):
 
     def past(self, x: Tensor) -> Tensor:
         """W x + s sum_{i<t} B_i A_i x, through the folded weight where there is one."""
-        if self.folded is not None and not _is_lost(self.folding, x):
+        if self.folded is not None and not is_lost(self.folding, x):
             return self.base_with(x, self.folded)
         if len(self.past_down) == 0:
             return self.untouched(x)
@@ -222,25 +208,12 @@ class LowRankSite(Site):
             return None
         if (folding := self._settled_folding()) is None:
             return None
-        return None if _is_lost(folding, x) else self.whole
+        return None if is_lost(folding, x) else self.whole
 
     def _formed(self, down: Tensor, up: Tensor) -> tuple[Tensor | None, Folding]:
-        """W + s sum B_i A_i from the pristine weight and all the tasks at once, anew each time: adding the newest to
-        the last working weight would cost less, but would round once a task, and a resumed run would have other bits.
-        """
         if (obstacle := self.why_not_plain()) is not None:
             return None, Folding(None, obstacle)
-        pristine = self.base_weight().detach()
-        weight = pristine.to(down.dtype)
-        total = folded_weight(weight, down, up, scale=self.settings.scale)
-        update, size = torch.dist(total, weight).item(), torch.linalg.vector_norm(weight).item()
-        ratio = update / size if size else math.inf
-        if pristine.dtype != total.dtype and ratio < LOST_IN_HALF_PRECISION:
-            reason = (
-                f"their sum is so small beside the weight that it would be lost in the rounding to {pristine.dtype}"
-            )
-            return None, Folding(ratio, reason)
-        return total.to(pristine.dtype), Folding(ratio)
+        return folded(self.base_weight().detach(), down, up, scale=self.settings.scale)
 
     def _settled_folding(self) -> Folding | None:
         """How all tasks were folded, if they still are what they were then, and none of them is being trained."""
@@ -423,12 +396,6 @@ def _linear(weight: Tensor) -> nn.Linear:
 def _parameter(linear: nn.Linear) -> nn.Parameter:
     assert isinstance(linear.weight, nn.Parameter)
     return linear.weight
-
-
-def _is_lost(folding: Folding | None, x: Tensor) -> bool:
-    """Whether a folded update is too small for the half precision that autocast is going to round it to."""
-    ratio = None if folding is None else folding.ratio
-    return ratio is not None and ratio < LOST_IN_HALF_PRECISION and torch.is_autocast_enabled(x.device.type)
 
 
 def _set_past(site: LowRankSite, past: Mapping[str, Tensor]) -> None:
