@@ -90,6 +90,8 @@ def main() -> None:
     right = [sum(is_right(a, row.target) for a, row in zip(got, task.test, strict=True)) for got in (free, best)]
     print(f"{len(labels)} labels; of the free answers {sum(normalize(a) in valid for a in free)} are one")
     print(f"right: {right[0]} free, {right[1]} labels")
+    same = sum(normalize(one) == normalize(other) for one, other in zip(free, best, strict=True))
+    print(f"{same} of the free answers are the label that was chosen")
 
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     order, shuffle = list(ways), random.Random(0)
