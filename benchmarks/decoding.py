@@ -30,7 +30,7 @@ from nacre.learning.settings import Optim
 from nacre.methods.seq_ft import seq_ft
 from nacre.models.loading import load_host
 from nacre.tasks.demo import demo_tasks
-from nacre.tasks.sources import load_tasks
+from nacre.tasks.reading.sources import load_tasks
 
 
 def main() -> None:

@@ -15,12 +15,12 @@ import time
 
 import torch
 
+from nacre.learning.batches import TokenCount
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
-from nacre.learning.work import Work
 from nacre.methods.seq_lora import seq_lora
 from nacre.models.loading import load_host
-from nacre.tasks.stream_file import load_stream
+from nacre.tasks.reading.stream_file import load_stream
 
 SETTINGS: dict[str, int | None] = {
     "one batch": None,
@@ -48,7 +48,7 @@ def main() -> None:
     tasks = [
         task.limited(train=chosen.rows, test=1) for task in load_stream(chosen.stream, chosen.data, option="--data")
     ]
-    learners, work, seconds = {}, {name: Work() for name in SETTINGS}, dict.fromkeys(SETTINGS, 0.0)
+    learners, work, seconds = {}, {name: TokenCount() for name in SETTINGS}, dict.fromkeys(SETTINGS, 0.0)
     for name, split_padding in SETTINGS.items():
         optim = Optim(
             batch_size=chosen.batch_size, max_source_length=chosen.max_source_length, split_padding=split_padding

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nacre.learning.settings import Optim
     from nacre.method import Method
     from nacre.models.loading import load_host
-    from nacre.tasks.sources import load_tasks
+    from nacre.tasks.reading.sources import load_tasks
     from nacre.tasks.task import Row, Task
     from nacre.tasks.template import Template
 
@@ -34,7 +34,7 @@ _HOMES = {
     "Task": "nacre.tasks.task",
     "Template": "nacre.tasks.template",
     "load_host": "nacre.models.loading",
-    "load_tasks": "nacre.tasks.sources",
+    "load_tasks": "nacre.tasks.reading.sources",
     "masking": "nacre.interop.masking",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,11 @@ def hash_of(value: Any) -> str:
 def to_json(value: Any, indent: int | None = 2) -> str:
     """Strict JSON with sorted keys; NaN and infinity are refused, because readers disagree about them."""
     return json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def safe_name(name: str) -> str:
+    """A name as a part of a file's: characters that a file system may refuse become hyphens."""
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.")[:40] or "task"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

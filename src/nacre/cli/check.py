@@ -14,7 +14,7 @@ from nacre.cli.display import table_console
 if TYPE_CHECKING:
     from nacre.models.families import Lengths
     from nacre.models.host import Host
-    from nacre.tasks.checks import Kind
+    from nacre.tasks.checking.findings import Kind
     from nacre.tasks.task import Task
     from nacre.tasks.template import Identity
 
@@ -51,7 +51,7 @@ def check(
     """
     from nacre.errors import RecipeError
     from nacre.runs.checks import checks_of, tasks_to_check
-    from nacre.tasks.checks import KINDS, plain
+    from nacre.tasks.checking.findings import KINDS, plain
 
     lines: dict[str, Identity] = {"none": "none", "task": "task", "full": "full"}
     if identity not in lines:

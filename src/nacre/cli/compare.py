@@ -11,7 +11,7 @@ from rich.table import Table
 from nacre.cli.display import percent, table_console
 
 if TYPE_CHECKING:
-    from nacre.runs.comparison import Comparison, OverRows, OverSeeds
+    from nacre.records.comparison import Comparison, OverRows, OverSeeds
 
 NO = "-"
 HEADINGS = {
@@ -37,9 +37,9 @@ def compare(
     prompts, decoding, scoring and pretrained model.
     """
     from nacre.errors import RecipeError
-    from nacre.runs.compare import compare as carry_out
-    from nacre.runs.compare import read_runs
-    from nacre.runs.report.comparison import write_comparison
+    from nacre.records.compare import compare as carry_out
+    from nacre.records.compare import read_runs
+    from nacre.report.comparison import write_comparison
 
     if output.is_dir() or not output.parent.is_dir():
         raise RecipeError(f"Output '{output}' is a folder, or lies in a folder that does not exist.")

@@ -13,9 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from nacre.runs.ability_results import AbilityRecord
-    from nacre.runs.end_results import EndTaskRecord
-    from nacre.runs.record import Record
+    from nacre.records.base_ability import AbilityRecord
+    from nacre.records.end_tasks import EndTaskRecord
+    from nacre.records.run import Record
 
 
 class Display:
@@ -141,7 +141,7 @@ def percent(value: float | None) -> str:
 
 def print_record(record: Record) -> None:
     """The matrix and the metrics of a run."""
-    from nacre.runs.record import TASK_IDENTITY
+    from nacre.records.run import TASK_IDENTITY
 
     console = table_console(14 + 9 * len(record.tasks))
     console.print(matrix_table(record))

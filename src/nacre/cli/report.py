@@ -14,8 +14,8 @@ def report(
 ) -> None:
     """Write one self-contained page that shows the runs; it opens offline."""
     from nacre.errors import RecipeError
-    from nacre.runs.record import Record
-    from nacre.runs.report import write_report
+    from nacre.records.run import Record
+    from nacre.report import write_report
 
     records = [Record.read(run / "results.json") for run in runs]
     if output is None and len(runs) > 1:

@@ -187,7 +187,7 @@ def streams(
     """List the streams, or the tasks of one."""
     import json
 
-    from nacre.tasks.streams import get_stream, stream_names
+    from nacre.tasks.published.streams import get_stream, stream_names
 
     chosen = [get_stream(entry) for entry in (stream_names() if name is None else [name])]
     if as_json:

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from nacre.evaluation.sari import sari as sari_of_tokens
-from nacre.tasks.extras import need
+from nacre.optional import need
 
 PACKAGES = {
     "macro_f1": ("sklearn.metrics",),

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from nacre.functional.masking import at_first, in_order
 
 FEWEST = 192
-"""So many rows a product on the CPU has at least, if the map has as many features; what is not kept is thrown away.
-Intel's MKL adds up many tokens in other blocks where a product has fewer rows: the last bits would differ."""
+"""So many rows a product on the CPU has at least; what is not kept is thrown away, and a map with fewer features is
+computed whole. BLAS libraries add up many tokens in other blocks where a product has fewer rows: the last bits would
+differ."""
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, None, None]
 
@@ -64,7 +65,7 @@ def largest_rows(scores: Sequence[Tensor], kept: int) -> list[Rows]:
     features = order.shape[-1]
     computed = kept
     if order.device.type == "cpu":
-        computed = max(kept, FEWEST) if features >= FEWEST else max(kept, min(2, features))  # one row is no matrix
+        computed = max(kept, min(FEWEST, features))
     indices = torch.cat([order[:, :kept].sort(-1).values, order[:, kept:computed]], dim=-1)
     masks = at_first(order, kept)
     return [Rows(row, kept, mask) for row, mask in zip(indices, masks, strict=True)]
@@ -76,10 +77,38 @@ def weight_gradient(gradient: Tensor, x: Tensor, rows: Rows, *, transposed: bool
     Returns [features, d_in]; transposed: [d_in, features].
     """
     axis = 1 if transposed else 0
-    some = gradient.index_select(1, rows.computed)
-    product = (x.t().mm(some) if transposed else some.t().mm(x)).narrow(axis, 0, rows.number)
+    if gradient.device.type == "cpu" and not _same_bits(gradient, x, rows, transposed):
+        whole = x.t().mm(gradient) if transposed else gradient.t().mm(x)
+        return whole.masked_fill_(~rows.mask.unsqueeze(1 - axis), 0)
+    product = _product(gradient, x, rows, transposed).narrow(axis, 0, rows.number)
     shape = (x.shape[1], gradient.shape[1]) if transposed else (gradient.shape[1], x.shape[1])
     return product.new_zeros(shape).index_copy_(axis, rows.kept, product)
+
+
+def _product(gradient: Tensor, x: Tensor, rows: Rows, transposed: bool) -> Tensor:
+    """The computed rows of dL/dW, [m, d_in]; transposed: [d_in, m]."""
+    some = gradient.index_select(1, rows.computed)
+    return x.t().mm(some) if transposed else some.t().mm(x)
+
+
+_compared: dict[tuple[object, ...], bool] = {}
+"""By type and sizes of the products: whether this processor makes the same bits of a row alone."""
+
+
+def _same_bits(gradient: Tensor, x: Tensor, rows: Rows, transposed: bool) -> bool:
+    """Whether the kept rows' product has the bits of the whole one. A BLAS library chooses its way by the sizes and
+    the processor alone, so that it is asked once for each size, with the first gradient that has it."""
+    features, computed = gradient.shape[1], len(rows.computed)
+    if features < FEWEST:
+        return False  # so small a product costs nothing, and a comparison could come out equal by luck
+    key = (gradient.dtype, *x.shape, features, computed, rows.number, transposed, torch.get_num_threads())
+    if key not in _compared:
+        whole = x.t().mm(gradient) if transposed else gradient.t().mm(x)
+        axis = 1 if transposed else 0
+        _compared[key] = torch.equal(
+            _product(gradient, x, rows, transposed).narrow(axis, 0, rows.number), whole.index_select(axis, rows.kept)
+        )
+    return _compared[key]
 
 
 class KeptRowsLinear(torch.autograd.Function):

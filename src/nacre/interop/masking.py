@@ -10,9 +10,9 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nacre.adapters.magnitudes import Magnitudes, Tokens, summed_over_processes
-from nacre.adapters.masked_step import Masked, MaskedStep, check_threshold, with_roles
 from nacre.errors import ModelError, TrainingError
+from nacre.features.magnitudes import Magnitudes, Tokens, summed_over_processes
+from nacre.features.masked_step import Masked, MaskedStep, check_threshold, with_roles
 from nacre.functional.masking import Count, kept_count, largest
 from nacre.interop.feature_maps import trained_feature_maps
 from nacre.models.roles import ROLES, Role

@@ -17,11 +17,10 @@ from nacre.evaluation.decoding import Decoding, answer, token_budget
 from nacre.evaluation.perplexity import TextScore, measure_text
 from nacre.evaluation.scoring import TaskScore, score
 from nacre.learning import checkpoint
-from nacre.learning.batches import Batches
+from nacre.learning.batches import Batches, TokenCount
 from nacre.learning.settings import Optim
 from nacre.learning.state import State
 from nacre.learning.trainer import Report, train
-from nacre.learning.work import Work
 from nacre.method import Method
 from nacre.models.families import Encoded, HeadKind, Lengths, Tokenizer
 from nacre.models.host import Host
@@ -75,7 +74,7 @@ class Learner:
         self.step = Step(0, 0, 0.0)  # where training is; the trainer says so
         self.held: dict[str, Held] = {}  # what parts hold while a task is learnt
         self.derived: dict[str, Any] = {}  # what parts can compute again from the adapter; never saved
-        self.work = Work()  # how much the newest task took
+        self.work = TokenCount()  # how much the newest task took
         self.host.model.to(PartialState(cpu=_only_cpu()).device)
         self.host.family.use_head(head)
         self.host.family.load({}, {})  # an earlier learner's classes are not this one's

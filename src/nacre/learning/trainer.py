@@ -13,11 +13,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from nacre.errors import TrainingError
-from nacre.learning.batches import Batches, target_tokens
-from nacre.learning.micro_batches import in_micro_batches, split
+from nacre.learning.batches import Batches, TokenCount, in_micro_batches, split, target_tokens
 from nacre.learning.schedule import rate_factor
 from nacre.learning.settings import Optim
-from nacre.learning.work import Work
 from nacre.models.families import Encoded
 from nacre.parts.part import Step
 
@@ -34,7 +32,7 @@ FUSED = ("cpu", "cuda", "mps", "xpu")
 """Devices on which AdamW can update a parameter in one pass over memory."""
 
 
-def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Accelerator, report: Report) -> Work:
+def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Accelerator, report: Report) -> TokenCount:
     """Train what the learner says is trainable on one stage's rows. Returns how much that was.
 
     Raises ``TrainingError`` naming the step and rows if the loss is not finite, no token is to be predicted, or no
@@ -68,7 +66,7 @@ class Training:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
         self.model, self.optimizer = accelerator.prepare(learner.host.model, optimizer)
         self.model.train()
-        self.work = Work()
+        self.work = TokenCount()
 
     def take(self, step: int) -> tuple[Tensor, Penalties]:
         """Take one step. Returns this process's share of the task loss [], and the penalties.

@@ -1,6 +1,6 @@
 """How text becomes tensors and tensors become a loss or an answer: what the families of language models share.
 
-``models/writing`` has the two whose hosts write their answers, ``models/encoder_only`` the one whose hosts choose.
+``models/generative`` has the two whose hosts write their answers, ``models/encoder_only`` the one whose hosts choose.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from nacre.errors import ModelError
 from nacre.models.classifier import Classifier
 from nacre.models.encoder_only import ENCODERS, EncoderOnly, is_encoder
 from nacre.models.families import Encoded, Family, Tokenizer
+from nacre.models.generative import DecoderOnly, EncoderDecoder
 from nacre.models.label_tree import Labels
 from nacre.models.masked_lm import has_token_head, token_head_of
-from nacre.models.writing import DecoderOnly, EncoderDecoder
 
 
 class Host:

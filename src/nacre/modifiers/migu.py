@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from nacre.adapters.magnitudes import Tokens
-from nacre.adapters.masked_step import Masked
 from nacre.errors import RecipeError
+from nacre.features.magnitudes import Tokens
+from nacre.features.masked_step import Masked
 from nacre.functional.masking import Count
 from nacre.method import Method, modifier
 from nacre.models.roles import ROLES, Role

@@ -10,8 +10,8 @@ from transformers.pytorch_utils import Conv1D
 
 from nacre.adapters.adapter import FeatureMap
 from nacre.adapters.low_rank import LowRankSite
-from nacre.adapters.magnitudes import Magnitudes, Tokens
 from nacre.errors import RecipeError
+from nacre.features.magnitudes import Magnitudes, Tokens
 from nacre.parts.part import Learner
 from nacre.tasks.template import Example
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from nacre.adapters.adapter import Adapter, FeatureMap
 from nacre.adapters.full import PlacedFull
-from nacre.adapters.kept_rows import KeptRows
 from nacre.adapters.low_rank import LowRank
-from nacre.adapters.magnitudes import Magnitudes, Tokens, summed_over_processes
-from nacre.adapters.masked_step import Masked, MaskedStep, check_threshold, with_roles
 from nacre.errors import RecipeError
+from nacre.features.kept_rows import KeptRows
+from nacre.features.magnitudes import Magnitudes, Tokens, summed_over_processes
+from nacre.features.masked_step import Masked, MaskedStep, check_threshold, with_roles
 from nacre.functional.masking import Count, kept_count, largest, largest_groups, random_features, row_sums
 from nacre.models.roles import ROLES, Role
 from nacre.parts.feature_clusters import effective_rows, feature_clusters, magnitude_profiles

@@ -12,7 +12,7 @@ from torch import Tensor
 from nacre.adapters.adapter import Adapter
 from nacre.errors import RecipeError
 from nacre.functional.projection import Space, part_within
-from nacre.parts.alike import alike
+from nacre.functional.stacking import alike
 from nacre.parts.gradient_rule import GradientRule
 from nacre.parts.part import Learner
 from nacre.parts.room import Room, tell_room

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.low_rank import LowRankSite
 from nacre.functional.penalties import overlaps, stacked
-from nacre.parts.alike import alike
+from nacre.functional.stacking import alike
 from nacre.parts.part import Learner
 from nacre.parts.penalty import Penalty, check_not_negative
 from nacre.parts.slots import slots_of, without_slots

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from nacre.errors import DataError
 from nacre.evaluation.scoring import normalize
-from nacre.tasks.checks import Finding, check_stream, plain
-from nacre.tasks.overlap import NAMED
-from nacre.tasks.sources import find_tasks, load_tasks
-from nacre.tasks.stream_file import is_stream_file, load_stream
-from nacre.tasks.streams import stream_names
+from nacre.tasks.checking.findings import Finding, check_stream, plain
+from nacre.tasks.checking.overlap import NAMED
+from nacre.tasks.published.streams import stream_names
+from nacre.tasks.reading.sources import find_tasks, load_tasks
+from nacre.tasks.reading.stream_file import is_stream_file, load_stream
 from nacre.tasks.task import SPLITS, Task
 from nacre.tasks.template import Identity
 

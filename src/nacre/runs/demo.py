@@ -8,9 +8,9 @@ import torch
 
 from nacre.learning.settings import Optim
 from nacre.learning.trainer import Report
+from nacre.records.run import Record
+from nacre.report import write_report
 from nacre.runs.recipe import Recipe
-from nacre.runs.record import Record
-from nacre.runs.report import write_report
 from nacre.runs.run import run
 
 METHODS = ("seq_lora", "am_lora", "joint")

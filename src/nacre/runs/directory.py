@@ -24,12 +24,11 @@ from nacre.errors import CheckpointError, RecipeError
 from nacre.evaluation.gates import ROWS, TOKENS, SiteGates
 from nacre.evaluation.perplexity import TextScore
 from nacre.evaluation.scoring import TaskScore
-from nacre.files import build_folder, hash_of, to_json, write_atomically
+from nacre.files import build_folder, hash_of, safe_name, to_json, write_atomically
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
-from nacre.runs.differences import differences
+from nacre.records.differences import differences
 from nacre.runs.recipe import Recipe
-from nacre.runs.stages import stage_name
 from nacre.tasks.task import Task
 
 FolderState = Literal["new", "begun", "finished"]
@@ -38,7 +37,7 @@ FolderState = Literal["new", "begun", "finished"]
 class Row(BaseModel):
     """One row of the matrix and what it cost; ``row.json`` of a stage's folder. perplexity: of tasks of unlabelled
     text; empty in a stream without any. train_tokens, train_positions: of the rows, over all steps, without and with
-    padding (``learning.work``)."""
+    padding (``learning.batches.TokenCount``)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -199,6 +198,11 @@ class RunDirectory:
                 f"{f'; and {len(different) - 8} more' if len(different) > 8 else ''}. "
                 "Choose another --output, or the same settings."
             )
+
+
+def stage_name(number: int, name: str) -> str:
+    """``NN-name``; characters that a file system may refuse become hyphens."""
+    return f"{number:02d}-{safe_name(name)}"
 
 
 def environment() -> dict[str, Any]:

@@ -17,12 +17,12 @@ from nacre.parts.curriculum import Stage
 from nacre.parts.part import Learner, Part
 from nacre.per_task import PerTask, value_of
 from nacre.registry import per_task_parameters
-from nacre.runs.ability_stages import ability_tasks_of, check_abilities
 from nacre.runs.directory import FolderState, RunDirectory
+from nacre.runs.probes.base_ability import ability_tasks_of, check_abilities
 from nacre.runs.recipe import PLACES, Recipe
 from nacre.runs.stream import task_names, tasks_of
-from nacre.tasks.hub import PREFIX
-from nacre.tasks.streams import get_stream
+from nacre.tasks.published.streams import get_stream
+from nacre.tasks.reading.hub import PREFIX
 from nacre.tasks.task import Task
 from nacre.tasks.template import Template
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nacre.evaluation.ability_tasks import AbilityTask
+from nacre.evaluation.base_ability.benchmarks import AbilityTask
 from nacre.evaluation.decoding import token_budget
 from nacre.evaluation.scoring import NORMALIZATION
 from nacre.files import hash_of
@@ -14,9 +14,9 @@ from nacre.models.chunks import GROUP
 from nacre.models.classifier import Classifier
 from nacre.models.host import Host
 from nacre.models.masked_lm import RATE
-from nacre.runs.ability_stages import described
+from nacre.records.run import TASK_IDENTITY
+from nacre.runs.probes.base_ability import described
 from nacre.runs.recipe import Recipe
-from nacre.runs.record import TASK_IDENTITY
 from nacre.tasks.task import SPLITS, Task
 
 

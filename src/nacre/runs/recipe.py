@@ -18,9 +18,9 @@ from nacre.method import Method
 from nacre.models.families import HeadKind
 from nacre.models.loading import DEMO
 from nacre.registry import build_method
-from nacre.runs.base_ability import BaseAbility
-from nacre.runs.fine_tuning import FineTuning
-from nacre.tasks.stream_file import is_stream_file, read_stream
+from nacre.runs.probes.base_ability_settings import BaseAbility
+from nacre.runs.probes.fine_tuning import FineTuning
+from nacre.tasks.reading.stream_file import is_stream_file, read_stream
 from nacre.tasks.template import Identity
 
 PLACES = ("model", "data", "output", "stream", "base_ability.data")

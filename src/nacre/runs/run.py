@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nacre.errors import RecipeError
-from nacre.evaluation.ability_tasks import AbilityTask
+from nacre.evaluation.base_ability.benchmarks import AbilityTask
 from nacre.evaluation.gates import has_gates, mean_gates
 from nacre.evaluation.matrix import DEFINITIONS, metrics
 from nacre.evaluation.perplexity import PERPLEXITY, TextScore
@@ -24,17 +24,17 @@ from nacre.models.classifier import Classifier
 from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.parts.curriculum import Stage
-from nacre.runs.ability_results import BEFORE, AbilityRecord
-from nacre.runs.ability_stages import ability_tasks_of, check_abilities, measure_abilities, measured_stages
+from nacre.records.base_ability import BEFORE, AbilityRecord
+from nacre.records.end_tasks import EndTaskRecord
+from nacre.records.run import Record, Seconds, Tokens
+from nacre.report import write_report
 from nacre.runs.checks import checks_of
 from nacre.runs.directory import Row, RunDirectory
-from nacre.runs.end_results import EndTaskRecord
-from nacre.runs.end_tasks import end_tasks_of, measure_end_tasks
 from nacre.runs.plan import check_lists
+from nacre.runs.probes.base_ability import ability_tasks_of, check_abilities, measure_abilities, measured_stages
+from nacre.runs.probes.end_tasks import end_tasks_of, measure_end_tasks
 from nacre.runs.protocol import protocol_of
 from nacre.runs.recipe import Recipe
-from nacre.runs.record import Record, Seconds, Tokens
-from nacre.runs.report import write_report
 from nacre.runs.stream import tasks_of
 from nacre.tasks.task import Task
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from nacre.evaluation.scoring import check_metric, normalized_labels
 from nacre.runs.recipe import Recipe
-from nacre.tasks.stream_file import load_stream, read_stream
-from nacre.tasks.streams import get_stream
+from nacre.tasks.published.streams import get_stream
+from nacre.tasks.reading.stream_file import load_stream, read_stream
 from nacre.tasks.task import Task
 
 

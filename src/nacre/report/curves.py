@@ -1,0 +1,279 @@
+"""From score matrices to charts: each task's accuracy over the stream.
+
+A chart's coordinates are percentages of its box, so that it fills any width while its text keeps its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nacre.records.run import Record
+from nacre.report import numbers
+from nacre.report.names import shorten
+
+STYLES = 6
+"""Colors and marker shapes that a reader can tell apart; a chart holds no more lines than that."""
+
+MARKERS = (
+    "M-4.5,0a4.5,4.5 0 1 0 9,0a4.5,4.5 0 1 0 -9,0z",
+    "M-4,-4h8v8h-8z",
+    "M0,-5.8L5.8,0L0,5.8L-5.8,0z",
+    "M0,-5.6L5.2,3.8H-5.2z",
+    "M0,5.6L5.2,-3.8H-5.2z",
+    "M-5.4,0L-2.7,-4.6H2.7L5.4,0L2.7,4.6H-2.7z",
+)
+
+WIDE_HEIGHT = 300
+SMALL_HEIGHT = 150
+TINY_HEIGHT = 104
+LABEL_GAP = 17
+LABEL_WIDTH = 14
+TICK_WIDTH = 12
+
+
+@dataclass(frozen=True)
+class Point:
+    """A score at a stage, x from the left and y from the top in percent of the box.
+
+    mark: "ring" where the task was just learnt; "lone" where no line reaches it, so that it is not overlooked.
+    """
+
+    x: float
+    y: float
+    hover: str
+    mark: Literal["ring", "lone", "dot"]
+
+
+@dataclass(frozen=True)
+class Label:
+    """A line's name at its right end: y where the line ends, at where the text stands, both in pixels."""
+
+    text: str
+    full: str
+    y: float
+    at: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """One task's scores. faint: path of the stages before it is learnt; firm: from then on; gaps where undefined."""
+
+    name: str
+    style: int
+    faint: str
+    firm: str
+    points: tuple[Point, ...]
+    label: Label | None = None
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A stage on the axis; its text and the name below it may be empty."""
+
+    x: float
+    text: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One box. small: its name stands above it; in a wide one every line carries its own name."""
+
+    name: str
+    description: str
+    height: int
+    lines: tuple[Line, ...]
+    ticks: tuple[Tick, ...]
+    small: bool
+
+    @property
+    def has_lone_marks(self) -> bool:
+        return any(point.mark == "lone" for line in self.lines for point in line.points)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The charts that belong together under one name; legend: (style, name) where lines carry no labels."""
+
+    name: str
+    charts: tuple[Chart, ...]
+    legend: tuple[tuple[int, str], ...] = ()
+
+
+def curves_of(records: Sequence[Record], names: Sequence[str]) -> list[Curves]:
+    """How the lines are shared out among boxes, so that no box holds more than can be told apart.
+
+    Few runs over the same tasks: a box a task, a line a run. Otherwise each run by itself: all tasks in one wide
+    box if they are few, a small box each if they are many.
+    """
+    same_tasks = len({tuple(record.tasks) for record in records}) == 1
+    if 1 < len(records) <= STYLES and same_tasks:
+        return [_by_task(records, names)]
+    return [_by_run(record, name) for record, name in zip(records, names, strict=True)]
+
+
+def average_curves(groups: Sequence[Sequence[Record]], names: Sequence[str]) -> Curves:
+    """The average accuracy on the tasks learnt so far, after each task: the mean over each group's runs. One box while
+    its lines can be told apart, else a box a group."""
+    first = groups[0][0]
+    means = [_learnt_so_far(group) for group in groups]
+    if len(groups) <= STYLES:
+        lines = [
+            _drawn(mean, first, 1, name, style) for style, (mean, name) in enumerate(zip(means, names, strict=True))
+        ]
+        return Curves("", (_wide_chart("Average accuracy on the tasks learnt so far", lines, first),))
+    lines = [_drawn(mean, first, 1, name, 0) for mean, name in zip(means, names, strict=True)]
+    return Curves("", tuple(_small_chart(first, line.name, [line], (0, len(first.tasks))) for line in lines))
+
+
+def _learnt_so_far(records: Sequence[Record]) -> list[float | None]:
+    """(1/i) sum over j <= i of R[i][j] for each stage i, its mean over runs; None where an entry is not defined."""
+    means: list[float | None] = [None]
+    for stage in range(1, len(records[0].tasks) + 1):
+        entries = [score for record in records for score in record.matrix[stage][:stage]]
+        known = [entry for entry in entries if entry is not None]
+        means.append(sum(known) / len(known) if len(known) == len(entries) else None)
+    return means
+
+
+def _by_task(records: Sequence[Record], names: Sequence[str]) -> Curves:
+    charts = []
+    for index in range(len(records[0].tasks)):
+        runs = enumerate(zip(records, names, strict=True))
+        lines = [_line(record, index, name, style) for style, (record, name) in runs]
+        charts.append(_small(records[0], index, lines))
+    return Curves(name="", charts=tuple(charts), legend=tuple(enumerate(names)))
+
+
+def _by_run(record: Record, name: str) -> Curves:
+    if len(record.tasks) <= STYLES:
+        return Curves(name=name, charts=(_wide(record),))
+    charts = [_small(record, index, [_line(record, index, task, 0)]) for index, task in enumerate(record.tasks)]
+    return Curves(name=name, charts=tuple(charts))
+
+
+def _wide(record: Record) -> Chart:
+    lines = [_line(record, index, task, index) for index, task in enumerate(record.tasks)]
+    return _wide_chart("Accuracy on each task over the stream", lines, record)
+
+
+def _wide_chart(name: str, lines: Sequence[Line], record: Record) -> Chart:
+    return Chart(
+        name=name,
+        description=_description(lines),
+        height=WIDE_HEIGHT,
+        lines=tuple(_labelled(lines)),
+        ticks=tuple(
+            Tick(x=_x(stage, record), text=str(stage) if stage else "before", name=shorten(name, TICK_WIDTH))
+            for stage, name in enumerate(("", *record.tasks))
+        ),
+        small=False,
+    )
+
+
+def _small(record: Record, index: int, lines: Sequence[Line]) -> Chart:
+    last = len(record.tasks)
+    stages = range(last + 1) if last <= STYLES else sorted({0, index + 1, last})
+    return _small_chart(record, record.tasks[index], lines, stages)
+
+
+def _small_chart(record: Record, name: str, lines: Sequence[Line], stages: Iterable[int]) -> Chart:
+    return Chart(
+        name=name,
+        description=_description(lines),
+        height=SMALL_HEIGHT if len(record.tasks) <= STYLES else TINY_HEIGHT,
+        lines=tuple(lines),
+        ticks=tuple(_small_tick(stage, record) for stage in stages),
+        small=True,
+    )
+
+
+def _small_tick(stage: int, record: Record) -> Tick:
+    x = _x(stage, record)
+    # Between the ends there is room for a number only where it does not run into theirs.
+    near = stage != len(record.tasks) and not 16 <= x <= 91
+    return Tick(x=x, text="before" if stage == 0 else "" if near else str(stage), name="")
+
+
+def _line(record: Record, index: int, name: str, style: int) -> Line:
+    return _drawn([row[index] for row in record.matrix], record, index + 1, name, style)
+
+
+def _drawn(scores: list[float | None], record: Record, learnt: int, name: str, style: int) -> Line:
+    """The line of one score a stage; learnt: the stage at which it becomes firm."""
+    stages = ("before any task", *(f"after {task}" for task in record.tasks))
+    points = tuple(
+        Point(
+            x=_x(stage, record),
+            y=_y(score),
+            hover=f"{name}, {stages[stage]}: {numbers.percent(score)} %",
+            mark=_mark(scores, stage, learnt),
+        )
+        for stage, score in enumerate(scores)
+        if score is not None
+    )
+    heights = [None if score is None else _y(score) for score in scores]
+    return Line(
+        name=name,
+        style=style,
+        faint=_path(heights, record, 0, learnt),
+        firm=_path(heights, record, learnt, len(record.tasks)),
+        points=points,
+    )
+
+
+def _mark(scores: list[float | None], stage: int, learnt: int) -> Literal["ring", "lone", "dot"]:
+    if stage == learnt:
+        return "ring"
+    neighbors = scores[max(0, stage - 1) : stage] + scores[stage + 1 : stage + 2]
+    return "dot" if any(neighbor is not None for neighbor in neighbors) else "lone"
+
+
+def _path(heights: Sequence[float | None], record: Record, first: int, last: int) -> str:
+    """Path through the stages first to last; a stage without a score lifts the pen."""
+    commands, pen = [], "M"
+    for stage in range(first, last + 1):
+        height = heights[stage]
+        if height is not None:
+            commands.append(f"{pen}{_x(stage, record):g},{height:g}")
+        pen = "M" if height is None else "L"
+    return "".join(commands)
+
+
+def _labelled(lines: Sequence[Line]) -> list[Line]:
+    """The lines with their names at their right ends, pushed apart where they would lie on each other."""
+    ends = [(line.points[-1].y * WIDE_HEIGHT / 100, order) for order, line in enumerate(lines) if line.points]
+    placed: dict[int, Label] = {}
+    lowest = -float("inf")
+    for end, order in sorted(ends):
+        lowest = max(end, lowest + LABEL_GAP)
+        name = lines[order].name
+        placed[order] = Label(text=shorten(name, LABEL_WIDTH), full=name, y=round(end, 1), at=lowest)
+    overflow = max(0.0, lowest - WIDE_HEIGHT) if placed else 0.0
+    # Labels pushed below the axis move up again together with those they lean on.
+    ceiling = float("inf")
+    for _, order in sorted(ends, reverse=True):
+        label = placed[order]
+        at = min(label.at, ceiling, WIDE_HEIGHT) if overflow else label.at
+        ceiling = at - LABEL_GAP
+        placed[order] = Label(text=label.text, full=label.full, y=label.y, at=round(at, 1))
+    return [
+        Line(line.name, line.style, line.faint, line.firm, line.points, placed.get(order))
+        for order, line in enumerate(lines)
+    ]
+
+
+def _description(lines: Sequence[Line]) -> str:
+    if not any(line.points for line in lines):
+        return "No score is defined."
+    return ". ".join("; ".join(point.hover for point in line.points) for line in lines if line.points) + "."
+
+
+def _x(stage: int, record: Record) -> float:
+    return round(100 * stage / len(record.tasks), 2)
+
+
+def _y(score: float) -> float:
+    return round(100 - 100 * min(max(score, 0.0), 1.0), 2)

@@ -1,0 +1,97 @@
+"""From a score matrix to the cells of a heat map. The heat map is a table: its numbers can be read and copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nacre.records.run import Matrix, Record
+from nacre.report import numbers
+from nacre.report.names import columns
+from nacre.report.palette import level
+
+FEW = 4
+CROWDED = 6
+FITS_ALWAYS = 8
+FITS_WIDE = 12
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell. level: step of the ramp, None where undefined. learnt: the task was learnt by then; just: last."""
+
+    text: str
+    hover: str
+    level: int | None
+    learnt: bool
+    just: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: the task just learnt (None in the first row, before any) and its cells."""
+
+    task: str | None
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """T + 1 rows of T cells. metrics: what each column counts. crowded: smaller cells.
+
+    labels: how column labels stand: "level", "upright" (on end), or "turning" (on end where the window is narrow).
+    """
+
+    ramp: str
+    name: str
+    tasks: tuple[str, ...]
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+    crowded: bool
+    labels: Literal["level", "upright", "turning"]
+
+
+def score_map(record: Record, name: str) -> HeatMap:
+    """The score on each task after each task."""
+    return _heat_map(record, record.matrix, "score", name)
+
+
+def valid_map(record: Record, name: str) -> HeatMap | None:
+    """Share of answers that are answers of the task at all; None where no task has such a notion."""
+    if all(value is None for row in record.valid_answers for value in row):
+        return None
+    return _heat_map(record, record.valid_answers, "valid", name)
+
+
+def _heat_map(record: Record, matrix: Matrix, ramp: str, name: str) -> HeatMap:
+    tasks = tuple(record.tasks)
+    rows = []
+    for learnt, (task, values) in enumerate(zip((None, *tasks), matrix, strict=True)):
+        when = "before any task" if task is None else f"after {task}"
+        cells = (_cell(value, index, learnt, f"{when}, on {tasks[index]}") for index, value in enumerate(values))
+        rows.append(Row(task=task, cells=tuple(cells)))
+    crowded = len(tasks) > CROWDED
+    metrics = tuple(record.metrics) if ramp == "score" else ("valid answers",) * len(tasks)
+    return HeatMap(
+        ramp=ramp, name=name, tasks=tasks, metrics=metrics, rows=tuple(rows), crowded=crowded, labels=_labels(tasks)
+    )
+
+
+def _labels(tasks: Sequence[str]) -> Literal["level", "upright", "turning"]:
+    longest = max(columns(task) for task in tasks)
+    if len(tasks) > CROWDED or longest > FITS_WIDE:
+        return "upright"
+    if longest <= FITS_ALWAYS:
+        return "level"
+    return "turning" if len(tasks) <= FEW else "upright"
+
+
+def _cell(value: float | None, index: int, learnt: int, where: str) -> Cell:
+    return Cell(
+        text=numbers.percent(value),
+        hover=f"{where}: " + ("not defined" if value is None else f"{numbers.percent(value, decimals=2)} %"),
+        level=None if value is None else level(value),
+        learnt=index < learnt,
+        just=index == learnt - 1 and value is not None,
+    )

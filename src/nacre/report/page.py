@@ -1,0 +1,190 @@
+"""From records to everything the templates print: no template computes, no function here knows HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nacre.records.run import TASK_IDENTITY, Record
+from nacre.report import numbers
+from nacre.report.curves import MARKERS, Curves, curves_of
+from nacre.report.further import Further, further_tables
+from nacre.report.heat import HeatMap, score_map, valid_map
+from nacre.report.metrics import METRICS, Definition, Metric, definitions
+from nacre.report.names import columns, run_names
+from nacre.report.settings import Entry, differing_keys, entries_of
+
+SHOWN_DIFFERENCES = 12
+
+
+@dataclass(frozen=True)
+class Value:
+    """A metric of a run as text; share: length of its bar in percent, None without a bar."""
+
+    metric: Metric
+    text: str
+    defined: bool
+    share: str | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Cost of one stage: before any task (task is None), or learning a task and evaluating after it."""
+
+    task: str | None
+    parameters: str
+    train: str
+    evaluate: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """speed: tokens a second and the share of padding, empty where they were not counted."""
+
+    trainable: str
+    stored: str
+    train: numbers.Total
+    speed: str
+    evaluate: numbers.Total
+    memory: str
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    name: str
+    record: Record
+    values: tuple[Value, ...]
+    score: HeatMap
+    valid: HeatMap | None
+    further: tuple[Further, ...]
+    cost: Cost
+    parameters: tuple[Entry, ...]
+    protocol: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """facts: what holds for all runs. differences: protocol keys that are not the same, None if comparable.
+
+    crowded, most_tasks, longest_name (in columns): what heat maps beside each other must make room for.
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    runs: tuple[Run, ...]
+    metrics: tuple[Metric, ...]
+    definitions: list[Definition]
+    other_definitions: list[Definition]
+    curves: list[Curves]
+    markers: tuple[str, ...]
+    differences: list[str] | None
+    more_differences: int
+    crowded: bool
+    most_tasks: int
+    longest_name: int
+    has_valid: bool
+    has_lone_marks: bool
+
+
+def page_of(records: Sequence[Record]) -> Page:
+    """The page of one run, or of several beside each other."""
+    alone = len(records) == 1
+    names = run_names(records)
+    defined = definitions(records)
+    curves = curves_of(records, names)
+    metrics = {metric.field for metric in METRICS}
+    comparable = len({record.protocol_hash for record in records}) == 1
+    differing = [] if comparable else differing_keys([record.protocol for record in records])
+    runs = tuple(_run(record, name) for record, name in zip(records, names, strict=True))
+    return Page(
+        title=records[0].title if alone else _title(records),
+        facts=_facts(records),
+        runs=runs,
+        metrics=METRICS,
+        definitions=defined,
+        other_definitions=[one for one in defined if one.field not in metrics],
+        curves=curves,
+        markers=MARKERS,
+        differences=None if comparable else differing[:SHOWN_DIFFERENCES],
+        more_differences=max(0, len(differing) - SHOWN_DIFFERENCES),
+        crowded=any(run.score.crowded for run in runs),
+        most_tasks=max(len(record.tasks) for record in records),
+        longest_name=max(columns(task) for record in records for task in record.tasks),
+        has_valid=any(run.valid is not None for run in runs),
+        has_lone_marks=any(chart.has_lone_marks for group in curves for chart in group.charts),
+    )
+
+
+def _title(records: Sequence[Record]) -> str:
+    methods = {record.method for record in records}
+    return f"{len(records)} {'methods' if len(methods) == len(records) else 'runs'} side by side"
+
+
+def _facts(records: Sequence[Record]) -> tuple[tuple[str, str], ...]:
+    """What all runs share; a single run shares everything with itself."""
+    candidates = (
+        ("Method", [record.method for record in records]),
+        ("Stream", [record.stream for record in records]),
+        ("Tasks", [str(len(record.tasks)) for record in records]),
+        ("Model", [record.model for record in records]),
+        ("Seed", [str(record.seed) for record in records]),
+        ("Scored by", [_scored_by(record) for record in records]),
+        (TASK_IDENTITY.capitalize(), [record.protocol.get(TASK_IDENTITY, "") for record in records]),
+    )
+    return tuple((word, values[0]) for word, values in candidates if len(set(values)) == 1 and values[0])
+
+
+def _scored_by(record: Record) -> str:
+    """The metric of all tasks, or each metric with its tasks."""
+    by_metric: dict[str, list[str]] = {}
+    for task, metric in zip(record.tasks, record.metrics, strict=True):
+        by_metric.setdefault(metric, []).append(task)
+    if len(by_metric) == 1:
+        return record.metrics[0]
+    return "; ".join(f"{metric}: {', '.join(tasks)}" for metric, tasks in by_metric.items())
+
+
+def _run(record: Record, name: str) -> Run:
+    return Run(
+        name=name,
+        record=record,
+        values=tuple(_value(metric, record) for metric in METRICS),
+        score=score_map(record, name),
+        valid=valid_map(record, name),
+        further=further_tables(record),
+        cost=_cost(record),
+        parameters=entries_of(record.parameters),
+        protocol=entries_of(record.protocol),
+    )
+
+
+def _value(metric: Metric, record: Record) -> Value:
+    value = metric.value(record)
+    has_bar = metric.unit == "%" and value is not None
+    share = f"{100 * min(max(value or 0.0, 0.0), 1.0):.1f}" if has_bar else None
+    return Value(metric, metric.text(record), value is not None, share)
+
+
+def _cost(record: Record) -> Cost:
+    spent = record.seconds
+    learning = zip(record.tasks, record.trainable_parameters_per_task, spent.train, spent.evaluate[1:], strict=True)
+    stages = [Stage(None, numbers.DASH, numbers.DASH, numbers.seconds(spent.evaluate[0]))]
+    for task, parameters, train, evaluate in learning:
+        stages.append(Stage(task, numbers.count(parameters), numbers.seconds(train), numbers.seconds(evaluate)))
+    return Cost(
+        trainable=numbers.count(record.trainable_parameters),
+        stored=numbers.count(record.stored_parameters),
+        train=numbers.total_seconds(spent.train),
+        speed=_speed(record),
+        evaluate=numbers.total_seconds(spent.evaluate),
+        memory=numbers.size(record.peak_rss_bytes),
+        stages=tuple(stages),
+    )
+
+
+def _speed(record: Record) -> str:
+    speed = record.seconds.tokens_per_second
+    if speed is None or record.training is None:
+        return ""
+    return f"{speed:,.0f} tokens/s, {numbers.percent(record.training.padding_share)} % padding"

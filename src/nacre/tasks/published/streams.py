@@ -1,0 +1,117 @@
+"""Named sequences of tasks: the published orders, and nacre's own demo.
+
+Orders 1 to 6 are those of AM-LoRA's Table 4, equal to the released scripts of MIGU
+(``scripts/full_tuning/order_{1..6}.sh``); O-LoRA's release calls order 6 "long".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nacre.errors import RecipeError, nearest
+from nacre.tasks.published.das import ORDER_7
+from nacre.tasks.published.written import INSTRUCTION, TRACE, superni_name
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A sequence of tasks under a name.
+
+    published: canonical task names; empty for the demo, whose tasks nacre makes itself.
+    """
+
+    name: str
+    title: str
+    source: str
+    published: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks, in the order in which they are learnt."""
+        return self.published or _demo_names()
+
+
+def _demo_names() -> tuple[str, ...]:
+    # Imported here: the published orders are looked up without writing the demo's rows.
+    from nacre.tasks.demo import demo_tasks
+
+    return tuple(task.name for task in demo_tasks())
+
+
+_FOUR = "AM-LoRA Table 4, used by LB-CL and MIGU too (four tasks, T5 and LLaMA2-7B)"
+_FIFTEEN = "AM-LoRA Table 4, used by MIGU too (fifteen tasks, T5-large)"
+
+
+def _published(number: int, source: str, tasks: str) -> Stream:
+    names = tuple(tasks.split())
+    return Stream(f"order{number}", f"Order {number}: {len(names)} tasks, {names[0]} to {names[-1]}", source, names)
+
+
+def _of(name: str, title: str, source: str, tasks: Sequence[str]) -> Stream:
+    return Stream(name, title, source, tuple(tasks))
+
+
+def _superni(number: int, tasks: str) -> Stream:
+    title = f"SuperNI, order {number}: fifteen tasks of dialogue, extraction, answers, summaries and sentiment"
+    source = "SAPT (Zhao et al. 2024), gen_script_superni_t5.py"
+    return _of(f"superni{number}", title, source, [superni_name(name) for name in tasks.split()])
+
+
+STREAMS: dict[str, Stream] = {
+    stream.name: stream
+    for stream in (
+        _published(1, _FOUR, "dbpedia amazon yahoo agnews"),
+        _published(2, _FOUR, "dbpedia amazon agnews yahoo"),
+        _published(3, _FOUR, "yahoo amazon agnews dbpedia"),
+        _published(
+            4,
+            _FIFTEEN,
+            "mnli cb wic copa qqp boolqa rte imdb yelp amazon sst2 dbpedia agnews multirc yahoo",
+        ),
+        _published(
+            5,
+            _FIFTEEN,
+            "multirc boolqa wic mnli cb copa qqp rte imdb sst2 dbpedia agnews yelp amazon yahoo",
+        ),
+        _published(
+            6,
+            _FIFTEEN,
+            "yelp amazon mnli cb copa qqp rte imdb sst2 dbpedia agnews yahoo multirc boolqa wic",
+        ),
+        _of(
+            "das",
+            "DAS, order 7: six domains of unlabelled text, each with an end task for copies of the model",
+            "MIGU section 4.2; the first line of ContinualLM's sequences/posttrain",
+            ORDER_7,
+        ),
+        _of(
+            "trace",
+            "TRACE: eight tasks of reasoning, code, summaries and stance, three languages",
+            "TRACE (Wang et al. 2023), scripts/train_seq_naive.sh",
+            [task.name for task in TRACE],
+        ),
+        _superni(1, "1572 363 1290 181 002 1510 639 1729 073 1590 748 511 591 1687 875"),
+        _superni(2, "748 073 1590 639 1572 1687 591 363 1510 1729 181 511 002 1290 875"),
+        _of(
+            "instruction",
+            "Instruction tuning on code, to be measured by what else the model forgets",
+            "Code Alpaca's published sample; MIGU tunes on Magicoder-Evol-Instruct, which is not at hand",
+            [task.name for task in INSTRUCTION],
+        ),
+        Stream("demo", "Demo: four small tasks that need no data folder", "written by nacre (nacre.tasks.demo)"),
+    )
+}
+
+
+def stream_names() -> tuple[str, ...]:
+    """Names of all streams, in the order in which they are listed."""
+    return tuple(STREAMS)
+
+
+def get_stream(name: str) -> Stream:
+    """The stream of that name; ``RecipeError`` with near misses for an unknown one."""
+    try:
+        return STREAMS[name]
+    except KeyError:
+        raise RecipeError(f"There is no stream '{name}'. {nearest(name, STREAMS)}") from None

@@ -1,0 +1,180 @@
+"""task.json: what the owner of the rows says about a task. Every key is optional; keys not named here are notes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nacre.errors import DataError, nearest
+from nacre.tasks.metrics import METRICS, metric_name
+from nacre.tasks.reading.fields import as_label
+from nacre.tasks.reading.hub import HubAddress
+from nacre.tasks.reading.tables import read_json
+from nacre.tasks.task import SPLITS, Split
+
+
+@dataclass(frozen=True)
+class Card:
+    """The content of one task.json.
+
+    labels: the label set in prompt order. free_text: whether the file says ``"labels": null``.
+    instruction: the sentence in front of the text; ``definition`` (a string or a list of them) is read where there
+        is none. options: whether the label set is printed. answer_cue: what follows the text.
+    definition: that definition; a task of Super-NaturalInstructions has a prompt of its own for it.
+    metric: a name of ``nacre.tasks.metrics``, None where none is named. metric_note: what stood there instead of a
+        name, kept for the record.
+    fields: names of the fields of a row, under "text", "label" and "references".
+    files: file names under the splits' names.
+    hub: where the rows come from when the folder has no training file.
+    license: a note for the record, as it stands.
+    text: whether the rows are unlabelled text (``"kind": "text"``; other kinds are read off the rows).
+    """
+
+    name: str | None = None
+    family: str | None = None
+    labels: tuple[str, ...] | None = None
+    free_text: bool = False
+    instruction: str | None = None
+    options: bool | None = None
+    answer_cue: str | None = None
+    definition: str | None = None
+    metric: str | None = None
+    metric_note: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[Split, str] = field(default_factory=dict)
+    hub: HubAddress | None = None
+    license: Any = None
+    text: bool = False
+
+
+def read_card(folder: Path) -> Card:
+    """The folder's task.json, or an empty card if it has none; ``DataError`` with file and key for a wrong value."""
+    path = folder / "task.json"
+    if not path.exists():
+        return Card()
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: an object with keys such as 'labels' and 'instruction' is expected.")
+    return card_of(str(path), content, folder)
+
+
+def card_of(where: str, content: Mapping[str, Any], folder: Path) -> Card:
+    """The card that these keys and values are; ``DataError`` that begins with ``where`` and the key for a wrong value.
+
+    folder: where a dataset shipped with the task lies.
+    """
+    text = content.get("kind") == "text"  # then there is nothing to be answered, and one way to score only
+    metric, note = (None, None) if text else _metric(where, _text(where, content, "metric"))
+    return Card(
+        name=_text(where, content, "name"),
+        family=_text(where, content, "family"),
+        labels=label_set(f"{where}, labels", content["labels"]) if content.get("labels") is not None else None,
+        free_text="labels" in content and content["labels"] is None,
+        instruction=_instruction(where, content),
+        definition=_definition(where, content),
+        options=_switch(where, content, "options"),
+        answer_cue=_text(where, content, "answer_cue"),
+        metric=metric,
+        metric_note=note,
+        fields=_fields(where, content),
+        files=_files(where, content),
+        hub=_hub(where, content, folder),
+        license=content.get("license", content.get("licence")),
+        text=text,
+    )
+
+
+def label_set(where: str, value: Any) -> tuple[str, ...]:
+    """A list of different labels as strings; ``DataError`` that begins with ``where`` for anything else."""
+    labels = [as_label(item) for item in value] if isinstance(value, list) else []
+    if not labels or any(not label for label in labels):
+        raise DataError(f"{where}: a list of label strings is expected, not {value!r}.")
+    names = tuple(label for label in labels if label)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{where}: label '{twice[0]}' is listed twice.")
+    return names
+
+
+def _metric(where: str, text: str | None) -> tuple[str | None, str | None]:
+    """A metric's name, and the text that was no name. Some cards describe in words how others score the task."""
+    if text is None:
+        return None, None
+    if (name := metric_name(text)) is not None:
+        return name, None
+    if re.fullmatch("[a-z][a-z0-9_]*", text):
+        raise DataError(f"{where}, metric: there is no metric '{text}'. {nearest(text, METRICS)}")
+    return None, text
+
+
+def _text(where: str, content: Mapping[str, Any], key: str) -> str | None:
+    value = content.get(key)
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"{where}, {key}: a string is expected, not {value!r}.")
+    return value
+
+
+def _switch(where: str, content: Mapping[str, Any], key: str) -> bool | None:
+    value = content.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise DataError(f"{where}, {key}: true or false is expected, not {value!r}.")
+    return value
+
+
+def _instruction(where: str, content: Mapping[str, Any]) -> str | None:
+    return _text(where, content, "instruction") if "instruction" in content else _definition(where, content)
+
+
+def _definition(where: str, content: Mapping[str, Any]) -> str | None:
+    lines = content.get("definition")
+    if not isinstance(lines, list):
+        return _text(where, content, "definition")
+    if not all(isinstance(line, str) for line in lines):
+        raise DataError(f"{where}, definition: a string or a list of strings is expected, not {lines!r}.")
+    return " ".join(lines)
+
+
+def _fields(where: str, content: Mapping[str, Any]) -> dict[str, str]:
+    value = content.get("fields")
+    if value is None:
+        return {}
+    wrong = not isinstance(value, dict) or set(value) - {"text", "label", "references"}
+    if wrong or not all(isinstance(name, str) and name for name in value.values()):
+        raise DataError(
+            f"{where}, fields: field names under 'text', 'label' and 'references' are expected, not {value!r}."
+        )
+    return dict(value)
+
+
+def _files(where: str, content: Mapping[str, Any]) -> dict[Split, str]:
+    value = content.get("files")
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise DataError(f"{where}, files: file names under train, validation and test are expected, not {value!r}.")
+    files: dict[Split, str] = {}
+    for split in SPLITS:  # other keys are notes: nacre's benchmark data list sizes and hashes under file names there
+        if split not in value:
+            continue
+        name = value[split]
+        if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"{where}, files, {split}: a file name inside the task's folder is expected, not {name!r}.")
+        files[split] = name
+    return files
+
+
+def _hub(where: str, content: Mapping[str, Any], folder: Path) -> HubAddress | None:
+    value = content.get("hub")
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not value.get("name"):
+        raise DataError(f"{where}, hub: an object with 'name' (and 'config', 'revision') is expected, not {value!r}.")
+    name = _text(where, value, "name")
+    assert name is not None
+    # A relative name that is a folder beside task.json is a dataset folder shipped with the task.
+    here = folder / name
+    return HubAddress(
+        str(here) if here.is_dir() else name, _text(where, value, "config"), _text(where, value, "revision")
+    )

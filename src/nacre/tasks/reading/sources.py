@@ -1,0 +1,131 @@
+"""From names to tasks: where the rows lie, what they say, and what was done to them.
+
+``load_tasks`` is the one way from data to ``Task``. What it decides (files and their hashes, rows left out, rows held
+out for validation) is written into ``Task.source``, so that two runs can be told to be on the same rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nacre.errors import DataError, nearest
+from nacre.tasks.published.catalog import canonical, known
+from nacre.tasks.published.hub_sources import HUB_SOURCES
+from nacre.tasks.reading.assembly import Material, assemble
+from nacre.tasks.reading.cards import Card, label_set, read_card
+from nacre.tasks.reading.hub import (
+    PREFIX,
+    PUBLISHED,
+    config_names,
+    find_config,
+    parse_address,
+    read_dataset,
+    read_published,
+)
+from nacre.tasks.reading.layouts import Place, expected_test_file, locate, places, split_files
+from nacre.tasks.reading.tables import read_json, read_table
+from nacre.tasks.task import Split, Task
+
+
+def load_tasks(names: Sequence[str], data: str | Path | None, *, seed: int = 0) -> list[Task]:
+    """The named tasks, in that order.
+
+    names: canonical names, aliases of published tasks, or names of folders, files or configurations.
+    data: a folder in one of the layouts of ``nacre.tasks.reading.layouts``, one task's folder or training file,
+        ``hub:NAME[@REVISION]`` for a Hugging Face dataset whose configurations are the tasks, ``hub:published`` for
+        the published tasks from the datasets they were made of, or None for the tasks that nacre makes itself (the
+        stream "demo"). Nothing but ``hub:`` and a task.json that names a dataset ever uses the network.
+    seed: of the validation rows held out of training rows, where a source has none of its own.
+    ``DataError`` with file and line for everything the owner of the data can mend.
+    """
+    check_names(names)
+    if data is None:
+        return _demo(names)
+    return [assemble(canonical(name), material_of(name, data, alone=len(names) == 1), seed) for name in names]
+
+
+def find_tasks(data: str | Path | None) -> list[str]:
+    """Names that ``load_tasks`` takes there, sorted (the demo's in its order); published tasks by canonical name."""
+    if data is None:
+        return [task.name for task in _demo_tasks()]
+    if data == PUBLISHED:
+        return sorted(HUB_SOURCES)
+    if _is_hub(data):
+        return sorted({canonical(name) for name in config_names(parse_address(str(data)))})
+    return sorted({canonical(place.name) for place in places(Path(data).expanduser())})
+
+
+def _is_hub(data: str | Path) -> bool:
+    return isinstance(data, str) and data.startswith(PREFIX)
+
+
+def _demo_tasks() -> list[Task]:
+    # Imported here: its rows are written when they are asked for, which runs on real data never do.
+    from nacre.tasks.demo import demo_tasks
+
+    return demo_tasks()
+
+
+def _demo(names: Sequence[str]) -> list[Task]:
+    tasks = {task.name: task for task in _demo_tasks()}
+    for name in names:
+        if name not in tasks:
+            hint = nearest(name, tasks)
+            raise DataError(f"Task '{name}' needs a data folder, and none was given. Without one: {hint}")
+    return [tasks[name] for name in names]
+
+
+def material_of(name: str, data: str | Path, *, alone: bool) -> Material:
+    """What is found of one task, before any decision; ``DataError`` if it is not there, or has no training or test
+    file. alone: whether it is the only one asked for (``nacre.tasks.reading.layouts.locate``)."""
+    if data == PUBLISHED:
+        published = known(name)
+        if published is None or published.name not in HUB_SOURCES:
+            raise DataError(f"{PUBLISHED} has no task '{name}'. {nearest(name, HUB_SOURCES)}")
+        return Material(f"{PUBLISHED}, {published.name}", "hub", read_published(published))
+    if _is_hub(data):
+        address = find_config(parse_address(str(data)), name)
+        return Material(f"{address}, {address.config}", "hub", read_dataset(address))
+    place = locate(Path(data).expanduser(), name, alone=alone)
+    card = Card() if place.layout == "file" else read_card(place.path)
+    files = split_files(place, card.files)
+    if card.hub is not None and "train" not in files:
+        return Material(str(card.hub), "hub", read_dataset(card.hub), card)
+    _check_files(place, files)
+    tables = {split: read_table(path) for split, path in files.items()}
+    return Material(str(place.path), place.layout, tables, card, _released_labels(place), place.family)
+
+
+def _check_files(place: Place, files: Mapping[Split, Path]) -> None:
+    """Training and test rows must be there before anything is read."""
+    if "train" not in files:
+        raise DataError(
+            f"{place.path}: there is no training file; train.jsonl, .jsonl.gz, .csv, .parquet or .json is expected."
+        )
+    if "test" not in files:
+        train = files["train"]
+        raise DataError(
+            f"{place.path}: there is no test file; put {expected_test_file(place, train)} beside {train.name}."
+        )
+
+
+def _released_labels(place: Place) -> tuple[str, ...] | None:
+    """The label set that CL_Benchmark ships beside its splits."""
+    path = place.path / "labels.json"
+    return label_set(str(path), read_json(path)) if place.layout != "file" and path.exists() else None
+
+
+def check_names(names: Sequence[str]) -> None:
+    """``DataError`` if there is none, if one cannot be a folder's name, or if two mean the same task."""
+    if not names:
+        raise DataError("No task is named; name at least one.")
+    for name in names:
+        if not name.strip() or ".." in name or set(name) & set("/\\\0"):
+            raise DataError(
+                f"Task name '{name}' cannot be used; a name has no '/', '\\' or '..' in it and is not empty."
+            )
+    counts = Counter(canonical(name) for name in names)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise DataError(f"Task '{twice[0]}' is named twice; a stream holds each task once.")

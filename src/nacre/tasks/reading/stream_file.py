@@ -1,0 +1,183 @@
+"""Somebody's own stream in one YAML file::
+
+    name: helpdesk
+    tasks:
+      - name: billing
+        train: billing/train.jsonl
+        test: billing/test.csv
+        fields: {text: question, label: desk}
+        instruction: Which desk answers?
+        labels: ["invoices", "refunds"]
+        metric: macro_f1
+      - name: replies
+        ...
+
+Files lie relative to the YAML file, in any of the kinds that ``tasks/reading/tables`` reads. The other keys of a task
+mean what they mean in task.json; unlike there, a key that is not known is a mistake. A task that is called like a
+published one takes its labels and its prompt from that one where the file names none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nacre.errors import DataError, RecipeError, nearest
+from nacre.tasks.published.catalog import canonical
+from nacre.tasks.published.streams import get_stream
+from nacre.tasks.reading.assembly import Material, assemble
+from nacre.tasks.reading.cards import Card, card_of
+from nacre.tasks.reading.sources import check_names, find_tasks, load_tasks
+from nacre.tasks.reading.tables import read_table
+from nacre.tasks.task import SPLITS, Split, Task
+
+ENDINGS = (".yaml", ".yml")
+KEYS = ("name", "tasks")
+TASK_KEYS = (
+    "name",
+    *SPLITS,
+    "fields",
+    "family",
+    "instruction",
+    "labels",
+    "options",
+    "answer_cue",
+    "metric",
+    "kind",
+    "license",
+)
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    """One task as the file describes it. where: file and task, for messages."""
+
+    name: str
+    where: str
+    files: Mapping[Split, Path]
+    card: Card
+
+
+@dataclass(frozen=True)
+class OwnStream:
+    """The content of one stream file."""
+
+    name: str
+    tasks: tuple[OwnTask, ...]
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        return tuple(task.name for task in self.tasks)
+
+    def load(self, seed: int = 0) -> list[Task]:
+        """The tasks with their rows. seed: of the validation rows held out where a task has no file of them."""
+        return [_load(task, seed) for task in self.tasks]
+
+
+def load_stream(stream: str | Sequence[str], data: str | None, *, option: str) -> list[Task]:
+    """The tasks of a stream, which is a published one's name, a stream file, a task found under ``data``, or a list of
+    such tasks. option: what the user gives the data by, for messages.
+
+    Raises ``RecipeError`` if the stream needs data and there are none, or has its own and is given others.
+    """
+    if not isinstance(stream, str):
+        return load_tasks(stream, data)
+    if is_stream_file(stream):
+        if data is not None:
+            raise RecipeError(f"Stream file '{stream}' names its own files and takes no {option}.")
+        return read_stream(Path(stream).expanduser()).load()
+    if data is not None and stream in find_tasks(data):
+        return load_tasks([stream], data)
+    names = get_stream(stream).tasks
+    if data is None and stream != "demo":
+        raise RecipeError(f"Stream '{stream}' needs {option}: the folder that holds its tasks.")
+    if data is not None and stream == "demo":
+        raise RecipeError(
+            f"Stream 'demo' makes its own rows and takes no {option}; name a stream or tasks of that folder."
+        )
+    return load_tasks(names, data)
+
+
+def is_stream_file(name: str) -> bool:
+    """Whether a stream's name is that of a file."""
+    return name.endswith(ENDINGS)
+
+
+def read_stream(path: Path) -> OwnStream:
+    """The stream of a file, without a look at the rows; ``DataError`` with file, key and value for what is wrong."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"Stream file {path} cannot be read: {error.strerror or error}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"Stream file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict) or not isinstance(content.get("tasks"), list) or not content["tasks"]:
+        raise DataError(f"Stream file {path}: 'tasks', a list of at least one task, is expected.")
+    _check_keys(str(path), content, KEYS)
+    name = content.get("name", path.stem)
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(f"{path}, name: a string is expected, not {name!r}.")
+    tasks = tuple(_task(path, number, entry) for number, entry in enumerate(content["tasks"], start=1))
+    try:
+        check_names([name])
+        check_names([task.name for task in tasks])
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    return OwnStream(name, tasks)
+
+
+def _task(path: Path, number: int, entry: Any) -> OwnTask:
+    where = f"{path}, task {number}"
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: keys and values such as 'name' and 'train' are expected, not {entry!r}.")
+    _check_keys(where, entry, TASK_KEYS)
+    name = entry.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(f"{where}, name: a string is expected, not {name!r}.")
+    where = f"{path}, task '{name}'"
+    _check_labels(where, entry.get("labels"))
+    if entry.get("kind", "answer") not in ("answer", "text"):
+        raise DataError(f"{where}, kind: 'answer' or 'text' is expected, not {entry['kind']!r}.")
+    card = card_of(where, entry, path.parent)
+    if card.metric_note is not None:
+        raise DataError(f"{where}, metric: there is no metric '{card.metric_note}'.")
+    return OwnTask(name, where, _files(where, entry, path.parent), card)
+
+
+def _check_keys(where: str, content: Mapping[Any, Any], known: tuple[str, ...]) -> None:
+    for key in content:
+        if key not in known:
+            raise DataError(f"{where}: there is no key '{key}'. {nearest(str(key), known)}")
+
+
+def _check_labels(where: str, value: Any) -> None:
+    """YAML reads yes, no, on and off as truth values, which no row would carry."""
+    if isinstance(value, list) and (switches := [one for one in value if isinstance(one, bool)]):
+        raise DataError(
+            f"{where}, labels: YAML reads yes, no, on, off, true and false without quotes as truth values, here as "
+            f"{switches[0]}; put such labels in quotes."
+        )
+
+
+def _files(where: str, entry: Mapping[str, Any], folder: Path) -> dict[Split, Path]:
+    files: dict[Split, Path] = {}
+    for split in SPLITS:
+        name = entry.get(split)
+        if name is None and split == "validation":
+            continue
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"{where}, {split}: the name of a file is expected, not {name!r}.")
+        files[split] = folder / Path(name).expanduser()
+    return files
+
+
+def _load(task: OwnTask, seed: int) -> Task:
+    for split, file in task.files.items():
+        if not file.exists():
+            raise DataError(f"{task.where}, {split}: the file {file} does not exist.")
+    tables = {split: read_table(file) for split, file in task.files.items()}
+    return assemble(canonical(task.name), Material(task.where, "stream", tables, task.card), seed)

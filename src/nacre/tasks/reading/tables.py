@@ -1,0 +1,214 @@
+"""From a data file to its records: JSON lines (plain or gzip), JSON lists, CSV and Parquet, with the place of each.
+
+A record is a mapping of field names to whatever the file holds; what of it is text and what is a label is decided in
+``nacre.tasks.reading.fields``.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from nacre.errors import DataError
+from nacre.files import sha256
+from nacre.optional import need
+from nacre.tasks.task import Split
+
+ENDINGS = (".jsonl", ".jsonl.gz", ".csv", ".parquet", ".json")
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {  # what files and data sets call the three splits
+    "train": ("train",),
+    "validation": ("validation", "valid", "dev", "val", "eval"),
+    "test": ("test",),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record and its number (from 1): the line in a text file, the row elsewhere."""
+
+    number: int
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The records of one split, as they were found.
+
+    name: what error messages call the place, the file's path as the user gave it.
+    unit: what a record's number counts.
+    columns: the header, for kinds of files that have one.
+    classes: class names of integer columns, in order of the integers (Hugging Face datasets only).
+    origin: what goes into the task's source. Nothing in it depends on where the data folder lies.
+    definition: what the file says of the task itself (Super-NaturalInstructions' schema only).
+    """
+
+    name: str
+    unit: str
+    records: tuple[Record, ...]
+    columns: tuple[str, ...] | None = None
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    definition: str | None = None
+
+    def at(self, record: Record) -> str:
+        """The place of a record, for messages: ``FILE, line 7``."""
+        return f"{self.name}, {self.unit} {record.number}"
+
+
+def read_table(path: Path) -> Table:
+    """All records of a file; ``DataError`` with file and line for whatever cannot be read."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; a data file is expected there.")
+    definition = None
+    try:
+        if path.name.lower().endswith(".json"):
+            unit, columns = "row", None
+            records, definition = _json(path)
+        else:
+            unit, columns, records = _read(path)
+        origin = {"file": path.name, "sha256": sha256(path), "rows": len(records)}
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if not records:
+        raise DataError(f"{path} holds no rows; every split needs at least one.")
+    return Table(str(path), unit, records, columns, definition=definition, origin=origin)
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file; ``DataError`` with file and line if it is damaged."""
+    try:
+        return _parse(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from error
+    except _ConstantError as error:
+        raise DataError(f"{path}: not valid JSON ({error}).") from error
+
+
+def _read(path: Path) -> tuple[str, tuple[str, ...] | None, tuple[Record, ...]]:
+    """Unit, columns and records of a file that is not .json."""
+    name = path.name.lower()
+    if name.endswith(".jsonl.gz"):
+        return "line", None, tuple(_gzip_lines(path))
+    if name.endswith(".jsonl"):
+        with path.open("rb") as file:
+            return "line", None, tuple(_json_lines(path, file))
+    if name.endswith(".csv"):
+        return "line", *_csv(path)
+    if name.endswith(".parquet"):
+        return "row", *_parquet(path)
+    raise DataError(f"{path}: files of this kind are not read; {', '.join(ENDINGS)} are.")
+
+
+def _gzip_lines(path: Path) -> Iterator[Record]:
+    try:
+        with gzip.open(path, "rb") as file:
+            yield from _json_lines(path, file)
+    except gzip.BadGzipFile as error:
+        raise DataError(f"{path} is not a gzip file; compress it, or name it .jsonl if it is plain text.") from error
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"{path} is a damaged gzip file ({error}).") from error
+
+
+def _json_lines(path: Path, lines: IO[bytes] | gzip.GzipFile) -> Iterator[Record]:
+    # Split as bytes: only a line feed ends a JSON line, while text mode would also break at other characters.
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            if not text.strip():
+                continue
+            value = _parse(text)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line).") from error
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{where}: not valid JSON (column {error.colno}: {error.msg.removesuffix(' at')})."
+            ) from error
+        except _ConstantError as error:
+            raise DataError(f"{where}: not valid JSON ({error}).") from error
+        yield Record(number, _mapping(value, where))
+
+
+def _json(path: Path) -> tuple[tuple[Record, ...], str | None]:
+    """Records and definition of a JSON list, or of an object in the schema of Super-NaturalInstructions."""
+    content = read_json(path)
+    definition = None
+    if isinstance(content, dict) and "Instances" in content:
+        content, definition = content["Instances"], _definition(path, content.get("Definition"))
+    if not isinstance(content, list):
+        raise DataError(f"{path}: a JSON list of objects is expected, this is {_kind(content)}.")
+    records = (Record(n, _mapping(value, f"{path}, row {n}")) for n, value in enumerate(content, start=1))
+    return tuple(records), definition
+
+
+def _definition(path: Path, value: Any) -> str | None:
+    lines = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(line, str) for line in lines):
+        raise DataError(f"{path}, Definition: a string or a list of strings is expected, not {value!r}.")
+    return " ".join(lines).strip() or None
+
+
+def _csv(path: Path) -> tuple[tuple[str, ...], tuple[Record, ...]]:
+    records: list[Record] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            columns = tuple(next(reader, ()))
+            if len(set(columns)) < len(columns):
+                raise DataError(f"{path}, line 1: two columns have the same name ({', '.join(columns)}).")
+            for values in reader:
+                if not values:
+                    continue
+                if len(values) != len(columns):
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: {len(values)} values, but the header names "
+                        f"{len(columns)} columns; put a value that holds a comma or a line end in double quotes."
+                    )
+                records.append(Record(reader.line_num, dict(zip(columns, values, strict=True))))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error}).") from error
+    return columns, tuple(records)
+
+
+def _parquet(path: Path) -> tuple[tuple[str, ...], tuple[Record, ...]]:
+    arrow = need("pyarrow", f"Reading {path.name}")
+    parquet = need("pyarrow.parquet", f"Reading {path.name}")
+    try:
+        table = parquet.read_table(path)
+    except arrow.ArrowException as error:
+        raise DataError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}).") from error
+    return tuple(table.column_names), tuple(Record(n, values) for n, values in enumerate(table.to_pylist(), start=1))
+
+
+class _ConstantError(ValueError):
+    """NaN or Infinity in JSON, which the format does not know and which no label can be."""
+
+
+def _parse(text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise _ConstantError(f"{constant} is not a JSON value")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: an object with fields is expected, this is {_kind(value)}.")
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

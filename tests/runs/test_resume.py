@@ -1,0 +1,579 @@
+"""A run that was stopped, however and whenever, ends as if nothing had happened: the same bytes, the same numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from nacre.cli.main import main
+from nacre.errors import CheckpointError, NacreError, RecipeError
+from nacre.files import build_folder, sha256, write_atomically
+from nacre.learning.settings import Optim
+from nacre.models.host import Host
+from nacre.records.run import Record
+from nacre.runs.directory import RunDirectory
+from nacre.runs.recipe import Recipe
+from nacre.runs.run import run
+from tiny import write_task
+
+torch.set_num_threads(1)
+
+NAMES = ("animals", "plants", "tools")
+RATES = {"inc_lora": 0.03, "am_lora": 0.03, "seq_ft": 0.01, "independent": 0.01, "joint": 0.01}
+REMEMBERING: dict[str, dict[str, Any]] = {  # methods whose parts keep much, with settings that fit the tiny model
+    "lb_cl+migu": {"rank": 2, "roles": ["query", "output"], "migu": {"clusters": 4, "cluster_by": "magnitude"}},
+    "lora_replay+ewc+migu": {"migu": {"by": "random"}},
+    "am_lora+orthogonality+sensitivity_init": {"start_offset": 1.0, "sparsity_by": "proximal"},
+}
+STEPS = 4  # of a task
+Model = Callable[[str], Path]
+
+
+class Stop(Exception):
+    """What stands for a crash inside a run."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three tasks; nobody writes into it."""
+    folder = tmp_path_factory.mktemp("data")
+    for name in NAMES:
+        write_task(folder, name, rows=8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(data: Path, tiny_model: Model) -> Callable[..., Recipe]:
+    """``recipe(method, output)``: three tasks of four steps each, every step told."""
+    model = tiny_model("t5")
+
+    def made(method: str, output: Path, **changes: Any) -> Recipe:
+        optim = Optim(learning_rate=RATES.get(method, 0.03), batch_size=4, epochs=2, log_every=1)
+        fields: dict[str, Any] = {"method": method, "stream": list(NAMES), "data": str(data), "model": str(model)}
+        if method in REMEMBERING:
+            fields["set"] = REMEMBERING[method]
+        return Recipe(**{**fields, "output": str(output), "optim": optim, **changes})
+
+    return made
+
+
+Recipes = Callable[..., Recipe]
+
+
+@pytest.fixture(scope="module")
+def straight(recipe: Recipes, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``straight(method)``: the folder of the run that nothing stops."""
+
+    @cache
+    def folder(method: str) -> Path:
+        output = tmp_path_factory.mktemp("straight") / method
+        torch.manual_seed(1)
+        run(recipe(method, output), silent)
+        return output
+
+    return folder
+
+
+def silent(kind: str, **values: Any) -> None:
+    pass
+
+
+def stop_at(kind: str, times: int = 1, **said: object) -> Callable[..., None]:
+    """A report that raises at the n-th event of that kind that says that."""
+    seen = 0
+
+    def report(told: str, **values: Any) -> None:
+        nonlocal seen
+        if told == kind and said.items() <= values.items():
+            seen += 1
+            if seen == times:
+                raise Stop(kind)
+
+    return report
+
+
+def events(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """What ``events.jsonl`` says, one line each; of one kind."""
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if kind in (None, event["event"])]
+
+
+TIMES = {"seconds", "peak_rss_bytes", "train_seconds", "evaluate_seconds"}
+BY_CONTENT = {"results.json", "row.json"}  # hold times beside what must be the same
+NOT_COMPARED = {"events.jsonl", "report.html", "manifest.json", "recipe.yaml", ".lock"}
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Everything that a run leaves behind and that no clock has part in: file -> hash or content."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.name in BY_CONTENT:
+            document = json.loads(path.read_text())
+            found[name] = {key: value for key, value in document.items() if key not in TIMES}
+        elif path.is_dir() or path.name in NOT_COMPARED:
+            found[name] = None
+        else:
+            found[name] = sha256(path)
+    found["settings"] = {**yaml.safe_load((folder / "recipe.yaml").read_text()), "output": None}
+    return found
+
+
+def assert_same(folder: Path, other: Path) -> None:
+    here, there = outcome(folder), outcome(other)
+    assert {name for name in here.keys() | there.keys() if here.get(name) != there.get(name)} == set()
+    assert "tasks/03-tools/adapter.safetensors" in here
+
+
+def test_the_comparison_sees_another_seed(recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path) -> None:
+    """Without this, all the tests below could compare nothing."""
+    run(recipe("inc_lora", tmp_path / "run", seed=1), silent)
+    here, there = outcome(tmp_path / "run"), outcome(straight("inc_lora"))
+    assert here.keys() == there.keys()
+    different = {name for name in here if here[name] != there[name]}
+    assert {
+        "results.json",
+        "settings",
+        "tasks/01-animals/adapter.safetensors",
+        "tasks/01-animals/state.json",
+    } <= different
+    assert "protocol.json" not in different
+
+
+# Stopped by an exception, at every kind of place.
+
+PLACES: dict[str, tuple[int, dict[str, Any]]] = {  # how many tasks are committed by then, and which event it is
+    "before row 0": (0, {"kind": "evaluate", "row": 0}),
+    "in the first task": (0, {"kind": "step", "times": 2}),
+    "between training and commit": (0, {"kind": "evaluate", "row": 1}),
+    "between commit and next stage": (1, {"kind": "row", "number": 1}),
+    "at the start of the second task": (1, {"kind": "stage", "number": 2}),
+    "in the last task": (2, {"kind": "step", "times": 2 * STEPS + 3}),
+    "in the last evaluation": (2, {"kind": "evaluate", "row": 3}),
+    "right before the record": (3, {"kind": "row", "number": 3}),
+    "right after the record": (3, {"kind": "finished"}),
+}
+
+
+CASES = [
+    *((method, place) for method in ("inc_lora", "am_lora", "seq_ft", "independent") for place in PLACES),
+    *((method, place) for method in REMEMBERING for place in ("between commit and next stage", "in the last task")),
+]
+
+
+@pytest.mark.parametrize(("method", "place"), CASES)
+def test_stopped_once(
+    recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path, method: str, place: str
+) -> None:
+    committed, event = PLACES[place]
+    ended = place == "right after the record"
+    output = tmp_path / "run"
+    expected = straight(method)
+    torch.manual_seed(2)  # and another state below: what the caller draws has no part in a run
+    with pytest.raises(Stop):
+        run(recipe(method, output), stop_at(**event))
+    assert (output / "results.json").exists() == ended
+    torch.manual_seed(3)
+    told: list[tuple[str, dict[str, Any]]] = []
+    record = run(recipe(method, output), lambda kind, **values: told.append((kind, json.loads(json.dumps(values)))))
+    assert_same(output, expected)
+    assert record == Record.read(output / "results.json")
+
+    trained = [values["name"] for kind, values in told if kind == "stage"]
+    assert trained == list(NAMES[committed:])  # what was committed is not trained again
+    resumed = [values["tasks"] for kind, values in told if kind == "resumed"]
+    continues = method != "independent" and 0 < committed < 3  # independent copies start from the host
+    assert resumed == ([list(NAMES[:committed])] if continues else [])
+    assert told[-1] == ("finished", {"path": str(output), "already": ended})
+    assert [path.name for path in output.rglob("*.partial")] == []
+
+
+def test_stopped_again_and_again(recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    places: list[dict[str, Any]] = [
+        {"kind": "evaluate", "row": 0},
+        {"kind": "step", "times": 3},
+        {"kind": "evaluate", "row": 1},
+        {"kind": "step", "times": STEPS},
+        {"kind": "row", "number": 2},
+        {"kind": "step"},
+        {"kind": "row", "number": 3},
+    ]
+    for place in places:
+        with pytest.raises(Stop):
+            run(recipe("am_lora", output), stop_at(**place))
+    run(recipe("am_lora", output), silent)
+    assert_same(output, straight("am_lora"))
+
+
+def test_joint_is_learnt_again_from_the_start(recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    for report in (stop_at("step", 5), stop_at("evaluate", row=3)):
+        with pytest.raises(Stop):
+            run(recipe("joint", output), report)
+    run(recipe("joint", output), silent)
+    here, there = outcome(output), outcome(straight("joint"))
+    assert here == there
+    assert here["tasks/03-joint/adapter.safetensors"]
+
+
+def test_stopped_between_two_answers(
+    recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+    write, calls = Host.write, 0
+
+    def failing(self: Host, *arguments: Any) -> list[str]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # rows 0 and 1 are done
+            raise Stop
+        return write(self, *arguments)
+
+    monkeypatch.setattr(Host, "write", failing)
+    with pytest.raises(Stop):
+        run(recipe("inc_lora", output), silent)
+    assert sorted(path.name for path in (output / "tasks").iterdir()) == ["00-before", "01-animals"]
+    run(recipe("inc_lora", output), silent)
+    assert_same(output, straight("inc_lora"))
+
+
+@pytest.mark.parametrize("call", range(1, 5))
+def test_stopped_while_the_folder_is_begun(
+    recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Before each of the four files that say what is run."""
+    output = tmp_path / "run"
+    calls = 0
+
+    def failing(path: Path, content: str | bytes) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Stop
+        write_atomically(path, content)
+
+    monkeypatch.setattr("nacre.runs.directory.write_atomically", failing)
+    with pytest.raises(Stop):
+        run(recipe("inc_lora", output), silent)
+    monkeypatch.undo()
+    run(recipe("inc_lora", output), silent)
+    assert_same(output, straight("inc_lora"))
+
+
+# Stopped by a signal, in a process of its own.
+
+
+@pytest.fixture(scope="module")
+def command(tiny_model: Model, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A run whose third task takes about a second."""
+    data = tmp_path_factory.mktemp("more") / "data"
+    for name in NAMES:
+        write_task(data, name, rows=64 if name == "tools" else 8)
+    return [
+        *("run", "--method", "am_lora", "--stream", ",".join(NAMES), "--data", str(data), "--seed", "5"),
+        *("--model", str(tiny_model("t5")), "--set", "optim.batch_size=4", "--set", "optim.epochs=4"),
+        *("--set", "optim.learning_rate=0.03", "--set", "optim.log_every=1"),
+    ]
+
+
+def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The command in this process."""
+    monkeypatch.setattr(sys, "argv", ["nacre", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("signals") / "straight"
+    with pytest.MonkeyPatch.context() as patch:
+        assert call([*command, "--output", str(output)], patch) == 0
+    return output
+
+
+@pytest.fixture
+def in_third_task(command: list[str], tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process that stands still in the middle of the third task, and its run's folder."""
+    output = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nacre", *command, "--output", str(output)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while not in_the_middle(output / "events.jsonl"):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGSTOP)
+        yield process, output
+    finally:
+        process.kill()
+        process.wait()
+
+
+def in_the_middle(file: Path) -> bool:
+    lines = file.read_text().splitlines()[:-1] if file.exists() else []
+    told = [json.loads(line) for line in lines]
+    stages = [number for number, event in enumerate(told) if event["event"] == "stage"]
+    return len(stages) == 3 and sum(event["event"] == "step" for event in told[stages[2] :]) >= 3
+
+
+def test_killed(
+    in_third_task: tuple[subprocess.Popen[str], Path],
+    uninterrupted: Path,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """While the process lives, no other may run in its folder; when it is killed, the next one goes on."""
+    process, output = in_third_task
+    before = hashes(output)
+    assert call([*command, "--output", str(output)], monkeypatch) == 2
+    said = capsys.readouterr()
+    assert said.err == f"Error: Another process is running in '{output}'; wait for it, or choose another --output.\n"
+    assert said.out == ""
+    assert hashes(output) == before
+
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=10) == -signal.SIGKILL
+    assert not (output / "results.json").exists()
+    assert not (output / "tasks" / "03-tools").exists()
+    assert call([*command, "--output", str(output)], monkeypatch) == 0
+    assert "Continuing after 2 finished task(s)" in " ".join(capsys.readouterr().out.split())
+    assert [event["tasks"] for event in events(output, "resumed")] == [["animals", "plants"]]
+    assert [event["name"] for event in events(output, "stage")] == [*NAMES, "tools"]
+    assert_same(output, uninterrupted)
+
+
+def test_interrupted(
+    in_third_task: tuple[subprocess.Popen[str], Path],
+    uninterrupted: Path,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    process, output = in_third_task
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert " ".join(said.split()) == "Interrupted. The same command continues at the last finished task."
+    assert not (output / "results.json").exists()
+    assert call([*command, "--output", str(output)], monkeypatch) == 0
+    assert [event["tasks"] for event in events(output, "resumed")] == [["animals", "plants"]]
+    assert_same(output, uninterrupted)
+
+
+# A folder that is not as it was left.
+
+
+@pytest.fixture(scope="module")
+def stopped(recipe: Recipes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped in its third task; nobody writes into it."""
+    output = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.raises(Stop):
+        run(recipe("inc_lora", output), stop_at("step", 2 * STEPS + 1))
+    return output
+
+
+@pytest.fixture
+def unfinished(stopped: Path, tmp_path: Path) -> Path:
+    """Its copy, to be damaged or continued."""
+    return Path(shutil.copytree(stopped, tmp_path / "run"))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file of a run but its log."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "events.jsonl"]
+    return {str(path.relative_to(folder)): sha256(path) for path in files}
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "02-plants/adapter.safetensors",
+        "02-plants/state.safetensors",
+        "02-plants/state.json",
+        "02-plants/row.json",
+        "02-plants/predictions/03-tools.jsonl.gz",
+        "01-animals/adapter.safetensors",
+        "00-before/row.json",
+    ],
+)
+def test_a_damaged_file_is_named(recipe: Recipes, unfinished: Path, name: str) -> None:
+    file = unfinished / "tasks" / name
+    flip(file)
+    damaged = hashes(unfinished / "tasks")
+    with pytest.raises(CheckpointError) as caught:
+        run(recipe("inc_lora", unfinished), silent)
+    assert str(caught.value).startswith(f"{file} is damaged: its sha256 differs")
+    assert hashes(unfinished / "tasks") == damaged
+    file.unlink()
+    with pytest.raises(CheckpointError) as caught:
+        run(recipe("inc_lora", unfinished), silent)
+    assert str(caught.value).startswith(f"{file} is missing")
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
+def test_a_damaged_manifest_is_named(recipe: Recipes, unfinished: Path, content: str) -> None:
+    file = unfinished / "tasks" / "02-plants" / "manifest.json"
+    file.write_text(content)
+    with pytest.raises(CheckpointError, match="is damaged") as caught:
+        run(recipe("inc_lora", unfinished), silent)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "protocol.json"])
+@pytest.mark.parametrize("content", ["", "[", "[]"])
+def test_a_damaged_description_is_named(recipe: Recipes, unfinished: Path, name: str, content: str) -> None:
+    (unfinished / name).write_text(content)
+    with pytest.raises(NacreError, match=re.escape(str(unfinished / name))):
+        run(recipe("inc_lora", unfinished), silent)
+
+
+def test_a_damaged_record_is_named(recipe: Recipes, unfinished: Path) -> None:
+    for content in ("", "{}", "[]"):
+        (unfinished / "results.json").write_text(content)
+        with pytest.raises(CheckpointError, match=re.escape(str(unfinished / "results.json"))):
+            run(recipe("inc_lora", unfinished), silent)
+
+
+def test_other_settings_do_not_continue(recipe: Recipes, unfinished: Path) -> None:
+    before = hashes(unfinished)
+    with pytest.raises(RecipeError, match="seed is 0 there and 8 here"):
+        run(recipe("inc_lora", unfinished, seed=8), silent)
+    with pytest.raises(RecipeError, match=r"set\.rank is 8 there and 4 here"):
+        run(recipe("inc_lora", unfinished, parameters={"rank": 4}), silent)
+    assert hashes(unfinished) == before
+
+
+def test_leftovers_are_removed(recipe: Recipes, straight: Callable[[str], Path], unfinished: Path) -> None:
+    half = unfinished / "tasks" / ".03-tools.4711.partial"
+    (half / "predictions").mkdir(parents=True)
+    (half / "adapter.safetensors").write_bytes(b"half")
+    (unfinished / ".results.json.4711.partial").write_text("{")
+    (unfinished / "tasks" / "03-tools").mkdir()  # without a manifest it was never finished
+    (unfinished / "tasks" / "03-tools" / "adapter.safetensors").write_bytes(b"half")
+    run(recipe("inc_lora", unfinished), silent)
+    assert_same(unfinished, straight("inc_lora"))
+
+
+# Names of tasks become names of folders.
+
+ODD = (
+    "two words",
+    "two-words",
+    "naïve 名前",
+    "a" * 99 + "b",
+    "a" * 99 + "c",
+    "[bold]not bold[red]",
+    "ends in a dot.",
+    "...mine",
+    "?*:|<>\"'",
+    "𝒳" * 60,
+)
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=20, unique=True))
+@example([*ODD, ".hidden", ".", "-"])
+def test_every_name_makes_a_folder_name(names: list[str]) -> None:
+    folder = RunDirectory(Path("run"))
+    made = [folder.stage_folder(number, name) for number, name in enumerate(names, start=1)]
+    assert len({path.name.lower() for path in made}) == len(names)
+    for path in made:
+        assert path.parent == Path("run/tasks")
+        assert re.fullmatch(r"\d\d-[\w+][\w.+-]*", path.name), path.name
+        # Room for the dot, process number and ".partial" of its temporary name, in file systems that end at 255 bytes.
+        assert len(os.fsencode(path.name)) <= 230, path.name
+
+
+@pytest.mark.parametrize("name", ODD, ids=range(len(ODD)))
+def test_a_stage_of_any_name_can_be_written(tmp_path: Path, name: str) -> None:
+    folder = RunDirectory(tmp_path).stage_folder(1, name)
+
+    def fill(place: Path) -> None:
+        (place / f"{folder.name}.jsonl.gz").write_text("x")
+
+    build_folder(folder, fill)
+    assert [path.name for path in (tmp_path / "tasks").iterdir()] == [folder.name]
+
+
+def test_a_run_with_odd_names(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["two words", "two-words", "naïve 名前", "a" * 99 + "b", "a" * 99 + "c", "[bold]not bold[red]"]
+    for name in names:
+        write_task(tmp_path / "data", name, rows=8)
+    (tmp_path / "recipe.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "method": "inc_lora",
+                "stream": names,
+                "model": str(tiny_model("t5")),
+                "data": str(tmp_path / "data"),
+                "output": str(tmp_path / "run"),
+            }
+        )
+    )
+    assert call(["run", str(tmp_path / "recipe.yaml")], monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert "[bold]not bold[red] 0.0" in " ".join(shown.split())  # names are not markup
+    folders = sorted(path.name for path in (tmp_path / "run" / "tasks").iterdir())
+    assert len(folders) == len(names) + 1
+    assert folders[:4] == ["00-before", "01-two-words", "02-two-words", "03-naïve-名前"]
+    for folder in folders:
+        assert len(list((tmp_path / "run" / "tasks" / folder / "predictions").iterdir())) == len(names)
+    assert Record.read(tmp_path / "run" / "results.json").tasks == names
+
+
+def test_a_name_with_a_leading_dot(tiny_model: Model, tmp_path: Path) -> None:
+    write_task(tmp_path, "data", rows=8)
+    (tmp_path / "data" / "task.json").write_text('{"name": ".hidden"}')
+    recipe = Recipe(
+        method="inc_lora",
+        stream=[".hidden"],
+        model=str(tiny_model("t5")),
+        data=str(tmp_path / "data"),
+        output=str(tmp_path / "run"),
+    )
+    run(recipe, silent)
+    assert sorted(path.name for path in (tmp_path / "run" / "tasks").iterdir()) == ["00-before", "01-hidden"]
+
+
+def test_an_output_with_brackets(
+    data: Path, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is printed is text: a path that looks like markup neither fails nor vanishes."""
+    options = ["--stream", "animals,tools", "--data", str(data), "--model", str(tiny_model("t5"))]
+    output = tmp_path / "runs[" / "bold]"
+    assert call(["run", "--method", "inc_lora", *options, "--output", str(output)], monkeypatch) == 0
+    assert (output / "results.json").exists()
+    assert "runs[/bold]" in "".join(capsys.readouterr().out.split())
