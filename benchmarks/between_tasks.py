@@ -88,7 +88,7 @@ def saving(hosts: Hosts, past: Sequence[int], folder: Path | None = None) -> dic
             learner.state.tasks = [f"task{number}" for number in range(tasks + 1)]
             there = place / f"{method}{tasks}"
             learner.save(there)
-            empty = Learner(hosts.frozen(), None, learner.method)
+            empty = Learner(hosts.frozen(), learner.method)
             made[f"save {method}, N={tasks}"] = Variant(lambda learner=learner, there=there: learner.save(there), STEP)  # type: ignore[misc]
             made[f"load {method}, N={tasks}"] = Variant(
                 lambda empty=empty, there=there: checkpoint.restore(empty, there),  # type: ignore[misc]

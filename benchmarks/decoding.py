@@ -55,7 +55,7 @@ def main() -> None:
     task = tasks[0].limited(train=chosen.teach or None, test=chosen.rows)
     decoding = Decoding(batch_size=chosen.batch_size, max_new_tokens=chosen.max_new_tokens)
     optim = Optim(epochs=chosen.epochs, batch_size=16)
-    learner = Learner(load_host(chosen.model), None, seq_ft(), optim=optim, decoding=decoding)
+    learner = Learner(load_host(chosen.model), seq_ft(), optim=optim, decoding=decoding)
     if chosen.teach:
         learner.learn(task)
     host, lengths, examples = learner.host, learner.lengths, task.examples("test")

@@ -22,7 +22,7 @@ from nacre.registry import build_method
 def learner_with(host: Host, method: str, past: int, optim: Optim, **parameters: Any) -> Learner:
     """A learner that stands at the start of task ``past`` + 1, with the slot of that task open."""
     settings = parameters if method.startswith("seq_ft") else {"dropout": 0.0, "rank": 8, **parameters}
-    learner = Learner(host, None, build_method(method, settings), optim=optim)
+    learner = Learner(host, build_method(method, settings), optim=optim)
     for task in range(past + 1):
         learner.adapter.grow()
         fill(learner, seed=task)

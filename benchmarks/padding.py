@@ -53,7 +53,7 @@ def main() -> None:
         optim = Optim(
             batch_size=chosen.batch_size, max_source_length=chosen.max_source_length, split_padding=split_padding
         )
-        learners[name] = Learner(load_host(chosen.model, dropout=0.0), None, seq_lora(), optim=optim)
+        learners[name] = Learner(load_host(chosen.model, dropout=0.0), seq_lora(), optim=optim)
     order, shuffle = list(SETTINGS), random.Random(0)
     for task in tasks:
         shuffle.shuffle(order)

@@ -206,7 +206,7 @@ def test_a_half_precision_learner_resumes_with_the_same_bits(method: str, size: 
     pristine = half_host().body.state_dict()
     told: list[dict[str, Any]] = []
     parameters = {"rank": 2, "roles": ["query", "output"]}
-    learner = Learner(half_host(), None, build_method(method, parameters), seed=3, optim=OPTIM)
+    learner = Learner(half_host(), build_method(method, parameters), seed=3, optim=OPTIM)
     learner.report = lambda kind, **values: told.append(values) if kind == "folded" else None
     for task in TASKS[:3]:
         learner.learn(task)
@@ -391,7 +391,7 @@ def test_a_quantized_host_learns_forgets_nothing_of_itself_and_is_not_merged(
     pristine = {name: tensor.clone() for name, tensor in host.model.state_dict().items()}
     flags = {name: parameter.requires_grad for name, parameter in host.model.named_parameters()}
     told: list[dict[str, Any]] = []
-    learner = Learner(host, None, build_method(method, {"rank": 2}), optim=OPTIM)
+    learner = Learner(host, build_method(method, {"rank": 2}), optim=OPTIM)
     learner.report = lambda seen, **values: told.append(values) if seen == "folded" else None
     for task in TASKS[:3]:
         learner.learn(task)
@@ -424,7 +424,7 @@ def test_a_person_is_told_what_is_not_folded(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("method", ["inc_lora", "seq_lora", "lb_cl"])
 def test_between_tasks_one_matrix_holds_all_of_them_and_the_next_task_takes_it_over(method: str) -> None:
-    learner = Learner(tiny_host("t5"), None, build_method(method, {"rank": 2}), optim=OPTIM)
+    learner = Learner(tiny_host("t5"), build_method(method, {"rank": 2}), optim=OPTIM)
     for task in TASKS[:2]:
         learner.learn(task)
     assert isinstance(learner.adapter, PlacedLowRank)
@@ -444,7 +444,7 @@ def test_between_tasks_one_matrix_holds_all_of_them_and_the_next_task_takes_it_o
 
 
 def test_a_tensor_that_changes_between_tasks_is_read_as_it_is() -> None:
-    learner = Learner(tiny_host("t5"), None, build_method("inc_lora", {"rank": 2}), optim=OPTIM)
+    learner = Learner(tiny_host("t5"), build_method("inc_lora", {"rank": 2}), optim=OPTIM)
     learner.learn(TASKS[0])
     assert isinstance(learner.adapter, PlacedLowRank)
     site = learner.adapter.sites["encoder.block.1.layer.0.SelfAttention.q"]

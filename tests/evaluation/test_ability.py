@@ -252,7 +252,7 @@ def test_the_adapters_are_on_and_nothing_else_changes(architecture: str, method:
     (task,) = load_ability_tasks(["hellaswag"], str(write_abilities(tmp_path, 6)))
     host = tiny_host(architecture)
     plain = measure_ability(host, task).log_likelihoods
-    learner = Learner(host, None, build_method(method, {}), optim=Optim(epochs=1, batch_size=4, learning_rate=0.05))
+    learner = Learner(host, build_method(method, {}), optim=Optim(epochs=1, batch_size=4, learning_rate=0.05))
     learner.learn(tiny_task())
     learner.host.model.train()
     tensors = {name: tensor.clone() for name, tensor in host.model.state_dict().items()}

@@ -30,7 +30,7 @@ NAMES = ("animals", "birds")
 def learner_of(architecture: str, options: dict[str, object] | None = None, tasks: int = 2) -> Learner:
     """A learner of two tasks in float64, off its start."""
     host = tiny_host(architecture, torch.float64)
-    learner = Learner(host, None, build_method("am_lora", options or {}), optim=OPTIM)
+    learner = Learner(host, build_method("am_lora", options or {}), optim=OPTIM)
     for name in NAMES[:tasks]:
         learner.learn(tiny_task(name))
     stir(learner.host.model)
@@ -155,8 +155,8 @@ def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_there_must_be_gates() -> None:
-    fresh = Learner(tiny_host("t5"), None, build_method("am_lora"), optim=OPTIM)
-    plain = Learner(tiny_host("t5"), None, build_method("inc_lora"), optim=OPTIM)
+    fresh = Learner(tiny_host("t5"), build_method("am_lora"), optim=OPTIM)
+    plain = Learner(tiny_host("t5"), build_method("inc_lora"), optim=OPTIM)
     plain.learn(tiny_task())
     for learner in (fresh, plain):
         assert not has_gates(learner)
@@ -165,7 +165,7 @@ def test_there_must_be_gates() -> None:
 
 
 def test_an_encoder_that_knows_none_of_a_tasks_labels() -> None:
-    learner = Learner(tiny_host("bert"), None, build_method("am_lora"), optim=OPTIM)
+    learner = Learner(tiny_host("bert"), build_method("am_lora"), optim=OPTIM)
     learner.learn(tiny_task())
     rows = learner.encode(tiny_task("fish", labels=("maybe",)).examples("test"))
     records = mean_gates(learner, tiny_task("fish", labels=("maybe",)))

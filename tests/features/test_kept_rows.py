@@ -246,7 +246,7 @@ def trained(
     host = tiny_host(architecture)
     prepare(host.model)
     note, masked = Note(), []
-    learner = Learner(host, None, method.with_gradient_rule(note), seed=3, optim=optim)
+    learner = Learner(host, method.with_gradient_rule(note), seed=3, optim=optim)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(masked_step, "zero_masked_", lambda *args: (masked.append(1), zero_masked_(*args)))
         for name in ("one", "two"):
@@ -386,7 +386,7 @@ class Doubled(GradientRule):
 
 def test_where_kept_rows_are_not_used() -> None:
     def used_in(method: Method) -> bool:
-        learner = Learner(tiny_host("t5"), None, method, optim=OPTIM)
+        learner = Learner(tiny_host("t5"), method, optim=OPTIM)
         used = []
 
         def watch(kind: str, **_: object) -> None:
@@ -411,7 +411,7 @@ def test_where_kept_rows_are_not_used() -> None:
 
 
 def test_the_masks_are_chosen_once_a_step_and_an_error_leaves_nothing() -> None:
-    learner = Learner(tiny_host("t5"), None, build_method("seq_ft+migu", MIGU), optim=OPTIM)
+    learner = Learner(tiny_host("t5"), build_method("seq_ft+migu", MIGU), optim=OPTIM)
     names, asked = list(learner.host.model.state_dict()), []
 
     def stop(kind: str, step: int = 0, **_: object) -> None:
@@ -442,7 +442,7 @@ def saved_bytes(method: str, accumulation: int = 1) -> int:
     counted."""
     parameters = MIGU if "+migu" in method else {}
     optim = OPTIM.model_copy(update={"accumulation": accumulation})
-    learner = Learner(tiny_host("t5"), None, build_method(method, parameters), seed=3, optim=optim)
+    learner = Learner(tiny_host("t5"), build_method(method, parameters), seed=3, optim=optim)
     kept: dict[tuple[int, int], int] = {}
     alive: list[Tensor] = []  # so that no address is used again
 

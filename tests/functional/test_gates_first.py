@@ -313,7 +313,7 @@ def test_only_the_chosen_are_kept_for_the_backward_pass(zero_lora: bool | str) -
 
 
 def learner_of(options: dict[str, object], tasks: int = 3, name: str = "am_lora", architecture: str = "t5") -> Learner:
-    learner = Learner(tiny_host(architecture), None, build_method(name, options), seed=7, optim=OPTIM)
+    learner = Learner(tiny_host(architecture), build_method(name, options), seed=7, optim=OPTIM)
     for number in range(tasks):
         learner.learn(tiny_task(f"task {number}"))
     return learner
@@ -374,7 +374,7 @@ def test_it_goes_with_what_can_be_added(name: str) -> None:
 def test_dropped_gates_are_means_over_a_batchs_tokens() -> None:
     """Against sites watched from outside, batch by batch; a batch of everything and batches of one differ."""
     host = tiny_host("t5", torch.float64)
-    learner = Learner(host, None, build_method("am_lora", {"keep_gates": 1}), seed=7, optim=OPTIM)
+    learner = Learner(host, build_method("am_lora", {"keep_gates": 1}), seed=7, optim=OPTIM)
     for number in range(3):
         learner.learn(tiny_task(f"task {number}"))
     stir(learner.host.model, size=0.4)

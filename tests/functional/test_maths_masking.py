@@ -318,7 +318,7 @@ def without_dropout(model: nn.Module) -> None:
 def after_one_task(architecture: str, method: str, parameters: dict[str, object], optim: Optim) -> Learner:
     host = tiny_host(architecture, torch.float64)
     without_dropout(host.model)
-    learner = Learner(host, None, build_method(method, parameters), seed=4, optim=optim)
+    learner = Learner(host, build_method(method, parameters), seed=4, optim=optim)
     learner.learn(tiny_task("animals", 10))
     return learner
 

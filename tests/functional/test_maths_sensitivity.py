@@ -127,7 +127,6 @@ def test_a_third_task_begins_as_the_equations_say(
     begun: list[dict[str, Tensor]] = []
     learner = Learner(
         tiny_host(architecture, torch.float64),
-        None,
         build_method(name, own),
         seed=2,
         optim=Optim(batch_size=4, learning_rate=1e-2, epochs=2),
@@ -189,7 +188,7 @@ def copied(learner: Learner) -> dict[str, Tensor]:
 
 def test_sensitivities_of_rows_one_by_one_are_never_smaller() -> None:
     """What cancels in the rows' common gradient does not cancel in their sensitivities; for one row both are one."""
-    learner = Learner(tiny_host("t5"), None, build_method("lb_cl", {"rank": 2}), optim=Optim(batch_size=4))
+    learner = Learner(tiny_host("t5"), build_method("lb_cl", {"rank": 2}), optim=Optim(batch_size=4))
     for task in TASKS[:2]:
         learner.learn(task)
     learner.adapter.grow()

@@ -51,7 +51,7 @@ def gradients(host: Host, method: str, accumulation: int) -> dict[str, Tensor]:
                 setattr(module, name, 0.0)
     optim = Optim(batch_size=8, accumulation=accumulation, max_grad_norm=None, log_every=1)
     parameters = {} if method == "seq_ft" else {"dropout": 0.0}
-    learner = Learner(host, None, build_method(method, parameters), optim=optim, report=watch)
+    learner = Learner(host, build_method(method, parameters), optim=optim, report=watch)
     learner.learn(uneven_task())
     learner.remove()
     return found
@@ -154,7 +154,7 @@ def test_split_keeps_all_rows_in_order_and_leaves_no_part_empty() -> None:
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_rows() -> None:
-    learner = Learner(tiny_host("t5"), None, build_method("seq_lora"), optim=Optim(batch_size=4, log_every=10))
+    learner = Learner(tiny_host("t5"), build_method("seq_lora"), optim=Optim(batch_size=4, log_every=10))
 
     def poison(kind: str, **_: object) -> None:
         if kind == "trainable":
@@ -167,7 +167,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_rows() -> None:
 
 
 def test_masked_labels_stop_with_the_rows_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = Learner(tiny_host("t5"), None, build_method("seq_lora"), optim=Optim(batch_size=4))
+    learner = Learner(tiny_host("t5"), build_method("seq_lora"), optim=Optim(batch_size=4))
     family = type(learner.host.family)
     monkeypatch.setattr(family, "encode_target", lambda *_: ())
     with pytest.raises(TrainingError, match="All labels are masked at step 1 of 'animals', which holds the training"):
@@ -177,7 +177,7 @@ def test_masked_labels_stop_with_the_rows_named(monkeypatch: pytest.MonkeyPatch)
 def test_an_adapter_that_takes_no_part_stops_with_the_rows_named_and_leaves_nothing_to_go_on_with(
     tmp_path: Path,
 ) -> None:
-    learner = Learner(tiny_host("t5"), None, build_method("seq_lora"), optim=Optim(batch_size=4))
+    learner = Learner(tiny_host("t5"), build_method("seq_lora"), optim=Optim(batch_size=4))
 
     def cut(kind: str, **_: object) -> None:
         if kind == "trainable":
@@ -202,7 +202,7 @@ def test_every_term_is_logged_before_and_after_weighting() -> None:
             logged.append({"loss": values["loss"], **values["terms"]})  # type: ignore[dict-item]
 
     method = build_method("am_lora", {"sparsity": 0.25})
-    Learner(tiny_host("t5"), None, method, optim=Optim(batch_size=4, log_every=1), report=watch).learn(tiny_task())
+    Learner(tiny_host("t5"), method, optim=Optim(batch_size=4, log_every=1), report=watch).learn(tiny_task())
     assert logged
     for line in logged:
         assert math.isclose(line["l1_selector_weighted"], 0.25 * line["l1_selector"], rel_tol=1e-6)
@@ -222,7 +222,7 @@ from accelerate import PartialState
 for name in ("am_lora", "seq_ft"):
     method = build_method(name, {} if name == "seq_ft" else {"dropout": 0.0})
     optim = Optim(batch_size=5, accumulation=2, epochs=2, learning_rate=1e-3)
-    learner = Learner(tiny_host("t5"), None, method, seed=2, optim=optim)
+    learner = Learner(tiny_host("t5"), method, seed=2, optim=optim)
     assert PartialState().num_processes == int(sys.argv[3]), PartialState()
     learner.learn(uneven_task())
     if PartialState().is_main_process:

@@ -74,7 +74,7 @@ def gradients(architecture: str, method: str, optim: Optim) -> tuple[dict[str, t
     """Of a task's first and only step, in float64."""
     host = tiny_host(architecture, torch.float64)
     parameters = {} if method == "seq_ft" else {"dropout": 0.0}
-    learner = Learner(host, None, build_method(method, parameters), optim=optim)
+    learner = Learner(host, build_method(method, parameters), optim=optim)
     found: dict[str, torch.Tensor] = {}
 
     def watch(kind: str, **_: Any) -> None:
@@ -109,7 +109,7 @@ def test_inputs_are_as_wide_as_a_multiple_of_8_but_never_wider_than_the_position
     host = tiny_host(architecture)
     assert host.family.width([[1] * 3, [1] * 11]) == 16
     assert host.family.width([[1] * 11, [2] * 11]) == 11, "rows of one length need no padding"
-    Learner(host, None, build_method("seq_lora"), optim=Optim(pad_to_multiple_of=1)).remove()
+    Learner(host, build_method("seq_lora"), optim=Optim(pad_to_multiple_of=1)).remove()
     assert host.family.width([[1] * 3, [1] * 11]) == 11
     host.family.multiple = 8
     if architecture != "t5":  # which has no positions

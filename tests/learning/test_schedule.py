@@ -54,7 +54,7 @@ def learnt(**settings: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
             rates.append(values["rate"])
 
     optim = Optim(batch_size=4, epochs=2, learning_rate=1e-2, log_every=1, **settings)
-    learner = Learner(tiny_host("t5"), None, inc_lora(rank=2), seed=1, optim=optim, report=report)
+    learner = Learner(tiny_host("t5"), inc_lora(rank=2), seed=1, optim=optim, report=report)
     learner.learn(tiny_task())
     return rates, learner.adapter.tensors()
 

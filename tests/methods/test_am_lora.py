@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nacre.adapters.adapter import ParameterGroup
 from nacre.adapters.gated import Gated, GatedSite, PlacedGated
 from nacre.errors import NacreError, RecipeError
 from nacre.learning.learner import Learner
@@ -20,6 +19,7 @@ from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.methods.am_lora import am_lora
 from nacre.methods.inc_lora import inc_lora
+from nacre.models.owner import ParameterGroup
 from nacre.models.roles import find_linears
 from nacre.parts.part import Step
 from nacre.parts.penalty import GroupL1
@@ -37,7 +37,7 @@ Options = dict[str, object]
 
 
 def learner_of(method: Method, architecture: str = "t5", optim: Optim = OPTIM, seed: int = 7) -> Learner:
-    return Learner(tiny_host(architecture), None, method, seed=seed, optim=optim)
+    return Learner(tiny_host(architecture), method, seed=seed, optim=optim)
 
 
 def learnt(options: Options, tasks: int = 2, architecture: str = "t5", optim: Optim = OPTIM) -> dict[str, Tensor]:

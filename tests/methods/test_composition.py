@@ -125,7 +125,7 @@ def test_memory_rows_are_mixed_in_and_are_saved_with_the_learner(tmp_path: Path)
             rows.append(values["rows"])
 
     method = seq_lora().with_memory(Copies(3))
-    learner = Learner(tiny_host("t5"), None, method, optim=OPTIM, report=watch)
+    learner = Learner(tiny_host("t5"), method, optim=OPTIM, report=watch)
     learner.learn(tiny_task("a"))
     learner.learn(tiny_task("b"))
     learner.save(tmp_path / "saved")
@@ -140,7 +140,7 @@ def test_memory_rows_are_mixed_in_and_are_saved_with_the_learner(tmp_path: Path)
 def test_rules_act_in_their_order_and_keep_tensors_in_the_state(tmp_path: Path) -> None:
     first, second = Times(0.0, "first"), Times(3.0, "second")
     method = replace(inc_lora(), gradient_rules=(first, second))
-    learner = Learner(tiny_host("t5"), None, method, optim=OPTIM)
+    learner = Learner(tiny_host("t5"), method, optim=OPTIM)
     learner.learn(tiny_task())
     assert learner.state.parts["first"]["steps"] == 3
     assert learner.state.parts["second"]["sum"] == 0  # three times nothing
@@ -151,7 +151,7 @@ def test_rules_act_in_their_order_and_keep_tensors_in_the_state(tmp_path: Path) 
 
 
 def test_a_rule_may_act_after_the_step() -> None:
-    learner = Learner(tiny_host("t5"), None, replace(inc_lora(), gradient_rules=(Halt(),)), optim=OPTIM)
+    learner = Learner(tiny_host("t5"), replace(inc_lora(), gradient_rules=(Halt(),)), optim=OPTIM)
     learner.learn(tiny_task())
     found = {name: tensor for name, tensor in learner.adapter.tensors().items() if name.endswith("up.weight")}
     assert found
@@ -160,7 +160,7 @@ def test_a_rule_may_act_after_the_step() -> None:
 
 def test_a_neutral_rule_vanishes() -> None:
     def learnt(method: Method) -> list[torch.Tensor]:
-        learner = Learner(tiny_host("t5"), None, method, seed=1, optim=OPTIM)
+        learner = Learner(tiny_host("t5"), method, seed=1, optim=OPTIM)
         learner.learn(tiny_task())
         return list(learner.adapter.tensors().values())
 
@@ -169,7 +169,7 @@ def test_a_neutral_rule_vanishes() -> None:
 
 
 def test_a_start_fills_the_new_slot_only() -> None:
-    learner = Learner(tiny_host("t5"), None, inc_lora().with_start(Zeros()), optim=Optim(batch_size=99))
+    learner = Learner(tiny_host("t5"), inc_lora().with_start(Zeros()), optim=Optim(batch_size=99))
     learner.learn(tiny_task("a"))
     down = next(tensor for name, tensor in learner.adapter.tensors().items() if name.endswith("down.weight"))
     assert down.abs().sum() == 0, "with A and B at zero no gradient moves either"
@@ -177,7 +177,7 @@ def test_a_start_fills_the_new_slot_only() -> None:
 
 def test_hand_made_methods_need_their_value_to_be_loaded(tmp_path: Path) -> None:
     method = Method(title="mine", sources=(), adapter=inc_lora().adapter)
-    learner = Learner(tiny_host("t5"), None, method, optim=OPTIM)
+    learner = Learner(tiny_host("t5"), method, optim=OPTIM)
     learner.learn(tiny_task())
     learner.save(tmp_path / "saved")
     with pytest.raises(NacreError, match="put together by hand"):
@@ -251,7 +251,7 @@ def test_a_list_gives_each_task_its_own_value() -> None:
 
     method = build_method("inc_lora+l1", {"l1": {"group": "up", "strength": [0.0, 0.5]}})
     optim = Optim(batch_size=12, learning_rate=(1e-2, 1e-3), epochs=(1, 2), log_every=1)
-    learner = Learner(tiny_host("t5"), None, method, optim=optim, report=watch)
+    learner = Learner(tiny_host("t5"), method, optim=optim, report=watch)
     for name in ("animals", "birds"):
         learner.learn(tiny_task(name))
     assert weights[0] == 0
@@ -295,7 +295,7 @@ def test_third_parties_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch)
     point = EntryPoint("narrow_lora", f"{__name__}:narrow_lora", METHODS.package)
     monkeypatch.setattr(registry, "entry_points", lambda *, group: [point] if group == METHODS.package else [])
     assert "narrow_lora" in METHODS.names()
-    learner = Learner(tiny_host("t5"), None, build_method("narrow_lora", {"rank": 2}), optim=OPTIM)
+    learner = Learner(tiny_host("t5"), build_method("narrow_lora", {"rank": 2}), optim=OPTIM)
     learner.learn(tiny_task())
     assert learner.method.name == "narrow_lora"
     assert all(t.shape[0] == 2 for name, t in learner.adapter.tensors().items() if name.endswith("down.weight"))

@@ -134,9 +134,9 @@ def test_placing_changes_nothing_and_removing_restores_every_bit(method: Method,
     host = tiny_host(architecture)
     names, pristine = list(host.model.state_dict()), {k: v.clone() for k, v in host.model.state_dict().items()}
     flags = {name: parameter.requires_grad for name, parameter in host.model.named_parameters()}
-    learner = Learner(host, None, method, optim=OPTIM)
+    learner = Learner(host, method, optim=OPTIM)
     bare = tiny_host(architecture)
-    assert torch.equal(logits(learner), logits(Learner(bare, None, build_method("seq_ft"), optim=OPTIM)))
+    assert torch.equal(logits(learner), logits(Learner(bare, build_method("seq_ft"), optim=OPTIM)))
     for tasks in stages(method):
         learner.learn(*tasks)
     learner.remove()
@@ -146,7 +146,7 @@ def test_placing_changes_nothing_and_removing_restores_every_bit(method: Method,
 
 
 def test_everything_trainable_is_in_the_optimizer_gets_a_gradient_and_moves(method: Method, architecture: str) -> None:
-    learner = Learner(tiny_host(architecture), None, method, optim=OPTIM)
+    learner = Learner(tiny_host(architecture), method, optim=OPTIM)
     for number, tasks in enumerate(stages(method)):
         moved: dict[int, bool] = {}
         before: list[Tensor] = []
@@ -171,7 +171,7 @@ def test_everything_trainable_is_in_the_optimizer_gets_a_gradient_and_moves(meth
 
 
 def test_only_what_the_adapter_owns_is_trainable_while_learning(method: Method, architecture: str) -> None:
-    learner = Learner(tiny_host(architecture), None, method, optim=OPTIM)
+    learner = Learner(tiny_host(architecture), method, optim=OPTIM)
 
     def watch(kind: str, **_: object) -> None:
         if kind == "step":
@@ -185,7 +185,7 @@ def test_only_what_the_adapter_owns_is_trainable_while_learning(method: Method, 
 def test_the_past_is_frozen_bit_for_bit(method: Method, architecture: str) -> None:
     if not (method.adapter.grows and method.curriculum.continues):
         pytest.skip("the method trains on what earlier tasks use")
-    learner = Learner(tiny_host(architecture), None, method, optim=OPTIM)
+    learner = Learner(tiny_host(architecture), method, optim=OPTIM)
     learnt: list[dict[str, Tensor]] = []
     for (task,) in stages(method, 5):
         learner.learn(task)
@@ -212,7 +212,7 @@ def test_the_past_is_frozen_bit_for_bit(method: Method, architecture: str) -> No
 def test_saved_and_loaded_gives_equal_logits_and_the_same_future(
     method: Method, architecture: str, tmp_path: Path
 ) -> None:
-    learner = Learner(tiny_host(architecture), None, method, seed=3, optim=OPTIM)
+    learner = Learner(tiny_host(architecture), method, seed=3, optim=OPTIM)
     portions = stages(method, 3)
     for tasks in portions[:2]:
         learner.learn(*tasks)
@@ -235,7 +235,7 @@ def test_the_same_seed_gives_the_same_bits_and_leaves_the_callers_random_state(
     method: Method, architecture: str
 ) -> None:
     def learnt(seed: int) -> dict[str, Tensor]:
-        learner = Learner(tiny_host(architecture), None, method, seed=seed, optim=OPTIM)
+        learner = Learner(tiny_host(architecture), method, seed=seed, optim=OPTIM)
         learner.learn(*stages(method)[0])
         return state_of(learner)
 
@@ -260,13 +260,13 @@ def test_learning_learns(method: Method, architecture: str) -> None:
     # An encoder has to gather the answer in its first token, which takes more and smaller steps.
     rate, epochs = (1e-2, 30) if architecture == "roberta" else (3e-2, 10)
     optim = Optim(batch_size=6, learning_rate=rate, log_every=1, epochs=epochs)
-    learner = Learner(tiny_host(architecture), None, method, optim=optim, report=watch)
+    learner = Learner(tiny_host(architecture), method, optim=optim, report=watch)
     learner.learn(*stages(method)[0])
     assert sum(losses[-2:]) < 0.8 * sum(losses[:2])
 
 
 def test_curricula_that_start_afresh_refuse_a_second_portion(method: Method) -> None:
-    learner = Learner(tiny_host("t5"), None, method, optim=OPTIM)
+    learner = Learner(tiny_host("t5"), method, optim=OPTIM)
     if method.curriculum.continues:
         with pytest.raises(TrainingError, match="one task at a time"):
             learner.learn(TASKS[0], TASKS[1])
@@ -278,7 +278,7 @@ def test_curricula_that_start_afresh_refuse_a_second_portion(method: Method) -> 
 
 def test_predictions_to_finished_prompts_are_the_answers_to_their_examples(architecture: str) -> None:
     optim = Optim(batch_size=4, learning_rate=3e-2, epochs=4, max_target_length=5)
-    learner = Learner(tiny_host(architecture), None, build_method("inc_lora"), optim=optim)
+    learner = Learner(tiny_host(architecture), build_method("inc_lora"), optim=optim)
     learner.learn(TASKS[0])
     prompts = [example.input for example in TASKS[0].examples("test")]
     predicted = learner.predict(prompts)

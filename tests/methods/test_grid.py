@@ -66,7 +66,7 @@ def test_three_tasks_are_learnt_one_after_the_other(name: str, architecture: str
     optim = Optim(batch_size=8, learning_rate=rate, epochs=epochs, log_every=1, max_target_length=8)
     rank = 2 if name.startswith("lb_cl") else 4  # of LB-CL, so that earlier tasks leave a map of eight rows some room
     method = build_method(name, {} if name.startswith("seq_ft") else {"rank": rank, "roles": ROLES})
-    learner = Learner(tiny_host(architecture), None, method, seed=1, optim=optim, report=watch)
+    learner = Learner(tiny_host(architecture), method, seed=1, optim=optim, report=watch)
     for task in TASKS:
         losses.clear()
         learner.learn(task)

@@ -17,7 +17,7 @@ OPTIM = Optim(batch_size=4, learning_rate=1e-2)
 
 
 def learnt(architecture: str, method: str, tasks: int = 1, **parameters: object) -> dict[str, Tensor]:
-    learner = Learner(tiny_host(architecture), None, build_method(method, parameters), seed=7, optim=OPTIM)
+    learner = Learner(tiny_host(architecture), build_method(method, parameters), seed=7, optim=OPTIM)
     for number in range(tasks):
         learner.learn(tiny_task(f"task {number}"))
     head = {f"head.{name}": tensor.clone() for name, tensor in learner.host.family.tensors().items()}
@@ -64,7 +64,7 @@ def test_no_sparsity_is_no_penalty() -> None:
         from dataclasses import replace
 
         method = replace(build_method("am_lora", {"sparsity": 0.0}), penalties=())
-        learner = Learner(tiny_host("t5"), None, method, seed=7, optim=OPTIM)
+        learner = Learner(tiny_host("t5"), method, seed=7, optim=OPTIM)
         for number in range(2):
             learner.learn(tiny_task(f"task {number}"))
         return dict(learner.adapter.tensors())
@@ -107,7 +107,7 @@ def test_the_past_is_a_sum_whether_folded_or_not() -> None:
 def test_sites_agree_with_peft_on_the_sum_of_adapters() -> None:
     """Two tasks' LoRAs summed: the same logits as PEFT with both adapters active."""
     peft = pytest.importorskip("peft")
-    learner = Learner(tiny_host("llama"), None, build_method("inc_lora", {"rank": 2, "alpha": 6.0}), optim=OPTIM)
+    learner = Learner(tiny_host("llama"), build_method("inc_lora", {"rank": 2, "alpha": 6.0}), optim=OPTIM)
     for number in range(2):
         learner.learn(tiny_task(f"task {number}"))
     tensors = {name: tensor.clone() for name, tensor in learner.adapter.tensors().items()}

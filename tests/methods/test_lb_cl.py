@@ -34,7 +34,7 @@ def tensors_of(learner: Learner) -> Tensors:
 
 
 def learnt(method: Method, tasks: int, architecture: str = "t5", optim: Optim = OPTIM, seed: int = 4) -> Learner:
-    learner = Learner(tiny_host(architecture), None, method, seed=seed, optim=optim)
+    learner = Learner(tiny_host(architecture), method, seed=seed, optim=optim)
     for task in TASKS[:tasks]:
         learner.learn(task)
     return learner
@@ -43,7 +43,7 @@ def learnt(method: Method, tasks: int, architecture: str = "t5", optim: Optim = 
 def at_start(method: Method, tasks: int, architecture: str = "t5") -> tuple[Tensors, Tensor]:
     """The tensors and logits of a learner when the last of its tasks begins, before the first step."""
     found: list[tuple[Tensors, Tensor]] = []
-    learner = Learner(tiny_host(architecture), None, method, seed=4, optim=OPTIM)
+    learner = Learner(tiny_host(architecture), method, seed=4, optim=OPTIM)
     learner.report = lambda kind, **_: kind == "trainable" and found.append((tensors_of(learner), logits(learner)))
     for task in TASKS[:tasks]:
         learner.learn(task)
@@ -100,7 +100,7 @@ def test_scale_is_one_unless_alpha_says_otherwise() -> None:
 def test_the_first_task_begins_at_the_host() -> None:
     """U and V normal(0, 0.02), sigma 0: nothing is changed, and the draw depends on seed and site only."""
     tensors, found = at_start(lb_cl(rank=6), 1)
-    assert torch.equal(found, logits(Learner(tiny_host("t5"), None, lb_cl(), optim=OPTIM)))
+    assert torch.equal(found, logits(Learner(tiny_host("t5"), lb_cl(), optim=OPTIM)))
     factors = torch.cat([t.flatten() for name, t in tensors.items() if name.endswith(".weight")])
     assert abs(factors.std() / 0.02 - 1) < 0.1
     assert all(not t.any() for name, t in tensors.items() if name.endswith(".sigma"))
@@ -259,7 +259,7 @@ def test_layers_are_found_in_every_architecture() -> None:
     assert layer_of("decoder.block.3.layer.0.SelfAttention.q") == ("decoder.block", 3)
     assert layer_of("lm_head") is None
     for architecture in ARCHITECTURES:
-        learner = Learner(tiny_host(architecture), None, build_method("inc_lora"), optim=OPTIM)
+        learner = Learner(tiny_host(architecture), build_method("inc_lora"), optim=OPTIM)
         body, sites = learner.host.body, list(learner.adapter.sites)
         top, both = in_top_layers(body, sites, 1), in_top_layers(body, sites, 9)
         assert {layer_of(name)[1] for name in top} == {1}
@@ -323,7 +323,7 @@ def test_what_stays_out_of_the_old_span(
         build_method("inc_lora+orthogonal_gradient", {"rank": 2, "orthogonal_gradient": {"on": on}}),
     ):
         begun: list[Tensors] = []
-        learner = Learner(tiny_host(architecture), None, method, seed=4, optim=optim)
+        learner = Learner(tiny_host(architecture), method, seed=4, optim=optim)
         learner.report = lambda kind, learner=learner, begun=begun, **_: (
             kind == "trainable" and begun.append(tensors_of(learner))
         )
@@ -374,7 +374,7 @@ def test_gradients_are_projected_site_by_site(space: str) -> None:
     for label, method in (("ruled", learner.method), ("plain", plain)):
         seen = Seen()
         optim = Optim(batch_size=99, learning_rate=1e-2)
-        twin = Learner(tiny_host("t5"), None, method.with_gradient_rule(seen), seed=4, optim=optim)
+        twin = Learner(tiny_host("t5"), method.with_gradient_rule(seen), seed=4, optim=optim)
         twin.adapter.load(tensors, 2)
         twin.learn(TASKS[2])
         found[label] = {name: gradient.double() for name, gradient in seen.found[0].items()}

@@ -44,7 +44,7 @@ class Watch(GradientRule):
 
 def learner_of(method: str, architecture: str = "t5", optim: Optim = OPTIM, seed: int = 7, **migu: object) -> Learner:
     parameters = {"migu": migu} if "+migu" in method else {}
-    return Learner(tiny_host(architecture), None, build_method(method, parameters), seed=seed, optim=optim)
+    return Learner(tiny_host(architecture), build_method(method, parameters), seed=seed, optim=optim)
 
 
 def learnt(learner: Learner, tasks: int = 2) -> dict[str, Tensor]:
@@ -154,7 +154,7 @@ def test_what_is_not_attention_or_feed_forward_is_never_masked() -> None:
 
         parameters = {"migu": {"first_task": True}} if "+" in method else {}
         watched = build_method(method, parameters).with_gradient_rule(Watch(see))
-        Learner(tiny_host("t5"), None, watched, optim=Optim(batch_size=99, max_grad_norm=None)).learn(tiny_task())
+        Learner(tiny_host("t5"), watched, optim=Optim(batch_size=99, max_grad_norm=None)).learn(tiny_task())
     masked_names = {f"{one.name}.weight" for one in learner_of("seq_ft").adapter.feature_maps()}
     for name, gradient in found["seq_ft"].items():
         masked = found["seq_ft+migu"][name]
@@ -173,7 +173,7 @@ def test_what_is_not_attention_or_feed_forward_is_never_masked() -> None:
 
 def magnitudes_of(host: Host, batches: list[list[Encoded]], tokens: str = "non_padding", **options: object) -> Tensor:
     """The sums of all feature maps of full fine-tuning, one after the other."""
-    learner = Learner(host, None, build_method("seq_ft"), optim=OPTIM)
+    learner = Learner(host, build_method("seq_ft"), optim=OPTIM)
     learner.adapter.grow()
     engine = Magnitudes(host.body, learner.adapter.feature_maps(), tokens, **options)  # type: ignore[arg-type]
     for rows in batches:
@@ -201,7 +201,7 @@ def test_every_way_to_tell_the_decoders_padding_gives_the_same(architecture: str
     found = []
     for way in ("ids", "labels", "mask", "positions"):
         host = tiny_host(architecture, torch.float64)
-        learner = Learner(host, None, build_method("seq_ft"), optim=OPTIM)
+        learner = Learner(host, build_method("seq_ft"), optim=OPTIM)
         learner.adapter.grow()
         engine = Magnitudes(host.model, learner.adapter.feature_maps())
         batch = host.family.batch(ROWS)
@@ -222,8 +222,8 @@ def test_every_way_to_tell_the_decoders_padding_gives_the_same(architecture: str
 
 def test_a_batch_that_hides_the_decoders_padding_is_refused() -> None:
     host = tiny_host("t5")
-    Learner(host, None, build_method("seq_ft")).adapter.grow()
-    maps = Learner(host, None, build_method("seq_ft")).adapter.feature_maps()
+    Learner(host, build_method("seq_ft")).adapter.grow()
+    maps = Learner(host, build_method("seq_ft")).adapter.feature_maps()
     batch = host.family.batch(ROWS)
     embedded = host.model.get_input_embeddings()(batch["decoder_input_ids"])
     engine = Magnitudes(host.model, maps)
@@ -240,7 +240,7 @@ def test_a_batch_that_hides_the_decoders_padding_is_refused() -> None:
 
 def test_outputs_of_another_shape_than_the_tokens_are_refused() -> None:
     host = tiny_host("llama")
-    maps = Learner(host, None, build_method("seq_ft")).adapter.feature_maps()
+    maps = Learner(host, build_method("seq_ft")).adapter.feature_maps()
     Magnitudes(host.model, maps)
     with pytest.raises(TrainingError, match=r"q_proj gave outputs of shape \[1, 3, 16\] for \[1, 5\] tokens"):
         host.model(input_ids=torch.tensor([[3, 5, 6]]), attention_mask=torch.ones(1, 5))
@@ -266,7 +266,7 @@ def test_checkpointing_does_not_count_twice(architecture: str, reentrant: bool) 
 
 def test_passes_that_belong_to_no_step_do_not_count() -> None:
     host = tiny_host("t5", torch.float64)
-    learner = Learner(host, None, build_method("seq_ft"))
+    learner = Learner(host, build_method("seq_ft"))
     learner.adapter.grow()
     engine = Magnitudes(host.model, learner.adapter.feature_maps())
     with torch.no_grad():
@@ -305,7 +305,7 @@ def test_a_map_that_is_called_twice_counts_twice() -> None:
 def test_gated_loras_are_measured_though_their_a_is_not_called() -> None:
     """AM-LoRA multiplies all tasks' A at once; A x of the newest counts all the same."""
     host = tiny_host("llama", torch.float64)
-    learner = Learner(host, None, build_method("am_lora", {"rank": 3}), optim=OPTIM)
+    learner = Learner(host, build_method("am_lora", {"rank": 3}), optim=OPTIM)
     for task in ("one", "two"):
         learner.learn(tiny_task(task))
     learner.adapter.grow()
@@ -336,7 +336,7 @@ def test_accumulation_does_not_change_the_masks(base: str) -> None:
         optim = Optim(batch_size=6, accumulation=accumulation, learning_rate=1e-2, log_every=1)
         parameters = {} if base == "seq_ft" else {"dropout": 0.0}
         method = build_method(f"{base}+migu", {**parameters, "migu": {"first_task": True}})
-        learner = Learner(tiny_host("t5", torch.float64), None, method, seed=1, optim=optim)
+        learner = Learner(tiny_host("t5", torch.float64), method, seed=1, optim=optim)
         masks = masks_of(learner)
         learner.learn(tiny_task())
         found.append(masks)
@@ -351,7 +351,7 @@ def masks_of_uneven_steps(base: str) -> list[dict[str, Tensor]]:
     migu = {"first_task": True, "clusters": 0 if base == "seq_ft" else 3}
     optim = Optim(batch_size=6, accumulation=2, epochs=2, learning_rate=1e-3, log_every=1)
     method = build_method(f"{base}+migu", {**own, "migu": migu})
-    learner = Learner(tiny_host("t5", torch.float64), None, method, seed=2, optim=optim)
+    learner = Learner(tiny_host("t5", torch.float64), method, seed=2, optim=optim)
     masks = masks_of(learner)
     learner.learn(tiny_task(rows=8))
     return masks
@@ -429,7 +429,7 @@ def test_features_of_gpt2_lie_along_the_second_axis() -> None:
             seen.append(name.rsplit(".", 1)[-1])
 
     method = build_method("seq_ft+migu", {"migu": {"first_task": True}}).with_gradient_rule(Watch(see))
-    Learner(tiny_host("gpt2"), None, method, optim=OPTIM).learn(tiny_task())
+    Learner(tiny_host("gpt2"), method, optim=OPTIM).learn(tiny_task())
     assert set(seen) == {"c_attn", "c_proj", "c_fc"}
 
 
@@ -455,11 +455,11 @@ def test_components_without_a_map_are_named() -> None:
 def test_an_unknown_architecture_cannot_be_masked_as_a_whole_but_its_named_maps_can() -> None:
     host = tiny_host("llama")
     host.model.config.model_type = "never-heard-of"
-    learner = Learner(host, None, build_method("seq_ft+migu", {"migu": {"first_task": True}}), optim=OPTIM)
+    learner = Learner(host, build_method("seq_ft+migu", {"migu": {"first_task": True}}), optim=OPTIM)
     with pytest.raises(ModelError, match="'never-heard-of' are attention and feed-forward is not known"):
         learner.learn(tiny_task())
     named = {"modules": ["q_proj"], "migu": {"first_task": True}}
-    learner = Learner(host, None, build_method("seq_lora+migu", named), optim=OPTIM)
+    learner = Learner(host, build_method("seq_lora+migu", named), optim=OPTIM)
     masks = masks_of(learner)
     learner.learn(tiny_task())
     assert len(masks[0]) == 4
@@ -470,7 +470,7 @@ def test_an_unknown_encoder_decoder_counts_all_tokens_or_none() -> None:
         host = tiny_host("t5")
         host.model.config.model_type = "never-heard-of"
         named = {"modules": ["SelfAttention.q"], "migu": {"first_task": True, "tokens": tokens}}
-        learner = Learner(host, None, build_method("seq_lora+migu", named), optim=OPTIM)
+        learner = Learner(host, build_method("seq_lora+migu", named), optim=OPTIM)
         if tokens == "all":
             learner.learn(tiny_task())
             return
@@ -518,7 +518,7 @@ def test_clusters_hold_features_that_are_alike() -> None:
 def test_profiles_are_mean_magnitudes_by_row() -> None:
     from nacre.parts.feature_clusters import effective_rows, magnitude_profiles
 
-    learner = Learner(tiny_host("t5", torch.float64), None, build_method("inc_lora", {"rank": 3}), optim=OPTIM)
+    learner = Learner(tiny_host("t5", torch.float64), build_method("inc_lora", {"rank": 3}), optim=OPTIM)
     learner.learn(tiny_task("one"))
     learner.learn(tiny_task("two"))
     maps = learner.adapter.feature_maps()
@@ -583,7 +583,7 @@ def test_masks_by_weight_and_by_gradient(by: str) -> None:
                 norms[f"{name}.down"], norms[name] = (m.weight.grad.abs().sum(1) for m in (site.down, site.up))
 
     method = build_method("inc_lora").with_gradient_rule(Watch(see))
-    plain = Learner(tiny_host("t5"), None, method, seed=7, optim=optim)
+    plain = Learner(tiny_host("t5"), method, seed=7, optim=optim)
 
     def watch(kind: str, **_: object) -> None:
         if kind == "trainable" and by == "weight":

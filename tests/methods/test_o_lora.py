@@ -27,7 +27,7 @@ TASKS = [tiny_task(name) for name in ("animals", "birds", "fish")]
 def learnt(
     name: str, architecture: str = "t5", tasks: int = 2, optim: Optim = OPTIM, **parameters: Any
 ) -> dict[str, Tensor]:
-    learner = Learner(tiny_host(architecture), None, build_method(name, parameters), seed=7, optim=optim)
+    learner = Learner(tiny_host(architecture), build_method(name, parameters), seed=7, optim=optim)
     for task in TASKS[:tasks]:
         learner.learn(task)
     return {key: tensor.clone() for key, tensor in learner.adapter.tensors().items()}
@@ -60,7 +60,7 @@ def naive_overlap(tensors: Mapping[str, Tensor], side: str, norm: str) -> tuple[
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
 def test_the_penalty_is_that_of_the_public_tensors(norm: str, side: str, reduce: str) -> None:
     parameters = {"norm": norm, "side": side, "reduce": reduce, "rank": 2}
-    learner = Learner(tiny_host("t5", torch.float64), None, build_method("o_lora", parameters), optim=OPTIM)
+    learner = Learner(tiny_host("t5", torch.float64), build_method("o_lora", parameters), optim=OPTIM)
     for seed in range(3):
         learner.adapter.grow()
         learner.adapter.fresh(seed)
@@ -76,7 +76,7 @@ def test_the_penalty_is_that_of_the_public_tensors(norm: str, side: str, reduce:
 
 def test_the_gradient_reaches_the_new_factor_of_the_side_and_nothing_else() -> None:
     for side, trained, left in [("input", "down", "up"), ("output", "up", "down")]:
-        learner = Learner(tiny_host("t5"), None, build_method("o_lora", {"side": side}), optim=OPTIM)
+        learner = Learner(tiny_host("t5"), build_method("o_lora", {"side": side}), optim=OPTIM)
         for seed in range(2):
             learner.adapter.grow()
             learner.adapter.fresh(seed)
@@ -149,7 +149,7 @@ def test_lambdas_may_differ_from_task_to_task() -> None:
             seen.append((weight, terms["norm_penalty_weighted"] / terms["norm_penalty"]))
 
     method = build_method("o_lora", {"orthogonality": [9.0, 0.5, 5.0], "shrinkage": [0.0, 0.1, 0.3]})
-    learner = Learner(tiny_host("t5"), None, method, optim=OPTIM, report=watch)
+    learner = Learner(tiny_host("t5"), method, optim=OPTIM, report=watch)
     for task in TASKS:
         learner.learn(task)
     expected = [(0.0, 0.0), (0.5, 0.1), (5.0, 0.3)]  # on the first task nothing can overlap
@@ -170,7 +170,7 @@ def test_accumulation_does_not_change_the_penalties_weight() -> None:
 
         optim = Optim(batch_size=6, learning_rate=1e-2, log_every=1, accumulation=accumulation, max_grad_norm=None)
         method = build_method("o_lora", {"dropout": 0.0, "shrinkage": 0.2}).with_gradient_rule(Seen())
-        learner = Learner(tiny_host("t5", torch.float64), None, method, optim=optim)
+        learner = Learner(tiny_host("t5", torch.float64), method, optim=optim)
         for task in TASKS[:2]:
             learner.learn(task)
         return found
@@ -216,7 +216,7 @@ def test_tensors_are_paired_once_a_task_and_nothing_is_copied_or_left(monkeypatc
             made.append(self)
 
     monkeypatch.setattr(orthogonality, "Pairs", Counted)
-    learner = Learner(tiny_host("t5"), None, build_method("o_lora", {}), optim=OPTIM)
+    learner = Learner(tiny_host("t5"), build_method("o_lora", {}), optim=OPTIM)
     learner.learn(TASKS[0])
     seen: list[set[int]] = []
     learner.report = lambda kind, **_: (

@@ -76,9 +76,7 @@ def test_a_run_answers_each_task_once_in_each_state(
 
 @pytest.mark.parametrize("decode", ["free", "labels"])
 def test_batches_shrink_until_they_fit(decode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = Learner(
-        tiny_host("t5"), None, build_method("seq_lora", {}), decoding=Decoding(batch_size=6, decode=decode)
-    )
+    learner = Learner(tiny_host("t5"), build_method("seq_lora", {}), decoding=Decoding(batch_size=6, decode=decode))
     task, what = tiny_task(), {"free": "write", "labels": "choose"}[decode]
     wanted, sizes = learner.answer([task]), []
     way = getattr(learner.host, what)
@@ -98,7 +96,7 @@ def test_batches_shrink_until_they_fit(decode: str, monkeypatch: pytest.MonkeyPa
 def test_other_errors_and_a_row_that_does_not_fit_are_told(
     error: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learner = Learner(tiny_host("t5"), None, build_method("seq_lora", {}), decoding=Decoding(batch_size=6))
+    learner = Learner(tiny_host("t5"), build_method("seq_lora", {}), decoding=Decoding(batch_size=6))
     sizes = []
 
     def broken(chosen: Sequence[Encoded], *rest: object) -> object:
@@ -121,7 +119,7 @@ def test_batches_are_cut_where_that_saves_padding(
     for split_padding in (None, 0):
         decoding = Decoding(decode=decode, split_padding=split_padding)
         optim = Optim(max_target_length=4)
-        learner = Learner(tiny_host(architecture), None, build_method("seq_lora", {}), optim=optim, decoding=decoding)
+        learner = Learner(tiny_host(architecture), build_method("seq_lora", {}), optim=optim, decoding=decoding)
         seen, prompts = [], learner.host.family.prompts
         monkeypatch.setattr(
             learner.host.family, "prompts", lambda rows, p=prompts, s=seen: s.append(len(rows)) or p(rows)

@@ -496,7 +496,7 @@ def lessons() -> Task:
 def learner_of(host: Host, method: str = "seq_lora", parameters: dict[str, Any] | None = None, **optim: Any) -> Learner:
     settings = Optim(**{"learning_rate": 0.02, "batch_size": 4, "epochs": 12, "max_source_length": 40,
                         "max_target_length": 8, **optim})  # fmt: skip
-    return Learner(host, None, build_method(method, parameters or {}), optim=settings)
+    return Learner(host, build_method(method, parameters or {}), optim=settings)
 
 
 def test_a_tiny_llama_learns_to_answer_each_turn(tmp_path: Path) -> None:

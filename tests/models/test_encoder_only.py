@@ -36,7 +36,7 @@ SECOND = tiny_task("fish", labels=("maybe", "no"))  # shares "no"
 
 
 def learner_of(method: str = "inc_lora", architecture: str = "roberta", **optim: object) -> Learner:
-    return Learner(tiny_host(architecture), None, build_method(method), seed=4, optim=OPTIM.model_copy(update=optim))
+    return Learner(tiny_host(architecture), build_method(method), seed=4, optim=OPTIM.model_copy(update=optim))
 
 
 def head_of(learner: Learner) -> GrowingHead:
@@ -126,7 +126,7 @@ def test_a_shared_row_goes_on_from_where_it_was() -> None:
 
 def test_the_head_is_at_least_as_exact_as_float32() -> None:
     host = tiny_host("roberta", torch.bfloat16)
-    learner = Learner(host, None, build_method("inc_lora"), optim=OPTIM)
+    learner = Learner(host, build_method("inc_lora"), optim=OPTIM)
     learner.learn(FIRST)
     assert {tensor.dtype for tensor in host.family.tensors().values()} == {torch.float32}
     assert tiny_host("roberta", torch.float64).model.head.weight.dtype == torch.float64
@@ -220,7 +220,7 @@ def test_accumulation_does_not_change_the_gradients(method: str) -> None:
         parameters = {} if method == "seq_ft" else {"dropout": 0.0}
         optim = Optim(batch_size=12, accumulation=accumulation, max_grad_norm=None, log_every=1)
         host = tiny_host("roberta", torch.float64)
-        learner = Learner(host, None, build_method(method, parameters), optim=optim, report=watch)
+        learner = Learner(host, build_method(method, parameters), optim=optim, report=watch)
         learner.learn(FIRST)
         return found
 
@@ -348,7 +348,7 @@ def test_hosts_that_write_save_no_head(tmp_path: Path) -> None:
 def test_removing_takes_the_head_away(method: str) -> None:
     host, untouched = tiny_host("roberta"), tiny_host("roberta")
     inputs = host.family.prompts([host.family.encode(row, Lengths()) for row in FIRST.examples("test")])
-    learner = Learner(host, None, build_method(method), optim=OPTIM)
+    learner = Learner(host, build_method(method), optim=OPTIM)
     learner.learn(FIRST)
     assert host.family.tensors()
     learner.remove()
@@ -370,7 +370,7 @@ def test_the_fingerprint_is_of_the_encoder() -> None:
 
 
 def learnt(method: str, tasks: Sequence[Task], host: Host) -> tuple[dict[str, Tensor], list[str]]:
-    learner = Learner(host, None, build_method(method), seed=4, optim=OPTIM)
+    learner = Learner(host, build_method(method), seed=4, optim=OPTIM)
     learner.learn(*tasks)
     return {name: tensor.clone() for name, tensor in host.family.tensors().items()}, list(host.model.head.classes)
 
@@ -386,7 +386,7 @@ def test_joint_learns_the_classes_of_all_tasks() -> None:
 def test_a_fresh_learner_on_the_same_host_knows_no_class() -> None:
     """As in ``independent``: the second copy is what it would be on a host that has never learnt."""
     host = tiny_host("roberta")
-    first = Learner(host, None, build_method("independent"), seed=4, optim=OPTIM)
+    first = Learner(host, build_method("independent"), seed=4, optim=OPTIM)
     first.learn(FIRST)
     first.remove()
     again, classes = learnt("independent", [SECOND], host)
@@ -457,7 +457,7 @@ def test_a_folder_with_a_pooler_in_half_precision_loads_as_a_sentence_encoder_do
     loaded = host.body.state_dict()
     assert not any("pooler" in name for name in loaded)
     assert all(torch.equal(loaded[name], t.float()) for name, t in saved.state_dict().items() if "pooler" not in name)
-    learner = Learner(host, None, build_method("am_lora"), optim=OPTIM)
+    learner = Learner(host, build_method("am_lora"), optim=OPTIM)
     learner.learn(FIRST)
     assert set(learner.answer([FIRST])[0]) <= {"yes", "no"}
 
@@ -465,7 +465,7 @@ def test_a_folder_with_a_pooler_in_half_precision_loads_as_a_sentence_encoder_do
 def test_a_bare_encoder_can_be_given_and_is_given_back() -> None:
     encoder = tiny_host("bert").body
     pristine = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    learner = Learner(encoder, tokenizer("encoder-only"), build_method("seq_ft"), optim=OPTIM)
+    learner = Learner(Host(encoder, tokenizer("encoder-only")), build_method("seq_ft"), optim=OPTIM)
     learner.learn(FIRST)
     assert learner.host.body is encoder
     learner.remove()
@@ -497,6 +497,6 @@ def test_a_pretrained_sentence_encoder_learns() -> None:
         assert torch.equal(host.body(ids).last_hidden_state, plain(ids).last_hidden_state)
     task = tiny_task("animals", rows=16)
     task = replace(task, test=task.train)
-    learner = Learner(host, None, build_method("seq_lora"), optim=Optim(batch_size=8, learning_rate=2e-3, epochs=6))
+    learner = Learner(host, build_method("seq_lora"), optim=Optim(batch_size=8, learning_rate=2e-3, epochs=6))
     learner.learn(task)
     assert learner.evaluate([task])[0].accuracy >= 0.9

@@ -55,7 +55,7 @@ def learner_of(
     method: str = "inc_lora", *, head: str = "per_task", host: Host | None = None, **optim: object
 ) -> Learner:
     settings = OPTIM.model_copy(update=optim)
-    return Learner(host or tiny_host("roberta"), None, build_method(method), seed=4, optim=settings, head=head)  # type: ignore[arg-type]
+    return Learner(host or tiny_host("roberta"), build_method(method), seed=4, optim=settings, head=head)  # type: ignore[arg-type]
 
 
 def learnt(method: str, tasks: Sequence[Task], **more: Any) -> Learner:
@@ -338,7 +338,7 @@ class FirstTaskOnly(Memory):
 
 def test_rehearsed_rows_train_the_head_of_their_own_task_and_no_other() -> None:
     method = build_method("seq_lora").with_memory(FirstTaskOnly())
-    learner = TaskLearner(tiny_host("roberta"), None, method, optim=OPTIM.model_copy(update={"weight_decay": 0.1}))
+    learner = TaskLearner(tiny_host("roberta"), method, optim=OPTIM.model_copy(update={"weight_decay": 0.1}))
     learner.learn(ANIMALS)
     learner.learn(FISH)
     before = {task: rows_of(learner, task) for task in ("animals", "fish")}
@@ -357,7 +357,6 @@ def test_a_step_with_rehearsed_rows_has_each_rows_own_loss(method: str) -> None:
     expected: list[float] = []
     learner = TaskLearner(
         tiny_host("roberta", torch.float64),
-        None,
         build_method(method, parameters),
         optim=Optim(batch_size=32, log_every=1),
     )
@@ -391,7 +390,7 @@ def test_a_step_with_rehearsed_rows_has_each_rows_own_loss(method: str) -> None:
 def test_keeping_nothing_is_learning_without_a_memory(nothing: dict[str, float]) -> None:
     decay = OPTIM.model_copy(update={"weight_decay": 0.1})
     learners = [
-        TaskLearner(tiny_host("roberta"), None, build_method(name, parameters), optim=decay)
+        TaskLearner(tiny_host("roberta"), build_method(name, parameters), optim=decay)
         for name, parameters in (("replay", nothing), ("seq_ft", {}))
     ]
     for learner in learners:
@@ -437,7 +436,7 @@ def test_text_between_labelled_tasks_is_learnt_as_ever() -> None:
     found = {}
     for kind in ("growing", "per_task"):
         short = OPTIM.model_copy(update={"max_source_length": 16})
-        learner = Learner(text_host(), None, build_method("inc_lora"), optim=short, head=kind)  # type: ignore[arg-type]
+        learner = Learner(text_host(), build_method("inc_lora"), optim=short, head=kind)  # type: ignore[arg-type]
         learner.learn(ANIMALS)
         labels = learner.host.family.tensors()["weight"].clone()
         learner.learn(text_task("farm"))

@@ -230,7 +230,7 @@ def test_the_chosen_label_is_the_best_by_brute_force(
 def test_a_learner_chooses_among_each_tasks_labels() -> None:
     tasks = [tiny_task("animals"), tiny_task("colors", labels=("yes", "no", "maybe"))]
     host, decoding = tiny_host("llama", torch.float64), Decoding(decode="labels")
-    learner = Learner(host, None, seq_lora(rank=2), optim=SHORT, decoding=decoding)
+    learner = Learner(host, seq_lora(rank=2), optim=SHORT, decoding=decoding)
     learner.learn(tasks[0])
     answers = learner.answer(tasks)
     for task, found in zip(tasks, answers, strict=True):
@@ -243,7 +243,7 @@ def test_a_learner_chooses_among_each_tasks_labels() -> None:
 
 
 def test_free_text_cannot_be_chosen() -> None:
-    learner = Learner(tiny_host("t5"), None, seq_lora(), decoding=Decoding(decode="labels"))
+    learner = Learner(tiny_host("t5"), seq_lora(), decoding=Decoding(decode="labels"))
     story = replace(tiny_task("story"), labels=None)
     with pytest.raises(DataError, match=r"Task 'story' has no labels, .*free text needs decode=free"):
         learner.answer([tiny_task(), story])
@@ -272,7 +272,7 @@ def test_labels_are_encoded_behind_each_rows_own_cue() -> None:
 
 def test_an_encoder_chooses_among_the_tasks_own_classes() -> None:
     first, second = tiny_task("animals"), tiny_task("fish", labels=("no", "maybe"))
-    learner = Learner(tiny_host("roberta"), None, seq_lora(), decoding=Decoding(decode="labels"))
+    learner = Learner(tiny_host("roberta"), seq_lora(), decoding=Decoding(decode="labels"))
     assert learner.answer([first]) == [[""] * 6]  # no class is known yet
     learner.learn(first)
     assert set(learner.answer([second])[0]) == {"no"}  # "maybe" is not known yet

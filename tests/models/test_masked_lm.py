@@ -159,7 +159,7 @@ def test_the_loss_is_the_one_of_transformers(architecture: str, bare: bool) -> N
 
 
 def test_the_output_layer_is_the_encoders_embedding_and_the_rest_of_the_head_is_learnt() -> None:
-    learner = Learner(text_host(), None, build_method("inc_lora"), optim=OPTIM)
+    learner = Learner(text_host(), build_method("inc_lora"), optim=OPTIM)
     learner.learn(TASKS[0])
     head = learner.host.model.with_token_head()
     names = {name for name, _ in head.body.named_parameters()}
@@ -168,7 +168,7 @@ def test_the_output_layer_is_the_encoders_embedding_and_the_rest_of_the_head_is_
     assert head.body.decoder.weight is learner.host.body.embeddings.word_embeddings.weight
     pristine = masked_model().roberta.embeddings.word_embeddings.weight
     assert torch.equal(head.body.decoder.weight, pristine), "an adapter leaves the embeddings alone"
-    full = Learner(text_host(), None, build_method("seq_ft"), optim=OPTIM)
+    full = Learner(text_host(), build_method("seq_ft"), optim=OPTIM)
     full.learn(TASKS[0])
     assert not torch.equal(full.host.body.embeddings.word_embeddings.weight, pristine), "full fine-tuning does not"
 
@@ -204,7 +204,7 @@ def portions(method: Method, count: int = 3) -> list[tuple[Task, ...]]:
 def test_every_method_goes_on_exactly_and_gives_the_host_back(method: Method, tmp_path: Path) -> None:
     host = text_host()
     pristine = {name: tensor.clone() for name, tensor in host.model.state_dict().items()}
-    learner = Learner(host, None, method, seed=3, optim=OPTIM)
+    learner = Learner(host, method, seed=3, optim=OPTIM)
     before = learner.measure_text(TASKS[0])
     stages = portions(method)
     for tasks in stages[:2]:
@@ -229,7 +229,7 @@ def test_every_method_goes_on_exactly_and_gives_the_host_back(method: Method, tm
 @pytest.mark.parametrize("name", METHODS.names())
 def test_every_method_learns_text(name: str) -> None:
     method = build_method(*VARIANTS[name])
-    learner = Learner(text_host(), None, method, optim=OPTIM.model_copy(update={"epochs": 6, "learning_rate": 2e-2}))
+    learner = Learner(text_host(), method, optim=OPTIM.model_copy(update={"epochs": 6, "learning_rate": 2e-2}))
     before = learner.measure_text(TASKS[0])
     learner.learn(*portions(method, 1)[0])
     after = learner.measure_text(TASKS[0])
@@ -239,7 +239,7 @@ def test_every_method_learns_text(name: str) -> None:
 
 def test_the_head_learns_and_labels_come_after_text() -> None:
     """Text, then labels, then text: each head is trained on its own tasks and frozen on the other's."""
-    learner = Learner(text_host(), None, build_method("inc_lora"), optim=OPTIM)
+    learner = Learner(text_host(), build_method("inc_lora"), optim=OPTIM)
 
     def head(kind: str) -> dict[str, Tensor]:
         tensors = learner.host.family.tensors()
@@ -260,7 +260,7 @@ def test_the_head_learns_and_labels_come_after_text() -> None:
 
 
 def test_replay_gives_back_texts() -> None:
-    learner = Learner(text_host(), None, build_method("seq_lora+replay", {"replay": {"per_task": 3}}), optim=OPTIM)
+    learner = Learner(text_host(), build_method("seq_lora+replay", {"replay": {"per_task": 3}}), optim=OPTIM)
     learner.learn(TASKS[0])
     kept = learner.state.parts["rehearsal"]["kept"][0]
     assert [texts[1] for texts in kept["examples"]] == [TASKS[0].train[row].text for row in kept["rows"]]
@@ -277,7 +277,7 @@ def test_replay_gives_back_texts() -> None:
 
 def test_a_score_is_what_a_loop_over_chunks_finds() -> None:
     host = text_host(dtype=torch.float64)
-    learner = Learner(host, None, build_method("inc_lora"), optim=OPTIM)
+    learner = Learner(host, build_method("inc_lora"), optim=OPTIM)
     learner.learn(TASKS[0])
     found = learner.measure_text(TASKS[0])
     loss, right, count = 0.0, 0, 0
@@ -300,19 +300,19 @@ def test_a_score_is_what_a_loop_over_chunks_finds() -> None:
 
 def test_what_is_hidden_in_a_test_row_depends_on_the_task_alone() -> None:
     scores = {
-        Learner(text_host(), None, build_method(name), seed=seed, optim=OPTIM).measure_text(TASKS[0])
+        Learner(text_host(), build_method(name), seed=seed, optim=OPTIM).measure_text(TASKS[0])
         for name, seed in (("inc_lora", 0), ("seq_ft", 5))
     }
     assert len(scores) == 1
 
 
 def test_a_decoder_learns_text_by_its_next_tokens() -> None:
-    learner = Learner(text_host("llama"), None, build_method("inc_lora"), optim=OPTIM.model_copy(update={"epochs": 6}))
+    learner = Learner(text_host("llama"), build_method("inc_lora"), optim=OPTIM.model_copy(update={"epochs": 6}))
     before = learner.measure_text(TASKS[0])
     learner.learn(TASKS[0])
     found = learner.measure_text(TASKS[0])
     assert found.perplexity < 0.6 * before.perplexity
-    double = Learner(text_host("llama", dtype=torch.float64), None, build_method("inc_lora"), optim=OPTIM)
+    double = Learner(text_host("llama", dtype=torch.float64), build_method("inc_lora"), optim=OPTIM)
     loss, count = 0.0, 0
     words = double.host.tokenizer
     ids = [token for row in TASKS[0].test for token in words(row.text)["input_ids"]]
@@ -329,7 +329,7 @@ def test_a_decoder_learns_text_by_its_next_tokens() -> None:
 
 
 def test_text_and_labels_do_not_share_a_step() -> None:
-    learner = Learner(text_host(), None, build_method("joint"), optim=OPTIM)
+    learner = Learner(text_host(), build_method("joint"), optim=OPTIM)
     with pytest.raises(DataError, match="one after the other"):
         learner.learn(TASKS[0], tiny_task())
 
@@ -346,10 +346,10 @@ def test_a_task_of_text_has_neither_labels_nor_targets() -> None:
 
 def test_who_cannot_learn_text_says_so() -> None:
     with pytest.raises(DataError, match="no mask token"):
-        Learner(tiny_host("roberta"), None, build_method("inc_lora"), optim=OPTIM).learn(TASKS[0])
+        Learner(tiny_host("roberta"), build_method("inc_lora"), optim=OPTIM).learn(TASKS[0])
     with pytest.raises(DataError, match="encoder-decoder host"):
-        Learner(tiny_host("t5"), None, build_method("inc_lora"), optim=OPTIM).learn(TASKS[0])
-    learner = Learner(text_host(), None, build_method("inc_lora"), optim=OPTIM)
+        Learner(tiny_host("t5"), build_method("inc_lora"), optim=OPTIM).learn(TASKS[0])
+    learner = Learner(text_host(), build_method("inc_lora"), optim=OPTIM)
     with pytest.raises(DataError, match="no answers"):
         learner.evaluate(TASKS[:1])
     with pytest.raises(DataError, match="evaluate"):

@@ -15,7 +15,7 @@ from tiny import tiny_host, tiny_task
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "roberta"])
 def test_a_second_evaluation_tokenizes_no_input(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = Learner(tiny_host(architecture), None, build_method("seq_lora", {"dropout": 0.0}))
+    learner = Learner(tiny_host(architecture), build_method("seq_lora", {"dropout": 0.0}))
     task = tiny_task()
     learner.learn(task)
     family, read = learner.host.family, []

@@ -24,7 +24,7 @@ TASKS = [tiny_task(name, rows=6) for name in ("animals", "birds", "fish")]
 
 def started(name: str, architecture: str, dtype: torch.dtype = torch.float64, **parameters: Any) -> Learner:
     """A learner in the middle of its first task, off its start."""
-    learner = Learner(tiny_host(architecture, dtype), None, build_method(name, parameters), seed=7, optim=OPTIM)
+    learner = Learner(tiny_host(architecture, dtype), build_method(name, parameters), seed=7, optim=OPTIM)
     learner.adapter.grow()
     learner.adapter.fresh(0)
     stir(learner.host.model)
@@ -32,7 +32,7 @@ def started(name: str, architecture: str, dtype: torch.dtype = torch.float64, **
 
 
 def learnt(name: str, tasks: int, architecture: str = "t5", optim: Optim = OPTIM, **parameters: Any) -> Learner:
-    learner = Learner(tiny_host(architecture), None, build_method(name, parameters), seed=7, optim=optim)
+    learner = Learner(tiny_host(architecture), build_method(name, parameters), seed=7, optim=optim)
     for task in TASKS[:tasks]:
         learner.learn(task)
     return learner
@@ -131,7 +131,7 @@ def test_fisher_of_a_sample_of_the_rows() -> None:
 
 @pytest.mark.parametrize("mode", ["online", "separate"])
 def test_the_penalty_is_that_of_what_is_remembered(mode: str) -> None:
-    learner = Learner(tiny_host("t5", torch.float64), None, build_method("ewc", {"mode": mode}), optim=OPTIM)
+    learner = Learner(tiny_host("t5", torch.float64), build_method("ewc", {"mode": mode}), optim=OPTIM)
     for task in TASKS[:2]:
         learner.learn(task)
     learner.adapter.grow()

@@ -25,7 +25,7 @@ def with_past(
 ) -> Learner:
     """A learner whose newest slot is open and zero, after tasks that left random tensors of several sizes."""
     learner = Learner(
-        tiny_host(architecture, dtype), None, build_method(name, {"rank": 2, **parameters}), optim=Optim(batch_size=4)
+        tiny_host(architecture, dtype), build_method(name, {"rank": 2, **parameters}), optim=Optim(batch_size=4)
     )
     for task in range(tasks):
         learner.adapter.grow()
@@ -167,6 +167,6 @@ def test_no_two_dense_gradients_are_kept(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_site_without_a_folded_weight_is_not_dense() -> None:
-    learner = Learner(tiny_host("llama"), None, build_method("lb_cl", {"rank": 2}), optim=Optim(batch_size=4))
+    learner = Learner(tiny_host("llama"), build_method("lb_cl", {"rank": 2}), optim=Optim(batch_size=4))
     learner.adapter.grow()
     assert not any(is_dense(site) for site in learner.adapter.sites.values())

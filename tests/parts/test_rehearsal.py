@@ -36,7 +36,7 @@ TASKS = tasks()
 
 
 def learnt(name: str, portions: list[Task], architecture: str = "t5", seed: int = 7, **parameters: Any) -> Learner:
-    learner = Learner(tiny_host(architecture), None, build_method(name, parameters), seed=seed, optim=OPTIM)
+    learner = Learner(tiny_host(architecture), build_method(name, parameters), seed=seed, optim=OPTIM)
     for task in portions:
         learner.learn(task)
     return learner
@@ -124,7 +124,7 @@ def test_it_is_learning_the_union(name: str) -> None:
 
 def test_every_kept_row_is_in_every_later_epoch_once_in_its_own_prompt() -> None:
     seen: list[list[str]] = []
-    learner = Learner(tiny_host("t5"), None, build_method("lora_replay", {"per_task": 2}), optim=OPTIM)
+    learner = Learner(tiny_host("t5"), build_method("lora_replay", {"per_task": 2}), optim=OPTIM)
     encode = learner.encode
 
     def watched(examples: Any) -> Any:

@@ -28,7 +28,7 @@ ROOM: dict[str, object] = {"rank": 2, "roles": ["query", "output"]}
 
 
 def learner_of(architecture: str = "t5", optim: Optim = OPTIM, **parameters: object) -> Learner:
-    return Learner(tiny_host(architecture), None, build_method("lb_cl", {**ROOM, **parameters}), seed=4, optim=optim)
+    return Learner(tiny_host(architecture), build_method("lb_cl", {**ROOM, **parameters}), seed=4, optim=optim)
 
 
 def tensors_of(learner: Learner) -> dict[str, Tensor]:

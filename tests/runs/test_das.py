@@ -136,7 +136,7 @@ def test_a_copy_computes_the_same_and_leaves_the_learner_bit_for_bit(variant: st
     """Every method: the copy's hidden states are the learner's, all its parameters get gradients, and fine-tuning it
     moves nothing of the learner, neither tensors nor flags, hooks, state or the caller's random numbers."""
     method = build_method(*VARIANTS[variant])
-    learner = Learner(text_host(), None, method, optim=OPTIM)
+    learner = Learner(text_host(), method, optim=OPTIM)
     for stage in method.curriculum.stages([text_task("farm"), text_task("fields")]):
         learner.learn(*stage.tasks)
     stir(learner.host.model)
@@ -144,7 +144,7 @@ def test_a_copy_computes_the_same_and_leaves_the_learner_bit_for_bit(variant: st
     tensors = {name: tensor.clone() for name, tensor in learner.host.model.state_dict().items()}
     adapter = state_of(learner)
     flags = [parameter.requires_grad for parameter in learner.host.model.parameters()]
-    twin = Learner(text_host(), None, method, optim=OPTIM)
+    twin = Learner(text_host(), method, optim=OPTIM)
     twin.state = copy.deepcopy(learner.state)
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -170,7 +170,7 @@ def test_a_copy_computes_the_same_and_leaves_the_learner_bit_for_bit(variant: st
 
 
 def test_a_copy_is_exact_in_float64_and_trained_whole() -> None:
-    learner = Learner(text_host(dtype=torch.float64), None, build_method("lb_cl", {"rank": 2}), optim=OPTIM)
+    learner = Learner(text_host(dtype=torch.float64), build_method("lb_cl", {"rank": 2}), optim=OPTIM)
     learner.learn(text_task("farm"))
     learner.learn(text_task("fields"))
     stir(learner.host.model)
@@ -186,7 +186,7 @@ def test_a_copy_is_exact_in_float64_and_trained_whole() -> None:
 
 
 def test_an_end_task_depends_on_its_seed_and_learns() -> None:
-    learner = Learner(text_host(), None, build_method("seq_ft"), optim=OPTIM)
+    learner = Learner(text_host(), build_method("seq_ft"), optim=OPTIM)
     learner.learn(text_task())
     end = EndTask("corpus_acl", "acl_arc", epochs=12)
     settings = QUICK.model_copy(update={"epochs": None})
@@ -199,7 +199,7 @@ def test_an_end_task_depends_on_its_seed_and_learns() -> None:
 
 
 def test_scores_are_sklearns_and_chemprot_counts_by_its_micro_f1() -> None:
-    learner = Learner(text_host(), None, build_method("seq_ft"), optim=OPTIM)
+    learner = Learner(text_host(), build_method("seq_ft"), optim=OPTIM)
     learner.learn(text_task())
     task = end_task()
     for f1 in ("macro", "micro"):

@@ -10,21 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class ParameterGroup:
-    """Parameters that are trained together, under the name that the table of trainable parameters prints.
-
-    rate: their learning rate is this times the task's, whatever the schedule.
-    """
-
-    name: str
-    parameters: tuple[nn.Parameter, ...]
-    rate: float = 1.0
-
-    @property
-    def size(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters)
+from nacre.models.owner import ParameterGroup
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from nacre.adapters.adapter import Adapter, FeatureMap, ParameterGroup, PlacedAdapter
+from nacre.adapters.adapter import Adapter, FeatureMap, PlacedAdapter
 from nacre.errors import CheckpointError, ModelError
+from nacre.models.owner import ParameterGroup
 from nacre.models.roles import ARCHITECTURES, ROLES, find_linears, roles_of
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from nacre.adapters.adapter import ParameterGroup, kaiming_uniform
+from nacre.adapters.adapter import kaiming_uniform
 from nacre.adapters.low_rank import LowRank, LowRankSite, PlacedLowRank
 from nacre.errors import RecipeError
 from nacre.functional.fused_gating import Mixture, fused_mixture
@@ -22,6 +22,7 @@ from nacre.functional.gating import (
     selector_keys,
     selector_scores,
 )
+from nacre.models.owner import ParameterGroup
 from nacre.seeds import derive
 
 

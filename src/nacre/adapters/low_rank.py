@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from nacre.adapters.adapter import Adapter, FeatureMap, ParameterGroup, PlacedAdapter, kaiming_uniform
+from nacre.adapters.adapter import Adapter, FeatureMap, PlacedAdapter, kaiming_uniform
 from nacre.adapters.folding import Folding, folded, is_lost
 from nacre.adapters.site import Site, is_hooked, put_sites, take_away
 from nacre.errors import CheckpointError, ModelError, RecipeError
 from nacre.functional.fused_low_rank import fused_update
 from nacre.functional.low_rank import folded_weight, summed_update
+from nacre.models.owner import ParameterGroup
 from nacre.models.roles import find_linears, roles_of
 from nacre.seeds import derive
 

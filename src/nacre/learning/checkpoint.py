@@ -23,7 +23,6 @@ from nacre.evaluation.decoding import Decoding
 from nacre.files import build_folder, sha256, to_json
 from nacre.learning.settings import Optim
 from nacre.method import Method
-from nacre.models.families import Tokenizer
 from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.registry import build_method
@@ -90,9 +89,7 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{file} is damaged: its sha256 differs from the one in {MANIFEST}.")
 
 
-def load(
-    kind: type[Learner], folder: Path, model: torch.nn.Module | Host | None, tokenizer: Tokenizer, method: Method | None
-) -> Learner:
+def load(kind: type[Learner], folder: Path, host: Host | None, method: Method | None) -> Learner:
     """See ``Learner.load``."""
     verify(folder)
     document = json.loads((folder / "state.json").read_text())
@@ -102,11 +99,8 @@ def load(
         )
     if method is None:
         method = _method(folder, document)
-    if model is None:
-        model = load_host(document["model"]["name"])
     learner = kind(
-        model,
-        tokenizer,
+        host or load_host(document["model"]["name"]),
         method,
         seed=document["seed"],
         optim=Optim(**document["optim"]),

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor
 
-from nacre.adapters.adapter import ParameterGroup, PlacedAdapter
+from nacre.adapters.adapter import PlacedAdapter
 from nacre.errors import DataError, TrainingError
 from nacre.evaluation.decoding import Decoding, answer, token_budget
 from nacre.evaluation.perplexity import TextScore, measure_text
@@ -22,8 +22,9 @@ from nacre.learning.settings import Optim
 from nacre.learning.state import State
 from nacre.learning.trainer import Report, train
 from nacre.method import Method
-from nacre.models.families import Encoded, HeadKind, Lengths, Tokenizer
+from nacre.models.families import Encoded, HeadKind, Lengths
 from nacre.models.host import Host
+from nacre.models.owner import ParameterGroup
 from nacre.parts.part import Held, Step
 from nacre.per_task import value_of
 from nacre.seeds import derive
@@ -38,11 +39,11 @@ def _silent(kind: str, **values: Any) -> None:
 class Learner:
     """Teaches a pretrained model task after task.
 
-        learner = Learner(model, tokenizer, am_lora(rank=8))
+        learner = Learner(Host(model, tokenizer), am_lora(rank=8))
         learner.learn(task)
         learner.evaluate([task])
 
-    model: a Hugging Face model with a language-model head, or an encoder without pooler; it moves to the device
+    host: a Hugging Face model with a language-model head, or an encoder without pooler; it moves to the device
     that accelerate finds, is changed in place, and is given back, bit for bit, by ``remove()``. seed: of everything
     random. optim, decoding: how to train and how to answer. head: of an encoder-only host, how it chooses answers:
     by one head that grows with the tasks' labels, or by a head for each task, which must then be told in training and
@@ -51,9 +52,8 @@ class Learner:
 
     def __init__(
         self,
-        model: torch.nn.Module | Host,
-        tokenizer: Tokenizer = None,
-        method: Method | None = None,
+        host: Host,
+        method: Method,
         *,
         seed: int = 0,
         optim: Optim | None = None,
@@ -61,9 +61,9 @@ class Learner:
         head: HeadKind = "growing",
         report: Report = _silent,
     ) -> None:
-        if method is None:
-            raise TypeError("Learner needs a method, for example nacre.methods.am_lora.am_lora().")
-        self.host = model if isinstance(model, Host) else Host(model, tokenizer)
+        if not isinstance(host, Host) or not isinstance(method, Method):
+            raise TypeError("Learner needs a host and a method: Learner(Host(model, tokenizer), am_lora()).")
+        self.host = host
         self.method = method
         self.optim = optim or Optim()
         self.decoding = decoding or Decoding()
@@ -222,16 +222,15 @@ class Learner:
     def load(
         cls,
         folder: str | Path,
-        model: torch.nn.Module | Host | None = None,
-        tokenizer: Tokenizer = None,
+        host: Host | None = None,
         method: Method | None = None,
     ) -> Learner:
-        """The learner that was saved, bit for bit. model, tokenizer: the pretrained ones; loaded by the name they had
-        when saved, if not given. method: needed only for one that was put together by hand.
+        """The learner that was saved, bit for bit. host: the pretrained model; loaded by the name it had when saved, if
+        not given. method: needed only for one that was put together by hand.
 
         Raises ``CheckpointError`` if a file is missing or damaged, or if this is another pretrained model.
         """
-        return checkpoint.load(cls, Path(folder), model, tokenizer, method)
+        return checkpoint.load(cls, Path(folder), host, method)
 
     def remove(self) -> None:
         """Take everything that was learnt out of the model, which is then bit for bit what it was."""

@@ -276,7 +276,7 @@ def _of(found: Mapping[str, TaskScore | TextScore], task: Task, what: str, other
 
 def _learner(host: Host, method: Method, recipe: Recipe) -> Learner:
     optim, decoding = recipe.optim, recipe.evaluation
-    return Learner(host, None, method, seed=recipe.seed, optim=optim, decoding=decoding, head=recipe.head)
+    return Learner(host, method, seed=recipe.seed, optim=optim, decoding=decoding, head=recipe.head)
 
 
 def _record(

@@ -95,7 +95,7 @@ def fine_tuned(
     """
     started = time.monotonic()
     host = Host(merged_copy(learner.host.body), learner.host.tokenizer, name=learner.host.name)
-    tuned = Learner(host, None, seq_ft(), seed=seed, optim=settings.optim(end.epochs), decoding=learner.decoding)
+    tuned = Learner(host, seq_ft(), seed=seed, optim=settings.optim(end.epochs), decoding=learner.decoding)
     tuned.learn(task)
     (answers,) = tuned.answer([task])
     found = score(replace(task, metric="macro_f1"), answers)
