@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+QUICK := tests/functional tests/methods/test_contract.py -k '(functional and not bart and not gpt2 and not llama) or (test_contract and t5)'
 # Python compiles what it imports when it imports it; compiling every installed file first takes longer than the demo.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: install demo test test-long check bench clean
+.PHONY: install demo quick test test-long check docs bench clean
 
 install: $(VENV)/.installed
 
@@ -25,14 +26,21 @@ demo: install
 test: check
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
+# The mathematics and the contract table on one family: no recipe, no subprocess.
+quick: install
+	$(BIN)/pytest $(QUICK)
+
 test-long: install
 	$(BIN)/pytest -m long
 
 check: install
-	$(BIN)/ruff format --check src tests benchmarks experiments
-	$(BIN)/ruff check src tests benchmarks experiments
+	$(BIN)/ruff format --check src tests benchmarks experiments examples website
+	$(BIN)/ruff check src tests benchmarks experiments examples website
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install
+	$(BIN)/python website/build.py
 
 bench: install
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py --output bench/t5-small

@@ -38,7 +38,7 @@ def adapted(hosts: Hosts, past: Sequence[int]) -> dict[str, Variant]:
 def choosing(host: Host, rows: list[Encoded]) -> Callable[[], object]:
     labels = labels_of(host)
     host.model.eval()
-    return lambda: host.choose(rows, labels)
+    return lambda: host.classify(rows, labels)
 
 
 def labels_of(host: Host) -> Labels:
@@ -50,7 +50,7 @@ def decision(hosts: Hosts) -> dict[str, Variant]:
     host, rows = hosts.frozen(), hosts.rows(16)
     encoder = host.model.get_encoder() if hosts.encoder_decoder else host.model.base_model  # type: ignore[operator]
     host.model.eval()
-    prompts = {name: tensor.to(host.device) for name, tensor in host.family.prompts(rows).items()}
+    prompts = host.on_device(host.family.prompts(rows))
 
     @torch.inference_mode()
     def read() -> None:
@@ -78,7 +78,7 @@ def sorting(hosts: Hosts) -> dict[str, Variant]:
     def as_they_come() -> None:
         rows = [host.family.encode(example, LENGTHS) for example in examples]
         for start in range(0, len(rows), 16):
-            host.choose(rows[start : start + 16], labels)
+            host.classify(rows[start : start + 16], labels)
 
     def sorted_with(split_padding: int | None) -> Callable[[], object]:
         decoding = Decoding(batch_size=16, decode="labels", split_padding=split_padding)

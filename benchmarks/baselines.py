@@ -119,11 +119,11 @@ def plain_step(
     model.to(host.device).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
-    tokens = sum(row.asked for row in rows)
+    tokens = sum(row.num_target_tokens for row in rows)
     autocast = torch.autocast(host.device.type, torch.bfloat16, enabled=mixed_precision == "bf16")
 
     def step() -> None:
-        batch = {name: tensor.to(host.device) for name, tensor in host.family.batch(rows).items()}
+        batch = host.on_device(host.family.batch(rows))
         with autocast:
             loss = host.family.loss_sum(model, batch) / tokens
         loss.backward()

@@ -11,12 +11,12 @@ from baselines import peft_lora, plain_step
 from hosts import Hosts
 from learners import fill, learner_with
 from measuring import Variant
+from nacre.parts.slots import slots_of
 
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.parts.sensitivity_start import SensitivityStart
-from nacre.parts.slots import slots_of
 from nacre.tasks.task import Row, Task
 from nacre.tasks.template import Template
 
@@ -53,7 +53,7 @@ def _start_of(learner: Learner) -> Callable[[], None]:
         learner.adapter.fresh(0)
         for part in learner.method.parts:
             part.begin(learner, [])
-        learner.held.clear()
+        learner.resources.clear()
 
     return start
 
@@ -91,7 +91,7 @@ def saving(hosts: Hosts, past: Sequence[int], folder: Path | None = None) -> dic
             empty = Learner(hosts.frozen(), learner.method)
             made[f"save {method}, N={tasks}"] = Variant(lambda learner=learner, there=there: learner.save(there), STEP)  # type: ignore[misc]
             made[f"load {method}, N={tasks}"] = Variant(
-                lambda empty=empty, there=there: checkpoint.restore(empty, there),  # type: ignore[misc]
+                lambda empty=empty, there=there: empty.restore(checkpoint.read(there)),  # type: ignore[misc]
                 STEP,
             )
     return made

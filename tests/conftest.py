@@ -14,12 +14,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 
+pytest.register_assert_rewrite("helpers")
 torch.set_num_threads(1)  # two workers on two cores; more threads only wait for each other
 
-from command import Call, Outcome
+from helpers.command import Call, Outcome
+from helpers.tiny import tiny_host, write_tiny_model
 from nacre.cli.main import main
 from nacre.models.host import Host
-from tiny import tiny_host, write_tiny_model
 
 
 @pytest.fixture

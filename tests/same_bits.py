@@ -18,7 +18,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -138,9 +138,14 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
 
 
 def hash_of_tensors(file: Path) -> str:
-    """sha256 over the names, types, shapes and bytes of a safetensors file's tensors, in order of their names."""
+    """`hash_of` a safetensors file's tensors."""
+    return hash_of(load_file(file))
+
+
+def hash_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes, in order of the names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(load_file(file).items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -1,7 +1,8 @@
 """nacre: continual learning for language models, exact and composable.
 
-    from nacre import Learner, Task
-    from nacre.methods.am_lora import am_lora
+    from nacre import Learner, build_method, load_host
+
+    learner = Learner(load_host("t5-small"), build_method("am_lora+migu", {"rank": 4}))
 
 The names below are loaded when they are first used, so that ``nacre --help`` needs neither torch nor transformers.
 """
@@ -12,7 +13,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Learner", "Method", "NacreError", "Optim", "Row", "Task", "Template", "load_host", "load_tasks", "masking"]
+__all__ = [
+    "Host",
+    "Learner",
+    "Method",
+    "NacreError",
+    "Optim",
+    "Row",
+    "Task",
+    "Template",
+    "build_method",
+    "load_host",
+    "load_tasks",
+    "masking",
+]
 
 if TYPE_CHECKING:
     from nacre.errors import NacreError
@@ -20,12 +34,15 @@ if TYPE_CHECKING:
     from nacre.learning.learner import Learner
     from nacre.learning.settings import Optim
     from nacre.method import Method
+    from nacre.models.host import Host
     from nacre.models.loading import load_host
+    from nacre.registry import build_method
     from nacre.tasks.reading.sources import load_tasks
     from nacre.tasks.task import Row, Task
     from nacre.tasks.template import Template
 
 _HOMES = {
+    "Host": "nacre.models.host",
     "Learner": "nacre.learning.learner",
     "Method": "nacre.method",
     "NacreError": "nacre.errors",
@@ -33,6 +50,7 @@ _HOMES = {
     "Row": "nacre.tasks.task",
     "Task": "nacre.tasks.task",
     "Template": "nacre.tasks.template",
+    "build_method": "nacre.registry",
     "load_host": "nacre.models.loading",
     "load_tasks": "nacre.tasks.reading.sources",
     "masking": "nacre.interop.masking",

@@ -12,11 +12,8 @@ from typing import Any, Concatenate, ParamSpec
 from nacre.adapters.adapter import Adapter
 from nacre.errors import NacreError, RecipeError, SlotTaken
 from nacre.parts.curriculum import Curriculum, Joint, Sequential
-from nacre.parts.gradient_rule import GradientRule
-from nacre.parts.memory import Memory
-from nacre.parts.part import Part
-from nacre.parts.penalty import Penalty
-from nacre.parts.start import Fresh, Start
+from nacre.parts.part import BatchTerm, GradientRule, Memory, Part, Penalty, Readout, Routing, Start
+from nacre.parts.start import Fresh
 
 P = ParamSpec("P")
 
@@ -25,6 +22,8 @@ P = ParamSpec("P")
 class Method:
     """adapter: what is trainable, and how the tasks' parameters combine. start: how a new task's parameters begin.
     penalties: added to the loss. gradient_rules: between backward and step, in this order. memory: kept examples.
+    batch_terms: added to each micro-batch's loss. routing: which learned parameters answer a row. readout: what answers
+    in the place of the host's logits.
     curriculum: in which portions the stream is learnt.
 
     name and parameters say how to build it again; ``@recorded`` and ``@modifier`` fill them in.
@@ -39,6 +38,9 @@ class Method:
     penalties: tuple[Penalty, ...] = ()
     gradient_rules: tuple[GradientRule, ...] = ()
     memory: Memory | None = None
+    batch_terms: tuple[BatchTerm, ...] = ()
+    routing: Routing | None = None
+    readout: Readout | None = None
     curriculum: Curriculum = field(default_factory=Sequential)
     name: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -50,6 +52,12 @@ class Method:
                     f"{self.called} would hold {number} parts with the key '{key}'; a method holds one of each."
                 )
         for part in self.parts:
+            for group in part.needed_groups:
+                if group not in self.groups:
+                    raise RecipeError(
+                        f"{part.key} cannot be a part of {self.called}: a part that acts on the parameter group "
+                        f"'{group}' needs one; here are: {', '.join(self.groups) or 'none'}."
+                    )
             if (objection := part.objection(self.adapter)) is not None:
                 raise RecipeError(f"{part.key} cannot be a part of {self.called}: {objection}.")
 
@@ -61,8 +69,19 @@ class Method:
     @property
     def parts(self) -> tuple[Part, ...]:
         """All parts with hooks, in the order in which they begin and end."""
-        memory = () if self.memory is None else (self.memory,)
-        return (self.start, *memory, *self.penalties, *self.gradient_rules)
+        alone = (self.memory, self.routing, self.readout)
+        return (
+            self.start,
+            *(part for part in alone if part is not None),
+            *self.penalties,
+            *self.batch_terms,
+            *self.gradient_rules,
+        )
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of all trained parameter groups but an encoder-only host's ``head``."""
+        return (*self.adapter.groups, *(self.routing.groups if self.routing is not None else ()))
 
     @property
     def traits(self) -> dict[str, bool]:
@@ -77,8 +96,10 @@ class Method:
             "task boundaries in training": (
                 copies or self.adapter.grows or any(part.needs_boundaries for part in self.parts)
             ),
-            "task identity at test": self.curriculum.needs_task_at_test,
-            "foldable": self.adapter.sum_gated,
+            "task identity at test": (
+                self.curriculum.needs_task_at_test or (self.routing is not None and self.routing.needs_task_at_test)
+            ),
+            "foldable": self.adapter.sum_gated and self.routing is None,
             "grows with tasks": copies or self.adapter.grows,
         }
 
@@ -103,6 +124,28 @@ class Method:
     def with_penalty(self, penalty: Penalty) -> Method:
         """The method with one more term in its loss; raises ``SlotTaken`` if it has one of this key."""
         return replace(self, penalties=(*self.penalties, penalty))
+
+    def with_batch_term(self, term: BatchTerm) -> Method:
+        """The method with one more term in each micro-batch's loss; raises ``SlotTaken`` if it has one of this key."""
+        return replace(self, batch_terms=(*self.batch_terms, term))
+
+    def with_routing(self, routing: Routing) -> Method:
+        """The method with a routing; raises ``SlotTaken`` if it has one."""
+        if self.routing is not None:
+            raise SlotTaken(
+                f"{self.called} already has a routing ({self.routing}); a method holds one. "
+                f"Drop {routing}, or change the one it has."
+            )
+        return replace(self, routing=routing)
+
+    def with_readout(self, readout: Readout) -> Method:
+        """The method with a readout; raises ``SlotTaken`` if it has one."""
+        if self.readout is not None:
+            raise SlotTaken(
+                f"{self.called} already has a readout ({self.readout}); a method holds one. "
+                f"Drop {readout}, or change the one it has."
+            )
+        return replace(self, readout=readout)
 
     def with_gradient_rule(self, rule: GradientRule) -> Method:
         """The method with one more gradient rule, which acts last; raises ``SlotTaken`` if it has one of this key."""

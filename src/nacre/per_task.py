@@ -26,3 +26,10 @@ def value_of(setting: PerTask, task_number: int, name: str) -> float:
 def all_values(setting: PerTask) -> tuple[float, ...]:
     """Every value that occurs, for checks of range."""
     return setting if isinstance(setting, tuple) else (setting,)
+
+
+def check_not_negative(setting: PerTask, name: str) -> None:
+    """Raise ``RecipeError`` if a setting, or one of its values, is below zero."""
+    for value in all_values(setting):
+        if not value >= 0:
+            raise RecipeError(f"{name} is {value}; it cannot be negative.")

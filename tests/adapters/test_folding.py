@@ -15,19 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.adapters.folding import LOST_IN_HALF_PRECISION
 from nacre.adapters.gated import Gated, GatedSite
 from nacre.adapters.low_rank import LowRank, LowRankSite, PlacedLowRank
 from nacre.adapters.merged import merged_copy
-from nacre.adapters.site import Site
-from nacre.adapters.svd import Svd, SvdSite
+from nacre.adapters.slotted import SlottedAdapter
+from nacre.adapters.svd import Svd
 from nacre.cli.display import Display
 from nacre.errors import ModelError
+from nacre.events import PastFolded, as_document
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.models.host import Host
 from nacre.registry import build_method
-from tiny import stir, tiny_host, tiny_task
 
 D_IN, D_OUT, RANK, ALPHA = 48, 40, 4, 8.0
 OPTIM = Optim(batch_size=4, learning_rate=3e-2)
@@ -39,7 +40,7 @@ def drawn(*shape: int, seed: int = 0, size: float = 1.0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * size
 
 
-def with_past(base: nn.Module, tasks: int, size: float = 0.1, settings: LowRank | None = None) -> LowRankSite:
+def with_past(base: nn.Module, tasks: int, size: float = 0.1, settings: SlottedAdapter | None = None) -> Any:
     """A site with this many earlier tasks, folded if it can be, and a newest of zeros."""
     settings = settings or LowRank(RANK, ALPHA, 0.0)
     site = settings.site(base.requires_grad_(False)).eval()
@@ -49,18 +50,19 @@ def with_past(base: nn.Module, tasks: int, size: float = 0.1, settings: LowRank 
             with torch.no_grad():
                 for number, tensor in enumerate(site.parameters_by_group().values()):
                     tensor.copy_(drawn(*tensor.shape, seed=10 * task + number, size=size))
-    site.fold()
+    if isinstance(site, LowRankSite):
+        site.fold_past()
     return site
 
 
 def update_of(site: LowRankSite) -> Tensor:
     """s sum_i B_i A_i in float64, task by task."""
     found = torch.zeros(site.d_out, site.d_in, dtype=torch.float64)
-    for number in range(len(site.past_down)):
-        up = site.past_up[number].double()
-        if isinstance(site, SvdSite):
-            up = site.past_sigma[number].double().unsqueeze(1) * up
-        found += site.settings.scale * up.T @ site.past_down[number].double()
+    for number in range(len(site.slots.past_down)):
+        up = site.slots.past_up[number].double()
+        if site.slots.has_sigma:
+            up = site.slots.past_sigma[number].double().unsqueeze(1) * up
+        found += site.settings.scale * up.T @ site.slots.past_down[number].double()
     return found
 
 
@@ -80,13 +82,13 @@ def test_a_half_precision_weight_is_rounded_once(tasks: int, kind: type[LowRank]
     base = linear(torch.bfloat16, conv)
     pristine = base.weight.detach().clone()
     site = with_past(base, tasks, settings=kind(RANK, ALPHA, 0.0))
-    assert site.folded is not None
-    assert site.folded.dtype == torch.bfloat16
+    assert site.working.folded is not None
+    assert site.working.folded.dtype == torch.bfloat16
     exact = site.base_weight().double() + update_of(site)
     one_after_another = site.base_weight().clone()
-    for down, up in zip(*site.past_pairs(), strict=True):
+    for down, up in zip(*site.slots.past_pairs(), strict=True):
         one_after_another += (site.settings.scale * up.T @ down).to(torch.bfloat16)
-    error, other = (found.double() - exact for found in (site.folded, one_after_another))
+    error, other = (found.double() - exact for found in (site.working.folded, one_after_another))
     assert (error.abs() <= exact.abs() * 2.0**-8 + 1e-6).all(), "half a unit in the last place, once"
     assert error.norm() <= 1.8e-3 * exact.norm()
     assert error.norm() <= other.norm()
@@ -105,14 +107,14 @@ def test_small_updates_stay_in_rank_space_in_half_precision_alone(factor: float,
     size = base.weight.double().norm()
     wanted = factor * LOST_IN_HALF_PRECISION
     site = with_past(base, 3)
-    site.past_up *= wanted * size / update_of(site).norm()
-    site.fold()
-    assert site.folding is not None
-    assert site.folding.ratio == pytest.approx(wanted, rel=1e-3)
+    site.slots.past_up *= wanted * size / update_of(site).norm()
+    site.fold_past()
+    assert site.working.folding is not None
+    assert site.working.folding.ratio == pytest.approx(wanted, rel=1e-3)
     folds = dtype not in HALVES or factor > 1
-    assert (site.folded is not None) == folds == (site.folding.obstacle is None)
+    assert (site.working.folded is not None) == folds == (site.working.folding.obstacle is None)
     if not folds:
-        assert f"lost in the rounding to {dtype}" in str(site.folding.obstacle)
+        assert f"lost in the rounding to {dtype}" in str(site.working.folding.obstacle)
     x = drawn(6, D_IN, seed=9).to(dtype)
     exact = F.linear(x.double(), base.weight.double() + update_of(site), base.bias.double())
     limit = {torch.bfloat16: 2e-2, torch.float16: 3e-3, torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
@@ -124,21 +126,21 @@ def test_what_the_limit_is_for() -> None:
     for wanted, lost in ((1e-3, True), (2e-2, False)):
         base = linear(torch.bfloat16)
         site = with_past(base, 3)
-        site.past_up *= wanted * base.weight.double().norm() / update_of(site).norm()
+        site.slots.past_up *= wanted * base.weight.double().norm() / update_of(site).norm()
         update = update_of(site)
         rounded = (base.weight.float() + update.float()).bfloat16().double() - base.weight.double()
         assert ((rounded - update).norm() > 0.7 * update.norm()) == lost
-        site.fold()
-        assert (site.folded is None) == lost
+        site.fold_past()
+        assert (site.working.folded is None) == lost
 
 
 def test_weights_of_zeros_can_be_folded_into() -> None:
     base = linear(torch.bfloat16)
     nn.init.zeros_(base.weight)
     site = with_past(base, 2)
-    assert site.folding is not None
-    assert site.folding.ratio == math.inf
-    assert site.folded is not None
+    assert site.working.folding is not None
+    assert site.working.folding.ratio == math.inf
+    assert site.working.folded is not None
     placed = PlacedLowRank(tiny_host("llama").model, LowRank(RANK, ALPHA))
     placed.sites = {"zeros": site}
     assert placed.folding_summary() == {"sites": 1, "folded": 1, "obstacles": [], "ratios": None}
@@ -152,8 +154,8 @@ def test_nothing_to_fold() -> None:
         with_past(linear(), 3, settings=shared),
         with_past(linear(), 3, settings=gated),
     ):
-        assert site.folded is None
-        assert site.folding is None
+        assert site.past_weight is None
+        assert isinstance(site, GatedSite) or site.working.folding is None
 
 
 def test_what_was_folded_before_is_gone_when_there_is_no_past() -> None:
@@ -161,12 +163,14 @@ def test_what_was_folded_before_is_gone_when_there_is_no_past() -> None:
     placed = LowRank(2, 4.0, 0.0).place(host.model)
     placed.grow()
     first = {name: tensor.clone() for name, tensor in placed.tensors().items()}
-    stir(host.model)
+    perturb(host.model)
     placed.grow()
-    assert all(site.folded is not None for site in placed.sites.values())
-    placed.load(first, 1)
-    assert all(site.folded is None for site in placed.sites.values())
-    assert all(torch.equal(site.whole, site.weight) for site in placed.sites.values()), "whose one task adds zero"
+    assert all(site.working.folded is not None for site in placed.sites.values())
+    placed.load(first, {"slots": 1})
+    assert all(site.working.folded is None for site in placed.sites.values())
+    assert all(torch.equal(site.working.folded_all, site.weight) for site in placed.sites.values()), (
+        "whose one task adds zero"
+    )
 
 
 def test_small_updates_do_not_vanish_under_autocast() -> None:
@@ -175,13 +179,13 @@ def test_small_updates_do_not_vanish_under_autocast() -> None:
     for wanted, folds in ((1e-3, False), (5e-2, True)):
         base = linear()
         site = with_past(base, 3)
-        site.past_up *= wanted * base.weight.double().norm() / update_of(site).norm()
-        site.fold()
-        assert site.folded is not None
+        site.slots.past_up *= wanted * base.weight.double().norm() / update_of(site).norm()
+        site.fold_past()
+        assert site.working.folded is not None
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found, through_folded = site.past(x), site.base_with(x, site.folded)
+            found, through_folded = site.past(x), site.base_with(x, site.working.folded)
         assert torch.equal(found, through_folded) == folds
-        assert torch.equal(site.past(x), site.base_with(x, site.folded)), "not without autocast"
+        assert torch.equal(site.past(x), site.base_with(x, site.working.folded)), "not without autocast"
 
 
 # Whole learners
@@ -204,41 +208,40 @@ def test_a_half_precision_learner_resumes_with_the_same_bits(method: str, size: 
     """Pristine weights are bit-equal before and after everything, no file holds a folded one, and what is loaded
     folds the same sites to the same bits."""
     pristine = half_host().body.state_dict()
-    told: list[dict[str, Any]] = []
+    told: list[PastFolded] = []
     parameters = {"rank": 2, "roles": ["query", "output"]}
     learner = Learner(half_host(), build_method(method, parameters), seed=3, optim=OPTIM)
-    learner.report = lambda kind, **values: told.append(values) if kind == "folded" else None
+    learner.on_event = lambda event: told.append(event) if isinstance(event, PastFolded) else None
     for task in TASKS[:3]:
         learner.learn(task)
         for tensor in learner.adapter.tensors().values():
             tensor.mul_(size).add_(size)
-        learner.adapter.load(learner.adapter.tensors(), learner.adapter.tasks)
+        learner.adapter.load(learner.adapter.tensors(), learner.adapter.values())
         assert hosts_own(learner).keys() == pristine.keys()
         assert all(torch.equal(tensor, pristine[name]) for name, tensor in hosts_own(learner).items())
     assert isinstance(learner.adapter, PlacedLowRank)
     sites = learner.adapter.sites
     folds = size == 0.1
-    assert all((site.whole is not None) == folds for site in sites.values())
+    assert all((site.working.folded_all is not None) == folds for site in sites.values())
     assert len(told) == 2, "from the second task on"
-    assert set(told[-1]) == {"sites", "folded", "obstacles", "ratios"}
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert told[-1]["sites"] == len(sites) == 4
+    lines = [as_document(event) for event in told]
+    assert json.loads(json.dumps(lines, allow_nan=False)) == lines
+    assert told[-1].sites == len(sites) == 4
 
     learner.save(tmp_path / "saved")
     shapes = {tuple(site.weight.shape) for site in sites.values()}
     for file in sorted((tmp_path / "saved").rglob("*.safetensors")):
         for name, tensor in load_file(file).items():
             assert "folded" not in name
-            assert "whole" not in name
             assert tuple(tensor.shape) not in shapes, f"{file.name}: {name}"
-    assert not any("folded" in name or "whole" in name for name in learner.host.model.state_dict())
+    assert not any("folded" in name for name in learner.host.model.state_dict())
 
     loaded = Learner.load(tmp_path / "saved", half_host())
     assert isinstance(loaded.adapter, PlacedLowRank)
     assert loaded.adapter.folding() == learner.adapter.folding()
     for name, site in sites.items():
-        other = loaded.adapter.sites[name].whole
-        assert torch.equal(site.whole, other) if folds else other is None  # type: ignore[arg-type]
+        other = loaded.adapter.sites[name].working.folded_all
+        assert torch.equal(site.working.folded_all, other) if folds else other is None  # type: ignore[arg-type]
     for each in (learner, loaded):
         each.learn(TASKS[3])
     found = loaded.adapter.tensors()
@@ -255,16 +258,16 @@ def test_folding_is_part_of_neither_the_state_nor_the_future() -> None:
     placed = LowRank(2, 4.0, 0.0).place(host.model)
     for _ in range(3):
         placed.grow()
-        stir(host.model, size=0.2)
+        perturb(host.model, size=0.2)
     ids = torch.tensor([[3, 5, 8, 13, 21]])
     with torch.no_grad():
         folded = host.model(input_ids=ids).logits.float()
-        before = {name: site.folded for name, site in placed.sites.items()}
+        before = {name: site.working.folded for name, site in placed.sites.items()}
         assert all(tensor is not None for tensor in before.values())
-        placed.refresh()
         for name, site in placed.sites.items():
-            assert torch.equal(site.folded, before[name])  # type: ignore[arg-type]
-            site.folded = None
+            site.fold_past()
+            assert torch.equal(site.working.folded, before[name])  # type: ignore[arg-type]
+            site.working.folded = None
         in_rank_space = host.model(input_ids=ids).logits.float()
     assert (folded - in_rank_space).abs().max() <= 0.1 * folded.abs().max()
     assert not torch.equal(folded, tiny_host("llama", torch.bfloat16).model(input_ids=ids).logits.float())
@@ -335,23 +338,26 @@ def test_an_odd_base_computes_itself(name: str, settings: LowRank) -> None:
     base = odd_bases()[name]
     site = with_past(base, 3, settings=settings)
     assert (site.d_in, site.d_out) == (D_IN, D_OUT)
-    assert site.folded is None
+    assert site.past_weight is None
     assert site.plain_base(torch.float32) is None
     x = drawn(5, D_IN, seed=9).float().requires_grad_()
     y = site(x)
     with torch.no_grad():
         expected = base(x)
     if not isinstance(site, GatedSite):
-        assert site.folding is not None
-        assert site.folding.ratio is None
-        assert "the linear map" in str(site.folding.obstacle)
+        assert site.working.folding is not None
+        assert site.working.folding.ratio is None
+        assert "the linear map" in str(site.working.folding.obstacle)
         expected = expected + F.linear(x.double(), update_of(site))
         assert (y - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert (y - base(x)).abs().max() > 1e-2, "the past does something"
     if name != "torch's":  # which has no backward pass of its own
-        stir(nn.ModuleList([site]))
+        perturb(nn.ModuleList([site]))
         site(x).square().sum().backward()
         assert all(tensor.grad is not None and tensor.grad.any() for tensor in site.parameters_by_group().values())
+    if isinstance(site, GatedSite):
+        assert site.effective_weight() is None
+        return
     with pytest.raises(ModelError, match="Updates cannot be added to a weight here: the linear map"):
         site.effective_weight()
 
@@ -359,7 +365,7 @@ def test_an_odd_base_computes_itself(name: str, settings: LowRank) -> None:
 def test_a_plain_base_is_one_that_is_frozen_unheard_and_of_the_type_asked_for() -> None:
     for conv in (False, True):
         base = linear(torch.float32, conv)
-        site = Site(base)
+        site = LowRankSite(base, LowRank())
         assert site.why_not_plain() is None
         assert site.plain_base(torch.float32) is None, "still trained"
         base.requires_grad_(False)
@@ -390,19 +396,19 @@ def test_a_quantized_host_learns_forgets_nothing_of_itself_and_is_not_merged(
     host = quantized_host(kind)
     pristine = {name: tensor.clone() for name, tensor in host.model.state_dict().items()}
     flags = {name: parameter.requires_grad for name, parameter in host.model.named_parameters()}
-    told: list[dict[str, Any]] = []
+    told: list[PastFolded] = []
     learner = Learner(host, build_method(method, {"rank": 2}), optim=OPTIM)
-    learner.report = lambda seen, **values: told.append(values) if seen == "folded" else None
+    learner.on_event = lambda event: told.append(event) if isinstance(event, PastFolded) else None
     for task in TASKS[:3]:
         learner.learn(task)
     if method == "am_lora":
         assert told == []
     else:
-        assert [values["folded"] for values in told] == [0, 0]
-        (obstacle,) = told[-1]["obstacles"]
+        assert [event.folded for event in told] == [0, 0]
+        (obstacle,) = told[-1].obstacles
         assert kind.__name__ in obstacle
         assert "quantized" in obstacle
-        assert told[-1]["ratios"] is None
+        assert told[-1].ratios is None
     learner.save(tmp_path / "saved")
     loaded = Learner.load(tmp_path / "saved", quantized_host(kind))
     assert loaded.answer(TASKS[:2]) == learner.answer(TASKS[:2])
@@ -416,9 +422,9 @@ def test_a_quantized_host_learns_forgets_nothing_of_itself_and_is_not_merged(
 
 def test_a_person_is_told_what_is_not_folded(capsys: pytest.CaptureFixture[str]) -> None:
     show = Display()
-    show("folded", sites=8, folded=8, obstacles=[], ratios=[0.1, 0.2])
+    show(PastFolded(sites=8, folded=8, obstacles=[], ratios=[0.1, 0.2]))
     assert capsys.readouterr().out == ""
-    show("folded", sites=8, folded=5, obstacles=["it is odd"], ratios=None)
+    show(PastFolded(sites=8, folded=5, obstacles=["it is odd"], ratios=None))
     assert capsys.readouterr().out == "Earlier tasks are not folded at 3 of 8 linear maps: it is odd.\n"
 
 
@@ -429,18 +435,18 @@ def test_between_tasks_one_matrix_holds_all_of_them_and_the_next_task_takes_it_o
         learner.learn(task)
     assert isinstance(learner.adapter, PlacedLowRank)
     site = learner.adapter.sites["encoder.block.1.layer.0.SelfAttention.q"]
-    whole, x = site.whole, torch.randn(3, site.d_in)
+    whole, x = site.working.folded_all, torch.randn(3, site.d_in)
     assert torch.equal(site(x), site.base_with(x, whole))
-    site.whole = None  # the same without it
+    site.working.folded_all = None  # the same without it
     torch.testing.assert_close(site(x), site.base_with(x, whole), rtol=1e-5, atol=1e-6)
-    site.whole = whole
+    site.working.folded_all = whole
     shared = site.settings.slots == "shared"
     learner.adapter.grow()
-    assert site.whole is None
-    assert site.folded is (None if shared else whole)
+    assert site.working.folded_all is None
+    assert site.working.folded is (None if shared else whole)
     if not shared:
-        site.fold()  # from nothing
-        assert torch.equal(site.folded, whole)
+        site.fold_past()  # from nothing
+        assert torch.equal(site.working.folded, whole)
 
 
 def test_a_tensor_that_changes_between_tasks_is_read_as_it_is() -> None:
@@ -451,7 +457,7 @@ def test_a_tensor_that_changes_between_tasks_is_read_as_it_is() -> None:
     x = torch.randn(3, site.d_in)
     with torch.no_grad():
         before = site(x)
-        site.down.weight.mul_(2)
+        site.slots.down.weight.mul_(2)
     torch.testing.assert_close(site(x) - site.base(x), 2 * (before - site.base(x)), rtol=1e-4, atol=1e-6)
     learner.adapter.grow()
     torch.testing.assert_close(site.past(x) - site.base(x), 2 * (before - site.base(x)), rtol=1e-4, atol=1e-6)

@@ -22,13 +22,13 @@ import yaml
 from transformers import DistilBertConfig
 
 import nacre as package
-from command import Call, Outcome, assert_one_line_error, contents, one_line
+from helpers.command import Call, Outcome, assert_one_line_error, contents, one_line
+from helpers.tiny import write_task
 from nacre.evaluation.scoring import is_right
 from nacre.files import hash_of, sha256
 from nacre.records.run import Record
 from nacre.registry import METHODS, MODIFIERS
 from nacre.tasks.published.streams import stream_names
-from tiny import write_task
 
 TASKS = {"animals": ("yes", "no"), "plants": ("yes", "no", "maybe"), "tools": ("no", "yes")}
 NAMES = list(TASKS)

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from command import Call, assert_one_line_error, one_line
+from helpers.command import Call, assert_one_line_error, one_line
 from nacre.cli.docstring import sheet_of
 from nacre.registry import METHODS, MODIFIERS, build_method, parameters_of
 

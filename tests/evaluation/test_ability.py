@@ -23,8 +23,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedTokenizerFast
 
-import tiny
-from command import Call, assert_one_line_error, contents
+from helpers import tiny
+from helpers.command import Call, assert_one_line_error, contents
+from helpers.tiny import WORDS, tiny_host, tiny_task, write_task
 from nacre.errors import CheckpointError, DataError, ModelError, NacreError, RecipeError
 from nacre.evaluation.base_ability import harness, measure, programs
 from nacre.evaluation.base_ability.benchmarks import ABILITIES, PUBLISHED, AbilityTask, load_ability_tasks
@@ -32,6 +33,7 @@ from nacre.evaluation.base_ability.guard import ARCHITECTURES, OPEN, REFUSED, fi
 from nacre.evaluation.base_ability.measure import checked, measure_ability
 from nacre.evaluation.base_ability.programs import GUARD, Containment, Limits, containment, pass_at_k, run_program
 from nacre.evaluation.base_ability.scores import AbilityScore, score_of
+from nacre.events import Event, ProbeStarted, ignore
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.models.host import Host
@@ -40,7 +42,6 @@ from nacre.records.run import Record
 from nacre.registry import build_method
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
-from tiny import WORDS, tiny_host, tiny_task, write_task
 
 CHOICES = ("hellaswag", "winogrande", "arc_challenge")
 QUICK = Limits(cpu_seconds=1, wall_seconds=4.0)
@@ -115,7 +116,7 @@ def word_host(architecture: str, texts: str, positions: int = 512) -> Host:
     core = Tokenizer.from_str(tiny.tokenizer(family).backend_tokenizer.to_str())
     core.model = models.WordLevel(vocabulary, unk_token="<unk>")
     known = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "bos_token": "<s>"}
-    config = tiny._sizes(len(vocabulary))[architecture]
+    config = tiny.configurations(len(vocabulary))[architecture]
     for setting in ("num_layers", "num_decoder_layers", "num_hidden_layers", "encoder_layers", "decoder_layers"):
         if hasattr(config, setting):
             setattr(config, setting, 1)  # a thousand texts are read one by one
@@ -707,10 +708,6 @@ def recipe_of(tmp_path: Path, output: str, model: Path, **more: Any) -> Recipe:
     return Recipe.model_validate(document | more)
 
 
-def silent(*_: object, **__: object) -> None:
-    """What happens, told to nobody."""
-
-
 def told(record: Record) -> dict[str, Any]:
     """What a record says of base ability, less the time it took."""
     assert record.base_ability is not None
@@ -720,7 +717,7 @@ def told(record: Record) -> dict[str, Any]:
 @pytest.mark.parametrize("architecture", ["llama", "t5"])
 def test_a_run_measures_before_and_after_the_stream(architecture: str, tmp_path: Path, tiny_model: Any) -> None:
     every = {"tasks": list(ABILITIES), "run_generated_code": True}
-    record = run(recipe_of(tmp_path, "run", tiny_model(architecture), base_ability=every), silent)
+    record = run(recipe_of(tmp_path, "run", tiny_model(architecture), base_ability=every), ignore)
     found = record.base_ability
     assert found is not None
     assert [(one.after, one.task) for one in found.results] == [
@@ -760,7 +757,7 @@ def test_a_run_measures_before_and_after_the_stream(architecture: str, tmp_path:
 
 def test_the_first_measurement_is_of_the_untouched_model(tmp_path: Path, tiny_model: Any) -> None:
     recipe = recipe_of(tmp_path, "run", tiny_model("llama"), base_ability={"tasks": ["arc_challenge"]})
-    run(recipe, silent)
+    run(recipe, ignore)
     (task,) = load_ability_tasks(["arc_challenge"], str(tmp_path / "ability"))
     plain = measure_ability(load_host(str(tiny_model("llama"))), task)
     written = (tmp_path / "run" / "base_ability" / "00-before" / "arc_challenge.json").read_text()
@@ -775,8 +772,8 @@ def test_a_method_with_a_model_for_each_task_is_measured_after_each(tmp_path: Pa
     """Every copy begins from the untouched host; none is measured inside another."""
     every = {"base_ability": {"tasks": ["winogrande"], "when": "every"}, "method": "independent"}
     with pytest.raises(RecipeError, match=r"no last one to measure\. Set base_ability\.when=every\."):
-        run(recipe_of(tmp_path, "ends", tiny_model("llama"), **{**every, "base_ability": {}}), silent)
-    run(recipe_of(tmp_path, "run", tiny_model("llama"), **every), silent)
+        run(recipe_of(tmp_path, "ends", tiny_model("llama"), **{**every, "base_ability": {}}), ignore)
+    run(recipe_of(tmp_path, "run", tiny_model("llama"), **every), ignore)
     (task,) = load_ability_tasks(["winogrande"], str(tmp_path / "ability"))
     for stage in ("01-animals", "02-plants"):
         learner = Learner.load(tmp_path / "run" / "tasks" / stage)
@@ -787,7 +784,7 @@ def test_a_method_with_a_model_for_each_task_is_measured_after_each(tmp_path: Pa
 
 def test_an_interrupted_run_goes_on_at_the_next_benchmark_and_finds_the_same(tmp_path: Path, tiny_model: Any) -> None:
     every = {"base_ability": {"when": "every", "tasks": ["hellaswag", "winogrande"]}}
-    whole = run(recipe_of(tmp_path, "whole", tiny_model("llama"), **every), silent)
+    whole = run(recipe_of(tmp_path, "whole", tiny_model("llama"), **every), ignore)
     assert whole.base_ability is not None
     assert [one.after for one in whole.base_ability.averages] == ["before", "animals", "plants"]
     started: list[tuple[object, ...]] = []
@@ -795,9 +792,9 @@ def test_an_interrupted_run_goes_on_at_the_next_benchmark_and_finds_the_same(tmp
     class Stop(Exception):
         pass
 
-    def stop(kind: str, **values: object) -> None:
-        if kind == "ability":
-            started.append(tuple(values.values()))
+    def stop(event: Event) -> None:
+        if isinstance(event, ProbeStarted):
+            started.append(tuple(event.values.values()))
             if len(started) == 4:
                 raise Stop
 
@@ -811,17 +808,17 @@ def test_an_interrupted_run_goes_on_at_the_next_benchmark_and_finds_the_same(tmp
     file = tmp_path / "cut" / "base_ability" / "01-animals" / "winogrande.json"
     file.write_text(file.read_text()[:40])
     with pytest.raises(CheckpointError, match=r"winogrande\.json is damaged; delete it"):
-        run(recipe_of(tmp_path, "cut", tiny_model("llama"), **every), silent)
+        run(recipe_of(tmp_path, "cut", tiny_model("llama"), **every), ignore)
 
 
 def test_the_protocol_knows_what_changes_the_numbers_and_nothing_else(tmp_path: Path, tiny_model: Any) -> None:
     def hash_of(output: str, **settings: Any) -> str:
-        return run(recipe_of(tmp_path, output, tiny_model("llama"), base_ability=settings), silent).protocol_hash
+        return run(recipe_of(tmp_path, output, tiny_model("llama"), base_ability=settings), ignore).protocol_hash
 
     plain = hash_of("plain", tasks=["winogrande"])
     assert hash_of("every", tasks=["winogrande"], when="every", batch_size=2) == plain
     assert hash_of("fewer", tasks=["winogrande"], limit=3) != plain
-    none = run(recipe_of(tmp_path, "none", tiny_model("llama")).model_copy(update={"base_ability": None}), silent)
+    none = run(recipe_of(tmp_path, "none", tiny_model("llama")).model_copy(update={"base_ability": None}), ignore)
     assert none.base_ability is None
     assert "base ability" not in none.protocol
     assert none.protocol_hash != plain

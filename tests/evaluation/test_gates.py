@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.tiny import perturb, tiny_host, tiny_task, write_task, write_tiny_model
 from nacre.adapters.gated import PlacedGated
 from nacre.errors import NacreError
 from nacre.evaluation.gates import SiteGates, has_gates, mean_gates
+from nacre.events import ignore
 from nacre.files import sha256
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -21,7 +23,6 @@ from nacre.registry import build_method
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 from nacre.tasks.task import Task
-from tiny import stir, tiny_host, tiny_task, write_task, write_tiny_model
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, max_target_length=5)
 NAMES = ("animals", "birds")
@@ -33,7 +34,7 @@ def learner_of(architecture: str, options: dict[str, object] | None = None, task
     learner = Learner(host, build_method("am_lora", options or {}), optim=OPTIM)
     for name in NAMES[:tasks]:
         learner.learn(tiny_task(name))
-    stir(learner.host.model)
+    perturb(learner.host.model)
     return learner
 
 
@@ -48,8 +49,8 @@ def naive(learner: Learner, task: Task) -> dict[str, list[float]]:
 
         def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             for token in inputs[0].reshape(-1, inputs[0].shape[-1]):
-                pairs = [(a, b.T) for a, b in zip(site.past_down, site.past_up, strict=True)]
-                pairs.append((site.down.weight, site.up.weight))
+                pairs = [(a, b.T) for a, b in zip(site.slots.past_down, site.slots.past_up, strict=True)]
+                pairs.append((site.slots.down.weight, site.slots.up.weight))
                 outputs = [4.0 * (b @ (a @ token)) for a, b in pairs]  # alpha / rank = 32 / 8
                 zero = site.zero_score if site.settings.zero_lora == "learned" else torch.zeros(1)
                 scores = torch.stack([w @ y for w, y in zip(site.selector, outputs, strict=True)])
@@ -189,7 +190,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 @pytest.fixture(scope="module")
 def finished(recipe: Recipe) -> Path:
-    run(recipe, lambda kind, **values: None)
+    run(recipe, ignore)
     return Path(str(recipe.output))
 
 
@@ -217,12 +218,12 @@ def test_runs_write_them_after_each_stage(finished: Path, recipe: Recipe) -> Non
 
 
 def test_the_same_run_writes_the_same_bytes(finished: Path, recipe: Recipe, tmp_path: Path) -> None:
-    run(recipe.model_copy(update={"output": str(tmp_path / "again")}), lambda kind, **values: None)
+    run(recipe.model_copy(update={"output": str(tmp_path / "again")}), ignore)
     for name in ("01-animals", "02-birds"):
         there, here = (folder / "tasks" / name / "gates.json" for folder in (finished, tmp_path / "again"))
         assert there.read_bytes() == here.read_bytes()
 
 
 def test_methods_without_gates_write_none(recipe: Recipe, tmp_path: Path) -> None:
-    run(recipe.model_copy(update={"method": "inc_lora", "output": str(tmp_path / "run")}), lambda kind, **values: None)
+    run(recipe.model_copy(update={"method": "inc_lora", "output": str(tmp_path / "run")}), ignore)
     assert not list((tmp_path / "run").rglob("gates.json"))

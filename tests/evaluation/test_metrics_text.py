@@ -11,7 +11,7 @@ import pytest
 from nacre.errors import DataError, NacreError
 from nacre.evaluation import text_metrics
 from nacre.evaluation.scoring import _BY_REFERENCE, _TOGETHER, check_metric, score
-from nacre.tasks.metrics import METRICS, metric_name
+from nacre.tasks.metrics import TASK_METRICS, metric_name
 from nacre.tasks.task import Row, Task
 from nacre.tasks.template import Template
 
@@ -23,15 +23,15 @@ def task(metric: str, *rows: Row | str, labels: tuple[str, ...] | None = None) -
 
 
 def test_every_metric_has_a_function():
-    assert {*_BY_REFERENCE, *_TOGETHER, "sari"} == set(METRICS)
-    assert set(text_metrics.PACKAGES) <= set(METRICS)
+    assert {*_BY_REFERENCE, *_TOGETHER, "sari"} == set(TASK_METRICS)
+    assert set(text_metrics.PACKAGES) <= set(TASK_METRICS)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", TASK_METRICS)
 def test_perfect_answers_have_one_and_empty_ones_nothing(metric):
     # The text is not the target: SARI would have nothing to add then.
     rows = [Row("a stone under the red lamp", target) for target in ("the old cat sat here", "a big dog saw the sea")]
-    mine = task(metric, *rows, labels=tuple(row.target for row in rows) if METRICS[metric].needs_labels else None)
+    mine = task(metric, *rows, labels=tuple(row.target for row in rows) if TASK_METRICS[metric].needs_labels else None)
     check_metric(mine)
     perfect = score(mine, [row.target for row in rows])
     assert perfect.value == pytest.approx(1, abs=1e-12)
@@ -44,7 +44,7 @@ def test_perfect_answers_have_one_and_empty_ones_nothing(metric):
     assert half.value == pytest.approx(math.exp(1 - 11 / 5) if metric == "bleu" else 0.5, abs=1e-12)
 
 
-@pytest.mark.parametrize("metric", sorted(set(METRICS) - {"bleu", "macro_f1"}))
+@pytest.mark.parametrize("metric", sorted(set(TASK_METRICS) - {"bleu", "macro_f1"}))
 def test_the_best_reference_counts(metric):
     row = Row("what was it ?", "stone lamp", ("seventy seven cats under the sea", "stone lamp"))
     assert row.accepted == ("stone lamp", "seventy seven cats under the sea", "stone lamp")
@@ -221,7 +221,7 @@ def test_a_missing_package_is_named_before_anything_is_learnt(metric, module, pa
     for name in [name for name in sys.modules if name.partition(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
-    mine = task(metric, "a", labels=("a",) if METRICS[metric].needs_labels else None)
+    mine = task(metric, "a", labels=("a",) if TASK_METRICS[metric].needs_labels else None)
     with pytest.raises(NacreError) as caught:
         check_metric(mine)
     assert str(caught.value) == (

@@ -14,7 +14,10 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from helpers.contract import same_state
+from helpers.tiny import tiny_host, tiny_task
 from nacre.adapters.adapter import FeatureMap
+from nacre.events import Event, StepTaken
 from nacre.features import masked_step
 from nacre.features.kept_rows import KeptRows
 from nacre.functional.kept_rows import FEWEST, KeptRowsLinear, Rows, largest_rows, weight_gradient
@@ -23,11 +26,9 @@ from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.models.families import Encoded
-from nacre.parts.gradient_rule import GradientRule
 from nacre.parts.magnitude_mask import MagnitudeMask
-from nacre.parts.penalty import Penalty
+from nacre.parts.part import GradientRule, Penalty
 from nacre.registry import build_method
-from tiny import tiny_host, tiny_task
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, weight_decay=0.1, max_grad_norm=0.5, split_padding=None)
 MIGU: dict[str, object] = {"migu": {"first_task": True, "threshold": 0.6}}
@@ -269,10 +270,7 @@ def same_as_masking(
             assert (one is None and two is None) or torch.equal(one, two)
     for one, two in zip(ours.host.model.parameters(), naive.host.model.parameters(), strict=True):
         assert torch.equal(one, two)
-    for key, remembered in naive.state.parts.items():
-        for name, value in remembered.items():
-            found = ours.state.parts[key][name]
-            assert torch.equal(found, value) if isinstance(value, Tensor) else found == value
+    assert same_state(ours, naive)
     ours.remove()
     return masked, all_masked
 
@@ -389,11 +387,11 @@ def test_where_kept_rows_are_not_used() -> None:
         learner = Learner(tiny_host("t5"), method, optim=OPTIM)
         used = []
 
-        def watch(kind: str, **_: object) -> None:
-            if kind == "step":
+        def watch(event: Event) -> None:
+            if isinstance(event, StepTaken):
                 used.append(patched(learner.host.model))
 
-        learner.report = watch
+        learner.on_event = watch
         learner.learn(tiny_task())
         assert len(set(used)) == 1
         return used[0]
@@ -414,16 +412,16 @@ def test_the_masks_are_chosen_once_a_step_and_an_error_leaves_nothing() -> None:
     learner = Learner(tiny_host("t5"), build_method("seq_ft+migu", MIGU), optim=OPTIM)
     names, asked = list(learner.host.model.state_dict()), []
 
-    def stop(kind: str, step: int = 0, **_: object) -> None:
-        if kind == "step":
+    def stop(event: Event) -> None:
+        if isinstance(event, StepTaken):
             assert list(learner.host.model.state_dict()) == names
-            owner = learner.held["magnitude_mask"].rows
+            owner = learner.resources["magnitude_mask"].rows
             scores = owner.scores
-            owner.scores = lambda: (asked.append(step), scores())[1]
-            if step == 3:
+            owner.scores = lambda: (asked.append(event.step), scores())[1]
+            if event.step == 3:
                 raise KeyboardInterrupt
 
-    learner.report = stop
+    learner.on_event = stop
     learner.optim = OPTIM.model_copy(update={"log_every": 1})
     with pytest.raises(KeyboardInterrupt):
         learner.learn(tiny_task())

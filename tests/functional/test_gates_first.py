@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counting import Operations, kept_bytes
+from helpers.counting import Operations, kept_bytes
+from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.adapters.gated import Gated, GatedSite, PlacedGated
 from nacre.errors import NacreError, RecipeError
 from nacre.evaluation.gates import dropped_gates, mean_gates
@@ -21,7 +22,6 @@ from nacre.functional.gates_first import chosen_tasks, fused_gates_first
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.registry import build_method
-from tiny import stir, tiny_host, tiny_task
 
 D_IN, D_OUT, RANK, SCALE = 24, 20, 3, 2.0
 NAMES = ("x", "undropped", "down", "up", "selector", "zero_score")
@@ -257,7 +257,7 @@ def test_what_is_missing_is_what_was_left_out() -> None:
     exact, site = site_of(6, dropout=0.0).eval(), site_of(6, dropout=0.0, keep_gates=2).eval()
     with torch.no_grad():
         x = inputs()
-        gates, down, up = exact.gates(x), *exact.stacks()
+        gates, down, up = exact.gates(x), *exact.slots.all_pairs()
         assert torch.equal(site.gates(x), gates)
         outputs = [exact.settings.scale * (x @ a.T) @ b for a, b in zip(down, up, strict=True)]
         left = gates.flatten(0, 1).sum(0).argsort()[:4].tolist()
@@ -377,7 +377,7 @@ def test_dropped_gates_are_means_over_a_batchs_tokens() -> None:
     learner = Learner(host, build_method("am_lora", {"keep_gates": 1}), seed=7, optim=OPTIM)
     for number in range(3):
         learner.learn(tiny_task(f"task {number}"))
-    stir(learner.host.model, size=0.4)
+    perturb(learner.host.model, size=0.4)
     task, adapter = tiny_task("birds"), learner.adapter
     assert isinstance(adapter, PlacedGated)
     rows = learner.encode(task.examples("test"))

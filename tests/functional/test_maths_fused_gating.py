@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counting import Operations, kept_bytes
+from helpers.counting import Operations, kept_bytes
 from nacre.adapters.gated import Gated, GatedSite
 from nacre.functional.fused_gating import Mixture, fused_mixture
 

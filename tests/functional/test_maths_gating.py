@@ -182,8 +182,8 @@ def test_the_site_equals_the_naive_computation_after_several_tasks(
             for parameter in site.parameters_by_group().values():  # not so far that a softmax saturates
                 parameter.add_(0.4 * torch.randn(parameter.shape, dtype=torch.float64, generator=generator))
     assert site.selector.shape == (4, 9)
-    assert site.past_down.shape == (3, 2, 6)
-    assert site.past_up.shape == (3, 2, 9)
+    assert site.slots.past_down.shape == (3, 2, 6)
+    assert site.slots.past_up.shape == (3, 2, 9)
     x = torch.randn(7, 6, dtype=torch.float64, generator=generator)
     with torch.random.fork_rng():
         torch.manual_seed(11)
@@ -192,16 +192,16 @@ def test_the_site_equals_the_naive_computation_after_several_tasks(
         torch.manual_seed(11)
         found = site.train()(x)
 
-    new_down = site.down.weight.detach().clone().requires_grad_()
-    new_up = site.up.weight.detach().T.clone().requires_grad_()
+    new_down = site.slots.down.weight.detach().clone().requires_grad_()
+    new_up = site.slots.up.weight.detach().T.clone().requires_grad_()
     selector = site.selector.detach().clone().requires_grad_()
     zero: Tensor | float | None = 0.0 if zero_lora else None
     if zero_lora == "learned":
         zero = site.zero_score.detach().clone().requires_grad_()
     expected = base(x) + naive(
         masked if dropout_on == "all" else x,
-        torch.cat([site.past_down, new_down[None]]),
-        torch.cat([site.past_up, new_up[None]]),
+        torch.cat([site.slots.past_down, new_down[None]]),
+        torch.cat([site.slots.past_up, new_up[None]]),
         selector,
         1.5,
         zero,
@@ -212,8 +212,8 @@ def test_the_site_equals_the_naive_computation_after_several_tasks(
     assert relative(found, expected) <= BOUND
     found.square().sum().backward()
     expected.square().sum().backward()
-    assert relative(site.down.weight.grad, new_down.grad) <= BOUND
-    assert relative(site.up.weight.grad, new_up.grad.T) <= BOUND
+    assert relative(site.slots.down.weight.grad, new_down.grad) <= BOUND
+    assert relative(site.slots.up.weight.grad, new_up.grad.T) <= BOUND
     trained = selector.grad if selectors == "all" else selector.grad[-1:]
     assert relative(site.trained_selectors.grad, trained) <= BOUND
     if zero_lora == "learned":

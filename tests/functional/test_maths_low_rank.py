@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 from nacre.adapters.low_rank import LowRank, LowRankSite
-from nacre.adapters.svd import Svd, SvdSite
+from nacre.adapters.svd import Svd
 from nacre.functional.fused_low_rank import fused_update
 from nacre.functional.low_rank import folded_weight, summed_update
 
@@ -128,14 +128,16 @@ def site_of(
     base = base.to(dtype)
     alpha = SCALE * RANK
     site = (
-        SvdSite(base, Svd(RANK, alpha, dropout)) if kind == "svd" else LowRankSite(base, LowRank(RANK, alpha, dropout))
+        LowRankSite(base, Svd(RANK, alpha, dropout))
+        if kind == "svd"
+        else LowRankSite(base, LowRank(RANK, alpha, dropout))
     )
     for task in range(tasks):
         site.grow()
         with torch.no_grad():
             for number, tensor in enumerate(site.parameters_by_group().values()):
                 tensor.copy_(drawn(*tensor.shape, seed=10 * task + number, size=0.3))
-    site.fold()
+    site.fold_past()
     return site
 
 
@@ -171,9 +173,9 @@ def test_a_site_against_loops_over_tasks(tasks: int, kind: str, conv: bool) -> N
         for way in ("fused", "plain", "rank space"):
             site = site_of(tasks, kind, dtype, conv=conv)
             if way == "rank space":
-                site.folded = None
+                site.working.folded = None
             if way == "plain":
-                site.up.register_forward_hook(lambda *_: None)
+                site.slots.up.register_forward_hook(lambda *_: None)
             leaf = x.to(dtype, copy=True).requires_grad_()
             assert (site.fusible(leaf) is not None) == (way == "fused" or (way == "rank space" and tasks == 1))
             value = site(leaf)
@@ -203,11 +205,11 @@ def test_who_listens_to_the_down_map_hears_it_once_and_changes_nothing() -> None
     torch.manual_seed(3)
     unheard = site(x)
     heard: list[tuple[Tensor, Tensor]] = []
-    site.down.register_forward_hook(lambda module, args, output: heard.append((args[0], output)))
+    site.slots.down.register_forward_hook(lambda module, args, output: heard.append((args[0], output)))
     torch.manual_seed(3)
     assert torch.equal(site(x), unheard)
     ((seen, codes),) = heard
-    assert torch.equal(codes, seen @ site.down.weight.T)
+    assert torch.equal(codes, seen @ site.slots.down.weight.T)
     assert 0 < (seen == 0).sum() < seen.numel()
 
 
@@ -223,11 +225,11 @@ def test_where_the_hand_written_pass_does_not_fit_it_is_not_taken() -> None:
     changes = {
         "another type": lambda site: site.base.double(),
         "a trained host": lambda site: site.base.requires_grad_(True),
-        "a measured weight": lambda site: site.folded.requires_grad_(),
+        "a measured weight": lambda site: site.working.folded.requires_grad_(),
         "the base is listened to": lambda site: site.base.register_forward_hook(lambda *_: None),
-        "up is listened to": lambda site: site.up.register_forward_pre_hook(lambda *_: None),
-        "down's gradient is listened to": lambda site: site.down.register_full_backward_hook(lambda *_: None),
-        "a past in rank space": lambda site: setattr(site, "folded", None),
+        "up is listened to": lambda site: site.slots.up.register_forward_pre_hook(lambda *_: None),
+        "down's gradient is listened to": lambda site: site.slots.down.register_full_backward_hook(lambda *_: None),
+        "a past in rank space": lambda site: setattr(site.working, "folded", None),
         "a base with its own forward": lambda site: setattr(site.base, "forward", lambda x: x[..., :D_OUT]),
     }
     for what, change in changes.items():

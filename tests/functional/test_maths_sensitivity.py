@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.tiny import tiny_host, tiny_task
 from nacre.adapters.svd import Svd
+from nacre.events import TrainingPrepared
 from nacre.functional.orthonormality import orthonormality_error
 from nacre.functional.sensitivity import Triplets, combined, orthonormal_rows, sensitivity, shares, triplet_sensitivity
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.parts.sensitivity_start import SensitivityStart
 from nacre.registry import build_method
-from tiny import tiny_host, tiny_task
 
 BOUND = 1e-10
 TASKS = [tiny_task(name) for name in ("animals", "birds", "fish")]
@@ -84,7 +85,8 @@ def test_removing_a_parameter_changes_the_loss_by_its_sensitivity_to_first_order
             kept, losses = flat[place].clone(), []
             for factor in (1 - 1e-5, 1 + 1e-5):
                 flat[place] = kept * factor
-                placed.refresh()
+                for site in placed.sites.values():
+                    site.fold_past()
                 with torch.no_grad():
                     losses.append((net(x) - y).square().mean())
             flat[place] = kept
@@ -130,7 +132,7 @@ def test_a_third_task_begins_as_the_equations_say(
         build_method(name, own),
         seed=2,
         optim=Optim(batch_size=4, learning_rate=1e-2, epochs=2),
-        report=lambda kind, **_: kind == "trainable" and begun.append(copied(learner)),
+        on_event=lambda event: isinstance(event, TrainingPrepared) and begun.append(copied(learner)),
     )
     for task in TASKS:
         learner.learn(task)

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from test_maths_masking import close, naive_full, without_dropout
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 import nacre
+from helpers.naive_migu import close, naive_full, without_dropout
+from helpers.tiny import tiny_host, tokenizer
 from nacre.errors import ModelError, RecipeError, TrainingError
 from nacre.features.masked_step import MaskedStep
 from nacre.functional.losses import IGNORED
 from nacre.learning.settings import Optim
 from nacre.models.families import Encoded
-from tiny import tiny_host, tokenizer
 
 RATE = 1e-2
 DECAY = 0.1
@@ -39,7 +39,7 @@ def rows(count: int, seed: int = 0) -> list[Encoded]:
 
 def batch_of(architecture: str, some: Sequence[Encoded]) -> dict[str, Tensor]:
     """As a foreign loop would give it: an encoder-decoder gets labels and makes its decoder's input itself."""
-    batch = tiny_host(architecture).family.batch(some)
+    batch = dict(tiny_host(architecture).family.batch(some))
     batch.pop("decoder_input_ids", None)
     return batch
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.errors import TrainingError
+from nacre.events import Event, StepTaken, TrainingPrepared
 from nacre.functional.losses import IGNORED, token_loss_sum
 from nacre.learning.batches import Batches, split, target_tokens
 from nacre.learning.learner import Learner
@@ -23,7 +25,6 @@ from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.registry import build_method
 from nacre.tasks.task import Row, Task
-from tiny import stir, tiny_host, tiny_task
 
 
 def uneven_task() -> Task:
@@ -38,10 +39,10 @@ def gradients(host: Host, method: str, accumulation: int) -> dict[str, Tensor]:
     """Gradients of one step on eight rows, before clipping, without dropout."""
     found: dict[str, Tensor] = {}
 
-    def watch(kind: str, **_: object) -> None:
-        if kind == "trainable":
-            stir(learner.host.model, size=0.01)
-        if kind == "step":
+    def watch(event: Event) -> None:
+        if isinstance(event, TrainingPrepared):
+            perturb(learner.host.model, size=0.01)
+        if isinstance(event, StepTaken):
             for group in learner.trainable():
                 found.update({f"{group.name} {i}": p.grad.clone() for i, p in enumerate(group.parameters)})
 
@@ -51,7 +52,7 @@ def gradients(host: Host, method: str, accumulation: int) -> dict[str, Tensor]:
                 setattr(module, name, 0.0)
     optim = Optim(batch_size=8, accumulation=accumulation, max_grad_norm=None, log_every=1)
     parameters = {} if method == "seq_ft" else {"dropout": 0.0}
-    learner = Learner(host, build_method(method, parameters), optim=optim, report=watch)
+    learner = Learner(host, build_method(method, parameters), optim=optim, on_event=watch)
     learner.learn(uneven_task())
     learner.remove()
     return found
@@ -156,12 +157,12 @@ def test_split_keeps_all_rows_in_order_and_leaves_no_part_empty() -> None:
 def test_a_loss_that_is_not_finite_names_the_step_and_rows() -> None:
     learner = Learner(tiny_host("t5"), build_method("seq_lora"), optim=Optim(batch_size=4, log_every=10))
 
-    def poison(kind: str, **_: object) -> None:
-        if kind == "trainable":
+    def poison(event: Event) -> None:
+        if isinstance(event, TrainingPrepared):
             with torch.no_grad():
-                next(iter(learner.adapter.sites.values())).up.weight.fill_(float("nan"))
+                next(iter(learner.adapter.sites.values())).slots.up.weight.fill_(float("nan"))
 
-    learner.report = poison
+    learner.on_event = poison
     with pytest.raises(TrainingError, match=r"not finite at step 1 of 'animals', which holds the training rows \d+"):
         learner.learn(tiny_task())
 
@@ -179,12 +180,12 @@ def test_an_adapter_that_takes_no_part_stops_with_the_rows_named_and_leaves_noth
 ) -> None:
     learner = Learner(tiny_host("t5"), build_method("seq_lora"), optim=Optim(batch_size=4))
 
-    def cut(kind: str, **_: object) -> None:
-        if kind == "trainable":
+    def cut(event: Event) -> None:
+        if isinstance(event, TrainingPrepared):
             for site in learner.adapter.sites.values():
-                site.is_open = False
+                site.slots.is_open = False
 
-    learner.report = cut
+    learner.on_event = cut
     with pytest.raises(TrainingError, match=r"No trainable parameter .* step 1 of 'animals', which holds"):
         learner.learn(tiny_task())
     with pytest.raises(TrainingError, match="stopped halfway"):
@@ -197,12 +198,12 @@ def test_an_adapter_that_takes_no_part_stops_with_the_rows_named_and_leaves_noth
 def test_every_term_is_logged_before_and_after_weighting() -> None:
     logged: list[dict[str, float]] = []
 
-    def watch(kind: str, **values: object) -> None:
-        if kind == "step":
-            logged.append({"loss": values["loss"], **values["terms"]})  # type: ignore[dict-item]
+    def watch(event: Event) -> None:
+        if isinstance(event, StepTaken):
+            logged.append({"loss": event.loss, **event.terms})
 
     method = build_method("am_lora", {"sparsity": 0.25})
-    Learner(tiny_host("t5"), method, optim=Optim(batch_size=4, log_every=1), report=watch).learn(tiny_task())
+    Learner(tiny_host("t5"), method, optim=Optim(batch_size=4, log_every=1), on_event=watch).learn(tiny_task())
     assert logged
     for line in logged:
         assert math.isclose(line["l1_selector_weighted"], 0.25 * line["l1_selector"], rel_tol=1e-6)
@@ -213,7 +214,7 @@ WORKER = """
 import os, sys, torch
 torch.set_num_threads(1)
 sys.path[:0] = sys.argv[1].split(os.pathsep)
-from tiny import tiny_host
+from helpers.tiny import tiny_host
 from test_loss import uneven_task
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim

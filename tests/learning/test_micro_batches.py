@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations, pairwise
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.tiny import tiny_host, tiny_task
+from nacre.events import Event, StepTaken
 from nacre.learning.batches import in_micro_batches
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.models.families import Encoded
 from nacre.registry import build_method
 from nacre.tasks.task import Row, Task
-from tiny import tiny_host, tiny_task
 
 ARCHITECTURES = ("t5", "llama", "roberta")
 
@@ -77,11 +77,11 @@ def gradients(architecture: str, method: str, optim: Optim) -> tuple[dict[str, t
     learner = Learner(host, build_method(method, parameters), optim=optim)
     found: dict[str, torch.Tensor] = {}
 
-    def watch(kind: str, **_: Any) -> None:
-        if kind == "step":  # before zero_grad
+    def watch(event: Event) -> None:
+        if isinstance(event, StepTaken):  # before zero_grad
             found.update({name: p.grad.clone() for name, p in host.model.named_parameters() if p.grad is not None})
 
-    learner.report = watch
+    learner.on_event = watch
     learner.learn(uneven_task())
     learner.remove()
     return found, learner

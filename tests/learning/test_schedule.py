@@ -13,11 +13,12 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
+from helpers.tiny import tiny_host, tiny_task
+from nacre.events import Event, StepTaken
 from nacre.learning.learner import Learner
 from nacre.learning.schedule import Schedule, rate_factor
 from nacre.learning.settings import Optim
 from nacre.methods.inc_lora import inc_lora
-from tiny import tiny_host, tiny_task
 
 THEIRS = {
     "constant": lambda optimizer, warm, steps: get_constant_schedule_with_warmup(optimizer, warm),
@@ -49,12 +50,12 @@ def learnt(**settings: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The rates of a task of 6 steps, and the tensors after it."""
     rates: list[float] = []
 
-    def report(kind: str, **values: Any) -> None:
-        if kind == "step":
-            rates.append(values["rate"])
+    def watch(event: Event) -> None:
+        if isinstance(event, StepTaken):
+            rates.append(event.rate)
 
     optim = Optim(batch_size=4, epochs=2, learning_rate=1e-2, log_every=1, **settings)
-    learner = Learner(tiny_host("t5"), inc_lora(rank=2), seed=1, optim=optim, report=report)
+    learner = Learner(tiny_host("t5"), inc_lora(rank=2), seed=1, optim=optim, on_event=watch)
     learner.learn(tiny_task())
     return rates, learner.adapter.tensors()
 

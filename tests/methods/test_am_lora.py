@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.adapters.gated import Gated, GatedSite, PlacedGated
 from nacre.errors import NacreError, RecipeError
+from nacre.events import StepTaken
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.method import Method
@@ -28,7 +30,6 @@ from nacre.parts.start_offset import StartOffset
 from nacre.registry import build_method
 from nacre.runs.recipe import read_recipe
 from nacre.tasks.published.streams import get_stream
-from tiny import stir, tiny_host, tiny_task
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1)
 ONE_STEP = Optim(batch_size=12, learning_rate=1e-2, log_every=1)
@@ -124,7 +125,7 @@ def test_selectors_begin_where_they_are_told_to(selectors: str) -> None:
             site.grow()
             site.fresh(task)
             found.append(site.selector.detach().clone())
-            stir(site, seed=task)
+            perturb(site, seed=task)
         return found
 
     for number, selector in enumerate(started("zeros")):
@@ -150,7 +151,7 @@ def test_the_selectors_rate_is_a_multiple_of_the_others_under_every_schedule(mon
     reported: list[float] = []
     optim = Optim(batch_size=4, learning_rate=1e-2, log_every=1, schedule="linear")
     learner = learner_of(am_lora(selector_rate=0.25, zero_lora="learned"), optim=optim)
-    learner.report = lambda kind, **values: reported.append(values["rate"]) if kind == "step" else None
+    learner.on_event = lambda event: reported.append(event.rate) if isinstance(event, StepTaken) else None
     learner.learn(tiny_task())
     assert [group.name for group in learner.trainable()] == ["down", "up", "selector", "zero_score"]
     expected = [1e-2 * (1 - step / 3) for step in range(3)]
@@ -180,7 +181,7 @@ def test_a_learned_score_begins_as_the_fixed_one_and_is_kept_for_all_tasks() -> 
     for site in (fixed, learned):
         site.grow()
         site.fresh(3)
-    stir(fixed, size=1.0)
+    perturb(fixed, size=1.0)
     with torch.no_grad():
         for name, parameter in fixed.parameters_by_group().items():
             learned.parameters_by_group()[name].copy_(parameter)
@@ -230,8 +231,7 @@ def test_the_zero_lora_on_the_command_line() -> None:
 
 
 def after_step(rule: SoftThreshold, groups: list[ParameterGroup], rate: float, task_number: int = 1) -> None:
-    adapter = SimpleNamespace(parameter_groups=lambda: groups)
-    rule.after_step(SimpleNamespace(adapter=adapter, step=Step(0, 1, rate), task_number=task_number))
+    rule.after_step(SimpleNamespace(trainable=lambda: groups, step=Step(0, 1, rate), task_number=task_number))
 
 
 def test_the_soft_threshold_takes_rate_times_strength_from_its_group() -> None:
@@ -325,7 +325,7 @@ def test_the_published_schedules_can_be_written(order: str) -> None:
         listed = sheet.split(f"{order.replace('order', 'order ')}: [")[1].split("]")[0]
         assert [float(entry) for entry in listed.split(",")] == by_task
     (penalty,) = am_lora(sparsity=tuple(by_task)).penalties
-    weights = [penalty.weight(SimpleNamespace(task_number=number)) for number in range(1, 16)]  # type: ignore[arg-type]
+    weights = [penalty.weight(number) for number in range(1, 16)]
     assert weights == by_task
 
 
@@ -365,7 +365,7 @@ def test_with_an_offset_opening_a_task_keeps_the_function() -> None:
     def change(offset: float) -> float:
         learner = learner_of(am_lora())
         learner.learn(tiny_task("task 0"))
-        stir(learner.host.model)
+        perturb(learner.host.model)
         before = logits(learner)
         learner.adapter.grow()
         learner.adapter.fresh(1)

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import pytest
 import torch
 
+from helpers.tiny import tiny_host, tiny_task
 from nacre import registry
 from nacre.errors import NacreError, RecipeError, SlotTaken
+from nacre.events import Event, RowsEncoded, StepTaken
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.method import Method, recorded
@@ -21,34 +23,49 @@ from nacre.methods.am_lora import am_lora
 from nacre.methods.inc_lora import inc_lora
 from nacre.methods.seq_lora import seq_lora
 from nacre.modifiers.l1 import l1
-from nacre.parts.gradient_rule import GradientRule
-from nacre.parts.memory import Memory
+from nacre.parts.part import GradientRule, Memory, Part, Start
 from nacre.parts.part import Learner as LearnerView
-from nacre.parts.part import Part
 from nacre.parts.penalty import GroupL1
-from nacre.parts.start import Fresh, Start
+from nacre.parts.start import Fresh
 from nacre.registry import METHODS, MODIFIERS, Shelf, build_method, parameters_of
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
-from tiny import tiny_host, tiny_task
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1)
+
+
+@dataclass(frozen=True)
+class KeptTexts:
+    kept: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Counted:
+    steps: int
+    sum: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Values:
+    by_group: dict[str, list[torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Copies(Memory):
     """Keeps the first rows of every task."""
 
+    State: ClassVar[type[KeptTexts]] = KeptTexts
+
     rows: int = 2
 
-    def examples(self, learner: LearnerView) -> Sequence[Example]:
-        kept = learner.state.parts.get(self.key, {}).get("kept", [])
-        return [Example(*parts) for parts in kept]
+    def examples(self, learner: LearnerView, tasks: Sequence[Task]) -> Sequence[Example]:
+        state = learner.remembered(self, KeptTexts) or KeptTexts([])
+        return [Example(*texts) for texts in state.kept]
 
     def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         new = [[e.before, e.text, e.after, e.target] for t in tasks for e in t.examples("train")[: self.rows]]
-        state = learner.state.parts.setdefault(self.key, {})
-        state["kept"] = state.get("kept", []) + new
+        state = learner.remembered(self, KeptTexts) or KeptTexts([])
+        learner.remember(self, KeptTexts(state.kept + new))
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,8 @@ class Zeros(Start):
 
 @dataclass(frozen=True)
 class Times(GradientRule):
+    State: ClassVar[type[Counted]] = Counted
+
     factor: float
     name: str
 
@@ -72,27 +91,28 @@ class Times(GradientRule):
         for group in learner.adapter.parameter_groups():
             for parameter in group.parameters:
                 parameter.grad.mul_(self.factor)
-        state = learner.state.parts.setdefault(self.key, {"steps": 0, "sum": torch.zeros(())})
-        state["steps"] += 1
-        state["sum"] += sum(p.grad.abs().sum() for g in learner.adapter.parameter_groups() for p in g.parameters)
+        state = learner.remembered(self, Counted) or Counted(0, torch.zeros(()))
+        more = sum(p.grad.abs().sum() for g in learner.adapter.parameter_groups() for p in g.parameters)
+        learner.remember(self, Counted(state.steps + 1, state.sum + more))
 
 
 @dataclass(frozen=True)
 class Halt(GradientRule):
     """Puts the parameters back after the step."""
 
+    State: ClassVar[type[Values]] = Values
+
     def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
-        learner.state.parts[self.key] = {
-            f"{group.name}{place}": parameter.detach().clone()
-            for group in learner.adapter.parameter_groups()
-            for place, parameter in enumerate(group.parameters)
-        }
+        groups = learner.adapter.parameter_groups()
+        learner.remember(self, Values({g.name: [p.detach().clone() for p in g.parameters] for g in groups}))
 
     def after_step(self, learner: LearnerView) -> None:
         with torch.no_grad():
             for group in learner.adapter.parameter_groups():
-                for place, parameter in enumerate(group.parameters):
-                    parameter.copy_(learner.state.parts[self.key][f"{group.name}{place}"])
+                values = learner.remembered(self, Values)
+                assert values is not None
+                for parameter, value in zip(group.parameters, values.by_group[group.name], strict=True):
+                    parameter.copy_(value)
 
 
 def test_a_second_memory_is_refused_with_both_names() -> None:
@@ -120,17 +140,17 @@ def test_the_operand_is_untouched() -> None:
 def test_memory_rows_are_mixed_in_and_are_saved_with_the_learner(tmp_path: Path) -> None:
     rows: list[int] = []
 
-    def watch(kind: str, **values: int) -> None:
-        if kind == "rows":
-            rows.append(values["rows"])
+    def watch(event: Event) -> None:
+        if isinstance(event, RowsEncoded):
+            rows.append(event.rows)
 
     method = seq_lora().with_memory(Copies(3))
-    learner = Learner(tiny_host("t5"), method, optim=OPTIM, report=watch)
+    learner = Learner(tiny_host("t5"), method, optim=OPTIM, on_event=watch)
     learner.learn(tiny_task("a"))
     learner.learn(tiny_task("b"))
     learner.save(tmp_path / "saved")
     loaded = Learner.load(tmp_path / "saved", tiny_host("t5"), method=method)
-    loaded.report = watch
+    loaded.on_event = watch
     loaded.learn(tiny_task("c"))
     assert rows == [12, 15, 18]
     assert not method.traits["rehearsal-free"]
@@ -142,12 +162,12 @@ def test_rules_act_in_their_order_and_keep_tensors_in_the_state(tmp_path: Path) 
     method = replace(inc_lora(), gradient_rules=(first, second))
     learner = Learner(tiny_host("t5"), method, optim=OPTIM)
     learner.learn(tiny_task())
-    assert learner.state.parts["first"]["steps"] == 3
-    assert learner.state.parts["second"]["sum"] == 0  # three times nothing
+    assert learner.state.parts["first"].steps == 3
+    assert learner.state.parts["second"].sum == 0  # three times nothing
     learner.save(tmp_path / "saved")
     loaded = Learner.load(tmp_path / "saved", tiny_host("t5"), method=method)
-    assert loaded.state.parts["first"]["steps"] == 3
-    assert torch.equal(loaded.state.parts["first"]["sum"], learner.state.parts["first"]["sum"])
+    assert loaded.state.parts["first"].steps == 3
+    assert torch.equal(loaded.state.parts["first"].sum, learner.state.parts["first"].sum)
 
 
 def test_a_rule_may_act_after_the_step() -> None:
@@ -243,15 +263,15 @@ def test_a_list_gives_each_task_its_own_value() -> None:
     rates: list[float] = []
     steps: list[int] = []
 
-    def watch(kind: str, **values: Any) -> None:
-        if kind == "step":
-            weights.append(values["terms"]["l1_up_weighted"] / max(values["terms"]["l1_up"], 1e-30))
-            rates.append(values["rate"])
-            steps.append(values["steps"])
+    def watch(event: Event) -> None:
+        if isinstance(event, StepTaken):
+            weights.append(event.terms["l1_up_weighted"] / max(event.terms["l1_up"], 1e-30))
+            rates.append(event.rate)
+            steps.append(event.steps)
 
     method = build_method("inc_lora+l1", {"l1": {"group": "up", "strength": [0.0, 0.5]}})
     optim = Optim(batch_size=12, learning_rate=(1e-2, 1e-3), epochs=(1, 2), log_every=1)
-    learner = Learner(tiny_host("t5"), method, optim=optim, report=watch)
+    learner = Learner(tiny_host("t5"), method, optim=optim, on_event=watch)
     for name in ("animals", "birds"):
         learner.learn(tiny_task(name))
     assert weights[0] == 0

@@ -101,9 +101,9 @@ def learn(
     """Gradient descent on a new LoRA. After every step A's rows are projected by ``inputs``, B's columns by
     ``outputs``, so that a condition holds all the time and not only as a penalty wants it."""
     site.grow()
-    site.fold()
+    site.fold_past()
     site.fresh(seed)
-    a, b = site.down.weight, site.up.weight
+    a, b = site.slots.down.weight, site.slots.up.weight
     with torch.no_grad():
         a.copy_(inputs(a))
     for _ in range(400):
@@ -121,7 +121,7 @@ def two_tasks(condition: str) -> tuple[LowRankSite, dict[str, float]]:
     site = LowRankSite(base, LowRank(rank=RANK, alpha=float(RANK), dropout=0.0))
     learn(site, one, seed=10)
     before = loss(site, one).item()
-    a, b = site.down.weight.detach().clone(), site.up.weight.detach().clone()
+    a, b = site.slots.down.weight.detach().clone(), site.slots.up.weight.detach().clone()
     conditions: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
         "A1 A2^T = 0": {"inputs": off(a)},
         "B1^T B2 = 0": {"outputs": off(b.T)},
@@ -144,13 +144,13 @@ def test_an_earlier_task_is_forgotten_although_the_updates_are_orthogonal(condit
     B1^T B2 = 0 makes Delta_1^T Delta_2 = 0 (the condition as AM-LoRA prints it, A^T B = 0). Either, and even both
     together, hold to rounding during the whole of task 2, and task 1 is lost all the same."""
     site, losses = two_tasks(condition)
-    first = site.past_up[0].T @ site.past_down[0]
-    second = (site.up.weight @ site.down.weight).detach()
+    first = site.slots.past_up[0].T @ site.slots.past_down[0]
+    second = (site.slots.up.weight @ site.slots.down.weight).detach()
     if condition != "B1^T B2 = 0":
-        assert (site.past_down.flatten(0, 1) @ site.down.weight.T).abs().sum() <= 1e-10
+        assert (site.slots.past_down.flatten(0, 1) @ site.slots.down.weight.T).abs().sum() <= 1e-10
         assert (first @ second.T).abs().max() <= 1e-10
     if condition != "A1 A2^T = 0":
-        assert (site.past_up.flatten(0, 1) @ site.up.weight).abs().sum() <= 1e-10
+        assert (site.slots.past_up.flatten(0, 1) @ site.slots.up.weight).abs().sum() <= 1e-10
         assert (first.T @ second).abs().max() <= 1e-10
     assert losses["task 2 after task 2"] < 0.9 * losses["task 2 after task 1"], "task 2 was learnt"
     assert losses["task 1 after task 1"] < 1e-12
@@ -161,9 +161,9 @@ def test_an_earlier_task_stays_if_the_new_update_does_not_see_its_inputs() -> No
     """What protects task 1 is A2 x = 0 for its inputs x; the updates need not be orthogonal for it."""
     site, losses = two_tasks("A2 x = 0 on task 1")
     (x, _), _ = regressions()
-    assert (x @ site.down.weight.T).abs().max() <= 1e-10
-    assert (site.past_down.flatten(0, 1) @ site.down.weight.T).abs().sum() > 0.1
-    assert (site.past_up.flatten(0, 1) @ site.up.weight).abs().sum() > 0.1
+    assert (x @ site.slots.down.weight.T).abs().max() <= 1e-10
+    assert (site.slots.past_down.flatten(0, 1) @ site.slots.down.weight.T).abs().sum() > 0.1
+    assert (site.slots.past_up.flatten(0, 1) @ site.slots.up.weight).abs().sum() > 0.1
     assert losses["task 2 after task 2"] < 0.9 * losses["task 2 after task 1"], "task 2 was learnt"
     assert losses["task 1 after task 1"] < 1e-12
     assert abs(losses["task 1 after task 2"] - losses["task 1 after task 1"]) <= 1e-10

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from helpers.tiny import tiny_host
+from nacre.events import Event, StepTaken
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.registry import build_method
 from nacre.tasks.task import Row, Task
 from nacre.tasks.template import Template
-from tiny import tiny_host
 
 GRID = [
     *(
@@ -55,18 +56,20 @@ def test_three_tasks_are_learnt_one_after_the_other(name: str, architecture: str
     """Each task's loss falls: by a sixth at least, and mostly by far more; the T5, the slowest, has twice as long."""
     losses: list[float] = []
 
-    def watch(kind: str, **values: dict[str, float]) -> None:
-        if kind == "step":
-            losses.append(values["terms"]["task"])
+    def watch(event: Event) -> None:
+        if isinstance(event, StepTaken):
+            losses.append(event.terms["task"])
 
     rate = 3e-3 if name.startswith("seq_ft") else 1e-2 if architecture == "roberta" else 3e-2
     epochs = 60 if architecture == "t5" else 30  # after 30, how far a T5 has come depends on the last digits
+    if name == "am_lora+orthogonality+migu" and architecture == "t5":
+        epochs = 120  # the penalty holds it back; at 60 its last task falls by a seventh or a sixth, machine by machine
     if name.startswith("lb_cl") and architecture == "roberta":
         rate, epochs = 3e-2, 80  # sigma grows from zero between a small U and a small V, which takes its time
     optim = Optim(batch_size=8, learning_rate=rate, epochs=epochs, log_every=1, max_target_length=8)
     rank = 2 if name.startswith("lb_cl") else 4  # of LB-CL, so that earlier tasks leave a map of eight rows some room
     method = build_method(name, {} if name.startswith("seq_ft") else {"rank": rank, "roles": ROLES})
-    learner = Learner(tiny_host(architecture), method, seed=1, optim=optim, report=watch)
+    learner = Learner(tiny_host(architecture), method, seed=1, optim=optim, on_event=watch)
     for task in TASKS:
         losses.clear()
         learner.learn(task)

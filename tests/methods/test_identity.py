@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.tiny import learned_by_head, tiny_host, tiny_task
 from nacre.adapters.gated import Gated, GatedSite
 from nacre.adapters.low_rank import LowRank, LowRankSite
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.registry import build_method
-from tiny import tiny_host, tiny_task
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2)
 
@@ -20,7 +20,7 @@ def learnt(architecture: str, method: str, tasks: int = 1, **parameters: object)
     learner = Learner(tiny_host(architecture), build_method(method, parameters), seed=7, optim=OPTIM)
     for number in range(tasks):
         learner.learn(tiny_task(f"task {number}"))
-    head = {f"head.{name}": tensor.clone() for name, tensor in learner.host.family.tensors().items()}
+    head = {f"head.{name}": tensor.clone() for name, tensor in learned_by_head(learner.host).items()}
     return head | {name: tensor.clone() for name, tensor in learner.adapter.tensors().items()}
 
 
@@ -50,8 +50,8 @@ def test_one_task_without_the_zero_lora_is_lora() -> None:
         site.fresh(4)
     with torch.no_grad():
         up = torch.randn(5, 2)
-        gated.up.weight.copy_(up)
-        plain.up.weight.copy_(up)
+        gated.slots.up.weight.copy_(up)
+        plain.slots.up.weight.copy_(up)
     x = torch.randn(3, 6)
     assert torch.allclose(gated(x), plain(x), rtol=1e-6, atol=1e-7)
     assert torch.equal(gated.gates(x), torch.ones(3, 1))
@@ -91,14 +91,16 @@ def test_the_past_is_a_sum_whether_folded_or_not() -> None:
         site.grow()
         site.fresh(task)
         with torch.no_grad():
-            site.up.weight.normal_(generator=torch.Generator().manual_seed(task))
+            site.slots.up.weight.normal_(generator=torch.Generator().manual_seed(task))
     x = torch.randn(6, 7, dtype=torch.float64)
-    pairs = [*zip(site.past_down, site.past_up, strict=True), (site.down.weight, site.up.weight.T)]
+    pairs = [
+        *zip(site.slots.past_down, site.slots.past_up, strict=True),
+        (site.slots.down.weight, site.slots.up.weight.T),
+    ]
     naive = base(x) + sum(1.5 * (x @ down.T) @ up for down, up in pairs)
-    assert site.folded is None
-    in_rank_space = site(x)
-    site.fold()
-    assert site.folded is not None
+    with site.working.set_aside():
+        in_rank_space = site(x)
+    assert site.working.folded is not None
     assert torch.allclose(site(x), naive, rtol=1e-12, atol=1e-12)
     assert torch.allclose(in_rank_space, naive, rtol=1e-12, atol=1e-12)
     assert torch.equal(base.weight, pristine)

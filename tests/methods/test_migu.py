@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.errors import ModelError, NacreError, RecipeError, TrainingError
+from nacre.events import Event, StepTaken, TrainingPrepared
 from nacre.features.magnitudes import Magnitudes
 from nacre.functional.losses import IGNORED
 from nacre.learning.learner import Learner
@@ -22,10 +24,9 @@ from nacre.learning.settings import Optim
 from nacre.models.families import Encoded
 from nacre.models.host import Host
 from nacre.models.roles import ROLES
-from nacre.parts.gradient_rule import GradientRule
 from nacre.parts.magnitude_mask import MagnitudeMask
+from nacre.parts.part import GradientRule
 from nacre.registry import build_method
-from tiny import stir, tiny_host, tiny_task
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1)
 BASES = ("seq_ft", "seq_lora", "inc_lora")
@@ -67,11 +68,11 @@ def masks_of(learner: Learner) -> list[dict[str, Tensor]]:
     """Filled with the masks of every step that is taken from now on."""
     masks: list[dict[str, Tensor]] = []
 
-    def watch(kind: str, **_: object) -> None:
-        if kind == "step" and "magnitude_mask" in learner.held:
-            masks.append(dict(learner.held["magnitude_mask"].step.masks))
+    def watch(event: Event) -> None:
+        if isinstance(event, StepTaken) and "magnitude_mask" in learner.resources:
+            masks.append(dict(learner.resources["magnitude_mask"].step.masks))
 
-    learner.report = watch
+    learner.on_event = watch
     return masks
 
 
@@ -118,11 +119,11 @@ def test_masked_features_keep_their_bits_in_update_mode_only(base: str) -> None:
         before: dict[int, Tensor] = {}
         masked_moved, kept_still, steps = 0, 0, 0
 
-        def watch(kind: str, learner: Learner = learner, before: dict[int, Tensor] = before, **_: object) -> None:
+        def watch(event: Event, learner: Learner = learner, before: dict[int, Tensor] = before) -> None:
             nonlocal masked_moved, kept_still, steps
             maps = learner.adapter.feature_maps()
-            if kind == "step":
-                masks = learner.held["magnitude_mask"].step.masks
+            if isinstance(event, StepTaken):
+                masks = learner.resources["magnitude_mask"].step.masks
                 assert masks.keys() == {found.name for found in maps}
                 steps += 1
                 for found in maps:
@@ -132,10 +133,10 @@ def test_masked_features_keep_their_bits_in_update_mode_only(base: str) -> None:
                         masked_moved += int((~still & ~masks[found.name]).sum())
                         # A's gradient is zero in the first step, as B is.
                         kept_still += int((still & masks[found.name]).sum()) if steps > 1 else 0
-            if kind in ("trainable", "step"):
+            if isinstance(event, TrainingPrepared | StepTaken):
                 before.update({id(p): p.detach().clone() for found in maps for p, _ in found.parameters})
 
-        learner.report = watch
+        learner.on_event = watch
         learner.learn(tiny_task("task 1"))
         assert steps == 6
         assert kept_still == 0
@@ -204,7 +205,7 @@ def test_every_way_to_tell_the_decoders_padding_gives_the_same(architecture: str
         learner = Learner(host, build_method("seq_ft"), optim=OPTIM)
         learner.adapter.grow()
         engine = Magnitudes(host.model, learner.adapter.feature_maps())
-        batch = host.family.batch(ROWS)
+        batch = dict(host.family.batch(ROWS))
         labels = batch.pop("labels")
         if way == "labels":
             del batch["decoder_input_ids"]
@@ -222,8 +223,9 @@ def test_every_way_to_tell_the_decoders_padding_gives_the_same(architecture: str
 
 def test_a_batch_that_hides_the_decoders_padding_is_refused() -> None:
     host = tiny_host("t5")
-    Learner(host, build_method("seq_ft")).adapter.grow()
-    maps = Learner(host, build_method("seq_ft")).adapter.feature_maps()
+    learner = Learner(host, build_method("seq_ft"))
+    learner.adapter.grow()
+    maps = learner.adapter.feature_maps()
     batch = host.family.batch(ROWS)
     embedded = host.model.get_input_embeddings()(batch["decoder_input_ids"])
     engine = Magnitudes(host.model, maps)
@@ -310,13 +312,13 @@ def test_gated_loras_are_measured_though_their_a_is_not_called() -> None:
         learner.learn(tiny_task(task))
     learner.adapter.grow()
     learner.adapter.fresh(1)
-    stir(host.model)
+    perturb(host.model)
     engine = Magnitudes(host.model, learner.adapter.feature_maps())
     expected: dict[str, Tensor] = {}
 
     def watch(name: str):  # type: ignore[no-untyped-def]
         def hook(site, args, output):  # type: ignore[no-untyped-def]
-            expected[f"{name}.down"] = (args[0] @ site.down.weight.T).abs().sum((0, 1)).detach()
+            expected[f"{name}.down"] = (args[0] @ site.slots.down.weight.T).abs().sum((0, 1)).detach()
             expected[name] = output.abs().sum((0, 1)).detach()
 
         return hook
@@ -420,7 +422,7 @@ def test_features_of_gpt2_lie_along_the_second_axis() -> None:
     seen = []
 
     def see(learner: Learner) -> None:
-        for name, mask in learner.held["magnitude_mask"].step.masks.items():
+        for name, mask in learner.resources["magnitude_mask"].step.masks.items():
             linear = learner.host.model.get_submodule(name)
             assert linear.weight.shape[1] == len(mask)
             assert (linear.weight.grad[:, ~mask] == 0).all()
@@ -439,9 +441,9 @@ def test_the_feature_maps_of_a_low_rank_adapter() -> None:
     learner.adapter.grow()
     maps = {found.name: found for found in learner.adapter.feature_maps()}
     for name, site in learner.adapter.sites.items():
-        assert maps[f"{name}.down"].parameters == ((site.down.weight, 0),)
+        assert maps[f"{name}.down"].parameters == ((site.slots.down.weight, 0),)
         assert maps[f"{name}.down"].features == 8
-        assert maps[name].parameters == ((site.up.weight, 0),)
+        assert maps[name].parameters == ((site.slots.up.weight, 0),)
         assert maps[name].roles == (("query",) if name.endswith("q_proj") else ("value",))
     assert len(maps) == 2 * len(learner.adapter.sites)
 
@@ -458,6 +460,7 @@ def test_an_unknown_architecture_cannot_be_masked_as_a_whole_but_its_named_maps_
     learner = Learner(host, build_method("seq_ft+migu", {"migu": {"first_task": True}}), optim=OPTIM)
     with pytest.raises(ModelError, match="'never-heard-of' are attention and feed-forward is not known"):
         learner.learn(tiny_task())
+    learner.remove()
     named = {"modules": ["q_proj"], "migu": {"first_task": True}}
     learner = Learner(host, build_method("seq_lora+migu", named), optim=OPTIM)
     masks = masks_of(learner)
@@ -489,7 +492,7 @@ def test_whole_clusters_are_kept(base: str, by: str) -> None:
     learner = learner_of(f"{base}+migu", clusters=4, cluster_by=by, threshold=0.5)
     masks = masks_of(learner)
     learnt(learner)
-    groups = learner.state.parts["magnitude_mask"]
+    groups = learner.state.parts["magnitude_mask"].groups
     assert masks
     assert groups.keys() == masks[0].keys()
     for step in masks:
@@ -580,22 +583,24 @@ def test_masks_by_weight_and_by_gradient(by: str) -> None:
     def see(plain: Learner) -> None:
         if by == "gradient" and plain.task_number == 2:
             for name, site in plain.adapter.sites.items():
-                norms[f"{name}.down"], norms[name] = (m.weight.grad.abs().sum(1) for m in (site.down, site.up))
+                norms[f"{name}.down"], norms[name] = (
+                    m.weight.grad.abs().sum(1) for m in (site.slots.down, site.slots.up)
+                )
 
     method = build_method("inc_lora").with_gradient_rule(Watch(see))
     plain = Learner(tiny_host("t5"), method, seed=7, optim=optim)
 
-    def watch(kind: str, **_: object) -> None:
-        if kind == "trainable" and by == "weight":
+    def watch(event: Event) -> None:
+        if isinstance(event, TrainingPrepared) and by == "weight":
             for name, site in plain.adapter.sites.items():
-                norms[f"{name}.down"] = site.down.weight.abs().sum(1)
-                past = torch.einsum("trd,tro->od", site.past_down, site.past_up)
-                whole = site.base.weight + 4.0 * (past + site.up.weight @ site.down.weight)
+                norms[f"{name}.down"] = site.slots.down.weight.abs().sum(1)
+                past = torch.einsum("trd,tro->od", site.slots.past_down, site.slots.past_up)
+                whole = site.base.weight + 4.0 * (past + site.slots.up.weight @ site.slots.down.weight)
                 norms[name] = whole.abs().sum(1)
 
     plain.learn(tiny_task("one"))
     learner.learn(tiny_task("one"))
-    plain.report = watch
+    plain.on_event = watch
     masks = masks_of(learner)
     plain.learn(tiny_task("two"))
     learner.learn(tiny_task("two"))
@@ -614,29 +619,29 @@ def test_no_hook_is_left_after_learning(base: str) -> None:
     learner = learner_of(f"{base}+migu", first_task=True)
     during = []
 
-    def watch(kind: str, **_: object) -> None:
-        if kind == "step":
+    def watch(event: Event) -> None:
+        if isinstance(event, StepTaken):
             during.append(hooks(learner.host.model))
 
-    learner.report = watch
+    learner.on_event = watch
     learner.learn(tiny_task())
     assert all(number > 10 for number in during)
     assert hooks(learner.host.model) == 0
-    assert learner.held == {}
+    assert learner.resources == {}
 
 
 def test_no_hook_is_left_after_an_error() -> None:
     learner = learner_of("seq_lora+migu", first_task=True)
 
-    def stop(kind: str, **_: object) -> None:
-        if kind == "step":
+    def stop(event: Event) -> None:
+        if isinstance(event, StepTaken):
             raise KeyboardInterrupt
 
-    learner.report = stop
+    learner.on_event = stop
     with pytest.raises(KeyboardInterrupt):
         learner.learn(tiny_task())
     assert hooks(learner.host.model) == 0
-    assert learner.held == {}
+    assert learner.resources == {}
     learner.remove()
     assert same(dict(learner.host.model.state_dict()), dict(tiny_host("t5").model.state_dict()))
 

@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.errors import RecipeError
+from nacre.events import Event, StepTaken, TrainingPrepared
 from nacre.functional.stacking import alike
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.parts import orthogonality
-from nacre.parts.gradient_rule import GradientRule
 from nacre.parts.orthogonality import Pairs
+from nacre.parts.part import GradientRule
 from nacre.registry import build_method
-from tiny import stir, tiny_host, tiny_task
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1)
 TASKS = [tiny_task(name) for name in ("animals", "birds", "fish")]
@@ -64,7 +65,7 @@ def test_the_penalty_is_that_of_the_public_tensors(norm: str, side: str, reduce:
     for seed in range(3):
         learner.adapter.grow()
         learner.adapter.fresh(seed)
-        stir(learner.host.model, seed)
+        perturb(learner.host.model, seed)
     orthogonality, shrinkage = learner.method.penalties
     total, matrices = naive_overlap(learner.adapter.tensors(), side, norm)
     expected = total if reduce == "sum" else total / matrices
@@ -80,7 +81,7 @@ def test_the_gradient_reaches_the_new_factor_of_the_side_and_nothing_else() -> N
         for seed in range(2):
             learner.adapter.grow()
             learner.adapter.fresh(seed)
-            stir(learner.host.model, seed)
+            perturb(learner.host.model, seed)
         learner.method.penalties[0].value(learner).backward()
         groups = {group.name: group.parameters for group in learner.trainable()}
         assert all(p.grad.abs().sum() > 0 for p in groups[trained])
@@ -140,16 +141,16 @@ def test_shrinkage_keeps_new_tensors_short_and_finite_from_their_zero_start() ->
 def test_lambdas_may_differ_from_task_to_task() -> None:
     seen: list[tuple[float, float]] = []
 
-    def watch(kind: str, **values: Any) -> None:
-        if kind == "step" and values["step"] == values["steps"]:
-            terms = values["terms"]
+    def watch(event: Event) -> None:
+        if isinstance(event, StepTaken) and event.step == event.steps:
+            terms = event.terms
             assert terms["norm_penalty"] > 0
             overlap = terms["orthogonality"]
             weight = terms["orthogonality_weighted"] / overlap if overlap else 0.0
             seen.append((weight, terms["norm_penalty_weighted"] / terms["norm_penalty"]))
 
     method = build_method("o_lora", {"orthogonality": [9.0, 0.5, 5.0], "shrinkage": [0.0, 0.1, 0.3]})
-    learner = Learner(tiny_host("t5"), method, optim=OPTIM, report=watch)
+    learner = Learner(tiny_host("t5"), method, optim=OPTIM, on_event=watch)
     for task in TASKS:
         learner.learn(task)
     expected = [(0.0, 0.0), (0.5, 0.1), (5.0, 0.3)]  # on the first task nothing can overlap
@@ -219,13 +220,14 @@ def test_tensors_are_paired_once_a_task_and_nothing_is_copied_or_left(monkeypatc
     learner = Learner(tiny_host("t5"), build_method("o_lora", {}), optim=OPTIM)
     learner.learn(TASKS[0])
     seen: list[set[int]] = []
-    learner.report = lambda kind, **_: (
-        kind == "trainable" and seen.append({site.past_down.data_ptr() for site in learner.adapter.sites.values()})
+    learner.on_event = lambda event: (
+        isinstance(event, TrainingPrepared)
+        and seen.append({site.past_by_group()["down"].data_ptr() for site in learner.adapter.sites.values()})
     )
     learner.learn(TASKS[1])
     assert len(made) == 2
     assert {past.data_ptr() for past in made[1].past} == seen[0], "on the CPU the earlier tasks' own memory"
-    assert learner.held == {}
+    assert learner.resources == {}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.tiny import tiny_host, tiny_task, write_task
 from nacre.evaluation.decoding import Decoding
+from nacre.events import Event, StageStarted, ignore
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.models.families import Encoded
@@ -18,7 +20,6 @@ from nacre.registry import build_method
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 from nacre.tasks.task import Row, Task
-from tiny import tiny_host, tiny_task, write_task
 
 NAMES = ("animals", "plants", "tools")
 
@@ -61,15 +62,15 @@ def test_a_run_answers_each_task_once_in_each_state(
         optim=Optim(learning_rate=0.01, batch_size=4),
     )
 
-    def stop(kind: str, **values: object) -> None:
-        if kind == "stage" and values["number"] == 3:
+    def stop(event: Event) -> None:
+        if isinstance(event, StageStarted) and event.number == 3:
             raise Stop
 
     if method != "joint":  # which has one stage only
         with pytest.raises(Stop):
             run(recipe, stop)
         assert len(asked) >= 5
-    run(recipe, lambda kind, **values: None)
+    run(recipe, ignore)
     assert {task for task, _ in asked} == set(NAMES)
     assert len(asked) == len(set(asked))
 
@@ -77,7 +78,7 @@ def test_a_run_answers_each_task_once_in_each_state(
 @pytest.mark.parametrize("decode", ["free", "labels"])
 def test_batches_shrink_until_they_fit(decode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = Learner(tiny_host("t5"), build_method("seq_lora", {}), decoding=Decoding(batch_size=6, decode=decode))
-    task, what = tiny_task(), {"free": "write", "labels": "choose"}[decode]
+    task, what = tiny_task(), {"free": "write", "labels": "classify"}[decode]
     wanted, sizes = learner.answer([task]), []
     way = getattr(learner.host, what)
 

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from command import Call, assert_one_line_error, one_line
+from helpers.command import Call, assert_one_line_error, one_line
+from helpers.tiny import tiny_host, write_tiny_model
 from nacre.errors import DataError
 from nacre.evaluation.decoding import Decoding, answer
 from nacre.evaluation.scoring import normalize
@@ -32,7 +33,6 @@ from nacre.tasks.checking.findings import check_stream
 from nacre.tasks.reading.sources import load_tasks
 from nacre.tasks.task import Row, Task, said
 from nacre.tasks.template import Example, Template, Turn
-from tiny import tiny_host, write_tiny_model
 
 # Words of the tiny tokenizer stand for the roles, so that every id can be counted by hand.
 BEADS = (
@@ -49,15 +49,15 @@ CLOSING_END = (  # as Phi-3's
 
 
 def system(content: str) -> Turn:
-    return Turn("system", content, learnt=False)
+    return Turn("system", content, learned=False)
 
 
 def user(content: str) -> Turn:
-    return Turn("user", content, learnt=False)
+    return Turn("user", content, learned=False)
 
 
-def assistant(content: str, learnt: bool = True) -> Turn:
-    return Turn("assistant", content, learnt)
+def assistant(content: str, learned: bool = True) -> Turn:
+    return Turn("assistant", content, learned)
 
 
 def host_with(template: str | None, architecture: str = "llama") -> Host:
@@ -89,7 +89,7 @@ def test_ids_and_mask_by_hand() -> None:
     assert words(host, row.target) == "no </s>"
     assert row.earlier == (13, 14)
     assert words(host, [row.source[place] for place in row.earlier]) == "yes </s>"
-    assert (row.asked, row.length(), row.truncated) == (4, 24, False)
+    assert (row.num_target_tokens, row.length(), row.truncated) == (4, 24, False)
     labels = host.family.batch([row])["labels"][0].tolist()
     assert [host.tokenizer.convert_ids_to_tokens(one) if one >= 0 else "." for one in labels] == (
         "." * 13 + " yes </s> " + "." * 7 + " no </s>"
@@ -106,9 +106,9 @@ def test_the_loss_is_over_the_answers_only() -> None:
     assert [len(ids) for ids in whole] == [24, 10]
     places = [(13, 14, 22, 23), (8, 9)]
     wanted = 0.0
-    for ids, learnt in zip(whole, places, strict=True):
+    for ids, learned in zip(whole, places, strict=True):
         logs = host.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-        wanted -= sum(logs[place - 1, ids[place]].item() for place in learnt)
+        wanted -= sum(logs[place - 1, ids[place]].item() for place in learned)
     batch = host.family.batch(rows)
     assert host.family.loss_sum(host.model, batch).item() == pytest.approx(wanted, abs=1e-10)
     assert target_tokens(rows) == 6
@@ -116,7 +116,7 @@ def test_the_loss_is_over_the_answers_only() -> None:
 
 def test_turns_that_are_not_learnt_are_read_only() -> None:
     host = host_with(BEADS)
-    row = encoded(host, (user("the dog ?"), assistant("yes", learnt=False), user("the stone ?")), "no")
+    row = encoded(host, (user("the dog ?"), assistant("yes", learned=False), user("the stone ?")), "no")
     assert row.earlier == ()
     assert "Answer : yes </s>" in words(host, row.source)
 
@@ -144,7 +144,7 @@ def test_an_end_token_is_added_only_where_the_template_has_none() -> None:
 
 def test_a_template_that_closes_whatever_it_writes() -> None:
     pieces = Chat(letters(CLOSING_END)).pieces([user("1+1"), assistant("2"), user("2+2"), assistant("4")])
-    assert [(piece.text, piece.learnt) for piece in pieces] == [
+    assert [(piece.text, piece.learned) for piece in pieces] == [
         ("u:1+1\na:", False), ("2\n", True), ("u:2+2\na:", False), ("4\n</s>", True),
     ]  # fmt: skip
 
@@ -248,7 +248,7 @@ def test_what_is_learnt_is_what_trl_marks(name: str) -> None:
         parts = ours.tokens(pieces)
         marked = theirs.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
         assert [token for part in parts for token in part] == marked["input_ids"]
-        assert [int(piece.learnt) for piece, part in zip(pieces, parts, strict=True) for _ in part] == (
+        assert [int(piece.learned) for piece, part in zip(pieces, parts, strict=True) for _ in part] == (
             marked["assistant_masks"]
         )
 
@@ -362,7 +362,7 @@ def test_messages_are_read(tmp_path: Path) -> None:
     first = task.train[0]
     assert first.turns == (system(""), user("question 0 ?"), assistant("answer 0"), user("and ?"))
     assert (first.text, first.target) == ("\nquestion 0 ?\nanswer 0\nand ?", "more 0")
-    assert first.learnt == [("\nquestion 0 ?", "answer 0"), (first.text, "more 0")]
+    assert first.learned == [("\nquestion 0 ?", "answer 0"), (first.text, "more 0")]
     assert first.place == "train.jsonl, line 1"
     assert (len(task.train), len(task.validation)) == (18, 2)
     assert (task.labels, task.metric) == (None, "exact_match")
@@ -374,8 +374,8 @@ def test_only_the_completion_of_a_prompt_in_turns_is_learnt(tmp_path: Path) -> N
     row = {"prompt": chat("a ?", "b", "c ?")["messages"], "completion": [{"role": "assistant", "content": "d"}]}
     write(tmp_path / "talk", [row, row, row | {"prompt": chat("e ?")["messages"]}])
     (task,) = load_tasks(["talk"], tmp_path)
-    assert task.train[0].turns == (user("a ?"), assistant("b", learnt=False), user("c ?"))
-    assert task.train[0].learnt == [("a ?\nb\nc ?", "d")]
+    assert task.train[0].turns == (user("a ?"), assistant("b", learned=False), user("c ?"))
+    assert task.train[0].learned == [("a ?\nb\nc ?", "d")]
 
 
 def test_parquet_and_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -536,7 +536,7 @@ def test_methods_that_read_rows_again_take_conversations(
     resumed.learn(second)
     assert resumed.answer([task]) == answers
     if method == "lora_replay":
-        kept = resumed.method.memory.examples(resumed)  # type: ignore[union-attr]
+        kept = resumed.method.memory.examples(resumed, [])  # type: ignore[union-attr]
         assert kept
         assert set(kept) <= set(task.examples("train")) | set(second.examples("train"))
 
@@ -573,7 +573,7 @@ def test_the_protocol_knows_the_chat_template_and_the_turns() -> None:
     assert first == protocol(BEADS, task)
     assert first != protocol(BEADS + "{# another #}", task)
     turned = [
-        Row(row.text, row.target, turns=tuple(turn._replace(learnt=False) for turn in row.turns)) for row in task.train
+        Row(row.text, row.target, turns=tuple(turn._replace(learned=False) for turn in row.turns)) for row in task.train
     ]
     other = protocol(BEADS, Task("talk", tuple(turned), task.validation, task.test, task.template))
     assert other["tasks"][0]["hash"]["train"] != first["tasks"][0]["hash"]["train"]
@@ -610,7 +610,7 @@ def test_a_run(nacre: Call, tmp_path: Path) -> None:
     assert BEADS in json.dumps(protocol, ensure_ascii=False).encode().decode("unicode_escape")
     assert_one_line_error(
         nacre(*arguments, "--model", write_tiny_model("t5", tmp_path / "t5"), "--output", tmp_path / "other"),
-        "Conversations cannot be learnt by an encoder-decoder host",
+        "Conversations cannot be learned by an encoder-decoder host",
     )
 
 

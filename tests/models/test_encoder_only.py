@@ -15,8 +15,10 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 from transformers import AutoModel, BertConfig, BertModel, RobertaConfig, RobertaForCausalLM
 
+from helpers.tiny import FAMILIES, outputs, perturb, tiny_host, tiny_task, tokenizer, write_task
 from nacre.errors import DataError, ModelError
 from nacre.evaluation.decoding import Decoding, token_budget
+from nacre.events import Event, RowMeasured, StepTaken, TrainingPrepared, ignore
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.models.classifier import Classifier
@@ -28,7 +30,6 @@ from nacre.registry import build_method
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 from nacre.tasks.task import Row, Task
-from tiny import FAMILIES, outputs, stir, tiny_host, tiny_task, tokenizer, write_task
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1)
 FIRST = tiny_task("animals", labels=("yes", "no"))
@@ -88,7 +89,7 @@ def test_only_the_tasks_rows_are_trainable() -> None:
     learner = learner_of()
     learner.learn(FIRST)
     groups: list[tuple[str, int]] = []
-    learner.report = lambda kind, **values: groups.extend(values["groups"]) if kind == "trainable" else None
+    learner.on_event = lambda event: groups.extend(event.groups) if isinstance(event, TrainingPrepared) else None
     learner.learn(tiny_task("plants", labels=("maybe", "yes", "no")))
     assert dict(groups)["head"] == 3 * (16 + 1)
     groups.clear()
@@ -128,7 +129,7 @@ def test_the_head_is_at_least_as_exact_as_float32() -> None:
     host = tiny_host("roberta", torch.bfloat16)
     learner = Learner(host, build_method("inc_lora"), optim=OPTIM)
     learner.learn(FIRST)
-    assert {tensor.dtype for tensor in host.family.tensors().values()} == {torch.float32}
+    assert {tensor.dtype for tensor in host.family.head.tensors().values()} == {torch.float32}
     assert tiny_host("roberta", torch.float64).model.head.weight.dtype == torch.float64
 
 
@@ -190,15 +191,15 @@ def test_a_step_divides_by_the_number_of_rows() -> None:
     losses: list[float] = []
     learner = learner_of(batch_size=12)
 
-    def watch(kind: str, **values: object) -> None:
-        if kind == "trainable":
+    def watch(event: Event) -> None:
+        if isinstance(event, TrainingPrepared):
             with torch.no_grad():
                 batch = learner.host.family.batch(learner.encode(FIRST.examples("train")))
                 losses.append(learner.host.family.loss_sum(learner.host.model, batch).item() / 12)
-        if kind == "step":
-            losses.append(values["loss"])  # type: ignore[arg-type]
+        if isinstance(event, StepTaken):
+            losses.append(event.loss)
 
-    learner.report = watch
+    learner.on_event = watch
     learner.learn(FIRST)
     assert math.isclose(losses[0], losses[1], rel_tol=1e-5)
 
@@ -210,17 +211,17 @@ def test_accumulation_does_not_change_the_gradients(method: str) -> None:
     def gradients(accumulation: int) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
 
-        def watch(kind: str, **_: object) -> None:
-            if kind == "trainable":
-                stir(learner.host.model, size=0.01)
-            if kind == "step":
+        def watch(event: Event) -> None:
+            if isinstance(event, TrainingPrepared):
+                perturb(learner.host.model, size=0.01)
+            if isinstance(event, StepTaken):
                 for group in learner.trainable():
                     found.update({f"{group.name} {i}": p.grad.clone() for i, p in enumerate(group.parameters)})
 
         parameters = {} if method == "seq_ft" else {"dropout": 0.0}
         optim = Optim(batch_size=12, accumulation=accumulation, max_grad_norm=None, log_every=1)
         host = tiny_host("roberta", torch.float64)
-        learner = Learner(host, build_method(method, parameters), optim=optim, report=watch)
+        learner = Learner(host, build_method(method, parameters), optim=optim, on_event=watch)
         learner.learn(FIRST)
         return found
 
@@ -287,7 +288,7 @@ def test_a_row_that_has_none_of_the_labels_is_named() -> None:
 
 def test_a_batch_without_a_known_class_is_an_error() -> None:
     host = tiny_host("roberta")
-    with pytest.raises(DataError, match="no label of any task learnt so far"):
+    with pytest.raises(DataError, match="not a label of any task learned so far"):
         host.family.batch([host.family.encode(FIRST.examples("train")[0], Lengths())])
 
 
@@ -302,7 +303,7 @@ def test_a_run_on_free_text_writes_nothing(tmp_path: Path, tiny_model: Callable[
         output=str(tmp_path / "run"),
     )
     with pytest.raises(DataError, match="'story' has no labels"):
-        run(recipe, lambda *_, **__: None)
+        run(recipe, ignore)
     assert not (tmp_path / "run").exists()
 
 
@@ -317,22 +318,22 @@ def test_saved_heads_come_back_bit_for_bit(tmp_path: Path, method: str) -> None:
     learner.learn(SECOND)
     learner.save(tmp_path / "saved")
     loaded = Learner.load(tmp_path / "saved", tiny_host("roberta"))
-    assert loaded.host.family.values() == {"classes": ["yes", "no", "maybe"], "newest": [2, 1]}
+    assert loaded.host.family.head.values() == {"classes": ["yes", "no", "maybe"], "newest": [2, 1]}
     assert [(group.name, group.size) for group in loaded.trainable()] == [
         (group.name, group.size) for group in learner.trainable()
     ]
     third = tiny_task("worms", labels=("yes",))
     for one in (learner, loaded):
         one.learn(third)
-    for name, tensor in learner.host.family.tensors().items():
-        assert torch.equal(tensor, loaded.host.family.tensors()[name])
+    for name, tensor in learner.host.family.head.tensors().items():
+        assert torch.equal(tensor, loaded.host.family.head.tensors()[name])
     assert loaded.answer([FIRST, SECOND]) == learner.answer([FIRST, SECOND])
 
 
 def test_a_learner_that_has_learnt_nothing_can_be_saved(tmp_path: Path) -> None:
     learner_of().save(tmp_path / "saved")
     assert not (tmp_path / "saved" / "head.safetensors").exists()
-    assert Learner.load(tmp_path / "saved", tiny_host("roberta")).host.family.tensors() == {}
+    assert Learner.load(tmp_path / "saved", tiny_host("roberta")).host.family.head.tensors() == {}
 
 
 def test_hosts_that_write_save_no_head(tmp_path: Path) -> None:
@@ -340,7 +341,7 @@ def test_hosts_that_write_save_no_head(tmp_path: Path) -> None:
     learner.learn(FIRST)
     learner.save(tmp_path / "saved")
     assert not (tmp_path / "saved" / "head.safetensors").exists()
-    assert json.loads((tmp_path / "saved" / "state.json").read_text())["head"] == {}
+    assert json.loads((tmp_path / "saved" / "state.json").read_text())["owners"].keys() == {"adapter"}
     assert "head" not in {group.name for group in learner.trainable()}
 
 
@@ -350,7 +351,7 @@ def test_removing_takes_the_head_away(method: str) -> None:
     inputs = host.family.prompts([host.family.encode(row, Lengths()) for row in FIRST.examples("test")])
     learner = Learner(host, build_method(method), optim=OPTIM)
     learner.learn(FIRST)
-    assert host.family.tensors()
+    assert host.family.head.tensors()
     learner.remove()
     assert torch.equal(outputs(host, inputs), outputs(untouched, inputs))
     assert host.write([host.family.encode(FIRST.examples("test")[0], Lengths())], 1) == [""]
@@ -372,7 +373,7 @@ def test_the_fingerprint_is_of_the_encoder() -> None:
 def learnt(method: str, tasks: Sequence[Task], host: Host) -> tuple[dict[str, Tensor], list[str]]:
     learner = Learner(host, build_method(method), seed=4, optim=OPTIM)
     learner.learn(*tasks)
-    return {name: tensor.clone() for name, tensor in host.family.tensors().items()}, list(host.model.head.classes)
+    return {name: tensor.clone() for name, tensor in host.family.head.tensors().items()}, list(host.model.head.classes)
 
 
 def test_joint_learns_the_classes_of_all_tasks() -> None:
@@ -408,7 +409,7 @@ def test_runs_from_a_folder(method: str, tmp_path: Path, tiny_model: Callable[[s
         optim=Optim(learning_rate=1e-2, epochs=4, batch_size=4),
         output=str(tmp_path / "straight"),
     )
-    straight = run(recipe, lambda *_, **__: None)
+    straight = run(recipe, ignore)
     assert straight.matrix[0] == [0.0, 0.0]
     assert straight.protocol["decoding"] == "the most likely of all classes learnt so far"
     assert max(score for row in straight.matrix for score in row if score is not None) > 0
@@ -416,15 +417,15 @@ def test_runs_from_a_folder(method: str, tmp_path: Path, tiny_model: Callable[[s
     class Stop(Exception):
         pass
 
-    def stop(kind: str, **values: object) -> None:
-        if kind == "row" and values["number"] == 1:
+    def stop(event: Event) -> None:
+        if isinstance(event, RowMeasured) and event.number == 1:
             raise Stop
 
     halted = recipe.model_copy(update={"output": str(tmp_path / "halted")})
     if method != "joint":  # which has one stage only
         with pytest.raises(Stop):
             run(halted, stop)
-    assert run(halted, lambda *_, **__: None).matrix == straight.matrix
+    assert run(halted, ignore).matrix == straight.matrix
     last = sorted((tmp_path / "straight" / "tasks").iterdir())[-1].name
     for file in ("head.safetensors", "adapter.safetensors"):
         there, here = (tmp_path / place / "tasks" / last / file for place in ("straight", "halted"))

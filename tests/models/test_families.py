@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForTokenClassification
 
+from helpers.tiny import WORDS, tiny_host, tiny_task
 from nacre.errors import DataError, ModelError
 from nacre.evaluation.decoding import Decoding, answer, token_budget
 from nacre.models.families import Lengths
 from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.tasks.template import Example
-from tiny import WORDS, tiny_host, tiny_task
 
 HOSTS = {name: tiny_host(name) for name in ("t5", "llama")}
 ENCODERS = {name: tiny_host(name) for name in ("roberta", "bert")}

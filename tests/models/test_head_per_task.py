@@ -8,17 +8,20 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-import test_contract
 import torch
 import yaml
-from test_contract import ROOM, same_state, state_of
 from torch import Tensor
 
-from command import Call, assert_one_line_error, contents, one_line
+from helpers.command import Call, assert_one_line_error, contents, one_line
+from helpers.contract import same_state, state_of
+from helpers.task_learner import TaskLearner
+from helpers.texts import text_host, text_task
+from helpers.tiny import FAMILIES, tiny_host, tiny_task, write_task
 from nacre.errors import CheckpointError, DataError, ModelError
+from nacre.events import Event, RowMeasured, StepTaken, TrainingPrepared
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -26,8 +29,8 @@ from nacre.models.families import Encoded, Lengths
 from nacre.models.growing_head import GrowingHead
 from nacre.models.host import Host
 from nacre.models.task_heads import TaskHeads
-from nacre.parts.memory import Memory
 from nacre.parts.part import Learner as Seen
+from nacre.parts.part import Memory
 from nacre.records.compare import read_runs
 from nacre.registry import build_method
 from nacre.runs.recipe import Recipe
@@ -35,20 +38,11 @@ from nacre.runs.run import run
 from nacre.tasks.reading.sources import load_tasks
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
-from texts import text_host, text_task
-from tiny import FAMILIES, tiny_host, tiny_task, write_task
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1)
 ANIMALS = tiny_task("animals", labels=("yes", "no"))
 FISH = tiny_task("fish", labels=("maybe", "no"))  # shares "no"
 WORMS = tiny_task("worms", labels=("no", "yes"))  # shares both, in another order
-
-
-class TaskLearner(Learner):
-    """A learner whose heads are told the task, unless it is said otherwise."""
-
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **{"head": "per_task", **named})
 
 
 def learner_of(
@@ -100,8 +94,8 @@ def test_loss_and_gradients_against_a_softmax_for_each_row(architecture: str) ->
     """In float64, row by row, each task's W and b a matrix of its own; shares no code with the heads."""
     learner = learner_of(host=tiny_host(architecture, torch.float64))
     family, heads = learner.host.family, heads_of(learner)
-    family.prepare([ANIMALS], 1)
-    family.prepare([FISH, WORMS], 1, {"animals"})
+    family.head.prepare([ANIMALS], 1)
+    family.head.prepare([FISH, WORMS], 1, {"animals"})
     with torch.no_grad():
         heads.trained_weight.add_(torch.randn(6, 16, generator=torch.Generator().manual_seed(3)))
         heads.trained_bias.add_(torch.arange(6.0))
@@ -164,7 +158,7 @@ def test_one_task_is_the_growing_head_bit_for_bit(method: str) -> None:
     found = {}
     for kind, seen in losses.items():
         learner = learner_of(method, head=kind, weight_decay=0.1, epochs=2)
-        learner.report = lambda what, seen=seen, **values: seen.append(values["loss"]) if what == "step" else None
+        learner.on_event = lambda event, seen=seen: seen.append(event.loss) if isinstance(event, StepTaken) else None
         learner.learn(WORMS)
         found[kind] = learner
     assert losses["growing"] == losses["per_task"]
@@ -200,7 +194,7 @@ def test_rows_of_one_label_begin_alike_in_every_head() -> None:
     """As in a growing head they depend on the seed and the label alone, so that the order of tasks does not matter."""
     learner, growing = learner_of(), GrowingHead(16, torch.zeros(()))
     for task in (ANIMALS, WORMS):
-        learner.host.family.prepare([task], 4)
+        learner.host.family.head.prepare([task], 4)
     growing.grow(["yes", "no"], seed=4)
     assert torch.equal(heads_of(learner).weight, growing.weight[[0, 1, 1, 0]])
 
@@ -213,11 +207,11 @@ def test_the_heads_of_five_tasks_freeze_bit_for_bit(method: str) -> None:
         task = tiny_task(f"task {number}", labels=labels)
         begun: list[tuple[Tensor, Tensor]] = []
 
-        def watch(kind: str, name: str = task.name, begun: list[tuple[Tensor, Tensor]] = begun, **_: object) -> None:
-            if kind == "trainable":
+        def watch(event: Event, name: str = task.name, begun: list[tuple[Tensor, Tensor]] = begun) -> None:
+            if isinstance(event, TrainingPrepared):
                 begun.append(rows_of(learner, name))
 
-        learner.report = watch
+        learner.on_event = watch
         learner.learn(task)
         assert all(equal(rows_of(learner, name), rows) for name, rows in frozen.items())
         frozen[task.name] = rows_of(learner, task.name)
@@ -291,9 +285,9 @@ def test_labels_of_another_head_cannot_be_chosen() -> None:
     rows = learner.encode(ANIMALS.examples("test"))
     labels = learner.host.family.label_set(WORMS.examples("test")[0], ("no", "yes"), learner.lengths)
     assert labels == ((2,), (3,))
-    assert learner.host.choose(rows, labels) == [None] * 6
+    assert learner.host.classify(rows, labels) == [None] * 6
     own = learner.host.family.label_set(ANIMALS.examples("test")[0], ("no", "yes"), learner.lengths)
-    assert [("no", "yes")[best or 0] for best in learner.host.choose(rows, own)] == learner.answer([ANIMALS])[0]
+    assert [("no", "yes")[best or 0] for best in learner.host.classify(rows, own)] == learner.answer([ANIMALS])[0]
 
 
 def test_rows_and_prompts_must_say_their_task() -> None:
@@ -304,10 +298,10 @@ def test_rows_and_prompts_must_say_their_task() -> None:
     with pytest.raises(DataError, match="does not say of which task"):
         learner.predict(["the dog"])
     with pytest.raises(
-        DataError, match=r"predict\(task='birds'\): no such task has been learnt; learnt so far: animals"
+        DataError, match=r"predict\(task='birds'\): no such task has been learned; learned so far: animals"
     ):
         learner.predict(["the dog"], task="birds")
-    with pytest.raises(DataError, match="no label of any task learnt so far"):
+    with pytest.raises(DataError, match="not a label of any task learned so far"):
         learner.loss_sum(learner.encode([replace(bare, task="worms")]))
     with pytest.raises(DataError, match="must be given the rows' tasks"):
         learner.host.model(torch.tensor([[3, 1]]), torch.tensor([[1, 1]]))
@@ -324,16 +318,24 @@ def test_hosts_with_a_growing_head_need_no_task() -> None:
 
 
 @dataclass(frozen=True)
+class KeptTexts:
+    kept: list[list[str]]
+
+
+@dataclass(frozen=True)
 class FirstTaskOnly(Memory):
     """A memory of one's own: three rows of the first task."""
 
-    def examples(self, learner: Seen) -> list[Example]:
-        kept = learner.state.parts.get(self.key, {}).get("kept", [])
-        return [Example(*texts, task="animals") for texts in kept]
+    State: ClassVar[type[KeptTexts]] = KeptTexts
+
+    def examples(self, learner: Seen, tasks: Sequence[Task]) -> list[Example]:
+        state = learner.remembered(self, KeptTexts) or KeptTexts([])
+        return [Example(*texts, task="animals") for texts in state.kept]
 
     def end(self, learner: Seen, tasks: Sequence[Task]) -> None:
         some = tasks[0].examples("train")[:3]
-        learner.state.parts.setdefault(self.key, {"kept": [[e.before, e.text, e.after, e.target] for e in some]})
+        if learner.remembered(self, KeptTexts) is None:
+            learner.remember(self, KeptTexts([[e.before, e.text, e.after, e.target] for e in some]))
 
 
 def test_rehearsed_rows_train_the_head_of_their_own_task_and_no_other() -> None:
@@ -362,10 +364,10 @@ def test_a_step_with_rehearsed_rows_has_each_rows_own_loss(method: str) -> None:
     )
     learner.learn(ANIMALS)
 
-    def watch(kind: str, **values: Any) -> None:
-        if kind == "trainable":
+    def watch(event: Event) -> None:
+        if isinstance(event, TrainingPrepared):
             assert learner.method.memory is not None
-            kept = learner.method.memory.examples(learner)
+            kept = learner.method.memory.examples(learner, [])
             assert len(kept) == 6
             losses = []
             for task, examples in ((ANIMALS, kept), (FISH, FISH.examples("train"))):
@@ -378,10 +380,10 @@ def test_a_step_with_rehearsed_rows_has_each_rows_own_loss(method: str) -> None:
             with torch.no_grad():
                 assert math.isclose(learner.loss_sum(mixed).item(), sum(losses), rel_tol=1e-10)
             expected.append(sum(losses) / len(losses))
-        if kind == "step":
-            found.append(values["loss"])
+        if isinstance(event, StepTaken):
+            found.append(event.loss)
 
-    learner.report = watch
+    learner.on_event = watch
     learner.learn(FISH)
     assert math.isclose(found[0], expected[0], rel_tol=1e-6)  # the loop reports its losses in float32
 
@@ -407,11 +409,11 @@ def test_joint_learns_all_heads_at_once() -> None:
     learner = learner_of("joint", epochs=2)
     begun: list[dict[str, tuple[Tensor, Tensor]]] = []
 
-    def watch(kind: str, **_: object) -> None:
-        if kind == "trainable":
+    def watch(event: Event) -> None:
+        if isinstance(event, TrainingPrepared):
             begun.append({task.name: rows_of(learner, task.name) for task in (ANIMALS, FISH, WORMS)})
 
-    learner.report = watch
+    learner.on_event = watch
     learner.learn(ANIMALS, FISH, WORMS)
     assert heads_of(learner).tasks == ["animals"] * 2 + ["fish"] * 2 + ["worms"] * 2
     for task in (ANIMALS, FISH, WORMS):
@@ -438,47 +440,13 @@ def test_text_between_labelled_tasks_is_learnt_as_ever() -> None:
         short = OPTIM.model_copy(update={"max_source_length": 16})
         learner = Learner(text_host(), build_method("inc_lora"), optim=short, head=kind)  # type: ignore[arg-type]
         learner.learn(ANIMALS)
-        labels = learner.host.family.tensors()["weight"].clone()
+        labels = learner.host.family.head.tensors()["weight"].clone()
         learner.learn(text_task("farm"))
-        assert torch.equal(learner.host.family.tensors()["weight"], labels)
+        assert torch.equal(learner.host.family.head.tensors()["weight"], labels)
         found[kind] = (state_of(learner), learner.measure_text(text_task("farm")), learner.answer([ANIMALS]))
     (one, *scores), (other, *others) = found.values()
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     assert scores == others
-
-
-# What every method keeps (tests/test_contract.py), with the tasks told
-
-CONTRACT: dict[str, tuple[str, dict[str, object]]] = {
-    **{
-        name: (name, {})
-        for name in ("seq_ft", "seq_lora", "inc_lora", "o_lora", "am_lora", "ewc", "joint", "independent")
-    },
-    "replay": ("replay", {"fraction": 0.3}),
-    "lb_cl": ("lb_cl", ROOM),
-    "ewc-sampled": ("ewc", {"mode": "separate", "labels": "sampled"}),
-    "inc_lora+replay": ("inc_lora+replay", {"replay": {"fraction": 0.5}}),
-    "seq_lora+migu": ("seq_lora+migu", {}),
-    "seq_lora+ewc+replay": ("seq_lora+ewc+replay", {"replay": {"per_task": 3}}),
-    "am_lora+sensitivity_init": ("am_lora+sensitivity_init", {}),
-}
-
-
-@pytest.mark.parametrize("name", CONTRACT)
-def test_the_contract_holds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(test_contract, "Learner", TaskLearner)
-    method = build_method(*CONTRACT[name])
-    test_contract.test_placing_changes_nothing_and_removing_restores_every_bit(method, "roberta")
-    test_contract.test_everything_trainable_is_in_the_optimizer_gets_a_gradient_and_moves(method, "roberta")
-    test_contract.test_only_what_the_adapter_owns_is_trainable_while_learning(method, "roberta")
-    test_contract.test_saved_and_loaded_gives_equal_logits_and_the_same_future(method, "roberta", tmp_path)
-    test_contract.test_the_same_seed_gives_the_same_bits_and_leaves_the_callers_random_state(method, "roberta")
-
-
-@pytest.mark.parametrize("name", ["seq_ft", "am_lora", "joint"])
-def test_learning_learns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(test_contract, "Learner", TaskLearner)
-    test_contract.test_learning_learns(build_method(name), "roberta")
 
 
 # Saving, restoring, removing
@@ -491,7 +459,7 @@ def test_saved_heads_come_back_bit_for_bit(method: str, tmp_path: Path) -> None:
     learner.save(tmp_path / "saved")
     loaded = Learner.load(tmp_path / "saved", tiny_host("roberta"))
     assert loaded.head == "per_task"
-    assert loaded.host.family.values() == learner.host.family.values()
+    assert loaded.host.family.head.values() == learner.host.family.head.values()
     assert same_state(loaded, learner)
     assert loaded.trainable()[-1].size == learner.trainable()[-1].size
     assert loaded.answer([ANIMALS, FISH]) == learner.answer([ANIMALS, FISH])
@@ -509,7 +477,7 @@ def test_a_learner_that_has_learnt_nothing_keeps_its_kind_of_head(tmp_path: Path
 def test_the_other_kind_of_head_is_refused(tmp_path: Path) -> None:
     learnt("seq_lora", [ANIMALS]).save(tmp_path / "saved")
     with pytest.raises(CheckpointError, match="was made with head=per_task, and this learner has head=growing"):
-        checkpoint.restore(learner_of("seq_lora", head="growing"), tmp_path / "saved")
+        learner_of("seq_lora", head="growing").restore(checkpoint.read(tmp_path / "saved"))
 
 
 def test_learners_saved_before_there_was_a_choice_have_a_growing_head(tmp_path: Path) -> None:
@@ -517,8 +485,10 @@ def test_learners_saved_before_there_was_a_choice_have_a_growing_head(tmp_path: 
     learner.save(tmp_path / "saved")
     file = tmp_path / "saved" / "state.json"
     document = json.loads(file.read_text())
-    assert document.pop("head_kind") == "growing"
-    file.write_text(json.dumps(document))
+    assert document.pop("head") == "growing"
+    owners = document.pop("owners")
+    old = {"schema": "nacre.learner/1", "slots": owners["adapter"]["slots"], "head": owners["head"]}
+    file.write_text(json.dumps({**document, **old}))
     (tmp_path / "saved" / checkpoint.MANIFEST).unlink()
     checkpoint.write_manifest(tmp_path / "saved")
     loaded = Learner.load(tmp_path / "saved", tiny_host("roberta"))
@@ -623,8 +593,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     class Stop(Exception):
         pass
 
-    def stop(kind: str, **values: object) -> None:
-        if kind == "row" and values["number"] == 1:
+    def stop(event: Event) -> None:
+        if isinstance(event, RowMeasured) and event.number == 1:
             raise Stop
 
     def silent(*_: object, **__: object) -> None:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from command import Call
+from helpers.command import Call
+from helpers.tiny import FAMILIES, tiny_host, tiny_task, write_task, write_tiny_model
 from nacre.errors import DataError
 from nacre.evaluation.decoding import Decoding, answer, token_budget
 from nacre.functional.label_search import most_likely_labels
@@ -30,7 +31,6 @@ from nacre.models.label_tree import Labels, tree_of
 from nacre.models.loading import load_host
 from nacre.tasks.reading.sources import load_tasks
 from nacre.tasks.task import Task
-from tiny import FAMILIES, tiny_host, tiny_task, write_task, write_tiny_model
 
 WRITERS = (*FAMILIES["encoder-decoder"], *FAMILIES["decoder-only"])
 END = 1
@@ -95,7 +95,7 @@ def test_the_tree_has_a_node_for_every_beginning() -> None:
     assert tree.depths.tolist() == [0, 1, 2, 3, 1, 2, 2, 3, 4, 1]
     assert tree.tokens.tolist() == [5, 6, 7, 8, 9, 4, 4, 4, 20]
     assert tree.ancestors[8].nonzero().squeeze(-1).tolist() == [0, 4, 6, 7, 8]
-    tokens, destinations = tree.ways
+    tokens, destinations = tree.continuations
     found = {
         (node, token, way)
         for node, ways in enumerate(zip(tokens.tolist(), destinations.tolist(), strict=True))
@@ -120,7 +120,7 @@ def test_the_search_finds_the_largest_sum(spread: float) -> None:
         asked.extend(zip(rows.tolist(), nodes.tolist(), strict=True))
         return logits[rows, nodes]
 
-    found = most_likely_labels(at, 50, *tree.ways, len(LABELS)).tolist()
+    found = most_likely_labels(at, 50, *tree.continuations, len(LABELS)).tolist()
     for row, chosen in enumerate(found):
         sums = []
         for label in LABELS:
@@ -140,7 +140,7 @@ def test_of_equally_likely_labels_the_first_is_chosen() -> None:
     tree = tree_of(((4, END), (5, END), (6, END)))
     logits = torch.zeros(2, len(tree.nodes), 9)
     logits[1, :, 5:7] = 2.0
-    found = most_likely_labels(lambda rows, nodes: logits[rows, nodes], 2, *tree.ways, 3)
+    found = most_likely_labels(lambda rows, nodes: logits[rows, nodes], 2, *tree.continuations, 3)
     assert found.tolist() == [0, 1]
 
 
@@ -148,7 +148,7 @@ def test_half_precision_is_added_up_in_single() -> None:
     """In bfloat16, 4 - log(sum) of both labels would round to the same number."""
     tree = tree_of(((4,), (5,)))
     logits = torch.tensor([[[0.0, 0, 0, 0, 4.0, 4.03125]]], dtype=torch.bfloat16)
-    assert most_likely_labels(lambda rows, nodes: logits[rows, nodes], 1, *tree.ways, 2).tolist() == [1]
+    assert most_likely_labels(lambda rows, nodes: logits[rows, nodes], 1, *tree.continuations, 2).tolist() == [1]
 
 
 # The passes
@@ -206,7 +206,7 @@ def test_a_sliding_window_is_kept_to() -> None:
     with torch.no_grad():
         short = host.model(input_ids=torch.tensor([rows[1].source[-3:]])).logits
     assert torch.isfinite(short).all()
-    assert host.choose(rows, LABELS) == [best_label(host, row, LABELS) for row in rows]
+    assert host.classify(rows, LABELS) == [best_label(host, row, LABELS) for row in rows]
 
 
 # Choosing
@@ -223,8 +223,8 @@ def test_the_chosen_label_is_the_best_by_brute_force(
     if way != "tree":
         expanding(monkeypatch)
     if way == "a row at a time":
-        monkeypatch.setattr(generative, "AT_ONCE", 1)
-    assert host.choose(rows, LABELS) == [best_label(host, row, LABELS) for row in rows]
+        monkeypatch.setattr(generative, "LOGITS_AT_ONCE", 1)
+    assert host.classify(rows, LABELS) == [best_label(host, row, LABELS) for row in rows]
 
 
 def test_a_learner_chooses_among_each_tasks_labels() -> None:
@@ -289,8 +289,8 @@ def test_an_encoder_chooses_among_the_tasks_own_classes() -> None:
 
 def test_the_protocol_says_how_answers_come_about() -> None:
     free, labels = Decoding(), Decoding(decode="labels")
-    assert free.in_words(tiny_host("t5")) == "free, greedy"
-    words = {labels.in_words(tiny_host(name)) for name in ("t5", "llama")} | {labels.in_words(tiny_host("bert"))}
+    assert free.description(tiny_host("t5")) == "free, greedy"
+    words = {labels.description(tiny_host(name)) for name in ("t5", "llama")} | {labels.description(tiny_host("bert"))}
     assert len(words) == 2
     assert all(text.startswith("of the task's labels") for text in words)
 
@@ -318,7 +318,7 @@ def test_a_run_that_cannot_choose_does_not_begin(nacre: Call, tmp_path: Path) ->
         assert not (tmp_path / "refused").exists()
     assert nacre(*common, "--stream", "animals", "--output", tmp_path / "run").code == 0
     protocol = json.loads((tmp_path / "run" / "protocol.json").read_text())
-    assert protocol["protocol"]["decoding"] == tiny_host("t5").family.choosing
+    assert protocol["protocol"]["decoding"] == tiny_host("t5").family.label_decoding
 
 
 # Free answers along the labels
@@ -386,7 +386,7 @@ def real() -> Callable[[str, int], tuple[Task, list[Encoded], Labels, Host]]:
 @pytest.mark.parametrize("name", ["dbpedia", "yahoo"])
 def test_real_labels_equal_brute_force(real, name: str) -> None:
     _, rows, labels, host = real(name, 200, torch.float64)
-    chosen = [best for start in range(0, 200, 20) for best in host.choose(rows[start : start + 20], labels)]
+    chosen = [best for start in range(0, 200, 20) for best in host.classify(rows[start : start + 20], labels)]
     expected = []
     for row in rows:  # the encoder alone and every label by itself: nothing is padded, cached or shared but its output
         with torch.no_grad():

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_contract import VARIANTS, same_state, state_of
 from torch import Tensor
 
+from helpers.contract import VARIANTS, same_state, state_of
+from helpers.texts import masked_model, masking_tokenizer, text_host, text_task, write_text
+from helpers.tiny import tiny_host, tiny_task
 from nacre.errors import DataError
+from nacre.events import Event, RowsEncoded, StepTaken, Warned, ignore
 from nacre.functional.token_masks import corrupted, hidden_places
 from nacre.learning.batches import Batches
 from nacre.learning.learner import Learner
@@ -19,8 +22,9 @@ from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.models.chunks import chunked
 from nacre.models.families import Lengths
+from nacre.models.host import Host
 from nacre.models.loading import load_host
-from nacre.models.masked_lm import MaskedText, Masking
+from nacre.models.masked_text import TokenMasking
 from nacre.records.run import Record
 from nacre.registry import METHODS, build_method
 from nacre.runs.plan import plan_of
@@ -29,16 +33,10 @@ from nacre.runs.run import run
 from nacre.tasks.reading.sources import load_tasks
 from nacre.tasks.task import Row, Task
 from nacre.tasks.template import Template
-from texts import masked_model, masking_tokenizer, text_host, text_task, write_text
-from tiny import tiny_host, tiny_task
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1, max_source_length=16)
 TASKS = [text_task(name) for name in ("farm", "fields", "ponds")]
-MASKING = Masking(mask=7, vocabulary=50, special=frozenset({0, 1, 2}))
-
-
-def silent(*_: object, **__: object) -> None:
-    """What happens, told to nobody."""
+MASKING = TokenMasking(mask=7, vocabulary=50, special=frozenset({0, 1, 2}))
 
 
 # What is hidden
@@ -104,15 +102,12 @@ def test_masks_are_a_function_of_seed_task_epoch_and_row() -> None:
     later = batches()
     assert later.at(one.steps_per_epoch + 1) == one.at(one.steps_per_epoch + 1), "whatever was asked before"
     assert one.at(0) == batches().at(0)
-    drawn = {row.ids: row for step in range(one.steps_per_epoch) for row in one.at(step) if isinstance(row, MaskedText)}
+    drawn = {row.text.ids: row.text for step in range(one.steps_per_epoch) for row in one.at(step) if row.text}
     second = {
-        row.ids: row
-        for step in range(one.steps_per_epoch, one.steps)
-        for row in one.at(step)
-        if isinstance(row, MaskedText)
+        row.text.ids: row.text for step in range(one.steps_per_epoch, one.steps) for row in one.at(step) if row.text
     }
     assert drawn.keys() == second.keys()
-    changed = sum(drawn[ids].places != second[ids].places for ids in drawn)
+    changed = sum(drawn[ids].positions != second[ids].positions for ids in drawn)
     assert changed > len(drawn) / 2, "masking is dynamic"
     assert batches(seed=2).at(0) != one.at(0)
     assert batches(where="fields").at(0) != one.at(0)
@@ -143,14 +138,14 @@ def test_the_loss_is_the_one_of_transformers(architecture: str, bare: bool) -> N
     batch = host.family.batch(rows)
     reference = masked_model(architecture, torch.float64)
     if bare:  # the head that nacre drew, put under the library's body
-        head = host.model.with_token_head().body
+        head = host.family.head.mlm.body
         (name,) = [name for name, _ in reference.named_children() if name != reference.base_model_prefix]
         setattr(reference, name, head)
     labels = torch.full_like(batch["input_ids"], -100)
     for number, row in enumerate(rows):
-        assert isinstance(row, MaskedText)
-        for place in row.places:
-            labels[number, place] = row.ids[place]
+        assert row.text is not None
+        for place in row.text.positions:
+            labels[number, place] = row.text.ids[place]
     expected = reference(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
     count = sum(len(row.target) for row in rows)
     with torch.no_grad():
@@ -161,10 +156,10 @@ def test_the_loss_is_the_one_of_transformers(architecture: str, bare: bool) -> N
 def test_the_output_layer_is_the_encoders_embedding_and_the_rest_of_the_head_is_learnt() -> None:
     learner = Learner(text_host(), build_method("inc_lora"), optim=OPTIM)
     learner.learn(TASKS[0])
-    head = learner.host.model.with_token_head()
+    head = learner.host.family.head.mlm
     names = {name for name, _ in head.body.named_parameters()}
     assert "decoder.weight" in names
-    assert set(learner.host.family.tensors()) == {f"tokens.{name}" for name in names if name != "decoder.weight"}
+    assert set(learner.host.family.head.tensors()) == {f"tokens.{name}" for name in names if name != "decoder.weight"}
     assert head.body.decoder.weight is learner.host.body.embeddings.word_embeddings.weight
     pristine = masked_model().roberta.embeddings.word_embeddings.weight
     assert torch.equal(head.body.decoder.weight, pristine), "an adapter leaves the embeddings alone"
@@ -177,13 +172,13 @@ def test_a_head_that_is_drawn_is_always_the_same_one_and_says_so(tmp_path: Path)
     masked_model().base_model.save_pretrained(tmp_path)
     masking_tokenizer().save_pretrained(tmp_path)
     first, second = load_host(str(tmp_path)), load_host(str(tmp_path))
-    assert not first.model.with_token_head().pretrained
-    assert first.model.with_token_head().fingerprint == second.model.with_token_head().fingerprint
+    assert not first.family.head.mlm.pretrained
+    assert first.family.head.mlm.fingerprint == second.family.head.mlm.fingerprint
     masked_model().save_pretrained(tmp_path / "whole")
     masking_tokenizer().save_pretrained(tmp_path / "whole")
     whole = load_host(str(tmp_path / "whole"))
-    assert whole.model.with_token_head().pretrained
-    assert whole.model.with_token_head().fingerprint == text_host().model.with_token_head().fingerprint
+    assert whole.family.head.mlm.pretrained
+    assert whole.family.head.mlm.fingerprint == text_host().family.head.mlm.fingerprint
     assert whole.fingerprint == first.fingerprint, "the head is no part of the encoder"
 
 
@@ -242,7 +237,7 @@ def test_the_head_learns_and_labels_come_after_text() -> None:
     learner = Learner(text_host(), build_method("inc_lora"), optim=OPTIM)
 
     def head(kind: str) -> dict[str, Tensor]:
-        tensors = learner.host.family.tensors()
+        tensors = learner.host.family.head.tensors()
         return {
             name: tensor.clone() for name, tensor in tensors.items() if name.startswith("tokens.") == (kind == "text")
         }
@@ -262,13 +257,13 @@ def test_the_head_learns_and_labels_come_after_text() -> None:
 def test_replay_gives_back_texts() -> None:
     learner = Learner(text_host(), build_method("seq_lora+replay", {"replay": {"per_task": 3}}), optim=OPTIM)
     learner.learn(TASKS[0])
-    kept = learner.state.parts["rehearsal"]["kept"][0]
-    assert [texts[1] for texts in kept["examples"]] == [TASKS[0].train[row].text for row in kept["rows"]]
+    kept = learner.state.parts["rehearsal"].kept[0]
+    assert [texts[1] for texts in kept.examples] == [TASKS[0].train[row].text for row in kept.rows]
     seen: list[int] = []
-    learner.report = lambda kind, **values: seen.append(values["rows"]) if kind == "rows" else None
+    learner.on_event = lambda event: seen.append(event.rows) if isinstance(event, RowsEncoded) else None
     learner.learn(TASKS[1])
     words = masking_tokenizer()
-    texts = [row.text for row in TASKS[1].train] + [texts[1] for texts in kept["examples"]]
+    texts = [row.text for row in TASKS[1].train] + [texts[1] for texts in kept.examples]
     assert seen == [sum(len(words(text)["input_ids"]) for text in texts) // 16]
 
 
@@ -282,13 +277,12 @@ def test_a_score_is_what_a_loop_over_chunks_finds() -> None:
     found = learner.measure_text(TASKS[0])
     loss, right, count = 0.0, 0, 0
     for place, row in enumerate(host.family.encode_all(TASKS[0].examples("test"), Lengths(16))):
-        assert isinstance(row, MaskedText)
-        shown = row.drawn(0, "test", "farm", place)
+        shown = row.with_fresh_masks(0, "test", "farm", place)
         ids = torch.tensor([shown.source])
         with torch.no_grad():
             hidden = host.body(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
-            probabilities = host.model.with_token_head()(hidden).softmax(-1)
-        for token, where in zip(shown.target, shown.places, strict=True):
+            probabilities = host.family.head.mlm(hidden).softmax(-1)
+        for token, where in zip(shown.target, shown.text.positions, strict=True):
             loss -= math.log(probabilities[where, token])
             right += int(probabilities[where].argmax() == token)
             count += 1
@@ -399,7 +393,7 @@ def recipe_of(tmp_path: Path, output: str, **more: object) -> Recipe:
 def test_a_run_on_text_fills_the_matrix_with_token_accuracy_and_perplexity(tmp_path: Path) -> None:
     told: list[str] = []
     record = run(
-        recipe_of(tmp_path, "run"), lambda kind, **values: told.append(values["text"]) if kind == "warning" else None
+        recipe_of(tmp_path, "run"), lambda event: told.append(event.text) if isinstance(event, Warned) else None
     )
     assert record.metric == "token_accuracy"
     assert record.perplexity is not None
@@ -410,23 +404,23 @@ def test_a_run_on_text_fills_the_matrix_with_token_accuracy_and_perplexity(tmp_p
     assert len(told) == 1
     assert "head" in told[0]
     assert Record.read(tmp_path / "run" / "results.json") == record
-    again = run(recipe_of(tmp_path, "again"), silent)
+    again = run(recipe_of(tmp_path, "again"), ignore)
     assert (again.matrix, again.perplexity) == (record.matrix, record.perplexity)
 
 
 def test_an_interrupted_run_on_text_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole = run(recipe_of(tmp_path, "whole"), silent)
+    whole = run(recipe_of(tmp_path, "whole"), ignore)
 
     class Stop(Exception):
         pass
 
-    def stop(kind: str, **values: object) -> None:
-        if kind == "step" and values["step"] == 3 and (tmp_path / "cut" / "tasks" / "01-farm").exists():
+    def stop(event: Event) -> None:
+        if isinstance(event, StepTaken) and event.step == 3 and (tmp_path / "cut" / "tasks" / "01-farm").exists():
             raise Stop
 
     with pytest.raises(Stop):
         run(recipe_of(tmp_path, "cut"), stop)
-    record = run(recipe_of(tmp_path, "cut"), silent)
+    record = run(recipe_of(tmp_path, "cut"), ignore)
     assert (record.matrix, record.perplexity) == (whole.matrix, whole.perplexity)
     for name in ("adapter", "head", "state"):
         file = Path("tasks") / "02-fields" / f"{name}.safetensors"
@@ -437,3 +431,21 @@ def test_a_plan_leaves_the_steps_of_text_open(tmp_path: Path) -> None:
     plan = plan_of(recipe_of(tmp_path, "planned"))
     assert [stage.steps for stage in plan.stages] == [None, None]
     assert [stage.rows for stage in plan.stages] == [24, 24]
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_removing_gives_the_masked_lm_head_back_as_it_came(bare: bool) -> None:
+    """Its bits, what of it the user had frozen, and none at all where none came."""
+    model = masked_model()
+    model.lm_head.dense.weight.requires_grad_(False)
+    host = Host(model.base_model if bare else model, masking_tokenizer())
+    before = {name: (p.detach().clone(), p.requires_grad) for name, p in host.model.named_parameters()}
+    learner = Learner(host, build_method("inc_lora"), optim=OPTIM)
+    learner.learn(TASKS[0])
+    learner.remove()
+    after = dict(host.model.named_parameters())
+    assert after.keys() == before.keys()
+    heads = [name for name in after if not name.startswith("encoder.")]
+    assert all(torch.equal(after[name], before[name][0]) for name in heads)
+    assert all(after[name].requires_grad == before[name][1] for name in heads)
+    Learner(host, build_method("inc_lora"), optim=OPTIM).learn(TASKS[0])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from helpers.tiny import ARCHITECTURES, FAMILIES, outputs, tiny_host
 from nacre.adapters.gated import Gated
 from nacre.adapters.low_rank import LowRank
 from nacre.errors import ModelError, RecipeError
 from nacre.models.roles import ROLES, find_linears
-from tiny import ARCHITECTURES, FAMILIES, outputs, tiny_host
 
 # How many maps a model of two layers (each side) has for query and value, and for every role.
 QUERY_VALUE = {"t5": 12, "bart": 12, "llama": 4, "mistral": 4, "qwen2": 4, "gpt2": 2, "gpt_neo": 4, "gpt_neox": 2}
@@ -73,7 +73,7 @@ def test_a_fresh_slot_adds_nothing_and_removal_restores(architecture: str, setti
     inputs = {"input_ids": ids}
     if host.model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids[:, :3]
-    if not host.family.writes:
+    if not host.family.is_generative:
         inputs["attention_mask"] = torch.ones_like(ids)
 
     def logits() -> torch.Tensor:
@@ -88,7 +88,7 @@ def test_a_fresh_slot_adds_nothing_and_removal_restores(architecture: str, setti
     assert torch.equal(logits(), before), "B is zero"
     with torch.no_grad():
         for site in placed.sites.values():
-            site.up.weight.fill_(0.5)
+            site.slots.up.weight.fill_(0.5)
     assert not torch.equal(logits(), before), "every site takes part"
     placed.remove()
     assert torch.equal(logits(), before)
@@ -124,6 +124,6 @@ def test_half_precision_hosts_keep_their_past_in_rank_space() -> None:
         placed.grow()
         placed.fresh(task)
     site = next(iter(placed.sites.values()))
-    assert site.folded is None
-    assert site.down.weight.dtype == torch.float32
+    assert site.working.folded is None
+    assert site.slots.down.weight.dtype == torch.float32
     host.model(input_ids=torch.tensor([[3, 5, 7]]))

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.tiny import tiny_host, tiny_task
 from nacre.learning.learner import Learner
 from nacre.models.families import Lengths
 from nacre.registry import build_method
 from nacre.tasks.task import Row
-from tiny import tiny_host, tiny_task
 
 
 @pytest.mark.parametrize("architecture", ["t5", "llama", "roberta"])

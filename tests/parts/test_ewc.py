@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.errors import RecipeError
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.parts.elastic_weights import ElasticWeights
 from nacre.registry import build_method
 from nacre.seeds import derive
-from tiny import stir, tiny_host, tiny_task
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-3, log_every=1)
 TASKS = [tiny_task(name, rows=6) for name in ("animals", "birds", "fish")]
@@ -27,7 +27,7 @@ def started(name: str, architecture: str, dtype: torch.dtype = torch.float64, **
     learner = Learner(tiny_host(architecture, dtype), build_method(name, parameters), seed=7, optim=OPTIM)
     learner.adapter.grow()
     learner.adapter.fresh(0)
-    stir(learner.host.model)
+    perturb(learner.host.model)
     return learner
 
 
@@ -50,14 +50,31 @@ def equal(left: dict[str, Any], right: dict[str, Any]) -> bool:
 
 
 def memory(learner: Learner) -> dict[str, Any]:
-    return learner.state.parts["elastic_weights"]
+    """What is remembered, in one dict: fisher/NAME and anchor/NAME; with more tasks than one, 1/fisher/NAME ..."""
+    state = learner.state.parts["elastic_weights"]
+    prefix = (lambda number: f"{number}/") if is_separate(learner) else (lambda number: "")
+    return {"examples": state.examples} | {
+        f"{prefix(number)}{kind}/{name}": tensor
+        for kind, stored in (("fisher", state.fisher), ("anchor", state.anchor))
+        for number, by_name in enumerate(stored, start=1)
+        for name, tensor in by_name.items()
+    }
+
+
+def is_separate(learner: Learner) -> bool:
+    return any(isinstance(part, ElasticWeights) and part.mode == "separate" for part in learner.method.penalties)
+
+
+def public(name: str) -> str:
+    """Where a factor lies inside its site is no part of its name."""
+    return name.replace(".slots.", ".")
 
 
 def naive_fisher(learner: Learner, labels: str) -> dict[str, Tensor]:
     """One row after the other through the host as it is, no dropout, token by token, each gradient squared."""
     host = learner.host
     host.model.eval()
-    named = {name: p for name, p in host.model.named_parameters() if p.requires_grad}
+    named = {public(name): p for name, p in host.model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p) for name, p in named.items()}
     generator = torch.Generator().manual_seed(derive(7, "elastic_weights", "labels", 1))
     rows = [host.family.encode(example, learner.lengths) for example in TASKS[0].examples("train")]
@@ -90,12 +107,13 @@ def test_fisher_is_the_mean_of_squared_gradients_of_single_rows(name: str, archi
     learner.host.model.train()  # as after the last step; dropout must not be in it
     learner.method.penalties[0].end(learner, TASKS[:1])
     found, expected = memory(learner), naive_fisher(learner, labels)
+    named = {public(name): p for name, p in learner.host.model.named_parameters()}
     assert found["examples"] == [6]
     assert {name for name in found if name.startswith("fisher/")} == {f"fisher/{name}" for name in expected}
     assert sum(tensor.sum() for tensor in expected.values()) > 1e-6
     for parameter, tensor in expected.items():
         assert (found[f"fisher/{parameter}"] - tensor).norm() <= 1e-10 * max(1.0, tensor.norm())
-        assert torch.equal(found[f"anchor/{parameter}"], learner.host.model.get_parameter(parameter))
+        assert torch.equal(found[f"anchor/{parameter}"], named[parameter])
     assert all(parameter.grad is None for parameter in learner.host.model.parameters())
 
 
@@ -239,7 +257,7 @@ def test_saved_and_loaded_it_remembers_the_same_and_goes_on_the_same(name: str, 
 def test_replayed_rows_have_no_part_in_a_tasks_fisher() -> None:
     learner = learnt("ewc+replay", 2, replay={"per_task": 3})
     assert memory(learner)["examples"] == [6, 6]
-    assert len(learner.state.parts["rehearsal"]["kept"]) == 2
+    assert len(learner.state.parts["rehearsal"].kept) == 2
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.functional.sensitivity import Triplets, folded_gradients
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -15,7 +16,6 @@ from nacre.parts import sensitivity_start
 from nacre.parts.measured_sensitivity import is_dense, through_folded, through_triplets
 from nacre.parts.sensitivity_start import SensitivityStart
 from nacre.registry import build_method
-from tiny import stir, tiny_host, tiny_task
 
 TASK = tiny_task("fish")
 
@@ -30,7 +30,7 @@ def with_past(
     for task in range(tasks):
         learner.adapter.grow()
         learner.adapter.fresh(task)
-        stir(learner.host.model, seed=task, size=0.1 * (1 + task))
+        perturb(learner.host.model, seed=task, size=0.1 * (1 + task))
     learner.adapter.grow()
     return learner
 
@@ -58,7 +58,7 @@ def test_both_ways_give_the_same(
     """With and without sigma, a scale, biases, weights stored either way round; all sites or some."""
     learner = with_past(name, architecture, **parameters)
     if architecture == "roberta":
-        learner.host.family.prepare([TASK], 0, set())  # it has no classes else
+        learner.host.family.head.prepare([TASK], 0, set())  # it has no classes else
     names = list(learner.adapter.sites)
     start = SensitivityStart(seed_samples=5, estimate=estimate)
     for chosen in (names, names[1::2]):
@@ -126,12 +126,12 @@ def test_afterwards_everything_is_what_it_was_with_or_without_an_error(way: obje
     learner = with_past("lb_cl", "t5", torch.float32)
     adapter, model = learner.adapter, learner.host.model
     modules, sites = dict(model.named_modules()), list(adapter.sites.values())
-    folded = [site.folded for site in sites]
+    folded = [site.working.folded for site in sites]
     copies = [weight.clone() for weight in folded]
 
     def check() -> None:
         assert dict(model.named_modules()) == modules
-        assert all(site.folded is weight for site, weight in zip(sites, folded, strict=True))
+        assert all(site.working.folded is weight for site, weight in zip(sites, folded, strict=True))
         assert all(torch.equal(weight, copy) for weight, copy in zip(folded, copies, strict=True))
         assert all(parameter.grad is None for parameter in model.parameters())
         assert not any(weight.requires_grad for weight in folded)

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.tiny import tiny_host, tiny_task
 from nacre.errors import RecipeError, SlotTaken
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
-from nacre.parts.rehearsal import Rehearsal
+from nacre.parts.rehearsal import KeptTask, Rehearsal
 from nacre.registry import build_method
 from nacre.tasks.task import Task
-from tiny import tiny_host, tiny_task
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2)
 
@@ -50,8 +50,8 @@ def equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(tensor, right[name]) for name, tensor in left.items())
 
 
-def kept(learner: Learner) -> list[dict[str, Any]]:
-    return learner.state.parts["rehearsal"]["kept"]
+def kept(learner: Learner) -> list[KeptTask]:
+    return learner.state.parts["rehearsal"].kept
 
 
 @pytest.mark.parametrize(
@@ -76,21 +76,21 @@ def test_sizes_are_exact_whole_numbers() -> None:
 
 def test_kept_rows_are_rows_of_the_task_each_at_most_once() -> None:
     learner = learnt("lora_replay", TASKS, per_task=5)
-    assert [task["task"] for task in kept(learner)] == ["animals", "birds", "fish"]
+    assert [task.task for task in kept(learner)] == ["animals", "birds", "fish"]
     for task, entry in zip(TASKS, kept(learner), strict=True):
-        assert len(set(entry["rows"])) == 5
+        assert len(set(entry.rows)) == 5
         examples = task.examples("train")
-        own = [examples[row] for row in entry["rows"]]
-        assert entry["examples"] == [[e.before, e.text, e.after, e.target] for e in own]
-    given = learner.method.memory.examples(learner)
-    assert [e.text for e in given] == [texts[1] for entry in kept(learner) for texts in entry["examples"]]
+        own = [examples[row] for row in entry.rows]
+        assert entry.examples == [[e.before, e.text, e.after, e.target] for e in own]
+    given = learner.method.memory.examples(learner, [])
+    assert [e.text for e in given] == [texts[1] for entry in kept(learner) for texts in entry.examples]
 
 
 def test_which_rows_depends_on_seed_and_task_alone() -> None:
-    chosen = {seed: [task["rows"] for task in kept(learnt("seq_lora+replay", TASKS, seed=seed))] for seed in range(3)}
-    assert chosen[0] == [task["rows"] for task in kept(learnt("replay", TASKS, "llama", seed=0))]
-    many = [task["rows"] for task in kept(learnt("lora_replay", TASKS, seed=0, per_task=4))]
-    again = [task["rows"] for task in kept(learnt("replay", TASKS, seed=0, per_task=4))]
+    chosen = {seed: [task.rows for task in kept(learnt("seq_lora+replay", TASKS, seed=seed))] for seed in range(3)}
+    assert chosen[0] == [task.rows for task in kept(learnt("replay", TASKS, "llama", seed=0))]
+    many = [task.rows for task in kept(learnt("lora_replay", TASKS, seed=0, per_task=4))]
+    again = [task.rows for task in kept(learnt("replay", TASKS, seed=0, per_task=4))]
     assert many == again
     assert many[0] != many[1] or many[1] != many[2]
     assert len({str(rows) for rows in chosen.values()}) > 1
@@ -116,7 +116,7 @@ def test_it_is_learning_the_union(name: str) -> None:
     union = []
     for task, entry in zip(same_prompt, kept(replayed), strict=True):
         union.append(replace(task, train=(*task.train, *rows)))
-        rows += [task.train[row] for row in entry["rows"]]
+        rows += [task.train[row] for row in entry.rows]
     assert [len(task.train) for task in union] == [12, 15, 18]
     assert equal(tensors(replayed), tensors(learnt(name, union)))
     assert not equal(tensors(replayed), tensors(learnt(name, same_prompt)))
@@ -138,7 +138,7 @@ def test_every_kept_row_is_in_every_later_epoch_once_in_its_own_prompt() -> None
         expected = [example.input for example in TASKS[number].examples("train")]
         for earlier in range(number):
             own = TASKS[earlier].examples("train")
-            expected += [own[row].input for row in kept(learner)[earlier]["rows"]]
+            expected += [own[row].input for row in kept(learner)[earlier].rows]
         assert Counter(inputs) == Counter(expected)
         assert len(inputs) == 12 + 2 * number
 
@@ -152,7 +152,7 @@ def test_saved_and_loaded_it_keeps_the_same_rows_and_goes_on_the_same(tmp_path: 
         each.learn(TASKS[2])
     assert equal(tensors(loaded), tensors(learner))
     assert loaded.state == learner.state
-    assert [len(task["rows"]) for task in kept(loaded)] == [3, 3, 3]
+    assert [len(task.rows) for task in kept(loaded)] == [3, 3, 3]
 
 
 def test_methods_and_modifier_agree_and_are_not_rehearsal_free() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.tiny import tiny_host, tiny_task
 from nacre.adapters.low_rank import PlacedLowRank
 from nacre.errors import RecipeError, TrainingError
+from nacre.events import KINDS, FreeDimensionsCounted, Warned
 from nacre.functional.stacking import alike
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.parts import orthogonal_gradient
 from nacre.parts.used_directions import UsedDirections, up_to_date
 from nacre.registry import build_method
-from tiny import tiny_host, tiny_task
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, max_grad_norm=None)
 TASKS = [tiny_task(name) for name in ("animals", "birds", "fish", "worms", "bees")]
@@ -36,7 +38,7 @@ def tensors_of(learner: Learner) -> dict[str, Tensor]:
 
 
 def used(learner: Learner) -> dict[tuple[str, ...], UsedDirections]:
-    found: dict[tuple[str, ...], UsedDirections] = learner.derived["orthogonal_gradient"]
+    found: dict[tuple[str, ...], UsedDirections] = learner.cache["orthogonal_gradient"]
     return found
 
 
@@ -69,7 +71,7 @@ def test_what_is_kept_is_what_a_resumed_run_computes_again(
     for task in TASKS[2:4]:
         straight.save(tmp_path / task.name)
         resumed = Learner.load(tmp_path / task.name, tiny_host("t5"))
-        assert resumed.derived == {}
+        assert resumed.cache == {}
         for learner in (straight, resumed):
             learner.learn(task)
         assert used(straight).keys() == used(resumed).keys() != set()
@@ -104,7 +106,7 @@ def test_other_tensors_in_the_adapter_are_noticed() -> None:
     for learner in (one, other):
         for task in TASKS[:3]:
             learner.learn(task)
-    one.adapter.load(other.adapter.tensors(), 3)
+    one.adapter.load(other.adapter.tensors(), {"slots": 3})
     for learner in (one, other):
         learner.learn(TASKS[3])
     assert all(same(found, used(other)[names]) for names, found in used(one).items())
@@ -117,7 +119,7 @@ def test_nothing_stays_alive_after_the_learner_and_removal_forgets() -> None:
     bases = [weakref.ref(found.spans.basis) for found in used(learner).values()]
     assert all(basis() is not None for basis in bases)
     learner.remove()
-    assert learner.derived == {}
+    assert learner.cache == {}
     del learner
     gc.collect()
     assert not any(basis() is not None for basis in bases)
@@ -156,14 +158,15 @@ def test_stacked_as_on_an_accelerator_it_trains_the_same(
     apart = torch.cat([(tensor - other[name]).abs().flatten() for name, tensor in one.items()])
     assert apart.median() <= 1e-6
     assert (apart > 1e-3).float().mean() < 0.02
-    inside = together.state.parts["orthogonal_gradient"]["share_in_old_span"]
+    inside = together.state.parts["orthogonal_gradient"].share_in_old_span
     if parameters.get("on") == "update":
         assert max(inside) <= 1e-4
 
 
 def told(learner: Learner) -> list[tuple[str, dict[str, Any]]]:
     events: list[tuple[str, dict[str, Any]]] = []
-    learner.report = lambda kind, **values: kind in ("room", "warning") and events.append((kind, values))
+    wanted = (FreeDimensionsCounted, Warned)
+    learner.on_event = lambda event: isinstance(event, wanted) and events.append((KINDS[type(event)], asdict(event)))
     return events
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from test_report import Page
 
-from command import Call, assert_one_line_error, one_line
+from helpers.command import Call, assert_one_line_error, one_line
+from helpers.page import Page
+from helpers.tiny import write_task
 from nacre.errors import CheckpointError, RecipeError
 from nacre.evaluation.matrix import DEFINITIONS, metrics
 from nacre.evaluation.uncertainty import Interval, over_rows, over_seeds, student_quantile, student_within
@@ -28,7 +29,6 @@ from nacre.records.predictions import final_scores
 from nacre.records.run import Record, Seconds
 from nacre.report.comparison import mean_matrix, render_comparison
 from nacre.report.intervals import axis_over
-from tiny import write_task
 
 TASKS = ("animals", "plants", "tools")
 ROWS = 400

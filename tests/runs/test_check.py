@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
-from command import Call, assert_one_line_error, one_line
+from helpers.command import Call, assert_one_line_error, one_line
+from helpers.tiny import tiny_host, tiny_task, write_task
 from nacre.evaluation.scoring import normalize
-from nacre.tasks.checking.findings import KINDS, check_stream, label_findings
+from nacre.tasks.checking.findings import FINDING_KINDS, check_stream, label_findings
 from nacre.tasks.checking.overlap import Texts, content, forms
 from nacre.tasks.checking.prompts import prompts
 from nacre.tasks.task import Row, Task
 from nacre.tasks.template import Template
-from tiny import tiny_host, tiny_task, write_task
 
 Lines = list[dict[str, str]]
 
@@ -395,7 +395,7 @@ def test_the_demo_is_clean(nacre: Call) -> None:
 
 def test_every_kind_is_explained() -> None:
     task = tiny_task()
-    assert {finding["kind"] for finding in check_stream([task], normalize)["findings"]} <= set(KINDS)
+    assert {finding["kind"] for finding in check_stream([task], normalize)["findings"]} <= set(FINDING_KINDS)
 
 
 # In a run.

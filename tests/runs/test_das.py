@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from sklearn.metrics import f1_score
-from test_contract import VARIANTS, same_state, state_of
 from torch import Tensor
 
-from command import Call
+from helpers.command import Call
+from helpers.contract import VARIANTS, same_state, state_of
+from helpers.texts import masked_model, masking_tokenizer, text_host, text_task, write_text
+from helpers.tiny import perturb
 from nacre.adapters.merged import merged_copy
 from nacre.adapters.site import Site
 from nacre.errors import CheckpointError, DataError, RecipeError
+from nacre.events import Event, ProbeStarted, ignore
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.records.end_tasks import EndResult, average
@@ -33,8 +36,6 @@ from nacre.tasks.reading.end_tasks import load_end_task
 from nacre.tasks.reading.sources import load_tasks
 from nacre.tasks.task import Row, Task
 from nacre.tasks.template import Template
-from texts import masked_model, masking_tokenizer, text_host, text_task, write_text
-from tiny import stir
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1, max_source_length=16)
 QUICK = FineTuning(seeds=(1, 2), epochs=1, learning_rate=1e-2, batch_size=4, max_source_length=16)
@@ -139,7 +140,7 @@ def test_a_copy_computes_the_same_and_leaves_the_learner_bit_for_bit(variant: st
     learner = Learner(text_host(), method, optim=OPTIM)
     for stage in method.curriculum.stages([text_task("farm"), text_task("fields")]):
         learner.learn(*stage.tasks)
-    stir(learner.host.model)
+    perturb(learner.host.model)
     body = learner.host.body
     tensors = {name: tensor.clone() for name, tensor in learner.host.model.state_dict().items()}
     adapter = state_of(learner)
@@ -173,7 +174,7 @@ def test_a_copy_is_exact_in_float64_and_trained_whole() -> None:
     learner = Learner(text_host(dtype=torch.float64), build_method("lb_cl", {"rank": 2}), optim=OPTIM)
     learner.learn(text_task("farm"))
     learner.learn(text_task("fields"))
-    stir(learner.host.model)
+    perturb(learner.host.model)
     merged = merged_copy(learner.host.body)
     batch = learner.host.family.prompts(learner.encode(end_task().examples("test")))
     with torch.no_grad():
@@ -246,12 +247,8 @@ def recipe_of(tmp_path: Path, output: str, **more: object) -> Recipe:
     return Recipe.model_validate(document | more)
 
 
-def silent(*_: object, **__: object) -> None:
-    """What happens, told to nobody."""
-
-
 def test_a_run_measures_every_end_task_with_every_seed_after_the_last_domain(tmp_path: Path) -> None:
-    record = run(recipe_of(tmp_path, "run"), silent)
+    record = run(recipe_of(tmp_path, "run"), ignore)
     assert record.end_tasks is not None
     assert [(one.after, one.task, one.seed) for one in record.end_tasks.results] == [
         ("corpus_acl", task, seed) for task in ("asc_restaurant", "acl_arc") for seed in (1, 2)
@@ -282,7 +279,7 @@ def test_the_command_prints_perplexity_and_end_tasks(tmp_path: Path, nacre: Call
 
 def test_an_interrupted_run_goes_on_at_the_next_end_task_and_finds_the_same(tmp_path: Path) -> None:
     each = {"end_tasks": QUICK.model_copy(update={"after": "each"}).model_dump()}
-    whole = run(recipe_of(tmp_path, "whole", **each), silent)
+    whole = run(recipe_of(tmp_path, "whole", **each), ignore)
     assert whole.end_tasks is not None
     assert [one.after for one in whole.end_tasks.averages] == ["corpus_restaurant", "corpus_acl"]
     started: list[tuple[object, ...]] = []
@@ -290,9 +287,9 @@ def test_an_interrupted_run_goes_on_at_the_next_end_task_and_finds_the_same(tmp_
     class Stop(Exception):
         pass
 
-    def stop(kind: str, **values: object) -> None:
-        if kind == "end_task":
-            started.append(tuple(values.values()))
+    def stop(event: Event) -> None:
+        if isinstance(event, ProbeStarted):
+            started.append(tuple(event.values.values()))
             if len(started) == 4:
                 raise Stop
 
@@ -311,12 +308,12 @@ def test_an_interrupted_run_goes_on_at_the_next_end_task_and_finds_the_same(tmp_
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
-    run(recipe_of(tmp_path, "run"), silent)
+    run(recipe_of(tmp_path, "run"), ignore)
     (tmp_path / "run" / "results.json").unlink()
     file = tmp_path / "run" / "end_tasks" / "02-corpus_acl" / "acl_arc-seed1.json"
     file.write_text(file.read_text()[:40])
     with pytest.raises(CheckpointError, match=r"acl_arc-seed1\.json is damaged"):
-        run(recipe_of(tmp_path, "run"), silent)
+        run(recipe_of(tmp_path, "run"), ignore)
 
 
 def test_das_measures_end_tasks_unless_told_otherwise(tmp_path: Path) -> None:
@@ -325,20 +322,20 @@ def test_das_measures_end_tasks_unless_told_otherwise(tmp_path: Path) -> None:
     assert completed.seeds == (2021, 111, 222, 333, 444)
     assert Recipe(method="seq_ft").completed().end_tasks is None
     never = {"end_tasks": {"after": "never"}}
-    assert run(recipe_of(tmp_path, "never", **never), silent).end_tasks is None
+    assert run(recipe_of(tmp_path, "never", **never), ignore).end_tasks is None
 
 
 def test_what_has_no_end_task_says_so_before_anything_is_written(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, "run")
     write_text(tmp_path / "data", "farm")
     with pytest.raises(RecipeError, match="'farm' has no end task"):
-        run(recipe.model_copy(update={"stream": ["farm"]}), silent)
+        run(recipe.model_copy(update={"stream": ["farm"]}), ignore)
     with pytest.raises(RecipeError, match="no last one to copy"):
-        run(recipe.model_copy(update={"method": "independent"}), silent)
+        run(recipe.model_copy(update={"method": "independent"}), ignore)
     text_host("llama").model.save_pretrained(tmp_path / "llama")
     text_host("llama").tokenizer.save_pretrained(tmp_path / "llama")
     with pytest.raises(RecipeError, match="encoder-only host"):
-        run(recipe.model_copy(update={"model": str(tmp_path / "llama")}), silent)
+        run(recipe.model_copy(update={"model": str(tmp_path / "llama")}), ignore)
     assert not (tmp_path / "run").exists()
 
 
@@ -384,7 +381,7 @@ def test_order_7_runs_on_real_rows(real: str, tmp_path: Path) -> None:
         optim=OPTIM.model_copy(update={"max_source_length": 40}),
         end_tasks=QUICK.model_copy(update={"seeds": (1,), "limit_train": 16, "limit_test": 8, "max_source_length": 40}),
     )
-    record = run(recipe, silent)
+    record = run(recipe, ignore)
     assert record.tasks == list(ORDER_7)
     assert record.end_tasks is not None
     assert [one.task for one in record.end_tasks.results] == [end.name for end in END_TASKS.values()]

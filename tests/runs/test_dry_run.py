@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from command import Call, assert_one_line_error, contents, one_line
+from helpers.command import Call, assert_one_line_error, contents, one_line
+from helpers.tiny import write_task
 from nacre.errors import RecipeError
 from nacre.runs import run as runs
 from nacre.runs.plan import plan_of
 from nacre.runs.recipe import Recipe, expanded
-from tiny import write_task
 
 STREAM = "animals,plants,tools"
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from command import Call, contents
+from helpers.command import Call, contents
 from nacre.runs.plan import Plan, plan_of
 from nacre.runs.recipe import read_recipe
 from nacre.tasks.published.streams import get_stream

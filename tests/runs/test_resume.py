@@ -21,8 +21,10 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from helpers.tiny import write_task
 from nacre.cli.main import main
 from nacre.errors import CheckpointError, NacreError, RecipeError
+from nacre.events import Event, OnEvent, as_document, ignore
 from nacre.files import build_folder, sha256, write_atomically
 from nacre.learning.settings import Optim
 from nacre.models.host import Host
@@ -30,7 +32,6 @@ from nacre.records.run import Record
 from nacre.runs.directory import RunDirectory
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
-from tiny import write_task
 
 torch.set_num_threads(1)
 
@@ -84,28 +85,24 @@ def straight(recipe: Recipes, tmp_path_factory: pytest.TempPathFactory) -> Calla
     def folder(method: str) -> Path:
         output = tmp_path_factory.mktemp("straight") / method
         torch.manual_seed(1)
-        run(recipe(method, output), silent)
+        run(recipe(method, output), ignore)
         return output
 
     return folder
 
 
-def silent(kind: str, **values: Any) -> None:
-    pass
-
-
-def stop_at(kind: str, times: int = 1, **said: object) -> Callable[..., None]:
-    """A report that raises at the n-th event of that kind that says that."""
+def stop_at(kind: str, times: int = 1, **values: object) -> OnEvent:
+    """Raises at the n-th event of that kind with those values."""
     seen = 0
 
-    def report(told: str, **values: Any) -> None:
+    def stop(event: Event) -> None:
         nonlocal seen
-        if told == kind and said.items() <= values.items():
+        if {"event": kind, **values}.items() <= as_document(event).items():
             seen += 1
             if seen == times:
                 raise Stop(kind)
 
-    return report
+    return stop
 
 
 def events(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
@@ -143,7 +140,7 @@ def assert_same(folder: Path, other: Path) -> None:
 
 def test_the_comparison_sees_another_seed(recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path) -> None:
     """Without this, all the tests below could compare nothing."""
-    run(recipe("inc_lora", tmp_path / "run", seed=1), silent)
+    run(recipe("inc_lora", tmp_path / "run", seed=1), ignore)
     here, there = outcome(tmp_path / "run"), outcome(straight("inc_lora"))
     assert here.keys() == there.keys()
     different = {name for name in here if here[name] != there[name]}
@@ -190,17 +187,17 @@ def test_stopped_once(
         run(recipe(method, output), stop_at(**event))
     assert (output / "results.json").exists() == ended
     torch.manual_seed(3)
-    told: list[tuple[str, dict[str, Any]]] = []
-    record = run(recipe(method, output), lambda kind, **values: told.append((kind, json.loads(json.dumps(values)))))
+    seen: list[dict[str, Any]] = []
+    record = run(recipe(method, output), lambda event: seen.append(json.loads(json.dumps(as_document(event)))))
     assert_same(output, expected)
     assert record == Record.read(output / "results.json")
 
-    trained = [values["name"] for kind, values in told if kind == "stage"]
+    trained = [event["name"] for event in seen if event["event"] == "stage"]
     assert trained == list(NAMES[committed:])  # what was committed is not trained again
-    resumed = [values["tasks"] for kind, values in told if kind == "resumed"]
+    resumed = [event["tasks"] for event in seen if event["event"] == "resumed"]
     continues = method != "independent" and 0 < committed < 3  # independent copies start from the host
     assert resumed == ([list(NAMES[:committed])] if continues else [])
-    assert told[-1] == ("finished", {"path": str(output), "already": ended})
+    assert seen[-1] == {"event": "finished", "path": str(output), "already": ended}
     assert [path.name for path in output.rglob("*.partial")] == []
 
 
@@ -218,16 +215,16 @@ def test_stopped_again_and_again(recipe: Recipes, straight: Callable[[str], Path
     for place in places:
         with pytest.raises(Stop):
             run(recipe("am_lora", output), stop_at(**place))
-    run(recipe("am_lora", output), silent)
+    run(recipe("am_lora", output), ignore)
     assert_same(output, straight("am_lora"))
 
 
 def test_joint_is_learnt_again_from_the_start(recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path) -> None:
     output = tmp_path / "run"
-    for report in (stop_at("step", 5), stop_at("evaluate", row=3)):
+    for stop in (stop_at("step", 5), stop_at("evaluate", row=3)):
         with pytest.raises(Stop):
-            run(recipe("joint", output), report)
-    run(recipe("joint", output), silent)
+            run(recipe("joint", output), stop)
+    run(recipe("joint", output), ignore)
     here, there = outcome(output), outcome(straight("joint"))
     assert here == there
     assert here["tasks/03-joint/adapter.safetensors"]
@@ -248,9 +245,9 @@ def test_stopped_between_two_answers(
 
     monkeypatch.setattr(Host, "write", failing)
     with pytest.raises(Stop):
-        run(recipe("inc_lora", output), silent)
+        run(recipe("inc_lora", output), ignore)
     assert sorted(path.name for path in (output / "tasks").iterdir()) == ["00-before", "01-animals"]
-    run(recipe("inc_lora", output), silent)
+    run(recipe("inc_lora", output), ignore)
     assert_same(output, straight("inc_lora"))
 
 
@@ -271,9 +268,9 @@ def test_stopped_while_the_folder_is_begun(
 
     monkeypatch.setattr("nacre.runs.directory.write_atomically", failing)
     with pytest.raises(Stop):
-        run(recipe("inc_lora", output), silent)
+        run(recipe("inc_lora", output), ignore)
     monkeypatch.undo()
-    run(recipe("inc_lora", output), silent)
+    run(recipe("inc_lora", output), ignore)
     assert_same(output, straight("inc_lora"))
 
 
@@ -433,12 +430,12 @@ def test_a_damaged_file_is_named(recipe: Recipes, unfinished: Path, name: str) -
     flip(file)
     damaged = hashes(unfinished / "tasks")
     with pytest.raises(CheckpointError) as caught:
-        run(recipe("inc_lora", unfinished), silent)
+        run(recipe("inc_lora", unfinished), ignore)
     assert str(caught.value).startswith(f"{file} is damaged: its sha256 differs")
     assert hashes(unfinished / "tasks") == damaged
     file.unlink()
     with pytest.raises(CheckpointError) as caught:
-        run(recipe("inc_lora", unfinished), silent)
+        run(recipe("inc_lora", unfinished), ignore)
     assert str(caught.value).startswith(f"{file} is missing")
 
 
@@ -447,7 +444,7 @@ def test_a_damaged_manifest_is_named(recipe: Recipes, unfinished: Path, content:
     file = unfinished / "tasks" / "02-plants" / "manifest.json"
     file.write_text(content)
     with pytest.raises(CheckpointError, match="is damaged") as caught:
-        run(recipe("inc_lora", unfinished), silent)
+        run(recipe("inc_lora", unfinished), ignore)
     assert str(file) in str(caught.value)
 
 
@@ -456,22 +453,22 @@ def test_a_damaged_manifest_is_named(recipe: Recipes, unfinished: Path, content:
 def test_a_damaged_description_is_named(recipe: Recipes, unfinished: Path, name: str, content: str) -> None:
     (unfinished / name).write_text(content)
     with pytest.raises(NacreError, match=re.escape(str(unfinished / name))):
-        run(recipe("inc_lora", unfinished), silent)
+        run(recipe("inc_lora", unfinished), ignore)
 
 
 def test_a_damaged_record_is_named(recipe: Recipes, unfinished: Path) -> None:
     for content in ("", "{}", "[]"):
         (unfinished / "results.json").write_text(content)
         with pytest.raises(CheckpointError, match=re.escape(str(unfinished / "results.json"))):
-            run(recipe("inc_lora", unfinished), silent)
+            run(recipe("inc_lora", unfinished), ignore)
 
 
 def test_other_settings_do_not_continue(recipe: Recipes, unfinished: Path) -> None:
     before = hashes(unfinished)
     with pytest.raises(RecipeError, match="seed is 0 there and 8 here"):
-        run(recipe("inc_lora", unfinished, seed=8), silent)
+        run(recipe("inc_lora", unfinished, seed=8), ignore)
     with pytest.raises(RecipeError, match=r"set\.rank is 8 there and 4 here"):
-        run(recipe("inc_lora", unfinished, parameters={"rank": 4}), silent)
+        run(recipe("inc_lora", unfinished, parameters={"rank": 4}), ignore)
     assert hashes(unfinished) == before
 
 
@@ -482,7 +479,7 @@ def test_leftovers_are_removed(recipe: Recipes, straight: Callable[[str], Path],
     (unfinished / ".results.json.4711.partial").write_text("{")
     (unfinished / "tasks" / "03-tools").mkdir()  # without a manifest it was never finished
     (unfinished / "tasks" / "03-tools" / "adapter.safetensors").write_bytes(b"half")
-    run(recipe("inc_lora", unfinished), silent)
+    run(recipe("inc_lora", unfinished), ignore)
     assert_same(unfinished, straight("inc_lora"))
 
 
@@ -564,7 +561,7 @@ def test_a_name_with_a_leading_dot(tiny_model: Model, tmp_path: Path) -> None:
         data=str(tmp_path / "data"),
         output=str(tmp_path / "run"),
     )
-    run(recipe, silent)
+    run(recipe, ignore)
     assert sorted(path.name for path in (tmp_path / "run" / "tasks").iterdir()) == ["00-before", "01-hidden"]
 
 

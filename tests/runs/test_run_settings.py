@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from helpers.tiny import write_task, write_tiny_model
+from nacre.events import ignore
 from nacre.models.loading import load_host
 from nacre.records.run import Record
 from nacre.runs.recipe import read_recipe
 from nacre.runs.run import run
 from nacre.runs.stream import tasks_of
-from tiny import write_task, write_tiny_model
 
 COLUMNS = range(3)
 
@@ -34,7 +35,7 @@ def carried_out(place: Path, name: str, *settings: str) -> Record:
         "model": str(place / "model"),
         "output": str(place / name),
     }
-    return run(read_recipe(None, flags, ["optim.learning_rate=0.03", *settings]), lambda kind, **values: None)
+    return run(read_recipe(None, flags, ["optim.learning_rate=0.03", *settings]), ignore)
 
 
 def defined(record: Record) -> list[list[bool]]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from command import Call, assert_one_line_error
+from helpers.command import Call, assert_one_line_error
 from nacre.errors import DataError
 from nacre.tasks.published.catalog import CATALOG, known
 from nacre.tasks.published.hub_sources import HUB_SOURCES, MOST_TESTED, most_rows

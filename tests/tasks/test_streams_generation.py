@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from command import Call
+from helpers.command import Call
+from helpers.tiny import tiny_host
 from nacre.errors import DataError, RecipeError
+from nacre.events import ignore
 from nacre.files import hash_of
 from nacre.learning.settings import Optim
 from nacre.models.families import Lengths
@@ -27,7 +29,6 @@ from nacre.tasks.reading.sources import load_tasks
 from nacre.tasks.reading.stream_file import read_stream
 from nacre.tasks.task import Row
 from nacre.tasks.template import Example
-from tiny import tiny_host
 
 Model = Callable[[str], Path]
 
@@ -121,7 +122,7 @@ def recipe(stream: str, data: Path | None, model: Path, output: Path, **changes:
 
 def carried_out(*arguments: Any, **changes: Any) -> Record:
     """The record of a run, whose numbers are all shares."""
-    found = run(recipe(*arguments, **changes), lambda kind, **values: None)
+    found = run(recipe(*arguments, **changes), ignore)
     last = found.matrix[-1]
     assert len(last) == len(found.tasks)
     assert all(value is not None and 0 <= value <= 1 for value in last)

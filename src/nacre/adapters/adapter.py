@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
+from nacre.adapters.route import Route
 from nacre.models.owner import ParameterGroup
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class FeatureMap:
     """A trained linear map whose output features can be told apart: a feature is one output and what computes it.
 
-    name: dotted, unique in the host. place: of the host's linear map that it is or belongs to. roles: of that map
-    (``models/roles``), () if unknown. module: its output [..., features] is what is measured. parameters: with the axis
-    along which slice j belongs to feature j.
-    input_of: where the module is not called itself while the host computes: the module whose input it reads.
+    Attributes:
+        name: Dotted, unique in the host.
+        place: Name of the host's linear map that it is or belongs to.
+        roles: Those of that map (`models/roles`), () if unknown.
+        module: Its output [..., features] is what is measured.
+        parameters: With the axis along which slice j belongs to feature j.
+        input_of: Where the module is not called itself while the host computes: the module whose input it reads.
     """
 
     name: str
@@ -32,6 +38,7 @@ class FeatureMap:
 
     @property
     def features(self) -> int:
+        """Number of output features."""
         parameter, axis = self.parameters[0]
         return parameter.shape[axis]
 
@@ -46,33 +53,51 @@ class Adapter(ABC):
     sum_gated: ClassVar[bool]
     """Whether the tasks' updates are simply added, so that they can be folded into the host's weights."""
 
-    grows: ClassVar[bool]
-    """Whether what is stored grows with the number of tasks."""
+    @property
+    @abstractmethod
+    def grows(self) -> bool:
+        """Whether what is stored grows with the number of tasks."""
 
-    groups: ClassVar[tuple[str, ...]]
-    """The names of its parameter groups, as ``PlacedAdapter.parameter_groups`` gives them."""
+    @property
+    @abstractmethod
+    def groups(self) -> tuple[str, ...]:
+        """The names of its parameter groups, as `PlacedAdapter.parameter_groups` gives them."""
 
     @abstractmethod
     def place(self, model: nn.Module) -> PlacedAdapter:
-        """Put the adapter into the host. Until ``grow`` is called the host computes exactly what it did."""
+        """Put the adapter into the host. Until `grow` is called the host computes exactly what it did.
+
+        Args:
+            model: The host's body.
+
+        Raises:
+            ModelError: If there is nothing in this host that the adapter could train. Nothing has happened then.
+        """
 
 
 class PlacedAdapter(ABC):
-    """An adapter in its host. It owns every trainable tensor: nothing is found by its name."""
+    """An adapter in its host: an `Owner` (`models/owner`) of every trainable tensor; nothing is found by its name.
+
+    Attributes:
+        model: The host.
+        tasks: How many slots have been opened.
+        trained_before: Every parameter of the host, and whether its owner let it be trained.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.tasks = 0  # how many slots have been opened
+        self.trained_before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         for parameter in model.parameters():
             parameter.requires_grad_(False)
 
     @abstractmethod
     def grow(self) -> bool:
-        """Open the slot of one more task; earlier slots freeze. True if new tensors want a start (``parts/start``)."""
+        """Open the slot of one more task; earlier slots freeze. True if new tensors want a start (`parts/start`)."""
 
     @abstractmethod
     def fresh(self, seed: int) -> None:
-        """Fill the newest slot with its usual random values; each tensor's own seed is derived from ``seed``."""
+        """Fill the newest slot with its usual random values; each tensor's own seed is derived from `seed`."""
 
     @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -80,45 +105,88 @@ class PlacedAdapter(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that was learnt, by public name; the tensors themselves, detached, not copies."""
+        """Everything that was learned, by public name; the tensors themselves, detached, not copies."""
 
     @abstractmethod
-    def load(self, tensors: Mapping[str, Tensor], tasks: int) -> None:
-        """Take over what ``tensors`` gave after ``tasks`` tasks, bit for bit."""
+    def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take over what `tensors` and `values` gave, bit for bit. From two empty mappings: forget everything.
+
+        Raises:
+            CheckpointError: If they do not fit this host and adapter.
+        """
 
     @abstractmethod
+    def freeze(self) -> None:
+        """Between tasks nothing is trainable."""
+
+    @abstractmethod
+    def bypassed(self) -> AbstractContextManager[None]:
+        """While open, the host computes exactly what the bare pretrained host computes, bit for bit. Can be nested."""
+
+    @abstractmethod
+    def use(self, route: Route) -> AbstractContextManager[None]:
+        """While open, each row of a batch is answered by the parameters that the route names.
+
+        A model may read a batch's rows several times side by side: then row i stands in k places, from i * k on.
+
+        Raises:
+            ModelError: If the adapter cannot follow such a route, or, once the host computes, if it does not fit the
+                batch.
+        """
+
+    @abstractmethod
+    def pristine(self) -> dict[str, Tensor]:
+        """The bare host's tensors by its own names, as `state_dict` gave them before `place`; where possible no
+        copies."""
+
+    @abstractmethod
+    def take_out(self) -> None:
+        """Give the host its own modules and values back, bit for bit."""
+
+    @final
     def remove(self) -> None:
-        """Give the host back as it was before ``place``, bit for bit."""
+        """Give the host back as it was before `place`, bit for bit, every `requires_grad` included."""
+        self.take_out()
+        for parameter, trained in self.trained_before:  # a quantized weight cannot be trained, and was not
+            parameter.requires_grad_(trained)
 
+    @final
+    def values(self) -> dict[str, Any]:
+        """Plain values that say what `tensors` are: `slots`, how many have been opened."""
+        return {"slots": self.tasks}
+
+    @abstractmethod
     def feature_maps(self) -> list[FeatureMap]:
         """The linear maps that are trained for the newest task, feature by feature; an adapter may have none.
 
-        Raises ``ModelError`` if they cannot be told from the host's other parameters.
+        Raises:
+            ModelError: If they cannot be told from the host's other parameters.
         """
-        return []
 
+    @abstractmethod
     def folding_summary(self) -> dict[str, Any]:
-        """What there is to say about working weights that earlier tasks' updates are added to, as plain values:
-        sites, folded: how many there are, and how many have one. obstacles: why others have none. ratios: the smallest
-        and the largest size of the updates in multiples of their weight's, None if unknown. {} if there is nothing to
-        fold."""
-        return {}
+        """What there is to say about working weights that earlier tasks' updates are added to.
 
-    def freeze(self) -> None:
-        """Between tasks nothing is trainable."""
-        for group in self.parameter_groups():
-            for parameter in group.parameters:
-                parameter.requires_grad_(False)
-                parameter.grad = None
+        Returns:
+            Plain values, none if there is nothing to fold. `sites`, `folded`: how many there are, and how many have
+            such a weight. `obstacles`: why others have none. `ratios`: the smallest and the largest size of the updates
+            in multiples of their weight's, None if unknown.
+        """
 
+    @final
     def stored_parameters(self) -> int:
+        """How many numbers `tensors` has."""
         return sum(tensor.numel() for tensor in self.tensors().values())
 
 
 def kaiming_uniform(shape: torch.Size, seed: int) -> Tensor:
-    """The usual start of a dense layer [d_out, d_in]: uniform in +-1/sqrt(d_in) (Kaiming with a = sqrt(5)).
+    """The usual start of a dense layer: uniform in `+-1/sqrt(d_in)` (Kaiming with a = sqrt(5)).
 
     Drawn on the CPU in float32, so that a seed gives the same numbers on every device and in every precision.
+
+    Args:
+        shape: [d_out, d_in].
+        seed: Of the draw.
     """
     generator = torch.Generator().manual_seed(seed)
     bound = shape[-1] ** -0.5

@@ -2,43 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from nacre.adapters.adapter import Adapter, FeatureMap, PlacedAdapter
+from nacre.adapters.route import Route
 from nacre.errors import CheckpointError, ModelError
-from nacre.models.owner import ParameterGroup
+from nacre.models.owner import ParameterGroup, stop_training
 from nacre.models.roles import ARCHITECTURES, ROLES, find_linears, roles_of
 
 
+@final
 @dataclass(frozen=True)
 class Full(Adapter):
     """All parameters of the host, trained on for every task."""
 
     learning_rate: ClassVar[float] = 1e-4
     sum_gated: ClassVar[bool] = False  # there is no low-rank update that could be folded or exported
-    grows: ClassVar[bool] = False
-    groups: ClassVar[tuple[str, ...]] = ("host",)
+
+    @property
+    def grows(self) -> bool:
+        return False
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return ("host",)
 
     def place(self, model: nn.Module) -> PlacedFull:
         return PlacedFull(model)
 
 
+@final
 class PlacedFull(PlacedAdapter):
-    """The host's own parameters. A pristine copy is kept in main memory, so that ``remove`` can give it back."""
+    """The host's own parameters, but for those that their owner had frozen: they stay what they are. A pristine copy
+    of the others is kept in main memory, so that `remove` can give them back."""
 
     def __init__(self, model: nn.Module) -> None:
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ModelError(
+                "Full fine-tuning has nothing to train: every parameter of the host is frozen (requires_grad=False)."
+            )
         super().__init__(model)
-        self.pristine = {name: parameter.detach().to("cpu", copy=True) for name, parameter in model.named_parameters()}
+        trained = {parameter for parameter, was_trained in self.trained_before if was_trained}
+        self.trained = {name: parameter for name, parameter in model.named_parameters() if parameter in trained}
+        self.untrained = {name: value.detach().to("cpu", copy=True) for name, value in self.trained.items()}
 
     def grow(self) -> bool:
         self.tasks += 1
-        for parameter in self.model.parameters():
+        for parameter in self.trained.values():
             parameter.requires_grad_(True)
         return False
 
@@ -46,38 +63,75 @@ class PlacedFull(PlacedAdapter):
         """Full fine-tuning starts from what is there."""
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        return [ParameterGroup("host", tuple(self.model.parameters()))]
+        return [ParameterGroup("host", tuple(self.trained.values()))]
 
     def feature_maps(self) -> list[FeatureMap]:
-        """Attention and feed-forward; neither embeddings, norms nor the head."""
-        return host_feature_maps(self.model)
+        """Attention and feed-forward, as far as they are trained; neither embeddings, norms nor the head."""
+        trained = set(self.trained.values())
+        maps = []
+        for feature_map in host_feature_maps(self.model):
+            parameters = tuple(pair for pair in feature_map.parameters if pair[0] in trained)
+            if parameters:
+                maps.append(replace(feature_map, parameters=parameters))
+        return maps
 
     def tensors(self) -> dict[str, Tensor]:
         if self.tasks == 0:
             return {}
-        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        return {name: parameter.detach() for name, parameter in self.trained.items()}
 
     @torch.no_grad()
-    def load(self, tensors: Mapping[str, Tensor], tasks: int) -> None:
-        self.tasks = tasks
-        if tasks == 0:
+    def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        self.tasks = values.get("slots", 0)
+        if self.tasks == 0:
+            self.take_out()
             return
         for name, parameter in self.model.named_parameters():
-            if name not in tensors or tensors[name].shape != parameter.shape:
-                raise CheckpointError(f"The saved model does not fit this host: parameter '{name}'.")
-            parameter.copy_(tensors[name])
+            if name in self.trained:
+                if name not in tensors or tensors[name].shape != parameter.shape:
+                    raise CheckpointError(f"The saved model does not fit this host: parameter '{name}'.")
+                parameter.copy_(tensors[name])
+            elif name in tensors and not torch.equal(tensors[name].to(parameter), parameter):
+                raise CheckpointError(f"The saved model has trained parameter '{name}', which is frozen in this host.")
+
+    def folding_summary(self) -> dict[str, Any]:
+        """There is no update apart from the weights."""
+        return {}
+
+    def freeze(self) -> None:
+        stop_training(self.parameter_groups())
+
+    @contextmanager
+    def bypassed(self) -> Iterator[None]:
+        """The parameters stay the same objects, and a graph that was made before is not disturbed."""
+        values = {name: parameter.data for name, parameter in self.trained.items()}
+        for name, parameter in self.trained.items():
+            parameter.data = self.untrained[name].to(parameter.device)
+        try:
+            yield
+        finally:
+            for name, parameter in self.trained.items():
+                parameter.data = values[name]
+
+    def use(self, route: Route) -> AbstractContextManager[None]:
+        raise ModelError("Full fine-tuning has one set of parameters: there is nothing that a route could choose from.")
+
+    def pristine(self) -> dict[str, Tensor]:
+        untrained = {id(parameter): self.untrained[name] for name, parameter in self.trained.items()}
+        own = self.model.state_dict(keep_vars=True)  # of a tied weight, every name
+        return {name: untrained.get(id(tensor), tensor.detach()) for name, tensor in own.items()}
 
     @torch.no_grad()
-    def remove(self) -> None:
-        for name, parameter in self.model.named_parameters():
-            parameter.copy_(self.pristine[name])
-            parameter.requires_grad_(True)
+    def take_out(self) -> None:
+        for name, parameter in self.trained.items():
+            parameter.copy_(self.untrained[name])
 
 
 def host_feature_maps(model: nn.Module) -> list[FeatureMap]:
     """Every linear map of attention and feed-forward in a host, its bias with its weight.
 
-    Raises ``ModelError`` for an architecture that has no row in ``models/roles``.
+    Raises:
+        ModelError: For an architecture that has no row in `models/roles`.
     """
     model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
     if model_type not in ARCHITECTURES:

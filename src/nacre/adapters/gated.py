@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
-from nacre.adapters.adapter import kaiming_uniform
-from nacre.adapters.low_rank import LowRank, LowRankSite, PlacedLowRank
-from nacre.errors import RecipeError
+from nacre.adapters.adapter import FeatureMap, kaiming_uniform
+from nacre.adapters.low_rank import lora_start
+from nacre.adapters.route import Route
+from nacre.adapters.slots import SlotStack
+from nacre.adapters.slotted import PlacedSlots, SlottedAdapter, SlottedSite
+from nacre.errors import ModelError, RecipeError
 from nacre.functional.fused_gating import Mixture, fused_mixture
 from nacre.functional.gates_first import chosen_tasks, fused_gates_first
 from nacre.functional.gating import (
@@ -22,25 +26,28 @@ from nacre.functional.gating import (
     selector_keys,
     selector_scores,
 )
-from nacre.models.owner import ParameterGroup
+from nacre.models.owner import ParameterGroup, stop_training
 from nacre.seeds import derive
 
 
+@final
 @dataclass(frozen=True)
-class Gated(LowRank):
-    """h = W x + sum_{i=1..t} g_i s B_i A_i x (AM-LoRA Eq. 5), g as in ``functional/gating``.
+class Gated(SlottedAdapter):
+    """`h = W x + sum_{i=1..t} g_i s B_i A_i x` (AM-LoRA Eq. 5), g as in `functional/gating`.
 
-    dropout: one mask on the input of the LoRAs named by dropout_on: ``all``, or ``new``, the newest's only.
-    selectors: ``all``: every task's selector is trained on the new task (AR in the paper's Fig. 5); ``new``: only the
-        new task's (NR).
-    selector_start: of the new task's w_t: ``kaiming``, uniform in +-1/sqrt(d_out); ``zeros``; ``mean_of_old``, the mean
-        of the earlier ones as they are then (the first task's: kaiming).
-    selector_rate: the learning rate of selectors and of a learned z_0, in multiples of the others'.
-    selector_input: what w_i is multiplied with: ``scaled``, y_i = s B_i A_i x; ``unscaled``, B_i A_i x.
-    activation: phi, on the selector's output. zero_lora: True: a LoRA that is zero takes part in the softmax with the
-        score z_0 = 0; False: none does; ``learned``: z_0 is one trained number a site, 0 at first.
-    keep_gates: k, how many tasks take part in a sum, those with the largest gates on the batch (``functional/
-        gates_first``); None: all.
+    Attributes:
+        dropout_on: Which LoRAs' input has dropout, by one mask: `all`, or `new`, the newest's only.
+        selectors: `all`: every task's selector is trained on the new task (AR in the paper's Fig. 5); `new`: only the
+            new task's (NR).
+        selector_start: Of the new task's `w_t`: `kaiming`, uniform in `+-1/sqrt(d_out)`; `zeros`; `mean_of_old`, the
+            mean of the earlier ones as they are then (the first task's: kaiming).
+        selector_rate: The learning rate of selectors and of a learned `z_0`, in multiples of the others'.
+        selector_input: What `w_i` is multiplied with: `scaled`, `y_i = s B_i A_i x`; `unscaled`, `B_i A_i x`.
+        activation: `phi`, on the selector's output.
+        zero_lora: True: a LoRA that is zero takes part in the softmax with the score `z_0 = 0`; False: none does;
+            `learned`: `z_0` is one trained number a site, 0 at first.
+        keep_gates: `k`, how many tasks take part in a sum, those with the largest gates on the batch
+            (`functional/gates_first`); None: all.
     """
 
     dropout_on: Literal["all", "new"] = "all"
@@ -52,10 +59,11 @@ class Gated(LowRank):
     zero_lora: bool | Literal["learned"] = True
     keep_gates: int | None = None
 
+    learning_rate: ClassVar[float] = 1e-3
     sum_gated: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        self.check_slots()
         if self.selector_rate <= 0:
             raise RecipeError(
                 f"selector_rate: {self.selector_rate} is not positive; it multiplies the selectors' learning rate."
@@ -66,7 +74,7 @@ class Gated(LowRank):
             )
 
     @property
-    def groups(self) -> tuple[str, ...]:  # type: ignore[override]
+    def groups(self) -> tuple[str, ...]:
         return ("down", "up", "selector", *(("zero_score",) if self.zero_lora == "learned" else ()))
 
     def place(self, model: nn.Module) -> PlacedGated:
@@ -75,19 +83,28 @@ class Gated(LowRank):
     def site(self, base: nn.Module) -> GatedSite:
         return GatedSite(base, self)
 
+    def start(self, slots: SlotStack, seed: int) -> None:
+        """A as a dense layer begins, B zero."""
+        lora_start(slots, seed)
 
-class GatedSite(LowRankSite):
-    """A low-rank site with more public tensors: ``selector`` [t, d_out], row i the selector w_i of task i, and, where
-    it is learned, ``zero_score`` [1], z_0.
 
-    offset: what is taken from the newest task's score; 0 except while ``parts/start_offset`` lets it in.
+@final
+class GatedSite(SlottedSite):
+    """A linear map with the tasks' low-rank updates, mixed token by token.
+
+    Public tensors: those of its slots; `selector` [t, d_out], row i the selector `w_i` of task i; and, where it is
+    learned, `zero_score` [1], `z_0`.
+
+    Attributes:
+        settings: Of the adapter.
+        offset: What is taken from the newest task's score; 0 except while `parts/start_offset` lets it in.
     """
 
-    settings: Gated
     frozen_selectors: Tensor
 
     def __init__(self, base: nn.Module, settings: Gated) -> None:
         super().__init__(base, settings)
+        self.settings = settings
         self.register_buffer("frozen_selectors", self.new_tensor(0, self.d_out), persistent=False)
         self.trained_selectors = nn.Parameter(self.new_tensor(0, self.d_out), requires_grad=False)
         if settings.zero_lora == "learned":
@@ -102,16 +119,24 @@ class GatedSite(LowRankSite):
             return self.trained_selectors
         return torch.cat([self.frozen_selectors, self.trained_selectors])
 
-    def stacks(self) -> tuple[Tensor, Tensor]:
-        """All tasks' down [t, r, d_in] and up [t, r, d_out] (transposed); gradients reach the newest only."""
-        return (
-            torch.cat([self.past_down, self.down.weight.unsqueeze(0)]),
-            torch.cat([self.past_up, self.up.weight.T.unsqueeze(0)]),
-        )
+    @property
+    def scale(self) -> float:
+        return self.settings.scale
 
-    def forward(self, x: Tensor) -> Tensor:  # [..., d_in] -> [..., d_out]
-        if not self.is_open:
-            return self.untouched(x)
+    @property
+    def past_weight(self) -> None:
+        """Gates depend on the input, so that no weight can hold the earlier tasks."""
+        return None
+
+    def past_open(self) -> AbstractContextManager[dict[str, Tensor]]:
+        return self.slots.past_as_leaves()
+
+    def effective_weight(self) -> None:
+        """The mixture depends on the input."""
+        return
+
+    def adapted(self, x: Tensor) -> Tensor:
+        """`W x + sum_i g_i s B_i A_i x`."""
         if self.can_fuse(x):
             return self.fused(x)
         h = self.untouched(x)
@@ -120,7 +145,7 @@ class GatedSite(LowRankSite):
     def delta(self, x: Tensor) -> Tensor:
         """What the mixture adds, by autograd: x [..., d_in] -> [..., d_out]. It computes what ``fused`` does, all
         tasks' codes even where few are taken."""
-        down, up = self.stacks()
+        down, up = self.slots.all_pairs()
         codes = self.codes(self.own_type(x), down)
         scores = self.scores_of(codes, up)
         if not self.chooses:
@@ -135,7 +160,7 @@ class GatedSite(LowRankSite):
     def chooses(self) -> bool:
         """Whether there are more tasks than may be kept."""
         keep = self.settings.keep_gates
-        return keep is not None and keep <= len(self.past_down)
+        return keep is not None and keep <= len(self.slots.past_down)
 
     def chosen(self, gates: Tensor) -> Tensor:
         """The tasks that are taken into the sum, given all gates of a batch [..., t]: indices [k]."""
@@ -146,8 +171,8 @@ class GatedSite(LowRankSite):
         """Whether the hand-written backward pass fits: it knows one input for all LoRAs, one precision, and gradients
         of the newest task's tensors only, which, where tasks are chosen, are not always among them in evaluation."""
         drops = self.training and self.settings.dropout > 0
-        one_input = self.settings.dropout_on == "all" or not drops or len(self.past_down) == 0
-        past_frozen = not (self.past_down.requires_grad or self.past_up.requires_grad)
+        one_input = self.settings.dropout_on == "all" or not drops or len(self.slots.past_down) == 0
+        past_frozen = not any(stack.requires_grad for stack in self.slots.past_pairs())
         newest_taken = self.training or not self.chooses or not torch.is_grad_enabled()
         return one_input and past_frozen and newest_taken and not torch.is_autocast_enabled(x.device.type)
 
@@ -163,28 +188,29 @@ class GatedSite(LowRankSite):
             offset=self.offset,
         )
         seen = self.dropped(x)
-        base = self.plain_base(x.dtype) if x.dtype == self.past_down.dtype else None
+        base = self.plain_base(x.dtype) if x.dtype == self.slots.dtype else None
         zero_score = self.zero_score if settings.zero_lora == "learned" else None
-        trained = (self.down.weight, self.up.weight, self.selector, zero_score)
+        trained = (self.slots.down.weight, self.slots.up.weight, self.selector, zero_score)
         undropped = x if base is not None and seen is not x else None
         if self.chooses:
             assert settings.keep_gates is not None
-            found = fused_gates_first(
+            fused = fused_gates_first(
                 seen, *trained, *self._stacked(), mixture, base, undropped,
                 keep=settings.keep_gates, with_newest=self.training
             )  # fmt: skip
         else:
-            found = fused_mixture(seen, *trained, *self._stacked(), mixture, base, undropped)
+            fused = fused_mixture(seen, *trained, *self._stacked(), mixture, base, undropped)
         if base is not None:
-            return found
+            return fused
         h = self.untouched(x)
-        return h + found.to(h.dtype)
+        return h + fused.to(h.dtype)
 
     def _stacked(self) -> tuple[Tensor, Tensor]:
         """Working copies of all tasks' A_i [t r, d_in] and B_i^T [t r, d_out], made when the past changes; the newest
         rows are filled in by every forward pass."""
-        if self._all is None or not self._all.is_of(self.past_down, self.past_up):
-            self._all = _AllTasks.of(self.past_down, self.past_up)
+        past = self.slots.past_pairs()
+        if self._all is None or not self._all.is_of(*past):
+            self._all = _AllTasks.of(*past)
         return self._all.down, self._all.up
 
     def codes(self, x: Tensor, down: Tensor) -> Tensor:
@@ -211,7 +237,7 @@ class GatedSite(LowRankSite):
     def gates(self, x: Tensor) -> Tensor:
         """The gate values on inputs x [..., d_in]: [..., t] (what the paper's Fig. 4 shows), of tasks that are not
         taken into the sum, too."""
-        down, up = self.stacks()
+        down, up = self.slots.all_pairs()
         return self.gates_of(self.scores_of(low_rank_codes(self.own_type(x), down), up))
 
     @torch.no_grad()
@@ -223,24 +249,38 @@ class GatedSite(LowRankSite):
             return gates.new_zeros(gates.shape[:-1])
         return gates.index_fill(-1, self.chosen(gates), 0).sum(-1)
 
-    def open(self) -> None:
+    def grow(self) -> bool:
+        """Freeze the newest slot and open another; a shared slot is opened once and stays."""
+        if self.is_open and self.settings.slots == "shared":
+            for parameter in self.parameters_by_group().values():
+                parameter.requires_grad_(True)
+            return False
+        if self.is_open:
+            self.slots.push_to_past()
+        self.slots.open()
         earlier = self.selector.detach()
         kept, trained = (earlier, earlier[:0]) if self.settings.selectors == "new" else (earlier[:0], earlier)
         self.frozen_selectors = kept.clone()
         self.trained_selectors = nn.Parameter(torch.cat([trained, self.new_tensor(1, self.d_out)]))
         if self.settings.zero_lora == "learned":
             self.zero_score.requires_grad_(True)
-        super().open()
+        return True
 
-    def fold(self) -> None:
-        """Gates depend on the input, so nothing can be folded."""
+    def freeze(self) -> None:
+        parameters = self.parameters_by_group()
+        stop_training([ParameterGroup(group, (parameter,)) for group, parameter in parameters.items()])
 
-    def settle(self) -> None:
-        """Likewise."""
+    @torch.no_grad()
+    def close(self) -> None:
+        self.slots.close()
+        self.frozen_selectors = self.new_tensor(0, self.d_out)
+        self.trained_selectors = nn.Parameter(self.new_tensor(0, self.d_out), requires_grad=False)
+        if self.settings.zero_lora == "learned":
+            self.zero_score.zero_()
 
     @torch.no_grad()
     def fresh(self, seed: int) -> None:
-        super().fresh(seed)
+        self.settings.start(self.slots, seed)
         earlier, newest = self.selector[:-1], self.trained_selectors[-1:]
         if self.settings.selector_start == "zeros":
             newest.zero_()
@@ -251,15 +291,18 @@ class GatedSite(LowRankSite):
 
     def parameters_by_group(self) -> dict[str, nn.Parameter]:
         zero = {"zero_score": self.zero_score} if self.settings.zero_lora == "learned" else {}
-        return {**super().parameters_by_group(), "selector": self.trained_selectors, **zero}
+        return {**self.slots.parameters_by_group(), "selector": self.trained_selectors, **zero}
+
+    def feature_maps(self, place: str, roles: tuple[str, ...]) -> list[FeatureMap]:
+        return self.factor_maps(place, roles, input_of=self)  # all tasks' A at once: ``down`` is not called
 
     def public_tensors(self) -> dict[str, Tensor]:
         zero = {"zero_score": self.zero_score.detach()} if self.settings.zero_lora == "learned" else {}
-        return {**super().public_tensors(), "selector": self.selector.detach(), **zero}
+        return {**self.slots.public_tensors(), "selector": self.selector.detach(), **zero}
 
     @torch.no_grad()
     def load_public(self, tensors: Mapping[str, Tensor]) -> None:
-        super().load_public(tensors)
+        self.slots.load_public(tensors)
         selector = tensors["selector"].to(self.trained_selectors)
         frozen = len(selector) - 1 if self.settings.selectors == "new" else 0
         self.frozen_selectors = selector[:frozen].clone()
@@ -290,18 +333,25 @@ class _AllTasks:
         return same and self.versions == (past_down._version, past_up._version)
 
 
-class PlacedGated(PlacedLowRank):
-    """All gated sites in one host."""
+@final
+class PlacedGated(PlacedSlots[GatedSite]):
+    """All gated sites in one host.
 
-    sites: dict[str, GatedSite]  # type: ignore[assignment]
+    Attributes:
+        settings: Of the adapter.
+    """
 
     def __init__(self, model: nn.Module, settings: Gated) -> None:
-        super().__init__(model, settings)
+        rates = dict.fromkeys(("selector", "zero_score"), settings.selector_rate)
+        super().__init__(model, settings.linears(model), lambda base: GatedSite(base, settings), rates)
         self.settings = settings
 
-    def parameter_groups(self) -> list[ParameterGroup]:
-        rates = {"selector": self.settings.selector_rate, "zero_score": self.settings.selector_rate}
-        return [replace(group, rate=rates.get(group.name, 1.0)) for group in super().parameter_groups()]
+    def use(self, route: Route) -> AbstractContextManager[None]:
+        raise ModelError("A gated adapter weights its slots itself, token by token: no routing can do so from outside.")
+
+    def folding_summary(self) -> dict[str, Any]:
+        """Gates depend on the input, so that nothing can be folded."""
+        return {}
 
     def set_offset(self, offset: float) -> None:
         """Take this from the newest task's score at every site."""

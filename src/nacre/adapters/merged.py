@@ -7,8 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from nacre.adapters.low_rank import LowRankSite
-from nacre.adapters.site import take_away
+from nacre.adapters.site import Site, take_away
 from nacre.errors import ModelError
 
 
@@ -20,23 +19,24 @@ def merged_copy(model: nn.Module) -> nn.Module:
     are gone. A gated mixture depends on the input, so that its sites stay: their newest tensors and the weights below
     are parameters, earlier tasks' tensors are not.
 
-    Raises ``ModelError`` if a site's weight is not a table of numbers that can be trained, as in a quantized model.
+    Args:
+        model: The host, with or without sites.
+
+    Raises:
+        ModelError: If a site's weight is not a table of numbers that can be trained, as in a quantized model.
     """
     for name, module in model.named_modules():
-        if isinstance(module, LowRankSite) and (obstacle := module.why_not_plain()) is not None:
+        if isinstance(module, Site) and (obstacle := module.why_not_plain()) is not None:
             raise ModelError(
                 f"{name} cannot be merged and trained further: {obstacle}. Load the model without quantization."
             )
     plain = copy.deepcopy(model)
-    sites = {
-        name: module
-        for name, module in plain.named_modules()
-        if isinstance(module, LowRankSite) and module.settings.sum_gated
-    }
-    for site in sites.values():
-        if site.is_open:
-            site.base_weight().copy_(site.effective_weight())
-    take_away(plain, sites)
+    merged = {}
+    for name, module in plain.named_modules():
+        if isinstance(module, Site) and (weight := module.effective_weight()) is not None:
+            module.base_weight().copy_(weight)
+            merged[name] = module
+    take_away(plain, merged)
     for parameter in plain.parameters():
         parameter.requires_grad_(True)
     return plain

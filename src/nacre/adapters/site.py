@@ -3,26 +3,99 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from nacre.adapters.adapter import FeatureMap
 
-class Site(nn.Module):
-    """Holds the untouched linear map as ``base``; subclasses add parameters and define the forward.
 
-    d_in, d_out: sizes of the map, as it says them itself: a quantized one keeps its weight in another shape and type.
-    GPT-2's ``Conv1D`` stores its weight as [d_in, d_out]; ``base_weight`` hides that.
+class Site(nn.Module, ABC):
+    """Holds the untouched linear map as `base`, and beside it what an adapter adds.
+
+    GPT-2's `Conv1D` stores its weight as [d_in, d_out]; `base_weight` hides that.
+
+    Attributes:
+        base: The host's own linear map.
+        d_in: Size of its input, as it says itself: a quantized one keeps its weight in another shape and type.
+        d_out: Size of its output.
+        is_bypassed: Whether the site answers with what the bare host computes here.
     """
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
+        self.is_bypassed = False
         sizes = (base.nx, base.nf) if isinstance(base, Conv1D) else (base.in_features, base.out_features)
         self.d_in, self.d_out = (int(size) for size in sizes)  # type: ignore[arg-type]
+
+    @property
+    @abstractmethod
+    def is_open(self) -> bool:
+        """Whether a slot has been opened; before, the site is its base."""
+
+    @abstractmethod
+    def adapted(self, x: Tensor) -> Tensor:
+        """What the site computes once a slot is open: x [..., d_in] -> [..., d_out]."""
+
+    @abstractmethod
+    def grow(self) -> bool:
+        """Freeze the newest slot and open another. False if the old one goes on being trained."""
+
+    @abstractmethod
+    def fresh(self, seed: int) -> None:
+        """Fill the newest slot with its usual random values, each tensor by a seed derived from this one."""
+
+    @abstractmethod
+    def freeze(self) -> None:
+        """The newest slot is learned: nothing is trainable, and the site is ready to answer."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Forget every slot."""
+
+    @abstractmethod
+    def parameters_by_group(self) -> dict[str, nn.Parameter]:
+        """What is trained for the newest task, under the names of the parameter groups."""
+
+    @abstractmethod
+    def feature_maps(self, place: str, roles: tuple[str, ...]) -> list[FeatureMap]:
+        """The linear maps that are trained for the newest task.
+
+        Args:
+            place: The site's name in the host.
+            roles: Those of its linear map.
+        """
+
+    @abstractmethod
+    def public_tensors(self) -> dict[str, Tensor]:
+        """What is saved of an open site, by name, detached."""
+
+    @abstractmethod
+    def load_public(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `public_tensors` gave.
+
+        Raises:
+            KeyError: If one is missing.
+            RuntimeError: If one has another shape.
+        """
+
+    @abstractmethod
+    def effective_weight(self) -> Tensor | None:
+        """The one weight [d_out, d_in] that base and updates amount to; None if the update depends on the input.
+
+        Raises:
+            ModelError: If the base is no ordinary linear map, whose weight nothing can be added to.
+        """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., d_in] -> [..., d_out]."""
+        return self.adapted(x) if self.is_open and not self.is_bypassed else self.untouched(x)
 
     @property
     def weight(self) -> Tensor:
@@ -31,12 +104,15 @@ class Site(nn.Module):
         return weight
 
     def base_weight(self) -> Tensor:
-        """The pristine weight as [d_out, d_in], a view; of a plain base only (``why_not_plain``)."""
+        """The pristine weight as [d_out, d_in], a view; of a plain base only (`why_not_plain`)."""
         return self.weight.T if isinstance(self.base, Conv1D) else self.weight
 
     def why_not_plain(self) -> str | None:
-        """Why the base's weight is not all that it computes with; None of an ordinary linear map, which is
-        x W^T + bias with numbers that can be read. Only there may something else be computed in the base's place."""
+        """Why the base's weight is not all that it computes with; None of an ordinary linear map.
+
+        That one is `x W^T + bias` with numbers that can be read. Only there may something else be computed in the
+        base's place.
+        """
         kind = type(self.base)
         if kind not in (nn.Linear, Conv1D) or "forward" in vars(self.base):
             return f"the linear map ({kind.__name__}) computes in a way of its own, as quantized ones do"
@@ -46,8 +122,10 @@ class Site(nn.Module):
         return None
 
     def plain_base(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None] | None:
-        """The base's weight [d_out, d_in] and bias, if a function may compute with them in the base's place: a plain
-        base of this type, frozen, with no hook that waits for its call."""
+        """The base's weight [d_out, d_in] and bias, if a function may compute with them in the base's place.
+
+        That needs a plain base of this type, frozen, with no hook that waits for its call.
+        """
         if self.why_not_plain() is not None or self.weight.dtype != dtype or is_hooked(self.base):
             return None
         bias = self.base.bias
@@ -75,6 +153,9 @@ class Site(nn.Module):
         return torch.zeros(*shape, dtype=dtype, device=stored.device)
 
 
+S = TypeVar("S", bound=Site)
+
+
 def is_hooked(module: nn.Module) -> bool:
     """Whether something happens when this module itself is called, beside its forward."""
     return bool(
@@ -82,8 +163,17 @@ def is_hooked(module: nn.Module) -> bool:
     )
 
 
-def put_sites(model: nn.Module, linears: Mapping[str, nn.Module], wrap: Callable[[nn.Module], Site]) -> dict[str, Site]:
-    """Replace each named linear map by ``wrap(map)``. Returns name -> site. ``take_away`` undoes it."""
+def put_sites(model: nn.Module, linears: Mapping[str, nn.Module], wrap: Callable[[nn.Module], S]) -> dict[str, S]:
+    """Replace each named linear map by `wrap(map)`; `take_away` undoes it.
+
+    Args:
+        model: The host.
+        linears: Its linear maps by name.
+        wrap: Makes a site of a linear map.
+
+    Returns:
+        The sites by name.
+    """
     sites = {}
     for name, linear in linears.items():
         sites[name] = wrap(linear).train(linear.training)  # a new module would start in training mode

@@ -14,7 +14,7 @@ from nacre.cli.display import table_console
 if TYPE_CHECKING:
     from nacre.models.families import Lengths
     from nacre.models.host import Host
-    from nacre.tasks.checking.findings import Kind
+    from nacre.tasks.checking.findings import FindingKind
     from nacre.tasks.task import Task
     from nacre.tasks.template import Identity
 
@@ -51,7 +51,7 @@ def check(
     """
     from nacre.errors import RecipeError
     from nacre.runs.checks import checks_of, tasks_to_check
-    from nacre.tasks.checking.findings import KINDS, plain
+    from nacre.tasks.checking.findings import FINDING_KINDS, plain
 
     lines: dict[str, Identity] = {"none": "none", "task": "task", "full": "full"}
     if identity not in lines:
@@ -62,7 +62,7 @@ def check(
     if as_json:
         typer.echo(json.dumps({**found, "findings": findings}, indent=2, ensure_ascii=False))
     else:
-        _print(tasks, found, findings, KINDS)
+        _print(tasks, found, findings, FINDING_KINDS)
     if strict and any(finding["kind"] in STRICT for finding in findings):
         raise typer.Exit(1)
 
@@ -76,11 +76,14 @@ def _reader(model: str, source: int, target: int) -> tuple[Host, Lengths]:
 
 
 def _print(
-    tasks: Sequence[Task], found: Mapping[str, Any], findings: Iterable[Mapping[str, Any]], kinds: Mapping[Kind, str]
+    tasks: Sequence[Task],
+    found: Mapping[str, Any],
+    findings: Iterable[Mapping[str, Any]],
+    kinds: Mapping[FindingKind, str],
 ) -> None:
     console = table_console(100)
     console.print(_table(tasks, found["truncated"]))
-    by_kind: dict[Kind, list[Mapping[str, Any]]] = {kind: [] for kind in kinds}
+    by_kind: dict[FindingKind, list[Mapping[str, Any]]] = {kind: [] for kind in kinds}
     for finding in findings:
         by_kind[finding["kind"]].append(finding)
     for kind, some in by_kind.items():

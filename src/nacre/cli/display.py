@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,24 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from nacre.events import (
+    EvaluationStarted,
+    Event,
+    FreeDimensionsCounted,
+    PastFolded,
+    ProbeMeasured,
+    ProbeStarted,
+    Resumed,
+    RowMeasured,
+    RowsEncoded,
+    RunFinished,
+    RunStarted,
+    StageStarted,
+    StepTaken,
+    TrainingPrepared,
+    Warned,
+)
+
 if TYPE_CHECKING:
     from nacre.records.base_ability import AbilityRecord
     from nacre.records.end_tasks import EndTaskRecord
@@ -19,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Display:
-    """Called with what happens (``trainer.Report``). On a terminal a bar moves; elsewhere a line a task is printed."""
+    """The `on_event` of the commands. On a terminal a bar moves; elsewhere a line a task is printed."""
 
     def __init__(self, *, error: bool = False) -> None:
         self.console = Console(stderr=error, highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -36,10 +54,44 @@ class Display:
         self.bar: Any = None
         self.label = ""
 
-    def __call__(self, kind: str, **values: Any) -> None:
-        show: Callable[..., None] | None = getattr(self, f"on_{kind}", None)
-        if show is not None:
-            show(**values)
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        match event:
+            case RunStarted():
+                self._begin(event)
+            case Resumed(folder=folder, tasks=tasks):
+                self.console.print(f"Continuing after {len(tasks)} finished task(s): {folder}")
+            case Warned(text=text):
+                self.console.print(f"Warning: {text}")
+            case StageStarted(number=number, stages=stages, name=name):
+                self.label = f"task {number} of {stages}: {name}"
+            case FreeDimensionsCounted(site=site, factor=factor, left=left, width=width):
+                self.console.print(
+                    f"Directions left to this task: {left} of {width} at least (fewest: {site}, '{factor}')."
+                )
+            case PastFolded(sites=sites, folded=folded, obstacles=obstacles) if obstacles:
+                why = "; ".join(obstacles)
+                self.console.print(f"Earlier tasks are not folded at {sites - folded} of {sites} linear maps: {why}.")
+            case TrainingPrepared(groups=groups):
+                self._show_groups(groups)
+            case RowsEncoded(rows=rows, truncated=truncated) if truncated:
+                self.console.print(
+                    f"{truncated} of {rows} training texts are longer than the input may be, and were cut."
+                )
+            case StepTaken():
+                self._move_bar(event)
+            case RowMeasured(number=number, scores=scores, tasks=tasks):
+                after = f"after task {number}" if number else "before"
+                shown = "  ".join(f"{task} {percent(score)}" for task, score in zip(tasks, scores, strict=True))
+                self.console.print(f"{after}: {shown}")
+            case EvaluationStarted() | ProbeStarted():
+                self._drop_bar()
+            case ProbeMeasured(text=text):
+                self.console.print(text)
+            case RunFinished(path=path, already=already):
+                self._drop_bar()
+                if already:
+                    self.console.print(f"{path} is finished already; nothing was run.")
 
     @contextmanager
     def interruptible(self, advice: str) -> Iterator[None]:
@@ -51,34 +103,15 @@ class Display:
             Console(stderr=True).print(f"Interrupted. {advice}")
             raise typer.Exit(130) from None
 
-    def on_run(
-        self,
-        path: str,
-        method: str,
-        tasks: Sequence[str],
-        seed: int,
-        penalties: Sequence[str],
-        gradient_rules: Sequence[str],
-    ) -> None:
-        self.console.print(f"{method} on {' -> '.join(tasks)}, seed {seed}, in {path}")
-        if penalties:
-            self.console.print(f"Added to the loss: {', '.join(penalties)}")
-        if gradient_rules:
-            self.console.print(f"Between gradients and step, in this order: {', '.join(gradient_rules)}")
+    def _begin(self, event: RunStarted) -> None:
+        tasks = " -> ".join(event.tasks)
+        self.console.print(f"{event.method} on {tasks}, seed {event.seed}, in {event.path}")
+        if event.penalties:
+            self.console.print(f"Added to the loss: {', '.join(event.penalties)}")
+        if event.gradient_rules:
+            self.console.print(f"Between gradients and step, in this order: {', '.join(event.gradient_rules)}")
 
-    def on_warning(self, text: str) -> None:
-        self.console.print(f"Warning: {text}")
-
-    def on_room(self, site: str, factor: str, left: int, width: int, remaining: dict[str, int]) -> None:
-        self.console.print(f"Directions left to this task: {left} of {width} at least (fewest: {site}, '{factor}').")
-
-    def on_resumed(self, folder: str, tasks: Sequence[str]) -> None:
-        self.console.print(f"Continuing after {len(tasks)} finished task(s): {folder}")
-
-    def on_stage(self, number: int, stages: int, name: str) -> None:
-        self.label = f"task {number} of {stages}: {name}"
-
-    def on_trainable(self, groups: Sequence[tuple[str, int]]) -> None:
+    def _show_groups(self, groups: Sequence[tuple[str, int]]) -> None:
         self.console.print(self.label)
         table = Table(box=None, pad_edge=False)
         table.add_column("trained")
@@ -89,45 +122,10 @@ class Display:
             table.add_row("all", f"{sum(size for _, size in groups):,}")
         self.console.print(table)
 
-    def on_folded(self, sites: int, folded: int, obstacles: Sequence[str], ratios: Sequence[float] | None) -> None:
-        if obstacles:
-            why = "; ".join(obstacles)
-            self.console.print(f"Earlier tasks are not folded at {sites - folded} of {sites} linear maps: {why}.")
-
-    def on_rows(self, rows: int, truncated: int) -> None:
-        if truncated:
-            self.console.print(f"{truncated} of {rows} training texts are longer than the input may be, and were cut.")
-
-    def on_step(self, step: int, steps: int, loss: float, terms: dict[str, float], rate: float) -> None:
+    def _move_bar(self, event: StepTaken) -> None:
         if self.bar is None:
-            self.bar = self.progress.add_task(self.label, total=steps, numbers="")
-        self.progress.update(self.bar, completed=step, numbers=f"loss {loss:.3f}  rate {rate:.1e}")
-
-    def on_evaluate(self, row: int, tasks: int) -> None:
-        self._drop_bar()
-
-    def on_row(self, number: int, scores: Sequence[float | None], tasks: Sequence[str]) -> None:
-        after = f"after task {number}" if number else "before"
-        shown = "  ".join(f"{task} {percent(score)}" for task, score in zip(tasks, scores, strict=True))
-        self.console.print(f"{after}: {shown}")
-
-    def on_end_task(self, after: str, task: str, seed: int) -> None:
-        self._drop_bar()
-
-    def on_end_result(self, after: str, task: str, seed: int, f1: float, accuracy: float) -> None:
-        self.console.print(f"after {after}: {task}, seed {seed}: F1 {percent(f1)}, accuracy {percent(accuracy)}")
-
-    def on_ability(self, after: str, task: str) -> None:
-        self._drop_bar()
-
-    def on_ability_result(self, after: str, task: str, scores: dict[str, float]) -> None:
-        shown = ", ".join(f"{metric} {percent(score)}" for metric, score in scores.items())
-        self.console.print(f"base ability, {'' if after == 'before' else 'after '}{after}: {task}, {shown}")
-
-    def on_finished(self, path: str, already: bool) -> None:
-        self._drop_bar()
-        if already:
-            self.console.print(f"{path} is finished already; nothing was run.")
+            self.bar = self.progress.add_task(self.label, total=event.steps, numbers="")
+        self.progress.update(self.bar, completed=event.step, numbers=f"loss {event.loss:.3f}  rate {event.rate:.1e}")
 
     def _drop_bar(self) -> None:
         if self.bar is not None:

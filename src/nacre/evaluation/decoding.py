@@ -44,7 +44,11 @@ class Decoding(BaseModel):
     )
 
     def check(self, tasks: Sequence[Task]) -> None:
-        """Raise ``DataError`` if a task cannot be answered this way."""
+        """Check that every task can be answered this way.
+
+        Raises:
+            DataError: If labels are to be chosen and a task has none.
+        """
         for task in tasks:
             if self.decode == "labels" and task.kind == "answer" and task.labels is None:
                 raise DataError(
@@ -52,16 +56,20 @@ class Decoding(BaseModel):
                     "needs decode=free."
                 )
 
-    def in_words(self, host: Host) -> str:
+    def description(self, host: Host) -> str:
         """For a run's protocol."""
-        return host.family.decoding if self.decode == "free" else host.family.choosing
+        return host.family.decoding if self.decode == "free" else host.family.label_decoding
 
 
 def token_budget(host: Host, tasks: Sequence[Task], lengths: Lengths, decoding: Decoding) -> int:
-    """How many tokens an answer may have: what the settings say, or two more than the longest label, so that running
-    on past a label still shows; the targets' limit if a task has free text. One if labels are chosen whole, as a host
-    that does not write always does, whatever the settings say."""
-    if not host.family.writes or decoding.decode == "labels":
+    """How many tokens an answer may have.
+
+    Returns:
+        What the settings say, or two more than the longest label, so that running on past a label still shows; the
+        targets' limit if a task has free text. One if labels are chosen whole, as a host that is not generative always
+        does, whatever the settings say.
+    """
+    if not host.family.is_generative or decoding.decode == "labels":
         return 1
     if decoding.max_new_tokens is not None:
         return decoding.max_new_tokens
@@ -81,34 +89,43 @@ def answer(
 ) -> list[list[str]]:
     """Answers to each group's examples, in their order.
 
-    labels: of each group, to choose from if ``decoding`` says so; None: free answers. All groups, or with
-    ``decode=labels`` those with the same labels, are sorted by length together and cut into batches, so that little is
-    spent on padding; which rows share a batch depends on the examples alone.
+    All groups, or with `decode=labels` those with the same labels, are sorted by length together and cut into batches,
+    so that little is spent on padding; which rows share a batch depends on the examples alone.
+
+    Args:
+        host: Who answers.
+        groups: Examples, for instance one group a task.
+        lengths: Of inputs and targets.
+        decoding: How.
+        max_new_tokens: At most so many tokens an answer.
+        labels: Of each group, to choose from if `decoding` says so; None: free answers.
     """
     decode: Decode = "free" if labels is None else decoding.decode
     sets = [None] * len(groups) if labels is None or decode == "free" else labels
     rows = [host.family.encode(example, lengths) for group in groups for example in group]
-    kinds = _kinds(host, groups, sets, lengths)
-    first_seen = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
-    order = sorted(range(len(rows)), key=lambda index: (first_seen[kinds[index]], len(rows[index].source)))
+    label_sets = _label_sets(host, groups, sets, lengths)
+    first_seen = {label_set: number for number, label_set in enumerate(dict.fromkeys(label_sets))}
+    order = sorted(range(len(rows)), key=lambda index: (first_seen[label_sets[index]], len(rows[index].source)))
     answers = [""] * len(rows)
-    for kind, same in groupby(order, key=lambda index: kinds[index]):
+    for label_set, same in groupby(order, key=lambda index: label_sets[index]):
         members = list(same)
-        way = _way(host, kind, max_new_tokens, decode)
-        for index, text in zip(members, _in_batches(way, [rows[index] for index in members], decoding), strict=True):
+        answerer = _answerer(host, label_set, max_new_tokens, decode)
+        for index, text in zip(
+            members, _in_batches(answerer, [rows[index] for index in members], decoding), strict=True
+        ):
             answers[index] = text
     remaining = iter(answers)
     return [[next(remaining) for _ in group] for group in groups]
 
 
-def _in_batches(way: _Way, rows: Sequence[Encoded], decoding: Decoding) -> list[str]:
+def _in_batches(answerer: _Answerer, rows: Sequence[Encoded], decoding: Decoding) -> list[str]:
     """Answers to rows in order of their length; fewer at once as soon as the device's memory does not hold them."""
     size, answers = decoding.batch_size, list[str]()
     batches = cut(rows, size, decoding.split_padding)
     while batches:
         batch = batches[0]
         try:
-            answers += way(batch)
+            answers += answerer(batch)
             batches = batches[1:]
             continue
         except RuntimeError as error:
@@ -128,33 +145,33 @@ def cut(rows: Sequence[Encoded], size: int, split_padding: int | None) -> list[S
     return [run[part] for run in runs for part in least_padding([len(row.source) for row in run], split_padding)]
 
 
-_Way = Callable[[Sequence[Encoded]], Sequence[str]]
+_Answerer = Callable[[Sequence[Encoded]], Sequence[str]]
 
-_Kind = tuple[tuple[str, ...], Labels]
+_LabelSet = tuple[tuple[str, ...], Labels]
 """A label set as text and as numbers; both empty for free text."""
 
 
-def _way(host: Host, kind: _Kind, max_new_tokens: int, decode: Decode) -> _Way:
-    """How to answer a batch of rows of one kind."""
-    texts, labels = kind
+def _answerer(host: Host, label_set: _LabelSet, max_new_tokens: int, decode: Decode) -> _Answerer:
+    """How to answer a batch of rows with one label set."""
+    texts, labels = label_set
     if decode == "labels":
         _check_distinct(texts, labels)
-        return lambda rows: ["" if best is None else texts[best] for best in host.choose(rows, labels)]
+        return lambda rows: ["" if best is None else texts[best] for best in host.classify(rows, labels)]
     return lambda rows: host.write(rows, max_new_tokens)
 
 
-def _kinds(host: Host, groups: Sequence[Sequence[Example]], sets: LabelSets, lengths: Lengths) -> list[_Kind]:
-    """Each example's kind. Labels are encoded once for all examples to which they are the same."""
-    known: dict[tuple[tuple[str, ...], str], _Kind] = {}
-    kinds = []
+def _label_sets(host: Host, groups: Sequence[Sequence[Example]], sets: LabelSets, lengths: Lengths) -> list[_LabelSet]:
+    """Each example's label set. Labels are encoded once for all examples to which they are the same."""
+    known: dict[tuple[tuple[str, ...], str], _LabelSet] = {}
+    label_sets = []
     for group, own in zip(groups, sets, strict=True):
         texts = tuple(own or ())
         for example in group:
             key = (texts, host.family.cue(example))
             if key not in known:
                 known[key] = (texts, host.family.label_set(example, texts, lengths))
-            kinds.append(known[key])
-    return kinds
+            label_sets.append(known[key])
+    return label_sets
 
 
 def _check_distinct(texts: Sequence[str], labels: Labels) -> None:

@@ -33,9 +33,16 @@ TOKENS = (
 class SiteGates:
     """One site's shares of the softmax, each the mean over all tokens of all rows.
 
-    site: its module name. stack, layer: where it lies (``models/roles.layer_of``). roles: several for a fused map.
-    tokens: how many there were. zero: the zero LoRA's share, None if it takes no part. gates: (task, share) by slot,
-    the first task's first. Together they are 1.
+    Together they are 1.
+
+    Attributes:
+        site: Its module name.
+        stack: The stack that it lies in (`models/roles.layer_of`); None outside of every layer.
+        layer: Its layer's number there.
+        roles: Several for a fused map.
+        tokens: How many there were.
+        zero: The zero LoRA's share, None if it takes no part.
+        gates: (task, share) by slot, the first task's first.
     """
 
     site: str
@@ -48,38 +55,52 @@ class SiteGates:
 
 
 def has_gates(learner: Learner) -> bool:
-    """Whether there is anything to look at: a gated adapter that has learnt something."""
+    """Whether there is anything to look at: a gated adapter that has learned something."""
     return isinstance(learner.adapter, PlacedGated) and learner.adapter.tasks > 0
 
 
 @torch.no_grad()
 def mean_gates(learner: Learner, task: Task, rows: int = ROWS) -> list[SiteGates]:
-    """The mean gates at every site on the test rows of a task, which may be one that was not learnt; of all tasks, also
-    where ``keep_gates`` then leaves some of them out of the sum.
+    """The mean gates at every site on the test rows of a task: the gates of all tasks, also
+    where `keep_gates` then leaves some of them out of the sum.
 
-    rows: how many, at even distances. The host reads prompts and gold answers; the tokens that count are ``TOKENS``.
-    Nothing of the learner changes.
+    The host reads prompts and gold answers; the tokens that count are `TOKENS`. Nothing of the learner changes.
 
-    Raises ``NacreError`` if the learner's adapter has no gates or has learnt nothing yet.
+    Args:
+        learner: Whose gates.
+        task: Whose rows; it need not be one that was learned.
+        rows: How many, at even distances.
+
+    Raises:
+        NacreError: If the learner's adapter has no gates or has learned nothing yet.
     """
     adapter = _gated(learner)
     with _noting(learner.host.model, adapter.sites, GatedSite.gates) as seen:
-        for portion in _of_equal_lengths(_chosen(learner, task, rows)):
-            _read(learner, portion)
+        for batch in _of_equal_lengths(_chosen(learner, task, rows)):
+            _read(learner, batch)
     names = learner.state.tasks if len(learner.state.tasks) == adapter.tasks else [" + ".join(learner.state.tasks)]
     return [_record(adapter, site, names, sums) for site, sums in seen.items()]
 
 
 @torch.no_grad()
 def dropped_gates(learner: Learner, task: Task, rows: int = ROWS, batch_size: int = 16) -> dict[str, float]:
-    """What ``keep_gates`` leaves out of the sum: by site, the mean over tokens of the sum of the gates of all tasks but
-    the kept ones; 0 where all are kept. A token's output lacks at most its own sum times the largest |y_i| left out.
+    """The share that `keep_gates` leaves out of the sum.
 
-    rows: as for ``mean_gates``. batch_size: how many are read at once, in their order. It matters: sites choose anew
-    for every batch. Tokens of padding count, because a site cannot tell them, neither here nor when it chooses. The
-    choice is evaluation's, in which the newest task has no place of its own. Nothing of the learner changes.
+    Padding tokens count, because a site cannot tell them apart, neither here nor when it chooses. The choice is
+    evaluation's, in which no place is kept for the newest task. Nothing of the learner changes.
 
-    Raises ``NacreError`` if the learner's adapter has no gates or has learnt nothing yet.
+    Args:
+        learner: Whose gates.
+        task: Whose rows.
+        rows: As for `mean_gates`.
+        batch_size: How many are read at once, in their order. It matters: sites choose anew for every batch.
+
+    Returns:
+        By site, the mean over tokens of the sum of the gates of all tasks but the kept ones; 0 where all are kept. A
+        token's output lacks at most its own sum times the largest |y_i| left out.
+
+    Raises:
+        NacreError: If the learner's adapter has no gates or has learned nothing yet.
     """
     adapter, chosen = _gated(learner), _chosen(learner, task, rows)
 
@@ -118,8 +139,8 @@ def _noting(
 
     def watch(name: str, site: GatedSite) -> torch.utils.hooks.RemovableHandle:
         def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            found = shares(site, inputs[0]).flatten(0, -2).cpu().double()  # [tokens, n]
-            seen[name].append(torch.cat([found.sum(dim=0), found.new_tensor([len(found)])]))
+            of_tokens = shares(site, inputs[0]).flatten(0, -2).cpu().double()  # [tokens, n]
+            seen[name].append(torch.cat([of_tokens.sum(dim=0), of_tokens.new_tensor([len(of_tokens)])]))
 
         return site.register_forward_pre_hook(note)
 
@@ -136,18 +157,20 @@ def _noting(
 
 def _of_equal_lengths(rows: Sequence[Encoded]) -> list[list[Encoded]]:
     """Rows that can be read together without padding, so that every token counts."""
-    portions: dict[tuple[int, int], list[Encoded]] = defaultdict(list)
+    by_lengths: dict[tuple[int, int], list[Encoded]] = defaultdict(list)
     for row in rows:
-        portions[len(row.source), len(row.target)].append(row)
-    return list(portions.values())
+        by_lengths[len(row.source), len(row.target)].append(row)
+    return list(by_lengths.values())
 
 
 def _read(learner: Learner, rows: Sequence[Encoded]) -> None:
     host = learner.host
-    if host.family.writes:
+    if host.family.is_generative:
         learner.loss_sum(rows)
     else:  # an encoder has no place for an answer, and a task to come none in its head
-        host.model(**{name: tensor.to(host.device) for name, tensor in host.family.prompts(rows).items()})
+        prompts = host.on_device(host.family.prompts(rows))
+        with host.family.routed(prompts):
+            host.model(**prompts)
 
 
 def _record(adapter: PlacedGated, site: str, names: Sequence[str], sums: Sequence[Tensor]) -> SiteGates:

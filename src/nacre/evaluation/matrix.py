@@ -36,7 +36,7 @@ class Metrics:
 
 
 def metrics(matrix: Rows, test_rows: Sequence[int]) -> Metrics:
-    """matrix: [T + 1][T]; test_rows: n_j of each task."""
+    """matrix: `[T + 1][T]`; test_rows: n_j of each task."""
     count = len(test_rows)
     last = matrix[count]
     learnt = [matrix[j + 1][j] for j in range(count)]

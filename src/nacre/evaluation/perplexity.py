@@ -24,9 +24,12 @@ class TextScore:
     """On n tokens w_j, each predicted from its context c_j: what is left of an encoder-only host's chunk when 15 % of
     it is hidden; the tokens before w_j in a decoder-only host's.
 
-    accuracy: share of w_j that are the likeliest token. perplexity: exp(-1/n sum_j ln p(w_j | c_j)). An encoder's is
-    the perplexity of hidden tokens, many at once, and no likelihood of the text: it compares with its like only.
-    right: how many tokens are right, by chunk; tokens: how many each chunk asks for.
+    Attributes:
+        accuracy: Share of w_j that are the likeliest token.
+        perplexity: exp(-1/n sum_j ln p(w_j | c_j)). An encoder's is the perplexity of hidden tokens, many at once, and
+            not a likelihood of the text: compare it with other encoders' only.
+        right: How many tokens are predicted rightly, by chunk.
+        tokens: How many tokens are predicted, by chunk.
     """
 
     accuracy: float
@@ -42,11 +45,14 @@ class TextScore:
 
 @torch.inference_mode()
 def measure_text(host: Host, task: Task, lengths: Lengths, batch_size: int) -> TextScore:
-    """Score the test rows of a task of unlabelled text. Which tokens are hidden follows from the task's name and the
-    chunk's place in it: the same for every run, method and seed."""
+    """Score the test rows of a task of unlabeled text.
+
+    Which tokens are hidden follows from the task's name and the chunk's number in it: the same for every run, method
+    and seed.
+    """
     rows = [
-        row.drawn(0, "test", task.name, place)
-        for place, row in enumerate(host.family.encode_all(task.examples("test"), lengths))
+        row.with_fresh_masks(0, "test", task.name, number)
+        for number, row in enumerate(host.family.encode_all(task.examples("test"), lengths))
     ]
     loss, right = 0.0, []
     training = host.model.training
@@ -64,9 +70,8 @@ def measure_text(host: Host, task: Task, lengths: Lengths, batch_size: int) -> T
 
 def _measure(host: Host, rows: Sequence[Encoded]) -> tuple[float, list[int]]:
     """The summed loss of a batch, and how many tokens are right in each of its rows."""
-    batch = {name: tensor.to(host.device) for name, tensor in host.family.batch(rows).items()}
-    logits, labels = host.family.predictions(host.model, batch)
+    logits, labels = host.family.predictions(host.model, host.on_device(host.family.batch(rows)))
     hits = ((logits.argmax(-1) == labels) & (labels != IGNORED)).flatten()
-    asked = (labels != IGNORED).flatten()
-    in_row = torch.split(hits[asked], [len(row.target) for row in rows])  # a row's tokens stand side by side
+    targets = (labels != IGNORED).flatten()
+    in_row = torch.split(hits[targets], [len(row.target) for row in rows])  # a row's tokens stand side by side
     return float(token_loss_sum(logits, labels).item()), [int(part.sum()) for part in in_row]

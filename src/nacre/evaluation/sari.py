@@ -15,7 +15,7 @@ LARGEST = 4  # n-grams of one to so many tokens
 Grams = Counter[tuple[str, ...]]
 
 
-def sari(source: Sequence[str], answer: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+def sari_of_tokens(source: Sequence[str], answer: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Between 0 and 1: mean over n = 1 to 4 of the mean of keep F1, delete precision and add F1. Texts are tokens."""
     return sum(_of_length(n, source, answer, references) for n in range(1, LARGEST + 1)) / LARGEST
 

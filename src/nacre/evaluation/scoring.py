@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from nacre.errors import DataError, nearest
 from nacre.evaluation import text_metrics
-from nacre.tasks.metrics import METRICS
+from nacre.tasks.metrics import TASK_METRICS
 from nacre.tasks.task import Row, Task
 
 NORMALIZATION = "lower case, ASCII punctuation deleted, white space collapsed"
@@ -67,9 +67,9 @@ def check_metric(task: Task) -> None:
     its library is not installed."""
     if task.kind == "text":
         return
-    if task.metric not in METRICS:
-        raise DataError(f"Task '{task.name}': there is no metric '{task.metric}'. {nearest(task.metric, METRICS)}")
-    if METRICS[task.metric].needs_labels and task.labels is None:
+    if task.metric not in TASK_METRICS:
+        raise DataError(f"Task '{task.name}': there is no metric '{task.metric}'. {nearest(task.metric, TASK_METRICS)}")
+    if TASK_METRICS[task.metric].needs_labels and task.labels is None:
         raise DataError(f"Task '{task.name}': metric {task.metric} needs a label set, and the task has free text.")
     if task.metric in text_metrics.PACKAGES:
         text_metrics.package_of(task.metric)

@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
-from nacre.evaluation.sari import sari as sari_of_tokens
+from nacre.evaluation.sari import sari_of_tokens
 from nacre.optional import need
 
 PACKAGES = {

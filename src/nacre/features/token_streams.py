@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from nacre.errors import ModelError, TrainingError
 from nacre.functional.losses import IGNORED
-from nacre.models.roles import ARCHITECTURES
+from nacre.models.architectures import architecture_of, config_of
 
 Stream = Literal["input", "decoder"]
 
@@ -21,21 +20,20 @@ def stream_of(model: nn.Module, name: str) -> Stream:
     """The tokens that the linear map of this dotted name reads. In an encoder-decoder model these are the decoder's in
     the decoder, except for keys and values of its attention to the encoder.
 
-    Raises ``ModelError`` for an encoder-decoder architecture that has no row in ``models/roles``.
+    Raises ``ModelError`` for an encoder-decoder architecture that has no row in ``models/architectures``.
     """
-    if not model.config.is_encoder_decoder:  # type: ignore[union-attr]
+    config = config_of(model)
+    if not config.is_encoder_decoder:
         return "input"
-    model_type = str(model.config.model_type)  # type: ignore[union-attr]
-    if model_type not in ARCHITECTURES:
+    architecture = architecture_of(config)
+    if architecture is None:
         raise ModelError(
-            f"Which modules of architecture '{model_type}' read the encoder's tokens is not known, so that padding "
-            "cannot be left out: count all tokens (tokens=all)."
+            f"Which modules of architecture '{config.model_type}' read the encoder's tokens is not known, so that "
+            "padding cannot be left out: count all tokens (tokens=all)."
         )
-    if re.search(r"(^|\.)decoder\.", name) is None:
+    if not architecture.is_in_decoder(name):
         return "input"
-    reads_encoder = any(
-        row.cross and {"key", "value"} & {*row.roles} for row in ARCHITECTURES[model_type] if row.holds(name)
-    )
+    reads_encoder = any(row.cross and {"key", "value"} & {*row.roles} for row in architecture.roles if row.holds(name))
     return "input" if reads_encoder else "decoder"
 
 
@@ -56,7 +54,7 @@ def token_masks(model: nn.Module, arguments: Mapping[str, Any]) -> dict[Stream, 
     padding nor an end token, which is read only because another row of the batch is longer.
     """
     masks: dict[Stream, Tensor | None] = {"input": _mask(arguments, "attention_mask")}
-    if model.config.is_encoder_decoder:  # type: ignore[union-attr]
+    if config_of(model).is_encoder_decoder:
         masks["decoder"] = _decoder_mask(model, arguments)
     return masks
 
@@ -83,9 +81,10 @@ def _decoder_mask(model: nn.Module, arguments: Mapping[str, Any]) -> Tensor | No
             "Which of the decoder's tokens are padding cannot be told: give the model labels, decoder_input_ids or "
             "decoder_attention_mask, or count all tokens (tokens=all)."
         )
-    ends = model.config.eos_token_id  # type: ignore[union-attr]
+    config = config_of(model)
+    ends = config.eos_token_id
     mask = torch.ones_like(ids, dtype=torch.bool)
-    for token in (model.config.pad_token_id, *(ends if isinstance(ends, list) else [ends])):  # type: ignore[union-attr]
+    for token in (config.pad_token_id, *(ends if isinstance(ends, list) else [ends])):
         if token is not None:
             mask &= ids != token
     mask[:, 0] = True

@@ -41,7 +41,10 @@ class Batches:
     def at(self, step: int) -> list[Encoded]:
         """The step's rows; where training draws something of a row (masks), it is drawn anew in every epoch."""
         epoch = step // self.steps_per_epoch
-        return [self.rows[index].drawn(self.seed, "row", self.where, epoch, index) for index in self.indices(step)]
+        return [
+            self.rows[index].with_fresh_masks(self.seed, "row", self.where, epoch, index)
+            for index in self.indices(step)
+        ]
 
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(derive(self.seed, "order", self.where, epoch))
@@ -55,7 +58,7 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
 
 def target_tokens(rows: Sequence[Encoded]) -> int:
     """How many tokens the rows ask for: what their summed loss is divided by."""
-    return sum(row.asked for row in rows)
+    return sum(row.num_target_tokens for row in rows)
 
 
 def in_micro_batches(rows: Sequence[Encoded], at_least: int, split_padding: int | None) -> list[Sequence[Encoded]]:

@@ -1,39 +1,46 @@
-"""A learner: a host, a method and what has been learnt so far."""
+"""A learner: a host, a method and what has been learned so far."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from nacre.adapters.adapter import PlacedAdapter
-from nacre.errors import DataError, TrainingError
+from nacre.adapters.route import Route
+from nacre.errors import CheckpointError, DataError, TrainingError
 from nacre.evaluation.decoding import Decoding, answer, token_budget
 from nacre.evaluation.perplexity import TextScore, measure_text
 from nacre.evaluation.scoring import TaskScore, score
+from nacre.events import OnEvent, PastFolded, RowsEncoded, TrainingPrepared, ignore
+from nacre.functional.losses import token_loss_sum
 from nacre.learning import checkpoint
 from nacre.learning.batches import Batches, TokenCount
+from nacre.learning.router import LearnerRouter
 from nacre.learning.settings import Optim
-from nacre.learning.state import State
-from nacre.learning.trainer import Report, train
+from nacre.learning.snapshot import OwnerState, Snapshot, State, as_tree, from_tree
+from nacre.learning.trainer import Loss, train
 from nacre.method import Method
-from nacre.models.families import Encoded, HeadKind, Lengths
+from nacre.models.batch import Batch
+from nacre.models.classification_head import HeadKind
+from nacre.models.families import Encoded, Lengths
 from nacre.models.host import Host
-from nacre.models.owner import ParameterGroup
-from nacre.parts.part import Held, Step
+from nacre.models.loading import load_host
+from nacre.models.owner import Owner, ParameterGroup
+from nacre.models.pooled_states import PooledStates, pooled_states
+from nacre.parts.part import MicroBatch, Part, Step
 from nacre.per_task import value_of
+from nacre.registry import build_method
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
-
-def _silent(kind: str, **values: Any) -> None:
-    """The report that nobody reads."""
+S = TypeVar("S")
 
 
 class Learner:
@@ -43,11 +50,19 @@ class Learner:
         learner.learn(task)
         learner.evaluate([task])
 
-    host: a Hugging Face model with a language-model head, or an encoder without pooler; it moves to the device
-    that accelerate finds, is changed in place, and is given back, bit for bit, by ``remove()``. seed: of everything
-    random. optim, decoding: how to train and how to answer. head: of an encoder-only host, how it chooses answers:
-    by one head that grows with the tasks' labels, or by a head for each task, which must then be told in training and
-    at test (``per_task``). report: is called with what happens (see ``trainer.Report``).
+    Attributes:
+        host: The pretrained model. It moves to the device that accelerate finds, is changed in place, and is given
+            back, bit for bit, by `remove`. It carries one learner at a time.
+        method: What is trained, and how tasks share it.
+        optim, decoding: How to train and how to answer.
+        head: How an encoder-only host chooses answers: by one head that grows with the tasks' labels, or by a head for
+            each task, which must then be given in training and at test (``per_task``).
+        state: What it remembers besides the owners' tensors.
+        owners: Whoever holds learned tensors, by name: ``adapter``, and where there are such, ``head`` and ``routing``.
+        step: Where training is.
+        resources: What parts hold while a task is learned.
+        cache: What parts can compute again from the adapter; never saved.
+        work: How much training the newest task took.
     """
 
     def __init__(
@@ -59,105 +74,205 @@ class Learner:
         optim: Optim | None = None,
         decoding: Decoding | None = None,
         head: HeadKind = "growing",
-        report: Report = _silent,
+        on_event: OnEvent = ignore,
     ) -> None:
+        """A learner that has learned nothing yet.
+
+        Args:
+            host: The pretrained model.
+            method: What is trained, and how tasks share it.
+            seed: Of everything random.
+            optim: How to train; by default `Optim()`.
+            decoding: How to answer; by default `Decoding()`.
+            head: The kind of classification head of an encoder-only host.
+            on_event: Called with what happens (see `nacre.events`).
+
+        Raises:
+            ModelError: If the host already carries a learner, or if the method does not fit it.
+        """
         if not isinstance(host, Host) or not isinstance(method, Method):
             raise TypeError("Learner needs a host and a method: Learner(Host(model, tokenizer), am_lora()).")
+        host.claim(method.called)
         self.host = host
         self.method = method
         self.optim = optim or Optim()
         self.decoding = decoding or Decoding()
         self.head = head
-        self.report = report
+        self.on_event = on_event
         self.state = State(seed=seed)
-        self.host.family.multiple = self.optim.pad_to_multiple_of
-        self.step = Step(0, 0, 0.0)  # where training is; the trainer says so
-        self.held: dict[str, Held] = {}  # what parts hold while a task is learnt
-        self.derived: dict[str, Any] = {}  # what parts can compute again from the adapter; never saved
-        self.work = TokenCount()  # how much the newest task took
-        self.host.model.to(PartialState(cpu=_only_cpu()).device)
-        self.host.family.use_head(head)
-        self.host.family.load({}, {})  # an earlier learner's classes are not this one's
-        self.pretrained = self.host.fingerprint  # of the host as it is now, before anything is placed or learnt
-        self.unfinished: str | None = None  # what is being learnt; after an error, what was
-        self.adapter: PlacedAdapter = method.adapter.place(self.host.body)
+        self.step = Step(0, 0, 0.0)
+        self.resources: dict[str, Any] = {}
+        self.cache: dict[str, Any] = {}
+        self.work = TokenCount()
+        self.unfinished: str | None = None  # what is being learned; after an error, what was
+        self._opened = ExitStack()  # what parts close when learning a task stops
+        self._number: int | None = None  # of the task being learned
+        self._model: torch.nn.Module = host.model  # while a task is learned: what accelerate made of it
+        self._autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+        try:
+            host.family.multiple = self.optim.pad_to_multiple_of
+            host.model.to(PartialState(cpu=_only_cpu()).device)
+            classification_head = host.use_head(head)
+            self.adapter: PlacedAdapter = method.adapter.place(host.body)
+        except BaseException:
+            host.release()
+            raise
+        self.owners: dict[str, Owner] = {"adapter": self.adapter}
+        if classification_head is not None:
+            self.owners["head"] = classification_head
+        if method.routing is not None:
+            if (routing := method.routing.place(host, self.adapter)) is not None:
+                self.owners["routing"] = routing
+            host.family.router = LearnerRouter(self, method.routing)
+        self._pretrained: str | None = None
+
+    @property
+    def pretrained(self) -> str:
+        """Hash of the pretrained model, without what was learned; computed when somebody first asks."""
+        if self._pretrained is None:
+            self._pretrained = self.host.fingerprint_of(self.adapter.pristine())
+        return self._pretrained
 
     @property
     def task_number(self) -> int:
-        """The number of the task being learnt, or learnt last; from 1, 0 before any."""
-        return self.adapter.tasks
+        """Number of the task being learned, or learned last; from 1, 0 before any."""
+        return self.adapter.tasks if self._number is None else self._number
 
     @property
     def learning_rate(self) -> float:
-        """On the task being learnt."""
+        """On the task being learned."""
         setting = self.optim.learning_rate or self.method.adapter.learning_rate
         return value_of(setting, self.task_number, "optim.learning_rate")
 
     @property
     def lengths(self) -> Lengths:
+        """How many tokens inputs and targets may have in training."""
         return Lengths(self.optim.max_source_length, self.optim.max_target_length)
 
     def learn(self, *tasks: Task) -> None:
         """Learn one task; with a joint curriculum, several at once. Earlier tasks' frozen tensors do not move.
 
-        Raises ``DataError`` if the host cannot learn such a task; nothing has happened then.
-        Raises ``TrainingError`` if the curriculum does not work that way, if a loss is not finite, or if nothing can
-        be learnt from a batch.
+        Raises:
+            DataError: If the host cannot learn such a task; nothing has happened then.
+            TrainingError: If the curriculum does not work that way, if a loss is not finite, or if nothing can be
+                learned from a batch.
         """
         try:
             self._learn(tasks)
         finally:
-            for held in self.held.values():
-                held.close()
-            self.held.clear()
+            self._number = None
+            self.resources.clear()
+            self._opened.close()
 
     def _learn(self, tasks: Sequence[Task]) -> None:
         self._check_curriculum(tasks)
         for task in tasks:
             self.host.family.check(task)
         self.unfinished = " + ".join(task.name for task in tasks)
-        self.host.family.prepare(tasks, self.state.seed, self._rehearsed())
+        self._number = self.adapter.tasks + 1
+        for part in self.method.parts:
+            part.prepare(self, tasks)
+        earlier, more = self._extra_examples(tasks)
+        if self.host.family.head is not None:
+            self.host.family.head.prepare(tasks, self.state.seed, {example.task for example in earlier})
         fresh = self.adapter.grow()
         if folding := self.adapter.folding_summary():
-            self.report("folded", **folding)
+            self.on_event(PastFolded(**folding))
         if fresh:
             self.method.start.fill(self, tasks)
         for part in self.method.parts:
             part.begin(self, tasks)
-        self.report("trainable", groups=[(group.name, group.size) for group in self.trainable()])
+        self.on_event(TrainingPrepared(groups=[(group.name, group.size) for group in self.trainable()]))
+        if self.trainable():
+            self._train([*(example for task in tasks for example in task.examples("train")), *more, *earlier])
+        for part in self.method.parts:
+            part.end(self, tasks)
+        for owner in self.owners.values():
+            owner.freeze()
+        self.state.tasks += [task.name for task in tasks]
+        self.unfinished = None
+
+    def _extra_examples(self, tasks: Sequence[Task]) -> tuple[Sequence[Example], Sequence[Example]]:
+        """Of earlier tasks, and more of the new ones; asked once a task, before its slot opens."""
+        memory = self.method.memory
+        if memory is None:
+            return (), ()
+        earlier = memory.examples(self, tasks) if memory.mixed else ()
+        return earlier, memory.lessons(self, tasks)
+
+    def _train(self, examples: Sequence[Example]) -> None:
+        rows = self.encode(examples)
+        self.on_event(RowsEncoded(rows=len(rows), truncated=sum(row.truncated for row in rows)))
         batches = Batches(
-            rows=self._rows(tasks),
+            rows=rows,
             seed=self.state.seed,
-            where=self.unfinished,
+            where=self.unfinished or "",
             batch_size=self.optim.batch_size,
             epochs=int(value_of(self.optim.epochs, self.task_number, "optim.epochs")),
         )
         with self._seeded("learn", self.task_number):
             accelerator = Accelerator(mixed_precision=self.optim.mixed_precision, cpu=_only_cpu())
-            self.work = train(self, batches, self.optim, accelerator, self.report)
+            self._autocast = accelerator.autocast
+            try:
+                self.work = train(self, batches, self.optim, accelerator, self.on_event)
+            finally:
+                self._model, self._autocast = self.host.model, nullcontext
+
+    def begin_step(self, step: Step) -> None:
+        """Tell everybody that a step begins."""
+        self.step = step
         for part in self.method.parts:
-            part.end(self, tasks)
-        self.adapter.freeze()
-        for parameter in self.host.family.parameters():
-            parameter.requires_grad_(False)
-            parameter.grad = None
-        self.state.tasks += [task.name for task in tasks]
-        self.unfinished = None
+            part.before_step(self)
+
+    def loss(self, model: torch.nn.Module, rows: Sequence[Encoded], batch: Batch) -> Loss:
+        """The loss of a micro-batch.
+
+        Args:
+            model: What accelerate made of the host's model.
+            rows: The micro-batch.
+            batch: The same as tensors, on the device.
+        """
+        self._model = model
+        logits, labels = self.host.family.predictions(model, batch)
+        task = token_loss_sum(logits, labels)
+        if not self.method.batch_terms and self.method.memory is None:
+            return Loss(task, {})
+        micro_batch = MicroBatch(rows, batch, logits, labels)
+        terms = {term.key: term.value(self, micro_batch) for term in self.method.batch_terms}
+        if self.method.memory is not None:
+            self.method.memory.observe(self, micro_batch)
+        return Loss(task, terms)
 
     def trainable(self) -> list[ParameterGroup]:
-        """What is trained for the newest task: the adapter's own groups and, of an encoder-only host, ``head``."""
-        head = self.host.family.parameters()
-        return [*self.adapter.parameter_groups(), *([ParameterGroup("head", head)] if head else [])]
+        """What is trained for the newest task: the adapter's groups and, where there are such, ``head`` and routing."""
+        return [group for owner in self.owners.values() for group in owner.parameter_groups()]
 
     @property
     def traits(self) -> dict[str, bool]:
-        """The method's; and a head for each task must be told the task, in training and at test."""
-        told = ("task boundaries in training", "task identity at test")
-        return self.method.traits | (dict.fromkeys(told, True) if self.head == "per_task" else {})
+        """The method's; and a head for each task must be given the task, in training and at test."""
+        given = ("task boundaries in training", "task identity at test")
+        return self.method.traits | (dict.fromkeys(given, True) if self.head == "per_task" else {})
 
     def stored_parameters(self) -> int:
         """Numbers kept besides the pretrained model."""
-        return self.adapter.stored_parameters() + sum(tensor.numel() for tensor in self.host.family.tensors().values())
+        return sum(tensor.numel() for owner in self.owners.values() for tensor in owner.tensors().values())
+
+    def remembered(self, part: Part, kind: type[S]) -> S | None:
+        """See `nacre.parts.part.Learner`."""
+        state = self.state.parts.get(part.remembers or part.key)
+        assert state is None or isinstance(state, kind)
+        return state
+
+    def remember(self, part: Part, state: object) -> None:
+        """See `nacre.parts.part.Learner`."""
+        if part.State is None or not isinstance(state, part.State):
+            raise TypeError(f"{part.key} remembers {part.State}, not a {type(state).__name__}.")
+        as_tree(state, part.key)  # refused now, not when it is saved
+        self.state.parts[part.remembers or part.key] = state
+
+    def on_close(self, callback: Callable[[], object]) -> None:
+        """See `nacre.parts.part.Learner`."""
+        self._opened.callback(callback)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """The examples as token ids, within the lengths that training uses."""
@@ -165,93 +280,211 @@ class Learner:
 
     def loss_sum(self, rows: Sequence[Encoded]) -> Tensor:
         """Sum over the rows' target tokens of the task loss, as one batch, in the model's present mode. Returns []."""
-        tensors = {name: tensor.to(self.host.device) for name, tensor in self.host.family.batch(rows).items()}
-        return self.host.family.loss_sum(self.host.model, tensors)
+        return self.host.family.loss_sum(self.host.model, self.host.on_device(self.host.family.batch(rows)))
+
+    def predictions(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        """See `nacre.parts.part.Learner`."""
+        with self._autocast():
+            return self.host.family.predictions(self._model, self.host.on_device(self.host.family.batch(rows)))
+
+    def pooled_states(self, rows: Sequence[Encoded], states: PooledStates) -> Tensor:
+        """See `nacre.parts.part.Learner`."""
+        prompts = self.host.on_device(self.host.family.prompts(rows))
+        with self.bypassed():
+            return pooled_states(self.host, prompts, states)
+
+    @contextmanager
+    def bypassed(self) -> Iterator[None]:
+        """Inside, the host computes as if nothing had been learned, bit for bit."""
+        with self.adapter.bypassed(), self._routed_by(None):
+            yield
+
+    @contextmanager
+    def under(self, route: Route) -> Iterator[None]:
+        """Inside, batches are read under this route instead of the one that the method's routing would choose."""
+        with self._routed_by(None), self.adapter.use(route):
+            yield
+
+    @contextmanager
+    def _routed_by(self, router: LearnerRouter | None) -> Iterator[None]:
+        family = self.host.family
+        before, family.router = family.router, router
+        try:
+            yield
+        finally:
+            family.router = before
+
+    @contextmanager
+    def _serving(self) -> Iterator[None]:
+        """Inside, parts serve what they serve."""
+        with ExitStack() as served:
+            for part in self.method.parts:
+                served.enter_context(part.serving(self))
+            yield
 
     def answer(self, tasks: Sequence[Task]) -> list[list[str]]:
-        """Answers to the test rows of each task, in row order, as ``decoding`` says.
+        """Answers to the test rows of each task, in row order, as `decoding` says; by the method's readout, if any.
 
-        Raises ``DataError`` if a task is unlabelled text, or if labels are to be chosen and it has none.
+        Raises:
+            DataError: If a task is unlabeled text, or if labels are to be chosen and it has none.
         """
         for task in tasks:
             if task.kind == "text":
                 raise DataError(
-                    f"Task '{task.name}' is unlabelled text, which has no answers; measure_text() scores it."
+                    f"Task '{task.name}' is unlabeled text, which has no answers; measure_text() scores it."
                 )
-        self.decoding.check(tasks)
-        return answer(
-            self.host,
-            [task.examples("test") for task in tasks],
-            self.lengths,
-            self.decoding,
-            token_budget(self.host, tasks, self.lengths, self.decoding),
-            [task.labels for task in tasks],
-        )
+        with self._serving():
+            if self.method.readout is not None:
+                return [self._read_out(task) for task in tasks]
+            self.decoding.check(tasks)
+            return answer(
+                self.host,
+                [task.examples("test") for task in tasks],
+                self.lengths,
+                self.decoding,
+                token_budget(self.host, tasks, self.lengths, self.decoding),
+                [task.labels for task in tasks],
+            )
+
+    def _read_out(self, task: Task) -> list[str]:
+        if task.labels is None:
+            raise DataError(f"Task '{task.name}' has no labels, and {self.method.called} chooses among labels.")
+        assert self.method.readout is not None
+        rows, size = self.encode(task.examples("test")), self.decoding.batch_size
+        best: list[int | None] = []
+        for start in range(0, len(rows), size):
+            best += self.method.readout.classify(self, rows[start : start + size], task.labels)
+        return ["" if number is None else task.labels[number] for number in best]
 
     def evaluate(self, tasks: Sequence[Task]) -> list[TaskScore]:
         """Accuracy and share of valid answers on the test rows of each task."""
         return [score(task, answers) for task, answers in zip(tasks, self.answer(tasks), strict=True)]
 
     def measure_text(self, task: Task) -> TextScore:
-        """Token accuracy and perplexity on the test rows of a task of unlabelled text."""
+        """Token accuracy and perplexity on the test rows of a task of unlabeled text."""
         if task.kind != "text":
             raise DataError(f"Task '{task.name}' has targets; evaluate() scores the answers to it.")
-        return measure_text(self.host, task, self.lengths, self.decoding.batch_size)
+        with self._serving():
+            return measure_text(self.host, task, self.lengths, self.decoding.batch_size)
 
     def predict(self, inputs: Sequence[str], task: str = "") -> list[str]:
-        """Free answers to finished prompts, of at most ``decoding.max_new_tokens`` or else the targets' limit. A prompt
-        has no label set, so that ``decoding.decode`` does not matter here.
+        """Free answers to finished prompts. A prompt has no label set, so that `decoding.decode` does not matter here.
 
-        task: which one the inputs are of. Only hosts with a head for each task are told, and must be.
+        Args:
+            inputs: The prompts.
+            task: Which one they are of. Only methods and heads that need the task at test are given it, and must be.
 
-        Raises ``DataError`` if no such task has been learnt, or none is named where one must be.
+        Returns:
+            Answers of at most `decoding.max_new_tokens` tokens, or else of the targets' limit.
+
+        Raises:
+            DataError: If no such task has been learned, or none is named where one must be.
         """
         if task and task not in self.state.tasks:
-            learnt = ", ".join(self.state.tasks) or "none"
-            raise DataError(f"predict(task='{task}'): no such task has been learnt; learnt so far: {learnt}.")
+            learned = ", ".join(self.state.tasks) or "none"
+            raise DataError(f"predict(task='{task}'): no such task has been learned; learned so far: {learned}.")
+        if self.method.readout is not None:
+            raise DataError(f"{self.method.called} chooses among a task's labels: evaluate() or answer() give them.")
         limit = self.decoding.max_new_tokens or self.lengths.target
         examples = [Example("", text, "", "", task=task) for text in inputs]
-        return answer(self.host, [examples], self.lengths, self.decoding, limit)[0]
+        with self._serving():
+            return answer(self.host, [examples], self.lengths, self.decoding, limit)[0]
+
+    def snapshot(self) -> Snapshot:
+        """Everything that the learner's future depends on, except the pretrained model. Tensors are not copied."""
+        self._check_finished()
+        return Snapshot(
+            seed=self.state.seed,
+            tasks=tuple(self.state.tasks),
+            owners={name: OwnerState(owner.tensors(), owner.values()) for name, owner in self.owners.items()},
+            parts={key: as_tree(state, key) for key, state in self.state.parts.items()},
+            head=self.head,
+            method={"name": self.method.name, "parameters": dict(self.method.parameters)},
+            optim=self.optim.model_dump(),
+            decoding=self.decoding.model_dump(),
+            host={"name": self.host.name, "hash": self.pretrained},
+        )
+
+    def restore(self, snapshot: Snapshot, where: str = "The snapshot") -> None:
+        """Bring a learner that has learned nothing yet to where another one was.
+
+        Args:
+            snapshot: Of a learner with the same host and method.
+            where: What an error calls it.
+
+        Raises:
+            CheckpointError: If it does not fit this host or method.
+        """
+        if self.pretrained != snapshot.host["hash"]:
+            raise CheckpointError(
+                f"{where} was made with another pretrained model: '{snapshot.host['name']}', "
+                f"hash {snapshot.host['hash'][:12]}; this one has {self.pretrained[:12]}."
+            )
+        if snapshot.head != self.head:
+            raise CheckpointError(f"{where} was made with head={snapshot.head}, and this learner has head={self.head}.")
+        kinds = {part.remembers or part.key: part.State for part in self.method.parts if part.State is not None}
+        for key in snapshot.parts:
+            if key not in kinds:
+                raise CheckpointError(
+                    f"{where} remembers something for '{key}', which is not a part of {self.method.called}."
+                )
+        nothing = OwnerState({}, {})
+        for name, owner in self.owners.items():
+            saved = snapshot.owners.get(name, nothing)
+            owner.load(saved.tensors, saved.values)
+        self.state = State(
+            snapshot.seed,
+            list(snapshot.tasks),
+            {key: from_tree(kinds[key], tree, key, self.host.device) for key, tree in snapshot.parts.items()},
+        )
+        for part in self.method.parts:
+            part.restored(self)
 
     def save(self, folder: str | Path) -> None:
         """Write everything that the learner's future depends on, except the pretrained model; atomically."""
-        self._check_finished()
-        checkpoint.save(self, Path(folder))
+        checkpoint.save(self.snapshot(), Path(folder))
 
     @classmethod
-    def load(
-        cls,
-        folder: str | Path,
-        host: Host | None = None,
-        method: Method | None = None,
-    ) -> Learner:
-        """The learner that was saved, bit for bit. host: the pretrained model; loaded by the name it had when saved, if
-        not given. method: needed only for one that was put together by hand.
+    def load(cls, folder: str | Path, host: Host | None = None, method: Method | None = None) -> Learner:
+        """The learner that was saved, bit for bit.
 
-        Raises ``CheckpointError`` if a file is missing or damaged, or if this is another pretrained model.
+        Args:
+            folder: Where it was saved.
+            host: The pretrained model; by default loaded by the name that it had then.
+            method: Needed only for one that was put together by hand.
+
+        Raises:
+            CheckpointError: If a file is missing or damaged, or if this is another pretrained model.
         """
-        return checkpoint.load(cls, Path(folder), host, method)
+        snapshot = checkpoint.read(Path(folder))
+        if method is None:
+            if not snapshot.method["name"]:
+                raise CheckpointError(
+                    f"{folder} holds a method that was put together by hand; give it: Learner.load(..., method=...)."
+                )
+            method = build_method(snapshot.method["name"], snapshot.method["parameters"])
+        learner = cls(
+            load_host(snapshot.host["name"]) if host is None else host,
+            method,
+            seed=snapshot.seed,
+            optim=Optim(**snapshot.optim),
+            decoding=Decoding(**snapshot.decoding),
+            head=_head_kind(snapshot),
+        )
+        try:
+            learner.restore(snapshot, str(folder))
+        except BaseException:
+            learner.remove()
+            raise
+        return learner
 
     def remove(self) -> None:
-        """Take everything that was learnt out of the model, which is then bit for bit what it was."""
-        self.adapter.remove()
-        self.derived.clear()
-        self.host.family.use_head("growing")
-        self.host.family.load({}, {})
-
-    def _rehearsed(self) -> set[str]:
-        """Earlier tasks of which rows are learnt again, whose heads are then trained too."""
-        if self.head == "growing" or self.method.memory is None:
-            return set()
-        return {example.task for example in self.method.memory.examples(self)}
-
-    def _rows(self, tasks: Sequence[Task]) -> list[Encoded]:
-        examples = [example for task in tasks for example in task.examples("train")]
-        if self.method.memory is not None:
-            examples += self.method.memory.examples(self)
-        rows = self.encode(examples)
-        self.report("rows", rows=len(rows), truncated=sum(row.truncated for row in rows))
-        return rows
+        """Take everything that was learned out of the model, which is then bit for bit what it was."""
+        self.host.family.router = None
+        for owner in self.owners.values():
+            owner.remove()
+        self.cache.clear()
+        self.host.release()
 
     def _check_finished(self) -> None:
         if self.unfinished is not None:
@@ -264,13 +497,11 @@ class Learner:
         self._check_finished()
         stages = self.method.curriculum.stages(tasks) if tasks else []
         if len(stages) != 1:
-            raise TrainingError(
-                f"{self.method.name or self.method.title} learns one task at a time; learn() was given {len(tasks)}."
-            )
+            raise TrainingError(f"{self.method.called} learns one task at a time; learn() was given {len(tasks)}.")
         if self.state.tasks and not self.method.curriculum.continues:
             raise TrainingError(
-                f"{self.method.name or self.method.title} begins from the untouched model each time, and this learner "
-                f"has learnt {', '.join(self.state.tasks)} already: make a new Learner."
+                f"{self.method.called} begins from the untouched model each time, and this learner "
+                f"has learned {', '.join(self.state.tasks)} already: make a new Learner."
             )
 
     @contextmanager
@@ -280,6 +511,10 @@ class Learner:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(derive(self.state.seed, *where))
             yield
+
+
+def _head_kind(snapshot: Snapshot) -> HeadKind:
+    return "per_task" if snapshot.head == "per_task" else "growing"
 
 
 def _only_cpu() -> bool:

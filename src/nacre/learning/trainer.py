@@ -4,45 +4,77 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from nacre.errors import TrainingError
+from nacre.events import OnEvent, StepTaken
 from nacre.learning.batches import Batches, TokenCount, in_micro_batches, split, target_tokens
 from nacre.learning.schedule import rate_factor
 from nacre.learning.settings import Optim
+from nacre.method import Method
+from nacre.models.batch import Batch
 from nacre.models.families import Encoded
+from nacre.parts.part import Learner as PartsLearner
 from nacre.parts.part import Step
 
-if TYPE_CHECKING:
-    from nacre.learning.learner import Learner
-
-Report = Callable[..., None]
-"""Called as ``report(kind, **plain values)``; what is done with it (a file, a bar on the screen) is the caller's."""
-
-Penalties = dict[str, tuple[Tensor, float]]
+Terms = dict[str, tuple[Tensor, float]]
 """By part: the term before weighting, [], and its weight."""
 
 FUSED = ("cpu", "cuda", "mps", "xpu")
 """Devices on which AdamW can update a parameter in one pass over memory."""
 
 
-def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Accelerator, report: Report) -> TokenCount:
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """Of a micro-batch, each as a sum over its target tokens, [].
+
+    Attributes:
+        task: The task loss.
+        terms: By part, its term before weighting.
+    """
+
+    task: Tensor
+    terms: dict[str, Tensor]
+
+
+class Trainee(PartsLearner, Protocol):
+    """What training needs of a learner."""
+
+    @property
+    def method(self) -> Method: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def step(self) -> Step: ...
+    @step.setter
+    def step(self, step: Step) -> None: ...
+
+    def begin_step(self, step: Step) -> None:
+        """Set `step`, and tell all parts that it begins."""
+        ...
+
+    def loss(self, model: nn.Module, rows: Sequence[Encoded], batch: Batch) -> Loss:
+        """The loss of a micro-batch, from what accelerate made of the host's model."""
+        ...
+
+
+def train(learner: Trainee, batches: Batches, optim: Optim, accelerator: Accelerator, on_event: OnEvent) -> TokenCount:
     """Train what the learner says is trainable on one stage's rows. Returns how much that was.
 
     Raises ``TrainingError`` naming the step and rows if the loss is not finite, no token is to be predicted, or no
     trainable parameter takes part.
     """
     training = Training(learner, batches, optim, accelerator)
-    watch = Watch(batches, optim.log_every, report, accelerator)
+    monitor = LossMonitor(batches, optim.log_every, on_event, accelerator)
     for step in range(batches.steps):
-        task_loss, penalties = training.take(step)
-        watch.see(step, task_loss, penalties, learner.step.rate)
+        task_loss, terms = training.take(step)
+        monitor.see(step, task_loss, terms, learner.step.rate)
     training.finish()
     return training.work
 
@@ -50,7 +82,7 @@ def train(learner: Learner, batches: Batches, optim: Optim, accelerator: Acceler
 class Training:
     """Steps on one stage's rows: ``take`` each, in order, then ``finish``."""
 
-    def __init__(self, learner: Learner, batches: Batches, optim: Optim, accelerator: Accelerator) -> None:
+    def __init__(self, learner: Trainee, batches: Batches, optim: Optim, accelerator: Accelerator) -> None:
         self.learner, self.batches, self.optim, self.accelerator = learner, batches, optim, accelerator
         self.rate = learner.learning_rate
         groups = learner.trainable()
@@ -68,34 +100,44 @@ class Training:
         self.model.train()
         self.work = TokenCount()
 
-    def take(self, step: int) -> tuple[Tensor, Penalties]:
-        """Take one step. Returns this process's share of the task loss [], and the penalties.
+    def take(self, step: int) -> tuple[Tensor, Terms]:
+        """Take one step.
 
-        The loss of a step is the sum over the target tokens of its rows, divided by their number over all
-        micro-batches and processes, plus the weighted penalties; so neither accumulation nor the number of processes
-        changes it.
+        The loss of a step is the sum over the target tokens of its rows, of the task loss and the batch terms, divided
+        by their number over all micro-batches and processes, plus the weighted penalties; so neither accumulation nor
+        the number of processes changes it. Penalties are computed in full precision, batch terms inside autocast.
+
+        Returns:
+            This process's share of the task loss [], and the terms.
         """
         learner, accelerator, optimizer = self.learner, self.accelerator, self.optimizer
         method, host = learner.method, learner.host
-        optimizer.zero_grad()  # here, so that whoever reads the step's report finds the gradients it was taken with
+        optimizer.zero_grad()  # here, so that whoever is told of the step finds the gradients it was taken with
         rows = self.batches.at(step)
         count = _count(rows, self.batches, step)
         own_rows, share = _own_share(rows, accelerator)
         # Rows of like length share a micro-batch: less padding, and the sum over all rows stays what it is.
         micro_batches = in_micro_batches(own_rows, self.optim.accumulation, self.optim.split_padding)
-        learner.step = Step(step, self.batches.steps, self.rate * self.factor(step), takes_part=share > 0)
-        penalties = {part.key: (part.value(learner), part.weight(learner)) for part in method.penalties}
+        learner.begin_step(Step(step, self.batches.steps, self.rate * self.factor(step), takes_part=share > 0))
+        number = learner.task_number
+        penalties = {part.key: (part.value(learner), part.weight(number)) for part in method.penalties}
+        weights = {part.key: part.weight(number) for part in method.batch_terms}
+        terms = {key: torch.zeros((), device=host.device) for key in weights}
         task_loss = torch.zeros((), device=host.device)
-        for number, micro_batch in enumerate(micro_batches, start=1):
-            last = number == len(micro_batches)
+        for place, micro_batch in enumerate(micro_batches, start=1):
+            last = place == len(micro_batches)
             with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
                 with accelerator.autocast():
                     batch = host.family.batch(micro_batch)
                     self.work.add(*host.family.size(batch))
-                    tensors = {name: tensor.to(host.device) for name, tensor in batch.items()}
+                    sums = learner.loss(self.model, micro_batch, host.on_device(batch))
                     # Processes average their gradients: times their number, the sum over all rows is back.
-                    loss = host.family.loss_sum(self.model, tensors) * (share * accelerator.num_processes / count)
+                    scale = share * accelerator.num_processes / count
+                    loss = sums.task * scale
                     task_loss += loss.detach()
+                    for key, term in sums.terms.items():
+                        loss = loss + term * (weights[key] * scale)
+                        terms[key] += term.detach() * scale
                     if last:
                         loss = loss + sum(weight * value for value, weight in penalties.values())
                 _check_graph(loss, self.batches, step)
@@ -108,10 +150,11 @@ class Training:
         if self.optim.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.max_grad_norm)
         optimizer.step()
-        for rule in method.gradient_rules:
-            rule.after_step(learner)
-        self.schedule.step()
-        return task_loss, penalties
+        if not accelerator.optimizer_step_was_skipped:  # as fp16 does where a gradient overflows
+            for rule in method.gradient_rules:
+                rule.after_step(learner)
+            self.schedule.step()
+        return task_loss, {**penalties, **{key: (term, weights[key]) for key, term in terms.items()}}
 
     def finish(self) -> None:
         """Leave the model unwrapped and in evaluation mode."""
@@ -119,18 +162,18 @@ class Training:
 
 
 @dataclass
-class Watch:
+class LossMonitor:
     """Reads losses every few steps only, because a reading waits for the device; until then a flag on the device
     remembers the first step that went wrong."""
 
     batches: Batches
     every: int
-    report: Report
+    on_event: OnEvent
     accelerator: Accelerator
     first_bad: Tensor | None = field(default=None)
 
-    def see(self, step: int, task_loss: Tensor, penalties: Penalties, rate: float) -> None:
-        total = task_loss + sum(value.detach() * weight for value, weight in penalties.values())
+    def see(self, step: int, task_loss: Tensor, terms: Terms, rate: float) -> None:
+        total = task_loss + sum(value.detach() * weight for value, weight in terms.values())
         if self.first_bad is None:
             self.first_bad = torch.full_like(total, -1, dtype=torch.long)
         bad_now = (self.first_bad < 0) & ~total.isfinite()
@@ -144,16 +187,17 @@ class Watch:
             )
         task = self.accelerator.reduce(task_loss, reduction="mean").item()  # each process saw its own rows
         values: dict[str, Any] = {"task": task}
-        for key, (value, weight) in penalties.items():
+        for key, (value, weight) in terms.items():
             values[key] = value.item()
             values[f"{key}_weighted"] = value.item() * weight
-        self.report(
-            "step",
-            step=step + 1,
-            steps=self.batches.steps,
-            loss=task + sum(values[f"{key}_weighted"] for key in penalties),
-            terms=values,
-            rate=rate,
+        self.on_event(
+            StepTaken(
+                step=step + 1,
+                steps=self.batches.steps,
+                loss=task + sum(values[f"{key}_weighted"] for key in terms),
+                terms=values,
+                rate=rate,
+            )
         )
 
 

@@ -5,8 +5,8 @@ from typing import Literal
 from nacre.adapters.low_rank import LowRank
 from nacre.method import Method, recorded
 from nacre.models.roles import Role
-from nacre.parts.norm_penalty import NormPenalty
 from nacre.parts.orthogonality import Orthogonality
+from nacre.parts.penalty import NormPenalty
 from nacre.per_task import PerTask
 
 

@@ -10,12 +10,15 @@ GROUP = 1000
 
 
 def chunked(texts: Sequence[Sequence[int]], length: int) -> Iterator[tuple[int, ...]]:
-    """Join the token ids of every 1,000 texts and cut them into chunks of ``length``; a shorter rest is dropped, unless
+    """Join the token ids of every 1,000 texts and cut them into chunks of `length`; a shorter rest is dropped, unless
     it is all there is.
 
-    texts: ids with each text's own special tokens, which stay where they are: a chunk may begin and end anywhere.
-    Source: ``group_texts`` of ContinualLM (posttrain.py, utils/data.py), there with length 164. It would leave nothing
+    Source: `group_texts` of ContinualLM (posttrain.py, utils/data.py), there with length 164. It would leave nothing
     of fewer tokens than a chunk has.
+
+    Args:
+        texts: Ids with each text's own special tokens, which stay where they are: a chunk may begin and end anywhere.
+        length: Tokens of a chunk.
     """
     for first in range(0, len(texts), GROUP):
         ids = tuple(chain.from_iterable(texts[first : first + GROUP]))

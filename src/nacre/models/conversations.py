@@ -1,4 +1,4 @@
-"""Conversations as a tokenizer's chat template writes them, and which of their tokens are learnt."""
+"""Conversations as a tokenizer's chat template writes them, and which of their tokens are learned."""
 
 from __future__ import annotations
 
@@ -13,16 +13,26 @@ from nacre.tasks.template import Turn
 
 
 class Piece(NamedTuple):
-    """A stretch of a conversation, as it is written out. learnt: whether it is an answer, with what ends its turn."""
+    """A stretch of a conversation, as it is written out.
+
+    Attributes:
+        text: The stretch.
+        learned: Whether it is an answer, with what ends its turn.
+    """
 
     text: str
-    learnt: bool
+    learned: bool
 
 
 class Chat:
-    """A tokenizer with a chat template. ``DataError`` if it has none."""
+    """A tokenizer with a chat template."""
 
     def __init__(self, tokenizer: Any) -> None:
+        """Take the tokenizer.
+
+        Raises:
+            DataError: If it has no chat template.
+        """
         if not getattr(tokenizer, "chat_template", None):
             raise DataError(
                 "Conversations are written out by the tokenizer's chat template, and this one has none: put a "
@@ -31,52 +41,53 @@ class Chat:
         self.tokenizer = tokenizer
 
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
-        """The conversation in pieces, of which each that is learnt follows one that is read; the last is learnt.
+        """The conversation in pieces. Each learned one follows one that is only read; the last is learned.
 
-        Where an answer begins and ends is found by writing out the conversation up to there, with the generation
-        prompt, and up to behind it, so that a template needs no marks of its own (TRL's ``assistant_only_loss`` needs
-        ``{% generation %}``) and training reads what the model will read when it has to answer.
+        Where an answer begins and ends is found by writing out the conversation up to its start, with the generation
+        prompt, and up to its end. So a template needs no marks of its own (TRL's `assistant_only_loss` needs
+        `{% generation %}`), and training reads what the model will read when it has to answer.
 
-        ``DataError`` if the template refuses the conversation, writes a turn in another way once more turns follow,
-        or writes something of its own in front of an answer: then the two would differ.
+        Raises:
+            DataError: If the template refuses the conversation, writes a turn in another way once more turns follow,
+                or writes something of its own in front of an answer: then the two would differ.
         """
         whole = self._written(turns)
-        found: list[Piece] = []
+        pieces: list[Piece] = []
         done = ""
         for number, turn in enumerate(turns):
-            if not turn.learnt:
+            if not turn.learned:
                 continue
-            asked = self._written(turns[:number], ask=True)
+            prompt = self._written(turns[:number], ask=True)
             answered = self._written(turns[: number + 1])
             if not whole.startswith(answered):  # Phi-3's closes whatever it writes with an end token
                 answered = answered.removesuffix(self.tokenizer.eos_token or "")
-            if not (whole.startswith(answered) and answered.startswith(asked) and asked.startswith(done)):
+            if not (whole.startswith(answered) and answered.startswith(prompt) and prompt.startswith(done)):
                 raise DataError(
                     f"The chat template writes the conversation up to turn {number + 1} in another way than the whole "
                     "of it, so that the answer cannot be told from the rest: take a template that only appends."
                 )
-            answer = answered[len(asked) :]
+            answer = answered[len(prompt) :]
             if not answer.lstrip().startswith(turn.content.strip()):
                 raise DataError(
                     f"The chat template writes '{_beginning(answer)}' behind its generation prompt, and the answer of "
                     f"turn {number + 1} is '{_beginning(turn.content)}': take a template that adds nothing to answers, "
                     "or one whose generation prompt ends with what it adds."
                 )
-            found += [Piece(asked[len(done) :], False), Piece(answer, True)]
+            pieces += [Piece(prompt[len(done) :], False), Piece(answer, True)]
             done = answered
-        return found
+        return pieces
 
     def tokens(self, pieces: Sequence[Piece]) -> list[list[int]]:
-        """Token ids of each piece, behind those before it. Where a token would reach across a seam, the piece behind
-        it begins anew: no answer shares a token with its question."""
+        """Token ids of each piece, given those before it. Where a token would reach across a seam, the next piece
+        begins anew: no answer shares a token with its question."""
         text = ""
         ids: list[int] = []
-        found: list[list[int]] = []
+        by_piece: list[list[int]] = []
         for piece in pieces:
             text += piece.text
             before, ids = ids, self._ids(text)
-            found.append(ids[len(before) :] if ids[: len(before)] == before else self._ids(piece.text))
-        return found
+            by_piece.append(ids[len(before) :] if ids[: len(before)] == before else self._ids(piece.text))
+        return by_piece
 
     def _ids(self, text: str) -> list[int]:
         # Special tokens stand in the text: writing them is the template's business.
@@ -93,19 +104,26 @@ class Chat:
 
 
 def check_conversations(chat: Chat, task: Task) -> None:
-    """``DataError`` with file and line for the first conversation of a task that the chat template cannot write out."""
+    """Check that the chat template can write out every conversation of a task.
+
+    Raises:
+        DataError: With file and line of the first that it cannot.
+    """
     for split in SPLITS:
         for number, row in enumerate(task.rows(split), start=1):
             try:
-                chat.pieces([*row.turns, Turn("assistant", row.target, learnt=True)])
+                chat.pieces([*row.turns, Turn("assistant", row.target, learned=True)])
             except DataError as error:
                 where = row.place or f"{split}, row {number}"
                 raise DataError(f"Task '{task.name}', {where}: {error}") from error
 
 
 def without_oldest(turns: Sequence[Turn]) -> tuple[Turn, ...]:
-    """The turns without the oldest answer and what led to it; what the system says at the beginning stays. The same
-    turns if nothing would be left to answer."""
+    """The turns without the oldest answer and the turns that led to it; the system's turns at the beginning stay.
+
+    Returns:
+        The same turns if nothing would be left to answer.
+    """
     first = next((number for number, turn in enumerate(turns) if turn.role != "system"), len(turns))
     answered = next((number for number, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
     rest = tuple(turns[answered + 1 :])

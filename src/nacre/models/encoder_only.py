@@ -1,147 +1,142 @@
-"""Hosts that choose their answers: an encoder reads the text, and a class of all seen so far is the answer.
+"""Hosts that classify: an encoder reads the text, and a class of all seen so far is the answer.
 
-Of unlabelled text they learn to name hidden tokens (``models/masked_lm``).
+Of unlabeled text they learn to predict hidden tokens (`models/masked_text`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from nacre.errors import DataError
+from nacre.models.architectures import architecture_of
+from nacre.models.batch import Batch
 from nacre.models.chunks import chunked
+from nacre.models.classification_head import ClassificationHead
 from nacre.models.classifier import Classifier
-from nacre.models.families import Encoded, Family, HeadKind, Lengths, Tokenizer
+from nacre.models.families import Encoded, Family, Lengths, Tokenizer, read_size
 from nacre.models.label_tree import Labels
-from nacre.models.masked_lm import MaskedText, TokenHead, masking_of
+from nacre.models.masked_text import MaskedText, masking_of
 from nacre.models.task_heads import TaskHeads
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
-
-ENCODERS = ("bert", "roberta", "xlm-roberta")
-"""The architectures, by ``config.model_type``, whose hosts are encoder-only (unless made into a decoder)."""
-
-TOKENS = "tokens."
-"""What the names of the masked-LM head's tensors begin with."""
 
 
 def is_encoder(config: Any) -> bool:
     """Whether a model of this config reads only. transformers lists these also as causal models, for use as a decoder,
     which they were not made for."""
-    return getattr(config, "model_type", "") in ENCODERS and not getattr(config, "is_decoder", False)
+    architecture = architecture_of(config)
+    encoder = architecture is not None and architecture.family == "encoder-only"
+    return encoder and not getattr(config, "is_decoder", False)
 
 
+@final
 class EncoderOnly(Family):
     """BERT, RoBERTa and their kin: the most likely class is the answer, written as its label.
 
-    With a head for each task (``use_head``), the most likely class of the row's own task.
+    With a head for each task (`ClassificationHead.use`), the most likely class of the row's own task.
     """
 
     name = "encoder-only"
     padding_side = "right"
-    decoding = "the most likely of all classes learnt so far"
-    choosing = "of the task's labels, the most likely class"
-    writes = False
+    is_generative = False
 
     model: Classifier
+    head: ClassificationHead
 
     def __init__(self, model: Classifier, tokenizer: Tokenizer) -> None:
-        super().__init__(model, tokenizer)
-        self.learns_text = False  # whether the newest tasks are unlabelled text
+        super().__init__(model, tokenizer, ClassificationHead(model))
+
+    @property
+    def decoding(self) -> str:
+        """By all classes, or by those of the task's own head."""
+        own = self.head.kind == "per_task"
+        return "the most likely class of the task's own head" if own else "the most likely of all classes learnt so far"
+
+    @property
+    def label_decoding(self) -> str:
+        """By the classes that the task's labels are."""
+        best = "of the task's labels, the most likely class"
+        return f"{best} of its own head" if self.head.kind == "per_task" else best
 
     @property
     def pad(self) -> int:
+        """The tokenizer's."""
         return int(self.tokenizer.pad_token_id or 0)
 
     def source_ids(self, text: str) -> list[int]:
+        """Token ids of a text, [CLS] and [SEP] included."""
         return list(self.tokenizer(text)["input_ids"])
 
     def reserved(self, lengths: Lengths) -> int:
-        # RoBERTa counts positions from behind the one that stands for padding; BERT has no such position.
-        padding = self.model.encoder.embeddings.position_embeddings.padding_idx  # type: ignore[union-attr]
-        return 0 if padding is None else int(padding) + 1  # type: ignore[arg-type]
+        """RoBERTa counts positions from behind the one that stands for padding; BERT has no such position."""
+        embeddings: Any = self.model.encoder.embeddings
+        padding = embeddings.position_embeddings.padding_idx
+        return 0 if padding is None else int(padding) + 1
+
+    def encode(self, example: Example, lengths: Lengths) -> Encoded:
+        """Token ids of an example, and its class."""
+        if example.turns:
+            raise self.no_conversations()
+        return self._encode_parts(example, lengths)
 
     def encode_target(self, example: Example, lengths: Lengths) -> tuple[int, ...]:
-        number = self.model.head.number(example.task, example.target)
+        """The number of the target's class, if it has one."""
+        number = self.head.labels.number(example.task, example.target)
         return () if number is None else (number,)
 
     def cue(self, example: Example) -> str:
         """The task, where each has classes of its own."""
-        return example.task if isinstance(self.model.head, TaskHeads) else ""
+        return example.task if isinstance(self.head.labels, TaskHeads) else ""
 
-    def prompts(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-        """With a head for each task also ``tasks`` [B]: which one each row is of."""
-        prompts, head = super().prompts(rows), self.model.head
-        if not isinstance(head, TaskHeads):
+    def text_rows(self, texts: Sequence[str], lengths: Lengths, task: str = "") -> list[Encoded]:
+        """Chunks of the texts, of which tokens are hidden."""
+        masking = masking_of(self.tokenizer)
+        chunks = chunked([self.source_ids(text) for text in texts], self.source_limit(lengths))
+        return [Encoded.of_text(MaskedText.of(chunk, masking), task) for chunk in chunks]
+
+    def prompts(self, rows: Sequence[Encoded]) -> Batch:
+        """With a head for each task also `tasks` [B]: the number of each row's task."""
+        prompts, labels = self._prompts(rows), self.head.labels
+        if not isinstance(labels, TaskHeads):
             return prompts
         if not all(row.task for row in rows):
             raise DataError(
                 "A row does not say of which task it is, which a host with head=per_task must know: rows of a Task do "
                 "(task.examples), and predict(inputs, task=NAME) tells it for finished prompts."
             )
-        return {**prompts, "tasks": torch.tensor([head.place(row.task) for row in rows])}
+        return prompts.extended(tasks=torch.tensor([labels.task_number(row.task) for row in rows]))
 
-    def text_rows(self, texts: Sequence[str], lengths: Lengths) -> list[Encoded]:
-        masking = masking_of(self.tokenizer)
-        chunks = chunked([self.source_ids(text) for text in texts], self.source_limit(lengths))
-        return [MaskedText.of(chunk, masking) for chunk in chunks]
-
-    def batch(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-        """``labels`` [B]: the rows' classes. Of texts, [k]: the hidden tokens of all rows, and in ``places`` [k] where
+    def batch(self, rows: Sequence[Encoded]) -> Batch:
+        """`labels` [B]: the rows' classes. Of texts, [k]: the hidden tokens of all rows, and in `positions` [k] where
         they are among the B * S tokens."""
-        texts = [row for row in rows if isinstance(row, MaskedText)]
+        texts = [row for row in rows if row.text is not None]
         if texts and len(texts) == len(rows):
-            return self._text_batch(texts)
+            return self._text_batch(rows)
         if texts:
             raise DataError(
-                "A step holds unlabelled text and rows with labels, which an encoder-only host learns in different "
-                "ways: learn them as tasks one after the other, without replay of one among the other."
+                "A step holds unlabeled text and rows with labels, which an encoder-only host learns in different "
+                "ways: learn them as separate tasks, one after the other, and do not replay one while learning the "
+                "other."
             )
         prompts = self.prompts(rows)
         if not all(row.target for row in rows):
             raise DataError(
-                "A row to be learnt has an answer that is no label of any task learnt so far; an encoder-only host can "
+                "A training row has an answer that is not a label of any task learned so far; an encoder-only host can "
                 "only choose among those."
             )
-        return {**prompts, "labels": torch.tensor([row.target[0] for row in rows])}
+        return prompts.extended(labels=torch.tensor([row.target[0] for row in rows]))
 
-    def _text_batch(self, rows: Sequence[MaskedText]) -> dict[str, Tensor]:
-        self.model.with_token_head()
-        prompts = super().prompts(rows)
-        width = prompts["input_ids"].shape[1]
-        places = [number * width + place for number, row in enumerate(rows) for place in row.places]
-        labels = [token for row in rows for token in row.target]
-        return {
-            **prompts,
-            "places": torch.tensor(places, dtype=torch.long),
-            "labels": torch.tensor(labels, dtype=torch.long),
-        }
-
-    def predictions(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        return model(**inputs).logits, batch["labels"]
-
-    def answers(self, prompts: Mapping[str, Tensor], max_new_tokens: int) -> list[str]:
-        """Labels, one a row; empty as long as there is no class to choose."""
-        classes = self.model.head.classes
-        if not classes:
-            return [""] * len(prompts["input_ids"])
-        best = _likeliest(self.model(**prompts).logits)
-        return ["" if number is None else classes[number] for number in best]
-
-    def choices(self, prompts: Mapping[str, Tensor], labels: Labels) -> list[int | None]:
-        """Among those of the labels that are classes already."""
-        known = [number for number, label in enumerate(labels) if label]
-        if not known:
-            return [None] * len(prompts["input_ids"])
-        logits = self.model(**prompts).logits[:, [labels[number][0] for number in known]]
-        return [None if best is None else known[best] for best in _likeliest(logits)]
+    def size(self, batch: Batch) -> tuple[int, int]:
+        """Tokens of the inputs."""
+        return read_size(batch)
 
     def check(self, task: Task) -> None:
+        """Check that texts can be masked, and that every other task has labels and every row one of them."""
         if task.kind == "text":
             masking_of(self.tokenizer)
             return
@@ -159,47 +154,43 @@ class EncoderOnly(Family):
                     f"({', '.join(task.labels)})."
                 )
 
-    def use_head(self, kind: HeadKind) -> None:
-        self.model.use_head(kind)
-        told = kind == "per_task"
-        self.decoding = "the most likely class of the task's own head" if told else type(self).decoding
-        self.choosing = "of the task's labels, the most likely class of its own head" if told else type(self).choosing
+    def _text_batch(self, rows: Sequence[Encoded]) -> Batch:
+        _ = self.head.mlm  # made now, if there is none, so that the model can predict tokens
+        prompts = self._prompts(rows)
+        width = prompts["input_ids"].shape[1]
+        positions = [
+            number * width + position for number, row in enumerate(rows) if row.text for position in row.text.positions
+        ]
+        return prompts.extended(
+            positions=torch.tensor(positions, dtype=torch.long),
+            labels=torch.tensor([token for row in rows for token in row.target], dtype=torch.long),
+        )
 
-    def prepare(self, tasks: Sequence[Task], seed: int, rehearsed: Collection[str] = ()) -> None:
-        self.learns_text = all(task.kind == "text" for task in tasks)
-        if self.learns_text:
-            head = self._token_head()
-            head.moved = True
-            for parameter in head.own():
-                parameter.requires_grad_(True)
-            return
-        self.model.head.prepare(tasks, seed, rehearsed)
+    def _predictions(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        return model(**inputs).logits, batch["labels"]
 
-    def parameters(self) -> tuple[nn.Parameter, ...]:
-        """The rows of the newest tasks' classes, or the head that names tokens."""
-        return self._token_head().own() if self.learns_text else self.model.head.trained()
+    def _answers(self, prompts: Batch, max_new_tokens: int) -> list[str]:
+        """Labels, one a row; empty as long as there is no class to choose."""
+        classes = self.head.labels.classes
+        if not classes:
+            return [""] * prompts.size
+        best = _most_likely(self.model(**prompts).logits)
+        return ["" if number is None else classes[number] for number in best]
 
-    def tensors(self) -> dict[str, Tensor]:
-        head = self.model.token_head
-        tokens = {} if head is None else head.tensors()
-        return self.model.head.tensors() | {f"{TOKENS}{name}": tensor for name, tensor in tokens.items()}
+    def _passes(self, prompts: Batch, labels: Labels) -> tuple[Batch, ...]:
+        return (prompts,)
 
-    def values(self) -> dict[str, Any]:
-        text = {"text": self.learns_text} if self.model.token_head is not None and self.model.token_head.moved else {}
-        return self.model.head.values() | text
-
-    def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        self.learns_text = bool(values.get("text", False))
-        self.model.head.load(tensors, values)
-        tokens = {name.removeprefix(TOKENS): tensor for name, tensor in tensors.items() if name.startswith(TOKENS)}
-        if tokens or self.model.token_head is not None:
-            self._token_head().load(tokens)
-
-    def _token_head(self) -> TokenHead:
-        return self.model.with_token_head()
+    def _classify(self, prompts: Batch, labels: Labels) -> list[int | None]:
+        """Among those of the labels that are classes already."""
+        known = [number for number, label in enumerate(labels) if label]
+        if not known:
+            return [None] * prompts.size
+        logits = self.model(**prompts).logits[:, [labels[number][0] for number in known]]
+        return [None if best is None else known[best] for best in _most_likely(logits)]
 
 
-def _likeliest(logits: Tensor) -> list[int | None]:
+def _most_likely(logits: Tensor) -> list[int | None]:
     """The number of the largest logit of each row of [B, k]; None where all are -inf: where no class is open to it."""
     best = logits.argmax(-1, keepdim=True)
     closed = logits.gather(-1, best) == -math.inf

@@ -1,40 +1,45 @@
 """How text becomes tensors and tensors become a loss or an answer: what the families of language models share.
 
-``models/generative`` has the two whose hosts write their answers, ``models/encoder_only`` the one whose hosts choose.
+`models/generative` has the two that write their answers, `models/encoder_only` the one that classifies.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from nacre.errors import DataError, ModelError
+from nacre.errors import DataError
 from nacre.functional.losses import token_loss_sum
+from nacre.models.batch import Batch, Router
+from nacre.models.classification_head import ClassificationHead
 from nacre.models.label_tree import Labels
+from nacre.models.masked_text import MaskedText
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
-REMEMBERED = 2**16
-"""Of so many inputs the token ids are remembered."""
+CACHED_INPUTS = 2**16
+"""Of so many inputs the token ids are kept."""
 
 Tokenizer = Any  # transformers' tokenizers share no typed base that a checker could use
-
-HeadKind = Literal["growing", "per_task"]
-"""What hosts choose their answers by: one head, which grows with the tasks' labels, or a head for each task, which they
-are then told."""
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """How many tokens an input and a target may have. The papers' pipeline: 512 and 50."""
+    """How many tokens an input and a target may have. The papers' pipeline: 512 and 50.
+
+    Attributes:
+        source: Tokens of an input.
+        target: Tokens of a target.
+    """
 
     source: int = 512
     target: int = 50
@@ -42,11 +47,16 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as numbers: the tokens that are read; the tokens that are to be written, with their end token, or
-    the one class that is to be chosen; whether text was cut.
+    """One example as numbers.
 
-    earlier: places in the source that are to be written, too: the earlier answers of a conversation.
-    task: which one the example is of; only hosts with a head for each task are told.
+    Attributes:
+        source: The tokens that are read.
+        target: The tokens that are to be written, with their end token; or the one class that is to be chosen; or the
+            hidden tokens of a text.
+        truncated: Whether text was cut.
+        earlier: Positions in the source that are to be written, too: the earlier answers of a conversation.
+        task: The task that the example is of, "" if it is not given.
+        text: Of a masked text: the chunk and what is hidden of it.
     """
 
     source: tuple[int, ...]
@@ -54,44 +64,71 @@ class Encoded:
     truncated: bool
     earlier: tuple[int, ...] = field(default=(), kw_only=True)
     task: str = field(default="", kw_only=True)
+    text: MaskedText | None = field(default=None, kw_only=True)
+
+    @classmethod
+    def of_text(cls, text: MaskedText, task: str = "") -> Encoded:
+        """A masked text as a row."""
+        return cls(text.shown, text.hidden, truncated=False, task=task, text=text)
 
     @property
-    def asked(self) -> int:
-        """How many tokens the row asks for: what its summed loss is divided by."""
+    def num_target_tokens(self) -> int:
+        """How many tokens are to be predicted: what the row's summed loss is divided by."""
         return len(self.target) + len(self.earlier)
 
     def length(self) -> int:
+        """How many tokens are read and written."""
         return len(self.source) + len(self.target)
 
-    def drawn(self, seed: int, *where: str | int) -> Encoded:
-        """The row as it is trained on at one place (epoch and row): itself, or with what is random in it drawn anew,
-        by the seed and the place alone."""
-        return self
+    def with_fresh_masks(self, seed: int, *where: str | int) -> Encoded:
+        """The row as it is trained on at one place (epoch and row): itself or, of a masked text, with other tokens
+        hidden, by the seed and the place alone."""
+        if self.text is None:
+            return self
+        text = self.text.with_fresh_masks(seed, *where)
+        return replace(self, source=text.shown, target=text.hidden, text=text)
 
 
 class Family(ABC):
-    """Encoder-decoder, decoder-only or encoder-only. Holds the tokenizer and the ids; the model is passed in where it
-    learns, because a distributed run wraps it."""
+    """Encoder-decoder, decoder-only or encoder-only.
+
+    Whoever runs the host does so by `predictions`, `answers` or `classify`, or inside `routed`: these are the only ways
+    into the model. The model is passed in where it learns, because a distributed run wraps it.
+
+    Attributes:
+        name: The family's, as messages and protocols print it.
+        padding_side: Where prompts are padded.
+        is_generative: Whether answers are free text, token by token.
+        model: The host's model.
+        tokenizer: Its tokenizer.
+        head: Its classification head; None where answers are written.
+        router: Decides, before a batch is read, which parameters answer; None where there is nothing to decide.
+        multiple: Inputs that are padded at all are padded to a multiple of so many tokens.
+    """
 
     name: ClassVar[str]
     padding_side: ClassVar[str]
+    is_generative: ClassVar[bool]
 
-    decoding: str
-    """How free answers come about, in words: a part of a run's protocol."""
-
-    choosing: str
-    """How one of the task's labels is chosen, in words, likewise."""
-
-    writes: ClassVar[bool]
-    """Whether answers are free text, token by token."""
-
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, head: ClassificationHead | None) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.head = head
+        self.router: Router | None = None
         self.multiple = 8
-        """Inputs that are padded at all are padded to a multiple of so many tokens."""
+        self._is_routing = False
         # Test rows are read after every task, rehearsed rows in every later one: they are tokenized once.
-        self._sources = lru_cache(maxsize=REMEMBERED)(self._source)
+        self._sources = lru_cache(maxsize=CACHED_INPUTS)(self._source)
+
+    @property
+    @abstractmethod
+    def decoding(self) -> str:
+        """How free answers come about, in words: a part of a run's protocol."""
+
+    @property
+    @abstractmethod
+    def label_decoding(self) -> str:
+        """How one of the task's labels is chosen, in words, likewise."""
 
     @property
     @abstractmethod
@@ -103,140 +140,195 @@ class Family(ABC):
         """Token ids of an input text, special tokens included."""
 
     @abstractmethod
+    def encode(self, example: Example, lengths: Lengths) -> Encoded:
+        """Token ids of an example. Only the text is cut, from the right: instruction, options and the answer cue
+        survive (the released pipelines cut the cue away; docs/fidelity.md, P4).
+
+        Raises:
+            DataError: If nothing of the text would be left, or hosts of this family cannot learn such an example.
+        """
+
+    @abstractmethod
     def encode_target(self, example: Example, lengths: Lengths) -> tuple[int, ...]:
-        """Numbers of an example's target: its token ids with their end token, at most ``lengths.target``, or its class
+        """Numbers of an example's target: its token ids with their end token, at most `lengths.target`, or its class
         (none as long as it has never been among a task's labels)."""
 
     @abstractmethod
-    def answers(self, prompts: Mapping[str, Tensor], max_new_tokens: int) -> list[str]:
-        """Answers to a batch that ``prompts`` made."""
+    def text_rows(self, texts: Sequence[str], lengths: Lengths, task: str = "") -> list[Encoded]:
+        """Texts as rows that are learned themselves, each at most `lengths.source` tokens long.
+
+        Raises:
+            DataError: If hosts of this family learn none.
+        """
 
     @abstractmethod
-    def choices(self, prompts: Mapping[str, Tensor], labels: Labels) -> list[int | None]:
-        """The number of the best label for each row; None where no label can be chosen."""
+    def cue(self, example: Example) -> str:
+        """The part of the input that the target's numbers depend on."""
 
     @abstractmethod
-    def batch(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-        """Tensors for training: ``input_ids``, ``attention_mask`` [B, S], ``labels`` with ``IGNORED`` elsewhere."""
+    def reserved(self, lengths: Lengths) -> int:
+        """Number of positions that an input cannot have; 0 if it can have all."""
 
     @abstractmethod
-    def predictions(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits [..., V] and, position by position, the token they should predict [...], or ``IGNORED``."""
+    def prompts(self, rows: Sequence[Encoded]) -> Batch:
+        """Tensors for answers: `input_ids`, `attention_mask` [B, S]."""
+
+    @abstractmethod
+    def batch(self, rows: Sequence[Encoded]) -> Batch:
+        """Tensors for training: `input_ids`, `attention_mask` [B, S], `labels` with `IGNORED` elsewhere."""
+
+    @abstractmethod
+    def size(self, batch: Batch) -> tuple[int, int]:
+        """How many tokens the model reads or writes in a training batch, and how many with padding."""
 
     @abstractmethod
     def check(self, task: Task) -> None:
-        """Raise ``DataError`` if hosts of this family cannot learn the task."""
+        """Check that hosts of this family can learn the task.
+
+        Raises:
+            DataError: If they cannot.
+        """
 
     @abstractmethod
-    def prepare(self, tasks: Sequence[Task], seed: int, rehearsed: Collection[str] = ()) -> None:
-        """Get ready to learn these tasks: open what the family itself trains on them. seed: the run's. rehearsed:
-        earlier tasks of which rows will be learnt again, told where there is a head for each task."""
+    def _predictions(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See `predictions`."""
 
     @abstractmethod
-    def parameters(self) -> tuple[nn.Parameter, ...]:
-        """What the family itself trains on the newest tasks; everything else that is trained is the adapter's."""
+    def _answers(self, prompts: Batch, max_new_tokens: int) -> list[str]:
+        """See `answers`."""
 
     @abstractmethod
-    def tensors(self) -> dict[str, Tensor]:
-        """What the family itself has learnt; the tensors themselves, detached, not copies."""
+    def _passes(self, prompts: Batch, labels: Labels) -> Iterable[Batch]:
+        """The rows in as many batches as `_classify` can take, in their order."""
 
     @abstractmethod
-    def values(self) -> dict[str, Any]:
-        """Plain values that say what ``tensors`` are."""
+    def _classify(self, prompts: Batch, labels: Labels) -> list[int | None]:
+        """See `classify`."""
 
-    @abstractmethod
-    def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Take over what ``tensors`` and ``values`` gave, bit for bit; from nothing, forget everything."""
+    @final
+    def routed(self, batch: Batch) -> AbstractContextManager[None]:
+        """A context in which the model reads the batch with the parameters that the router chooses for it.
 
-    def use_head(self, kind: HeadKind) -> None:
-        """Have a head of that kind, where hosts choose their answers; ``ModelError`` if they do not. What a head of
-        another kind has learnt is gone."""
-        if kind != "growing":
-            raise ModelError(
-                f"head={kind}: an {self.name} host writes its answers and has no head to choose them by. Take an "
-                "encoder-only model, or leave 'head' at growing."
-            )
+        Nested contexts ask the router no second time. Without a router nothing happens, at no cost.
 
-    def size(self, batch: Mapping[str, Tensor]) -> tuple[int, int]:
-        """How many tokens the model reads or writes in a training batch, and how many with padding."""
-        return int(batch["attention_mask"].sum()), batch["input_ids"].numel()
+        Args:
+            batch: The rows that are about to be read, on the model's device.
+        """
+        if self.router is None or self._is_routing:
+            return nullcontext()
+        return self._routed(self.router, batch)
 
-    def loss_sum(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    @contextmanager
+    def _routed(self, router: Router, batch: Batch) -> Iterator[None]:
+        self._is_routing = True  # the router may run the model itself
+        try:
+            with router.route(batch):
+                yield
+        finally:
+            self._is_routing = False
+
+    @final
+    def predictions(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the model predicts of a training batch.
+
+        Args:
+            model: The host's model, or what wraps it.
+            batch: From `batch`, on the model's device.
+
+        Returns:
+            Logits [..., V] and, position by position, the token they should predict [...], or `IGNORED`.
+        """
+        with self.routed(batch):
+            return self._predictions(model, batch)
+
+    @final
+    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         """Sum of the loss over the target tokens of a batch. Returns []."""
         return token_loss_sum(*self.predictions(model, batch))
 
-    def encode(self, example: Example, lengths: Lengths) -> Encoded:
-        """Token ids of an example. Only the text is cut, from the right: instruction, options and the answer cue
-        survive (the released pipelines cut the cue away; docs/fidelity.md, P4)."""
-        if example.turns:
-            raise self.no_conversations()
+    @final
+    def answers(self, prompts: Batch, max_new_tokens: int) -> list[str]:
+        """Answers to a batch that `prompts` made, of at most so many tokens each."""
+        with self.routed(prompts):
+            return self._answers(prompts, max_new_tokens)
+
+    @final
+    def classify(self, prompts: Batch, labels: Labels) -> list[int | None]:
+        """The number of the most likely label for each row of a batch that `prompts` made; None where no label can be
+        chosen."""
+        best: list[int | None] = []
+        for rows in self._passes(prompts, labels):
+            with self.routed(rows):
+                best += self._classify(rows, labels)
+        return best
+
+    @final
+    def encode_all(self, examples: Sequence[Example], lengths: Lengths) -> list[Encoded]:
+        """Token ids of examples, in their order. Texts that are learned themselves and follow one another are packed
+        (`models/chunks`), so that there may be more or fewer rows than examples."""
+        rows: list[Encoded] = []
+        for kind, group in groupby(examples, key=lambda example: example.kind):
+            if kind == "text":
+                rows += self._texts(list(group), lengths)
+            else:
+                rows += [self.encode(example, lengths) for example in group]
+        return rows
+
+    @final
+    def label_set(self, example: Example, labels: Sequence[str], lengths: Lengths) -> Labels:
+        """Each label's numbers, as targets of the example. They depend on it by its `cue` alone."""
+        return tuple(self.encode_target(replace(example, target=label), lengths) for label in labels)
+
+    @final
+    def source_limit(self, lengths: Lengths) -> int:
+        """How many tokens an input may have in this host: the given length, or what its positions leave."""
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        return min(lengths.source, positions - self.reserved(lengths)) if positions else lengths.source
+
+    @final
+    def text(self, ids: Sequence[int] | Tensor) -> str:
+        """The text of token ids, without special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()  # type: ignore[no-any-return]
+
+    @final
+    def width(self, rows: Sequence[Sequence[int]]) -> int:
+        """How wide a batch of token ids is: as its rows, or, where they differ and have to be padded anyway, as the
+        longest of them, rounded up as far as the positions allow."""
+        longest = max(len(row) for row in rows)
+        if all(len(row) == longest for row in rows):
+            return longest
+        rounded = -(-longest // self.multiple) * self.multiple
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        return max(longest, min(rounded, positions)) if positions else rounded
+
+    @final
+    def no_conversations(self) -> DataError:
+        """Why hosts of this family learn none."""
+        return DataError(
+            f"Conversations cannot be learned by an {self.name} host, which reads once and answers once: take a "
+            "decoder-only model, or write a row for each answer, with 'prompt' and 'completion' as text."
+        )
+
+    def _encode_parts(self, example: Example, lengths: Lengths) -> Encoded:
+        """An example that is an input in three parts and a target."""
         source, truncated = self._sources(example.before, example.text, example.after, self.source_limit(lengths))
         return Encoded(tuple(source), self.encode_target(example, lengths), truncated, task=example.task)
+
+    def _texts(self, examples: Sequence[Example], lengths: Lengths) -> list[Encoded]:
+        """Texts as rows. A chunk may hold texts of several tasks; then it is of none."""
+        tasks = {example.task for example in examples}
+        return self.text_rows([example.text for example in examples], lengths, tasks.pop() if len(tasks) == 1 else "")
 
     def _source(self, before: str, text: str, after: str, limit: int) -> tuple[array[int], bool]:
         """Token ids of an input, and whether its text was cut."""
         ids, kept = self._fit(text, lambda text: self.source_ids(before + text + after), limit, before)
         return array("i", ids), kept is not text
 
-    def no_conversations(self) -> DataError:
-        """Why hosts of this family learn none."""
-        return DataError(
-            f"Conversations cannot be learnt by an {self.name} host, which reads once and answers once: take a "
-            "decoder-only model, or write a row for each answer, with 'prompt' and 'completion' as text."
-        )
-
-    def encode_all(self, examples: Sequence[Example], lengths: Lengths) -> list[Encoded]:
-        """Token ids of examples, in their order. Texts that are learnt themselves and follow one another are packed
-        (``models/chunks``), so that there may be more or fewer rows than examples."""
-        rows: list[Encoded] = []
-        for kind, group in groupby(examples, key=lambda example: example.kind):
-            if kind == "text":
-                rows += self.text_rows([example.text for example in group], lengths)
-            else:
-                rows += [self.encode(example, lengths) for example in group]
-        return rows
-
-    def text_rows(self, texts: Sequence[str], lengths: Lengths) -> list[Encoded]:
-        """Texts as rows that are learnt themselves, each at most ``lengths.source`` tokens long.
-
-        Raises ``DataError`` if hosts of this family learn none.
-        """
-        raise DataError(
-            f"Unlabelled text cannot be learnt by an {self.name} host: take an encoder-only model (masked tokens) or a "
-            "decoder-only one (next tokens)."
-        )
-
-    def label_set(self, example: Example, labels: Sequence[str], lengths: Lengths) -> Labels:
-        """Each label's numbers, as targets of the example. They depend on it by its ``cue`` alone."""
-        return tuple(self.encode_target(replace(example, target=label), lengths) for label in labels)
-
-    def cue(self, example: Example) -> str:
-        """What of the input the target's numbers depend on."""
-        return ""
-
-    def source_limit(self, lengths: Lengths) -> int:
-        """How many tokens an input may have in this host: the asked-for length, or what its positions leave."""
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        return min(lengths.source, positions - self.reserved(lengths)) if positions else lengths.source
-
-    def reserved(self, lengths: Lengths) -> int:
-        """Positions that an input cannot have: those that the target takes, none where the decoder has its own."""
-        return 0
-
-    def prompts(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-        """Tensors for generation: ``input_ids``, ``attention_mask`` [B, S]."""
-        sources = [row.source for row in rows]
-        width = self.width(sources)
-        ids = self._padded(sources, self.pad, width, self.padding_side)
-        mask = self._padded([[1] * len(source) for source in sources], 0, width, self.padding_side)
-        return {"input_ids": ids, "attention_mask": mask}
-
-    def text(self, ids: Sequence[int] | Tensor) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()  # type: ignore[no-any-return]
-
     def _fit(self, text: str, read: Callable[[str], list[int]], limit: int, beginning: str) -> tuple[list[int], str]:
-        """What the host reads, and the text, or as much of its beginning as fits in. read: token ids of the whole
-        input around a text. beginning: of the input, for a message."""
+        """Token ids of the whole input, and the text, or as much of its beginning as fits in.
+
+        `read` gives the token ids of the whole input around a text; `beginning` is the input's, for a message.
+        """
         ids = read(text)
         while len(ids) > limit:
             # Drop as many of the text's tokens as there are too many. Tokens at the seams may merge differently
@@ -253,18 +345,21 @@ class Family(ABC):
             ids = read(text)
         return ids, text
 
-    def width(self, rows: Sequence[Sequence[int]]) -> int:
-        """How wide a batch of token ids is: as its rows, or, where they differ and have to be padded anyway, as the
-        longest of them, rounded up as far as the positions allow."""
-        longest = max(len(row) for row in rows)
-        if all(len(row) == longest for row in rows):
-            return longest
-        rounded = -(-longest // self.multiple) * self.multiple
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        return max(longest, min(rounded, positions)) if positions else rounded
+    def _prompts(self, rows: Sequence[Encoded]) -> Batch:
+        """The rows' inputs, padded."""
+        sources = [row.source for row in rows]
+        width = self.width(sources)
+        ids = self._padded(sources, self.pad, width, self.padding_side)
+        mask = self._padded([[1] * len(source) for source in sources], 0, width, self.padding_side)
+        return Batch({"input_ids": ids, "attention_mask": mask}, tuple(row.task for row in rows))
 
     @staticmethod
     def _padded(rows: Sequence[Sequence[int]], fill: int, width: int, side: str = "right") -> Tensor:
         if side == "left":
             return torch.tensor([[fill] * (width - len(row)) + list(row) for row in rows])
         return torch.tensor([list(row) + [fill] * (width - len(row)) for row in rows])
+
+
+def read_size(batch: Batch) -> tuple[int, int]:
+    """How many tokens a batch's inputs have, and how many with padding."""
+    return int(batch["attention_mask"].sum()), batch["input_ids"].numel()

@@ -1,45 +1,61 @@
-"""Hosts that write their answers: encoder-decoder and decoder-only."""
+"""Generative hosts: encoder-decoder and decoder-only."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, final
 
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from nacre.errors import DataError
 from nacre.functional.label_search import most_likely_labels
 from nacre.functional.losses import IGNORED
+from nacre.models.architectures import config_of
+from nacre.models.batch import Batch
 from nacre.models.chunks import chunked
 from nacre.models.conversations import Chat, Piece, check_conversations, without_oldest
-from nacre.models.families import Encoded, Family, Lengths, Tokenizer
+from nacre.models.families import Encoded, Family, Lengths, Tokenizer, read_size
 from nacre.models.label_passes import Reading, read_as_prompt, read_by_encoder, takes_tree
 from nacre.models.label_tree import Labels, LabelTree, tree_of
+from nacre.models.sampling import Sampling, SeededDraws
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example, Turn
 
-AT_ONCE = 2**26
+LOGITS_AT_ONCE = 2**26
 """How many logits a pass over all labels may make: a quarter of a GiB in float32."""
 
 
-class Writing(Family):
+class Generative(Family):
     """Families whose answers are written, greedily, token after token. They can learn every task, and learn nothing
-    themselves: all that is trained is the adapter's."""
+    themselves: all that is trained is the adapter's.
 
-    decoding = "free, greedy"
-    choosing = "of the task's labels, the one with the largest summed log-probability of tokens and end token"
-    writes = True
+    Attributes:
+        end: The token that ends an answer.
+    """
+
+    is_generative = True
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer) -> None:
-        super().__init__(model, tokenizer)
+        super().__init__(model, tokenizer, head=None)
         self.end = _end_token(model, tokenizer)
 
     @property
+    def decoding(self) -> str:
+        """Greedy."""
+        return "free, greedy"
+
+    @property
+    def label_decoding(self) -> str:
+        """By the labels' likelihoods."""
+        return "of the task's labels, the one with the largest summed log-probability of tokens and end token"
+
+    @property
     def pad(self) -> int:
+        """The tokenizer's, or its end token."""
         # Padding is always masked out, so that a tokenizer without a padding token can lend its end token.
         return self.end if self.tokenizer.pad_token_id is None else int(self.tokenizer.pad_token_id)
 
@@ -49,77 +65,30 @@ class Writing(Family):
 
     @abstractmethod
     def written(self, generated: Tensor, prompts: Tensor) -> Tensor:
-        """The newly written ids of ``generate``'s output. prompts: its ``input_ids``."""
+        """The newly written ids of `generate`'s output. prompts: its `input_ids`."""
 
     @abstractmethod
-    def reading(self, prompts: dict[str, Tensor], tree: LabelTree) -> Reading:
+    def reading(self, prompts: Batch, tree: LabelTree) -> Reading:
         """The batch, read once, with what may follow each node of the tree."""
 
-    def encode_target(self, example: Example, lengths: Lengths) -> tuple[int, ...]:
-        target = self.target_ids(example)
-        if not target or target[-1] != self.end:
-            target = [*target, self.end]
-        return tuple(target[: lengths.target])
-
-    def answers(self, prompts: Mapping[str, Tensor], max_new_tokens: int) -> list[str]:
-        with self.greedy(max_new_tokens) as settings:
-            generated = self.model.generate(**prompts, generation_config=settings)  # type: ignore[operator]
-        return [self.text(ids) for ids in self.written(generated, prompts["input_ids"])]
-
-    def choices(self, prompts: Mapping[str, Tensor], labels: Labels) -> list[int | None]:
-        """By the sum of log-probabilities of the label's tokens, its end token included. Not divided by their number:
-        that would be no probability, and would favour long labels whose ends are certain."""
-        tree = tree_of(labels)
-        chosen: list[int | None] = []
-        for part in self._parts(prompts, tree):
-            ids = part["input_ids"]
-            tokens, destinations = (table.to(ids.device) for table in tree.ways)
-            chosen += most_likely_labels(self.reading(part, tree), len(ids), tokens, destinations, len(labels)).tolist()
-        return chosen
-
-    def check(self, task: Task) -> None:
-        """Every task can be written."""
-
-    def prepare(self, tasks: Sequence[Task], seed: int, rehearsed: Collection[str] = ()) -> None:
-        """Nothing has to be opened."""
-
-    def parameters(self) -> tuple[nn.Parameter, ...]:
-        return ()
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
-    def values(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """There is nothing to take over or to forget."""
-
-    def _parts(self, prompts: Mapping[str, Tensor], tree: LabelTree) -> Iterator[dict[str, Tensor]]:
-        """The batch, or, where every label is a sequence of its own, parts of it that fit into memory."""
-        size, width = prompts["input_ids"].shape
-        if not takes_tree(self.model, tree, width):
-            steps = len(tree.labels) * max(map(len, tree.labels))
-            config: Any = self.model.config
-            size = max(1, AT_ONCE // (steps * int(config.vocab_size)))
-        for start in range(0, len(prompts["input_ids"]), size):
-            yield {name: tensor[start : start + size] for name, tensor in prompts.items()}
-
-    @property
-    def _ends(self) -> set[int]:
-        """The tokens at which generation stops."""
-        own: Any = self.model.generation_config
-        ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
-        return {self.end, *(end for end in ends if end is not None)}
+    def prompts(self, rows: Sequence[Encoded]) -> Batch:
+        """The rows' inputs, padded."""
+        return self._prompts(rows)
 
     @contextmanager
-    def greedy(self, max_new_tokens: int) -> Iterator[GenerationConfig]:
-        """Settings with which the model's ``generate`` writes greedily; inside, they are the model's own too."""
-        settings = self._greedy(max_new_tokens)
-        with _generation_settings(self.model, settings):
+    def generation(self, settings: GenerationConfig) -> Iterator[GenerationConfig]:
+        """Settings for the model's `generate`; inside, they are the model's own too: `generate` takes from those
+        whatever the ones it is given leave open, such as penalties for repetition or forced tokens."""
+        model: Any = self.model
+        own = model.generation_config
+        model.generation_config = settings
+        try:
             yield settings
+        finally:
+            model.generation_config = own
 
-    def _greedy(self, max_new_tokens: int) -> GenerationConfig:
+    def greedy(self, max_new_tokens: int) -> GenerationConfig:
+        """Settings to write greedily, at most so many tokens."""
         # Built anew: a host's own generation settings may sample, search beams or forbid repetition.
         own: Any = self.model.generation_config
         return GenerationConfig(
@@ -132,76 +101,163 @@ class Writing(Family):
             decoder_start_token_id=own.decoder_start_token_id,
         )
 
+    @final
+    def samples(self, prompts: Batch, sampling: Sampling, seeds: Sequence[int]) -> list[str]:
+        """Sampled answers to a batch that `prompts` made. See `Host.sample`.
 
-class EncoderDecoder(Writing):
+        Args:
+            prompts: On the model's device.
+            sampling: How tokens are drawn.
+            seeds: One for each row: its draws depend on nothing else.
+        """
+        draws = LogitsProcessorList([SeededDraws(sampling, seeds)])
+        with self.routed(prompts), self.generation(self.greedy(sampling.max_new_tokens)) as settings:
+            generated = self.model.generate(**prompts, generation_config=settings, logits_processor=draws)  # type: ignore[operator]
+        return [self.text(ids) for ids in self.written(generated, prompts["input_ids"])]
+
+    def _with_end(self, target: list[int], lengths: Lengths) -> tuple[int, ...]:
+        """A target with its end token, as long as a target may be."""
+        if not target or target[-1] != self.end:
+            target = [*target, self.end]
+        return tuple(target[: lengths.target])
+
+    def _answers(self, prompts: Batch, max_new_tokens: int) -> list[str]:
+        with self.generation(self.greedy(max_new_tokens)) as settings:
+            generated = self.model.generate(**prompts, generation_config=settings)  # type: ignore[operator]
+        return [self.text(ids) for ids in self.written(generated, prompts["input_ids"])]
+
+    def _passes(self, prompts: Batch, labels: Labels) -> Iterator[Batch]:
+        """The batch, or, where every label is a sequence of its own, parts of it that fit into memory."""
+        tree, size = tree_of(labels), prompts.size
+        if not takes_tree(self.model, tree, prompts["input_ids"].shape[1]):
+            steps = len(tree.labels) * max(map(len, tree.labels))
+            config: Any = self.model.config
+            size = max(1, LOGITS_AT_ONCE // (steps * int(config.vocab_size)))
+        for start in range(0, prompts.size, size):
+            yield prompts.rows(start, start + size)
+
+    def _classify(self, prompts: Batch, labels: Labels) -> list[int | None]:
+        """By the sum of log-probabilities of the label's tokens, its end token included. Not divided by their number:
+        that would be no probability, and would favor long labels whose ends are certain."""
+        tree, device = tree_of(labels), prompts["input_ids"].device
+        tokens, destinations = (table.to(device) for table in tree.continuations)
+        best = most_likely_labels(self.reading(prompts, tree), prompts.size, tokens, destinations, len(labels))
+        chosen: list[int | None] = best.tolist()
+        return chosen
+
+    @property
+    def _ends(self) -> set[int]:
+        """The tokens at which generation stops."""
+        own: Any = self.model.generation_config
+        ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+        return {self.end, *(end for end in ends if end is not None)}
+
+
+@final
+class EncoderDecoder(Generative):
     """T5, BART and their kin: the encoder reads the input, the decoder writes the target."""
 
     name = "encoder-decoder"
     padding_side = "right"
 
     def check(self, task: Task) -> None:
-        """Every answer can be written; text without a target is not learnt (span corruption is not there), nor are
-        conversations."""
+        """Check that the task has targets and no conversations."""
         if task.kind == "text":
             self.text_rows([], Lengths())
         if task.conversations:
             raise self.no_conversations()
 
     def source_ids(self, text: str) -> list[int]:
+        """Token ids of a text, its end token included."""
         return list(self.tokenizer(text)["input_ids"])
 
+    def encode(self, example: Example, lengths: Lengths) -> Encoded:
+        """Token ids of an input and its target."""
+        if example.turns:
+            raise self.no_conversations()
+        return self._encode_parts(example, lengths)
+
+    def encode_target(self, example: Example, lengths: Lengths) -> tuple[int, ...]:
+        """Token ids of the target and its end token."""
+        return self._with_end(self.target_ids(example), lengths)
+
+    def text_rows(self, texts: Sequence[str], lengths: Lengths, task: str = "") -> list[Encoded]:
+        """Text without a target is not learned: there is no span corruption."""
+        raise DataError(
+            f"Unlabeled text cannot be learned by an {self.name} host: take an encoder-only model (masked tokens) or a "
+            "decoder-only one (next tokens)."
+        )
+
+    def cue(self, example: Example) -> str:
+        """A target's tokens depend on nothing else."""
+        return ""
+
+    def reserved(self, lengths: Lengths) -> int:
+        """None: the decoder has positions of its own."""
+        return 0
+
     def target_ids(self, example: Example) -> list[int]:
+        """Token ids of the target alone."""
         return list(self.tokenizer(text_target=example.target)["input_ids"])
 
-    def batch(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+    def batch(self, rows: Sequence[Encoded]) -> Batch:
+        """Also `decoder_input_ids` [B, T]: the labels, one step late."""
         # Not rounded up: a label is a few tokens, and the decoder would write twice as many for nothing.
         labels = self._padded([row.target for row in rows], IGNORED, max(len(row.target) for row in rows))
         # The decoder reads the target one step late, behind its start token; the model knows how (T5 and BART differ).
         shifted = self.model.prepare_decoder_input_ids_from_labels(labels=labels)  # type: ignore[operator]
-        return {**self.prompts(rows), "decoder_input_ids": shifted, "labels": labels}
+        return self.prompts(rows).extended(decoder_input_ids=shifted, labels=labels)
 
-    def size(self, batch: Mapping[str, Tensor]) -> tuple[int, int]:
-        read, with_padding = super().size(batch)
+    def size(self, batch: Batch) -> tuple[int, int]:
+        """Tokens of inputs and targets."""
+        read, with_padding = read_size(batch)
         return read + int((batch["labels"] != IGNORED).sum()), with_padding + batch["labels"].numel()
 
-    def predictions(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _predictions(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         return model(**inputs, use_cache=False).logits, batch["labels"]
 
     def written(self, generated: Tensor, prompts: Tensor) -> Tensor:
+        """All of it: the decoder's tokens."""
         return generated
 
-    def reading(self, prompts: dict[str, Tensor], tree: LabelTree) -> Reading:
+    def reading(self, prompts: Batch, tree: LabelTree) -> Reading:
+        """By the encoder, once."""
         own: Any = self.model.generation_config
         start = own.bos_token_id if own.decoder_start_token_id is None else own.decoder_start_token_id
         return read_by_encoder(self.model, prompts, tree, start)
 
 
-class DecoderOnly(Writing):
-    """Llama, GPT-2 and their kin: the target continues the input, and only it is learnt."""
+@final
+class DecoderOnly(Generative):
+    """Llama, GPT-2 and their kin: the target continues the input, and only it is learned."""
 
     name = "decoder-only"
     padding_side = "left"
 
     def check(self, task: Task) -> None:
-        """Every task can be written; conversations need a chat template that takes them."""
+        """Check that the chat template takes the task's conversations; every other task can be learned."""
         if task.conversations:
             check_conversations(Chat(self.tokenizer), task)
 
     def encode(self, example: Example, lengths: Lengths) -> Encoded:
-        return self._conversation(example, lengths) if example.turns else super().encode(example, lengths)
+        """Token ids of an input and its target, or of a conversation."""
+        return self._conversation(example, lengths) if example.turns else self._encode_parts(example, lengths)
 
     def encode_target(self, example: Example, lengths: Lengths) -> tuple[int, ...]:
+        """Token ids of the target, behind its cue, and its end token."""
         if not example.turns:
-            return super().encode_target(example, lengths)
-        return self._last_answer(self._said(example, example.turns)[1][-1], lengths)
+            return self._with_end(self.target_ids(example), lengths)
+        return self._last_answer(self._pieces(example, example.turns)[1][-1], lengths)
 
     def source_ids(self, text: str) -> list[int]:
+        """Token ids of a text that goes on."""
         ids = list(self.tokenizer(text)["input_ids"])
         # Some tokenizers close every text with an end token; a prompt must stay open.
         return ids[:-1] if len(ids) > 1 and ids[-1] == self.end else ids
 
     def target_ids(self, example: Example) -> list[int]:
+        """Token ids of the target, behind its cue."""
         # Tokenized behind the cue, so that the answer's first token is the one that a text would have there.
         cue = self.cue(example)
         # One space joins them, unless either brings white space of its own (TRL's completions begin with it).
@@ -211,51 +267,61 @@ class DecoderOnly(Writing):
             return whole[len(prompt) :]
         return list(self.tokenizer(joint + example.target, add_special_tokens=False)["input_ids"])
 
-    def text_rows(self, texts: Sequence[str], lengths: Lengths) -> list[Encoded]:
+    def text_rows(self, texts: Sequence[str], lengths: Lengths, task: str = "") -> list[Encoded]:
         """Every token of a chunk but its first is to be predicted from those before it."""
         limit = min(lengths.source, getattr(self.model.config, "max_position_embeddings", lengths.source))
         chunks = chunked([list(self.tokenizer(text)["input_ids"]) for text in texts], limit)
-        return [Encoded(chunk[:1], chunk[1:], truncated=False) for chunk in chunks]
+        return [Encoded(chunk[:1], chunk[1:], truncated=False, task=task) for chunk in chunks]
 
     def reserved(self, lengths: Lengths) -> int:
+        """Those that the target takes."""
         return lengths.target
 
-    def batch(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+    def batch(self, rows: Sequence[Encoded]) -> Batch:
+        """`input_ids` [B, S] hold inputs and targets."""
         whole = [row.source + row.target for row in rows]
         width = self.width(whole)
-        return {
+        tensors = {
             "input_ids": self._padded(whole, self.pad, width),
             "attention_mask": self._padded([[1] * len(ids) for ids in whole], 0, width),
             "labels": self._padded([_to_be_written(row) for row in rows], IGNORED, width),
         }
+        return Batch(tensors, tuple(row.task for row in rows))
 
-    def predictions(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def size(self, batch: Batch) -> tuple[int, int]:
+        """Tokens of inputs and targets."""
+        return read_size(batch)
+
+    def _predictions(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
         return output.logits[:, :-1], batch["labels"][:, 1:]
 
     def written(self, generated: Tensor, prompts: Tensor) -> Tensor:
+        """What stands behind the prompts."""
         return generated[:, prompts.shape[1] :]
 
     def cue(self, example: Example) -> str:
+        """What stands in front of the target."""
         return repr(example.turns) if example.turns else example.after or example.text
 
-    def reading(self, prompts: dict[str, Tensor], tree: LabelTree) -> Reading:
+    def reading(self, prompts: Batch, tree: LabelTree) -> Reading:
+        """As a cached prompt, once."""
         return read_as_prompt(self.model, prompts, tree)
 
     def _conversation(self, example: Example, lengths: Lengths) -> Encoded:
-        """Token ids of a conversation. One that is too long loses its oldest answers first, each with what led to it,
-        and then the end of what was said last; the last answer, which is the target, always stays."""
+        """Token ids of a conversation. One that is too long loses its oldest answers first, each with the turns that
+        led to it, and then the end of its last turn; the last answer, which is the target, always stays."""
         limit, turns = self.source_limit(lengths), example.turns
-        pieces, ids = self._said(example, turns)
+        pieces, ids = self._pieces(example, turns)
         while _size(ids[:-1]) > limit and (fewer := without_oldest(turns)) != turns:
             turns = fewer
-            pieces, ids = self._said(example, turns)
+            pieces, ids = self._pieces(example, turns)
         if _size(ids[:-1]) > limit:
             *before, last = turns
 
             def read(text: str) -> list[int]:
                 nonlocal pieces, ids
-                pieces, ids = self._said(example, (*before, last._replace(content=text)))
+                pieces, ids = self._pieces(example, (*before, last._replace(content=text)))
                 return list(chain.from_iterable(ids[:-1]))
 
             _, text = self._fit(last.content, read, limit, pieces[0].text)
@@ -263,7 +329,7 @@ class DecoderOnly(Writing):
         source: list[int] = []
         earlier: list[int] = []
         for piece, part in zip(pieces[:-1], ids[:-1], strict=True):
-            if piece.learnt:
+            if piece.learned:
                 earlier += range(len(source), len(source) + len(part))
             source += part
         return Encoded(
@@ -274,10 +340,10 @@ class DecoderOnly(Writing):
             task=example.task,
         )
 
-    def _said(self, example: Example, turns: tuple[Turn, ...]) -> tuple[list[Piece], list[list[int]]]:
+    def _pieces(self, example: Example, turns: tuple[Turn, ...]) -> tuple[list[Piece], list[list[int]]]:
         """A conversation of these turns and the example's target in pieces, and the token ids of each."""
         chat = Chat(self.tokenizer)
-        pieces = chat.pieces([*turns, Turn("assistant", example.target, learnt=True)])
+        pieces = chat.pieces([*turns, Turn("assistant", example.target, learned=True)])
         return pieces, chat.tokens(pieces)
 
     def _last_answer(self, ids: Sequence[int], lengths: Lengths) -> tuple[int, ...]:
@@ -287,7 +353,7 @@ class DecoderOnly(Writing):
 
 
 def _to_be_written(row: Encoded) -> list[int]:
-    """Token by token of a row, itself or, where it is only read, ``IGNORED``."""
+    """Token by token of a row, itself or, where it is only read, `IGNORED`."""
     labels = [IGNORED] * len(row.source)
     for place in row.earlier:
         labels[place] = row.source[place]
@@ -298,22 +364,10 @@ def _size(parts: Sequence[Sequence[int]]) -> int:
     return sum(map(len, parts))
 
 
-@contextmanager
-def _generation_settings(model: Any, settings: GenerationConfig) -> Iterator[None]:
-    """Let the model's own settings be these: ``generate`` takes from them whatever the ones it is given leave open,
-    such as penalties for repetition or forced tokens."""
-    own = model.generation_config
-    model.generation_config = settings
-    try:
-        yield
-    finally:
-        model.generation_config = own
-
-
 def _end_token(model: nn.Module, tokenizer: Tokenizer) -> int:
     if tokenizer.eos_token_id is not None:
         return int(tokenizer.eos_token_id)
-    end = model.config.eos_token_id  # type: ignore[union-attr]
+    end = config_of(model).eos_token_id
     if isinstance(end, int):
         return end
     raise DataError(

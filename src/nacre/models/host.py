@@ -3,31 +3,57 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from nacre.errors import ModelError
+from nacre.models.architectures import config_of, model_types_of
+from nacre.models.batch import Batch
+from nacre.models.classification_head import ClassificationHead, HeadKind
 from nacre.models.classifier import Classifier
-from nacre.models.encoder_only import ENCODERS, EncoderOnly, is_encoder
+from nacre.models.encoder_only import EncoderOnly, is_encoder
 from nacre.models.families import Encoded, Family, Tokenizer
-from nacre.models.generative import DecoderOnly, EncoderDecoder
+from nacre.models.generative import DecoderOnly, EncoderDecoder, Generative
 from nacre.models.label_tree import Labels
-from nacre.models.masked_lm import has_token_head, token_head_of
+from nacre.models.mlm_head import has_mlm_head, mlm_head_of
+from nacre.models.sampling import Sampling
+from nacre.seeds import derive
+
+_CLAIMED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""By body: who learns in it. Beside the hosts, because several may hold one model."""
 
 
 class Host:
-    """model: a Hugging Face model with a generating head, or an encoder without pooler, bare or with its masked-LM
-    head, on its device.
-    name: what the user called it.
+    """A pretrained model, its tokenizer and its family.
 
-    ``model`` is what is run and learns; ``body`` is what was pretrained, and where adapters are placed. They differ in
-    encoder-only hosts, where the model is a ``Classifier`` around the body.
+    `model` is what is run and learns; `body` is what was pretrained, and where adapters are placed. They differ in
+    encoder-only hosts, where the model is a `Classifier` around the body.
+
+    Attributes:
+        name: What the user called it.
+        folder: Where it was loaded from; None if not from a folder.
+        family: How text becomes tensors and tensors become answers here.
+        model: What is run.
+        tokenizer: The model's.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer, name: str = "", folder: Path | None = None) -> None:
+        """A host of a model that is already loaded.
+
+        Args:
+            model: A Hugging Face model with a language-model head, or an encoder without pooler, bare or with its
+                masked-LM head, on its device.
+            tokenizer: Its tokenizer.
+            name: What to call it; by default what its configuration says.
+            folder: Where it lies.
+
+        Raises:
+            ModelError: If there is no family for it.
+        """
         self.name = name or str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
         self.folder = folder
         self.family = _family(model, tokenizer)
@@ -36,41 +62,124 @@ class Host:
 
     @property
     def body(self) -> nn.Module:
+        """What was pretrained, and where adapters are placed."""
         return self.model.encoder if isinstance(self.model, Classifier) else self.model
 
     @property
     def device(self) -> torch.device:
+        """Where the model is."""
         return next(self.model.parameters()).device
 
     @property
     def fingerprint(self) -> str:
-        """Which weights these are: sha256 over the pretrained tensors' names and bytes as they are now."""
+        """Which weights these are: `fingerprint_of` the pretrained tensors as they are now."""
+        return self.fingerprint_of(self.body.state_dict())
+
+    @staticmethod
+    def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
+        """sha256 over the tensors' names, types, shapes and bytes."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.body.state_dict().items()):
+        for name, tensor in sorted(tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
+    def claim(self, name: str) -> None:
+        """Note that a learner learns in this model.
+
+        Args:
+            name: What to call the learner, such as its method's name.
+
+        Raises:
+            ModelError: If another one does already, be it by another host.
+        """
+        if (other := _CLAIMED.get(self.body)) is not None:
+            raise ModelError(f"This model already carries a learner ({other}): call its remove() first.")
+        _CLAIMED[self.body] = name
+
+    def release(self) -> None:
+        """Note that no learner learns in this model any more."""
+        _CLAIMED.pop(self.body, None)
+
+    def use_head(self, kind: HeadKind) -> ClassificationHead | None:
+        """The classification head, switched to this kind and without anything learned; None where answers are written.
+
+        Raises:
+            ModelError: If a head for each task is wanted of a generative host.
+        """
+        head = self.family.head
+        if head is not None:
+            head.use(kind)
+            head.load({}, {})
+        elif kind != "growing":
+            raise ModelError(
+                f"head={kind}: an {self.family.name} host writes its answers and has no head to choose them by. Take "
+                "an encoder-only model, or leave 'head' at growing."
+            )
+        return head
+
+    def on_device(self, batch: Batch) -> Batch:
+        """A batch of the family's, where the model is."""
+        return batch.to(self.device)
+
     @torch.inference_mode()
     def write(self, rows: Sequence[Encoded], max_new_tokens: int) -> list[str]:
-        """Answers to the rows' inputs, one batch: greedy, at most ``max_new_tokens`` tokens each; of an encoder-only
+        """Answers to the rows' inputs, one batch: greedy, at most `max_new_tokens` tokens each; of an encoder-only
         host, labels."""
-        return self.family.answers(self._prompts(rows), max_new_tokens)
+        return self.family.answers(self.on_device(self.family.prompts(rows)), max_new_tokens)
 
     @torch.inference_mode()
-    def choose(self, rows: Sequence[Encoded], labels: Labels) -> list[int | None]:
-        """The number of the most likely label for each row; None where the host knows none of them."""
-        return self.family.choices(self._prompts(rows), labels)
+    def sample(
+        self,
+        rows: Sequence[Encoded],
+        count: int,
+        *,
+        seeds: Sequence[int],
+        max_new_tokens: int,
+        top_k: int | None = None,
+        temperature: float = 1.0,
+    ) -> list[list[str]]:
+        """Sampled answers to the rows' inputs, one batch of `count` sequences a row.
 
-    def _prompts(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-        return {name: tensor.to(self.device) for name, tensor in self.family.prompts(rows).items()}
+        Number j of a row's answers is drawn from the row's seed and j alone. So it is the same however the rows are cut
+        into batches, and whether earlier rows were sampled in this process or in one that stopped.
+
+        Args:
+            rows: Their sources are what is answered.
+            count: How many answers a row gets.
+            seeds: One for each row, such as `derive(seed, "pseudo-samples", task, number)`.
+            max_new_tokens: At most so many tokens an answer.
+            top_k: Among so many most likely tokens each is drawn; None: among all.
+            temperature: The logits are divided by it.
+
+        Returns:
+            Each row's answers.
+
+        Raises:
+            ModelError: If the host does not write, or a setting has no meaning.
+        """
+        if not isinstance(self.family, Generative):
+            raise ModelError(
+                f"'{self.name}' is {self.family.name} and cannot write samples: take an encoder-decoder or a "
+                "decoder-only model."
+            )
+        sampling = Sampling(max_new_tokens, top_k, temperature)
+        prompts = self.on_device(self.family.prompts([row for row in rows for _ in range(count)]))
+        own = [derive(seed, "sample", number) for _, seed in zip(rows, seeds, strict=True) for number in range(count)]
+        texts = self.family.samples(prompts, sampling, own)
+        return [texts[start : start + count] for start in range(0, len(texts), count)]
+
+    @torch.inference_mode()
+    def classify(self, rows: Sequence[Encoded], labels: Labels) -> list[int | None]:
+        """The number of the most likely label for each row; None where the host knows none of them."""
+        return self.family.classify(self.on_device(self.family.prompts(rows)), labels)
 
 
 def _family(model: nn.Module, tokenizer: Tokenizer) -> Family:
     if isinstance(model, Classifier):
         return EncoderOnly(model, tokenizer)
-    if is_encoder(model.config) and has_token_head(model):
-        return EncoderOnly(Classifier(model.base_model, token_head_of(model, pretrained=True)), tokenizer)  # type: ignore[arg-type]
+    if is_encoder(model.config) and has_mlm_head(model):
+        return EncoderOnly(Classifier(model.base_model, mlm_head_of(model, pretrained=True)), tokenizer)  # type: ignore[arg-type]
     if is_encoder(model.config) and getattr(model, "base_model", None) is model:
         if getattr(model, "pooler", None) is not None:
             raise ModelError(
@@ -79,9 +188,9 @@ def _family(model: nn.Module, tokenizer: Tokenizer) -> Family:
             )
         return EncoderOnly(Classifier(model), tokenizer)
     if not hasattr(model, "generate") or not getattr(model, "can_generate", lambda: False)():
+        encoders = ", ".join(model_types_of("encoder-only"))
         raise ModelError(
             f"{type(model).__name__} cannot write text: nacre needs an encoder-decoder or a decoder-only model with "
-            f"its language-model head, or an encoder ({', '.join(ENCODERS)}), bare or with its masked-LM head."
+            f"its language-model head, or an encoder ({encoders}), bare or with its masked-LM head."
         )
-    encoder_decoder = bool(model.config.is_encoder_decoder)  # type: ignore[union-attr]
-    return EncoderDecoder(model, tokenizer) if encoder_decoder else DecoderOnly(model, tokenizer)
+    return EncoderDecoder(model, tokenizer) if config_of(model).is_encoder_decoder else DecoderOnly(model, tokenizer)

@@ -1,4 +1,4 @@
-"""What a model says may follow each node of a tree of labels, every example being read only once.
+"""Logits of the tokens that may follow each node of a tree of labels, reading every example only once.
 
 Where an architecture takes an attention mask of its own exactly, the whole tree is one sequence: each node sees its
 ancestors, and its position is its depth. Elsewhere every label is a sequence, behind the same encoder output or the
@@ -15,16 +15,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from nacre.models.architectures import architecture_of, config_of
+from nacre.models.batch import Batch
 from nacre.models.label_tree import LabelTree
-
-RELATIVE = ("t5", "mt5")
-"""Encoder-decoder architectures whose first decoder layer makes the position biases of all, by distance."""
-
-LEARNED = ("bart", "mbart")
-"""Encoder-decoder architectures that add learnt positions to the decoder's embeddings, by index."""
-
-CONTINUING = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neo", "gpt_neox")
-"""Decoder-only architectures that take positions and a mask for each query, also behind a cache."""
 
 MASKED = ("sdpa", "eager")
 """Attention implementations that add a mask of [B, heads, queries, keys] to the scores."""
@@ -36,25 +29,33 @@ output layer."""
 
 
 def takes_tree(model: nn.Module, tree: LabelTree, width: int) -> bool:
-    """Whether the model computes a tree exactly as it computes its branches. width: of the inputs."""
-    config: Any = model.config
-    if config._attn_implementation not in MASKED:
+    """Whether the model computes a tree exactly as it computes its branches.
+
+    Args:
+        model: The host's.
+        tree: Of the labels.
+        width: Tokens of the inputs.
+    """
+    config = config_of(model)
+    architecture = architecture_of(config)
+    if architecture is None or architecture.label_tree is None or config._attn_implementation not in MASKED:
         return False
-    if config.is_encoder_decoder:
-        return config.model_type in RELATIVE or (
-            config.model_type in LEARNED and len(tree.nodes) <= int(config.max_position_embeddings)
-        )
+    nodes = len(tree.nodes)
+    if architecture.label_tree != "continuing":
+        return architecture.label_tree == "relative" or nodes <= int(config.max_position_embeddings)
     # A window counts tokens by index, and a tree puts other labels' tokens in between.
-    windows = [getattr(config, "sliding_window", None)]
-    if config.model_type == "gpt_neo":  # its own causal mask, by index, has so many columns
-        local = "local" in config.attention_layers
-        windows = [config.max_position_embeddings + 1, config.window_size if local else None]
-    length = width + len(tree.nodes)
-    return config.model_type in CONTINUING and all(window is None or length < window for window in windows)
+    return all(window is None or width + nodes < window for window in architecture.windows(config))
 
 
-def read_by_encoder(model: Any, prompts: dict[str, Tensor], tree: LabelTree, start: int) -> Reading:
-    """prompts: ``input_ids`` and ``attention_mask``, [B, S]. start: the token that the decoder begins with."""
+def read_by_encoder(model: Any, prompts: Batch, tree: LabelTree, start: int) -> Reading:
+    """Read a batch by the encoder.
+
+    Args:
+        model: An encoder-decoder model.
+        prompts: `input_ids` and `attention_mask`, [B, S].
+        tree: Of the labels.
+        start: The token that the decoder begins with.
+    """
     mask = prompts["attention_mask"]
     memory = model.get_encoder()(**prompts).last_hidden_state  # [B, S, d]
 
@@ -76,9 +77,14 @@ def read_by_encoder(model: Any, prompts: dict[str, Tensor], tree: LabelTree, sta
     return _at_nodes(logits, tree)
 
 
-def read_as_prompt(model: Any, prompts: dict[str, Tensor], tree: LabelTree) -> Reading:
-    """prompts: ``input_ids`` and ``attention_mask``, [B, S], padded on the left. The last token of each is the tree's
-    first node."""
+def read_as_prompt(model: Any, prompts: Batch, tree: LabelTree) -> Reading:
+    """Read a batch as a cached prompt, whose last token is the tree's first node.
+
+    Args:
+        model: A decoder-only model.
+        prompts: `input_ids` and `attention_mask`, [B, S], padded on the left.
+        tree: Of the labels.
+    """
     ids, mask = prompts["input_ids"], prompts["attention_mask"]
     device, (size, width) = ids.device, ids.shape
     cache = DynamicCache(config=model.config)
@@ -119,6 +125,12 @@ def read_as_prompt(model: Any, prompts: dict[str, Tensor], tree: LabelTree) -> R
     return _at_nodes(logits, tree)
 
 
+def _adds_positions(model: Any) -> bool:
+    """Whether learned positions are added to the decoder's embeddings. BART does so; it also has a bias of logits."""
+    architecture = architecture_of(model.config)
+    return architecture is not None and architecture.label_tree == "learned"
+
+
 def _tree_inputs(model: Any, tree: LabelTree, start: int, memory: Tensor) -> dict[str, Tensor]:
     """The decoder's inputs [B, N, ...] and its mask.
 
@@ -128,7 +140,7 @@ def _tree_inputs(model: Any, tree: LabelTree, start: int, memory: Tensor) -> dic
     decoder = model.get_decoder()
     ids = torch.cat([torch.tensor([start]), tree.tokens]).to(memory.device).expand(len(memory), -1)
     depths, sees = tree.depths.to(memory.device), tree.ancestors.to(memory.device)
-    if model.config.model_type in LEARNED:
+    if _adds_positions(model):
         positions = decoder.embed_positions
         table = positions.weight[positions.offset :]
         moved = decoder.embed_tokens(ids) + (table[depths] - table[: len(depths)])
@@ -154,8 +166,8 @@ def _output_layer(model: Any, states: Tensor) -> Reading:
         chosen = states[rows, nodes]
         if getattr(model.config, "scale_decoder_outputs", False):  # T5 with tied embeddings
             chosen = chosen * model.config.d_model**-0.5
-        found: Tensor = model.get_output_embeddings()(chosen)
-        return found + model.final_logits_bias if model.config.model_type in LEARNED else found
+        scores: Tensor = model.get_output_embeddings()(chosen)
+        return scores + model.final_logits_bias if _adds_positions(model) else scores
 
     return logits
 
@@ -163,10 +175,10 @@ def _output_layer(model: Any, states: Tensor) -> Reading:
 def _at_nodes(logits: Tensor, tree: LabelTree) -> Reading:
     """From every label's logits at every step, [B * labels, steps, V]."""
     by_label = logits.view(-1, len(tree.labels), *logits.shape[1:])
-    places = tree.places.to(logits.device)
+    positions = tree.positions.to(logits.device)
 
     def at(rows: Tensor, nodes: Tensor) -> Tensor:
-        label, step = places[nodes].unbind(-1)
+        label, step = positions[nodes].unbind(-1)
         return by_label[rows, label, step]
 
     return at

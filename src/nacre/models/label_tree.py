@@ -1,4 +1,4 @@
-"""Label strings as a tree of shared beginnings, so that a model need read each beginning only once."""
+"""Label strings as a tree of shared prefixes, so that a model need read each prefix only once."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ Labels = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class LabelTree:
-    """Labels, token by token. Every beginning of a label that something follows is a node; node 0 is nothing written
-    yet, and parents come before their children. A label's last token leads nowhere, so that it needs no node."""
+    """Labels, token by token. Every proper prefix of a label is a node; node 0 is the empty one, and parents come
+    before their children. A label's last token leads nowhere, so that it needs no node.
+
+    Attributes:
+        labels: Each label's tokens.
+    """
 
     labels: Labels
 
     @cached_property
     def nodes(self) -> tuple[tuple[int, ...], ...]:
-        """What has been written, node by node."""
+        """The prefix of each of the N nodes."""
         return tuple(dict.fromkeys(label[:length] for label in self.labels for length in range(len(label))))
 
     @cached_property
     def number(self) -> dict[tuple[int, ...], int]:
+        """The node of each prefix."""
         return {written: number for number, written in enumerate(self.nodes)}
 
     @cached_property
@@ -44,11 +49,13 @@ class LabelTree:
         return torch.tensor([[node[: len(other)] == other for other in self.nodes] for node in self.nodes])
 
     @cached_property
-    def ways(self) -> tuple[Tensor, Tensor]:
-        """What may follow each node, and where that leads: tokens and destinations, [N, ways].
+    def continuations(self) -> tuple[Tensor, Tensor]:
+        """Which tokens may follow each node, and where they lead.
 
-        A destination below N is a node, from there on a label, which ends so; the last one, behind all labels, is
-        nowhere, for nodes with fewer ways than others.
+        Returns:
+            Tokens and destinations, [N, continuations] each. A destination below N is a node, from there on a label
+            that is complete with the token; the last one, behind all labels, is nowhere, for nodes with fewer
+            continuations than others.
         """
         follow: list[list[tuple[int, int]]] = [[] for _ in self.nodes]
         ends = [(label, len(self.nodes) + index) for index, label in enumerate(self.labels)]
@@ -56,17 +63,17 @@ class LabelTree:
             follow[self.number[written[:-1]]].append((written[-1], destination))
         nowhere = (0, len(self.nodes) + len(self.labels))
         most = max(map(len, follow))
-        table = torch.tensor([found + [nowhere] * (most - len(found)) for found in follow])
+        table = torch.tensor([pairs + [nowhere] * (most - len(pairs)) for pairs in follow])
         return table[..., 0], table[..., 1]
 
     @cached_property
-    def places(self) -> Tensor:
-        """A label that begins with the node, and how far it has come there, [N, 2]."""
-        found = {label[:step]: (index, step) for index, label in enumerate(self.labels) for step in range(len(label))}
-        return torch.tensor([found[node] for node in self.nodes])
+    def positions(self) -> Tensor:
+        """A label that begins with the node's prefix, and the prefix's length, [N, 2]."""
+        seen = {label[:step]: (index, step) for index, label in enumerate(self.labels) for step in range(len(label))}
+        return torch.tensor([seen[node] for node in self.nodes])
 
     def beginnings(self, first: int) -> Tensor:
-        """Every label without its last token, behind ``first``, filled up to one length with it, [labels, steps]."""
+        """Every label without its last token, behind `first`, filled up to one length with it, [labels, steps]."""
         rows = [[first, *label[:-1]] for label in self.labels]
         width = max(map(len, rows))
         return torch.tensor([row + [first] * (width - len(row)) for row in rows])

@@ -1,4 +1,4 @@
-"""A host from a folder, a Hugging Face name, or ``demo`` for the model that comes with the package."""
+"""A host from a folder, a Hugging Face name, or `demo` for the model that comes with the package."""
 
 from __future__ import annotations
 
@@ -18,26 +18,24 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from nacre.errors import ModelError
-from nacre.models.encoder_only import ENCODERS, is_encoder
+from nacre.models.architectures import dropout_settings_of, model_types_of
+from nacre.models.encoder_only import is_encoder
 from nacre.models.host import Host
-from nacre.models.masked_lm import missing_head
+from nacre.models.mlm_head import lacks_mlm_head
 
 DEMO = "demo"
 
 
-DROPOUTS = (
-    "dropout", "dropout_rate", "attention_dropout", "activation_dropout", "hidden_dropout_prob",
-    "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop", "resid_dropout", "embed_dropout",
-    "hidden_dropout",
-)  # fmt: skip
-"""What configurations call the dropout of their layers."""
-
-
 def load_host(name: str, dtype: torch.dtype = torch.float32, dropout: float | None = None) -> Host:
-    """Load model and tokenizer. dtype: of the weights; float32 unless said, whatever the file was stored in.
-    dropout: of all the model's own layers in training; None: what its configuration says.
+    """Load model and tokenizer.
 
-    Raises ``ModelError`` if there is no such model, no config, or no family for its architecture.
+    Args:
+        name: A folder, a Hugging Face name, or `demo`.
+        dtype: Of the weights, whatever type the file stores.
+        dropout: Of all the model's own layers in training; None: what its configuration says.
+
+    Raises:
+        ModelError: If there is no such model, no config, or no family for its architecture.
     """
     # Loading takes a second and is followed by nacre's own lines; another library's bar between them only confuses.
     transformers_logging.disable_progress_bar()
@@ -49,9 +47,8 @@ def load_host(name: str, dtype: torch.dtype = torch.float32, dropout: float | No
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ModelError(f"Model '{name}' cannot be read: {_first_line(error)}") from None
-    for setting in DROPOUTS if dropout is not None else ():
-        if hasattr(config, setting):
-            setattr(config, setting, dropout)
+    for setting in dropout_settings_of(config) if dropout is not None else ():
+        setattr(config, setting, dropout)
     if config.is_encoder_decoder and type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         loader = AutoModelForSeq2SeqLM
     elif is_encoder(config):
@@ -61,15 +58,15 @@ def load_host(name: str, dtype: torch.dtype = torch.float32, dropout: float | No
     else:
         raise ModelError(
             f"Model '{name}' ({config.model_type}) is neither encoder-decoder nor decoder-only, nor one of the "
-            f"encoders that nacre knows ({', '.join(ENCODERS)})."
+            f"encoders that nacre knows ({', '.join(model_types_of('encoder-only'))})."
         )
     try:
-        model, found = loader.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True)
+        model, loading = loader.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"Model '{name}' cannot be loaded: {_first_line(error)}") from None
     model.eval()
-    if loader is AutoModelForMaskedLM and missing_head(model, found["missing_keys"]):
+    if loader is AutoModelForMaskedLM and lacks_mlm_head(model, loading["missing_keys"]):
         model = model.base_model  # transformers has drawn a head of its own, another one every time
     return Host(model, tokenizer, name=name, folder=folder)
 

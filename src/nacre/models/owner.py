@@ -42,11 +42,11 @@ class Owner(Protocol):
         ...
 
     def values(self) -> dict[str, Any]:
-        """Plain values (JSON) that say what ``tensors`` are, such as slots or class names."""
+        """Plain values (JSON) that say what `tensors` are, such as slots or class names."""
         ...
 
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Take over what ``tensors`` and ``values`` gave, bit for bit. From two empty mappings: forget everything.
+        """Take over what `tensors` and `values` gave, bit for bit. From two empty mappings: forget everything.
 
         Raises:
             CheckpointError: If they do not fit this host and method.
@@ -58,7 +58,7 @@ class Owner(Protocol):
         ...
 
     def remove(self) -> None:
-        """Give the host back as it was before this owner came, bit for bit, every ``requires_grad`` included."""
+        """Give the host back as it was before this owner came, bit for bit, every `requires_grad` included."""
         ...
 
 

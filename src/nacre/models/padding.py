@@ -6,13 +6,17 @@ from collections.abc import Sequence
 
 
 def least_padding(lengths: Sequence[int], worth: int) -> list[slice]:
-    """The cut of rows in order of their length that has the least padded tokens + ``worth`` * batches.
+    """The cut of rows in order of their length that has the least padded tokens + `worth` * batches.
 
-    lengths: in ascending order. worth: tokens of padding that are worth one batch more. Rows of one length stay
-    together. Returns one slice a batch, in order.
+    Rows of one length stay together. By dynamic programming over the indices where the length changes: best(end) is
+    the least over the start of the last batch.
 
-    By dynamic programming over the places where the length changes: best(end) is the least over the start of the last
-    batch.
+    Args:
+        lengths: The rows', in ascending order.
+        worth: Cut further wherever one more batch saves more than this many tokens of padding.
+
+    Returns:
+        One slice a batch, in order.
     """
     bounds = [0, *(i for i in range(1, len(lengths)) if lengths[i] != lengths[i - 1]), len(lengths)]
     best, first = [0], [0]  # for the rows before each bound: the cost, and where their last batch starts

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from nacre.method import Method, modifier
-from nacre.parts.copy_start import CopyStart
+from nacre.parts.start import CopyStart
 
 
 @modifier

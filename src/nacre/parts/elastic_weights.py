@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,26 @@ from nacre.errors import RecipeError
 from nacre.functional.fisher import divided_by_mean, drawn_labels, mean_squared_gradients
 from nacre.functional.losses import token_loss_sum
 from nacre.functional.penalties import elastic
-from nacre.parts.part import Learner
-from nacre.parts.penalty import Penalty, check_not_negative
-from nacre.per_task import PerTask, value_of
+from nacre.parts.part import Learner, Penalty
+from nacre.per_task import PerTask, check_not_negative
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
+
+
+@dataclass(frozen=True)
+class ElasticState:
+    """Where earlier tasks ended, and how much they depend on it.
+
+    Attributes:
+        fisher: By the name of a trained parameter, F; one mapping for all tasks (``online``), or one for each.
+        anchor: theta*, likewise.
+        examples: How many rows each task's Fisher is a mean of.
+    """
+
+    fisher: list[dict[str, Tensor]]
+    anchor: list[dict[str, Tensor]]
+    examples: list[int]
 
 
 @dataclass(frozen=True)
@@ -35,9 +49,10 @@ class ElasticWeights(Penalty):
     mode: ``online``: F <- decay * F + F_t, and theta* is where the last task ended; ``separate``: an F and a theta* for
     each task, and the penalties are summed.
 
-    State: ``fisher/NAME`` and ``anchor/NAME`` for every trained parameter (``separate``: ``1/fisher/NAME`` for the
-    first task, and so on), and ``examples``, how many rows each task's Fisher is a mean of.
+    State: `ElasticState`.
     """
+
+    State: ClassVar[type[ElasticState]] = ElasticState
 
     strength: PerTask = 400.0
     mode: Literal["online", "separate"] = "online"
@@ -55,6 +70,10 @@ class ElasticWeights(Penalty):
         if self.mode == "separate" and self.decay != 1:
             raise RecipeError(f"decay: {self.decay} has no meaning with mode 'separate', which sums no Fishers.")
 
+    @property
+    def needs_boundaries(self) -> bool:
+        return True
+
     def objection(self, adapter: Adapter) -> str | None:
         if not adapter.grows:
             return None
@@ -65,42 +84,34 @@ class ElasticWeights(Penalty):
 
     def value(self, learner: Learner) -> Tensor:
         """Until a first task has been learnt: 0, without a graph."""
-        remembered = learner.state.parts.get(self.key, {})
-        places = self._places(len(remembered.get("examples", [])))
-        if not places:
+        remembered = learner.remembered(self, ElasticState)
+        if remembered is None:
             return torch.zeros((), device=learner.host.device)
         parameters = _trained(learner)
         terms = [
             elastic(
-                list(parameters.values()),
-                [remembered[f"{place}anchor/{name}"] for name in parameters],
-                [remembered[f"{place}fisher/{name}"] for name in parameters],
+                list(parameters.values()), [anchor[name] for name in parameters], [fisher[name] for name in parameters]
             )
-            for place in places
+            for anchor, fisher in zip(remembered.anchor, remembered.fisher, strict=True)
         ]
         return torch.stack(terms).sum()
-
-    def weight(self, learner: Learner) -> float:
-        return value_of(self.strength, learner.task_number, self.key)
 
     def end(self, learner: Learner, tasks: Sequence[Task]) -> None:
         parameters, chosen = _trained(learner), self._chosen(learner, tasks)
         importances = mean_squared_gradients(self._losses(learner, chosen), list(parameters.values()))
         if self.normalize:
             importances = divided_by_mean(importances)
-        remembered = learner.state.parts.setdefault(self.key, {"examples": []})
-        remembered["examples"].append(len(chosen))
-        place = self._places(len(remembered["examples"]))[-1]
-        for (name, parameter), new in zip(parameters.items(), importances, strict=True):
-            old = remembered.get(f"{place}fisher/{name}")
-            remembered[f"{place}fisher/{name}"] = new if old is None else self.decay * old + new
-            remembered[f"{place}anchor/{name}"] = parameter.detach().clone()
-
-    def _places(self, tasks: int) -> list[str]:
-        """The beginnings of the state's names that hold a pair (F, theta*), once so many tasks have been learnt."""
+        fisher = dict(zip(parameters, importances, strict=True))
+        anchor = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        before = learner.remembered(self, ElasticState) or ElasticState([], [], [])
+        examples = [*before.examples, len(chosen)]
         if self.mode == "separate":
-            return [f"{number}/" for number in range(1, tasks + 1)]
-        return [""] if tasks else []
+            state = ElasticState([*before.fisher, fisher], [*before.anchor, anchor], examples)
+        else:
+            for earlier in before.fisher:
+                fisher = {name: self.decay * earlier[name] + new for name, new in fisher.items()}
+            state = ElasticState([fisher], [anchor], examples)
+        learner.remember(self, state)
 
     def _chosen(self, learner: Learner, tasks: Sequence[Task]) -> list[Example]:
         """A random sample of the training rows, in row order."""
@@ -118,12 +129,21 @@ class ElasticWeights(Penalty):
             if self.labels == "gold":
                 yield learner.loss_sum([row])
                 continue
-            batch = {name: tensor.to(host.device) for name, tensor in host.family.batch([row]).items()}
+            batch = host.on_device(host.family.batch([row]))
             logits, labels = host.family.predictions(host.model, batch)
             yield token_loss_sum(logits, drawn_labels(logits, labels, generator))
 
 
 def _trained(learner: Learner) -> dict[str, nn.Parameter]:
-    """What is being trained, by the names that the host's model has for it."""
-    names = {id(parameter): name for name, parameter in learner.host.model.named_parameters()}
-    return {names[id(p)]: p for group in learner.adapter.parameter_groups() for p in group.parameters}
+    """What the adapter trains, by its public names, behind the name that the host's body has in the model.
+
+    Public names are part of saved files' format; where a parameter lies inside a site is not.
+    """
+    model, body = learner.host.model, learner.host.body
+    place = next(name for name, module in model.named_modules() if module is body)
+    names = {tensor.data_ptr(): name for name, tensor in learner.adapter.tensors().items()}
+    return {
+        f"{place}.{names[parameter.data_ptr()]}" if place else names[parameter.data_ptr()]: parameter
+        for group in learner.adapter.parameter_groups()
+        for parameter in group.parameters
+    }

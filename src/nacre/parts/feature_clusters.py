@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from nacre.adapters.adapter import FeatureMap
-from nacre.adapters.low_rank import LowRankSite
+from nacre.adapters.site import Site
 from nacre.errors import RecipeError
 from nacre.features.magnitudes import Magnitudes, Tokens
 from nacre.parts.part import Learner
@@ -18,8 +18,10 @@ from nacre.tasks.template import Example
 
 def effective_rows(found: FeatureMap) -> Tensor:
     """What each feature does to the map's input: [features, d_in]. Of an adapted site: base and update together."""
-    if isinstance(found.module, LowRankSite):
-        return found.module.effective_weight()
+    if isinstance(found.module, Site):
+        effective = found.module.effective_weight()
+        assert effective is not None, "a mixture that depends on the input has no rows; the part objects to it"
+        return effective
     weight = found.module.weight
     assert isinstance(weight, Tensor)
     return (weight.T if isinstance(found.module, Conv1D) else weight).detach()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from nacre.adapters.adapter import Adapter, FeatureMap
 from nacre.adapters.full import PlacedFull
-from nacre.adapters.low_rank import LowRank
+from nacre.adapters.slotted import SlottedAdapter
 from nacre.errors import RecipeError
 from nacre.features.kept_rows import KeptRows
 from nacre.features.magnitudes import Magnitudes, Tokens, summed_over_processes
@@ -19,13 +19,21 @@ from nacre.features.masked_step import Masked, MaskedStep, check_threshold, with
 from nacre.functional.masking import Count, kept_count, largest, largest_groups, random_features, row_sums
 from nacre.models.roles import ROLES, Role
 from nacre.parts.feature_clusters import effective_rows, feature_clusters, magnitude_profiles
-from nacre.parts.gradient_rule import GradientRule
-from nacre.parts.part import Learner, Step
+from nacre.parts.part import GradientRule, Learner, Step
 from nacre.per_task import PerTask, all_values, value_of
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 
 PROFILE_ROWS = 64
+
+
+@dataclass(frozen=True)
+class FeatureGroups:
+    """Attributes:
+    groups: By a map's name, the cluster of each of its features [features].
+    """
+
+    groups: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class MagnitudeMask(GradientRule):
     by: what decides: ``magnitude``, or for comparison ``random``, the L1 norm of a feature's effective ``weight``, or
     that of its ``gradient``.
     """
+
+    State: ClassVar[type[FeatureGroups]] = FeatureGroups
 
     threshold: PerTask = 0.7
     mask: Masked = "gradient"
@@ -60,7 +70,7 @@ class MagnitudeMask(GradientRule):
 
     def objection(self, adapter: Adapter) -> str | None:
         wants_weights = self.by == "weight" or (self.clusters > 0 and self.cluster_by == "weight")
-        if wants_weights and isinstance(adapter, LowRank) and not adapter.sum_gated:
+        if wants_weights and isinstance(adapter, SlottedAdapter) and not adapter.sum_gated:
             return (
                 "it looks at the rows of each linear map's weight, and here the update depends on the input; take "
                 "by=magnitude and cluster_by=magnitude"
@@ -85,7 +95,8 @@ class MagnitudeMask(GradientRule):
             magnitudes = Magnitudes(model, maps, self.tokens, counts=lambda: model.training and torch.is_grad_enabled())
         kept = [kept_count(found.features, threshold, self.count) for found in maps]
         masking = Masking(MaskedStep(maps, self.mask), kept, groups, magnitudes)
-        learner.held[self.key] = masking
+        learner.resources[self.key] = masking
+        learner.on_close(masking.close)
         if self._can_choose_early(learner):
             masking.rows = KeptRows(
                 maps,
@@ -110,8 +121,7 @@ class MagnitudeMask(GradientRule):
             masking.step.after()
 
     def _masking(self, learner: Learner) -> Masking | None:
-        masking = learner.held.get(self.key)
-        assert masking is None or isinstance(masking, Masking)
+        masking: Masking | None = learner.resources.get(self.key)
         return masking
 
     def _can_choose_early(self, learner: Learner) -> bool:
@@ -120,7 +130,7 @@ class MagnitudeMask(GradientRule):
         feature stands for itself (clusters keep as many features as they hold, which only the device knows) and
         earlier rules do not work on the gradients that would be missing."""
         rules = learner.method.gradient_rules
-        first = all(type(rule).apply is GradientRule.apply for rule in rules[: rules.index(self)])
+        first = not any(rule.reads_gradients for rule in rules[: rules.index(self)])
         alone = not torch.distributed.is_available() or not torch.distributed.is_initialized()
         full = isinstance(learner.adapter, PlacedFull)
         return full and first and alone and self.by == "magnitude" and self.clusters == 0
@@ -164,7 +174,7 @@ class MagnitudeMask(GradientRule):
             found.name: feature_clusters(rows, self.clusters, derive(*where, found.name))
             for found, rows in zip(maps, points, strict=True)
         }
-        learner.state.parts[self.key] = groups
+        learner.remember(self, FeatureGroups(groups))
         return list(groups.values())
 
 

@@ -11,12 +11,13 @@ import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nacre.adapters.gated import PlacedGated
-from nacre.adapters.low_rank import LowRankSite, PlacedLowRank
+from nacre.adapters.slotted import PlacedSlots, SlottedSite
 from nacre.functional.sensitivity import Triplets, folded_gradients, triplet_sensitivity
 
 
@@ -30,17 +31,20 @@ class Measured:
     add: Callable[[], None]
 
 
-def is_dense(site: LowRankSite) -> bool:
+def is_dense(site: SlottedSite) -> bool:
     """Whether the site computes its earlier tasks with one weight that holds them exactly enough to be measured."""
-    return site.folded is not None and site.folded.dtype in (torch.float32, torch.float64)
+    return site.past_weight is not None and site.past_weight.dtype in (torch.float32, torch.float64)
 
 
 @contextmanager
-def through_folded(adapter: PlacedLowRank, names: Collection[str]) -> Iterator[Measured]:
+def through_folded(adapter: PlacedSlots[Any], names: Collection[str]) -> Iterator[Measured]:
     """While open, these sites are the ordinary linear maps that they were at the last task's end. A weight's gradient
     is turned into sensitivities as soon as it is there and dropped, so that no two are kept."""
     sites = {name: adapter.sites[name] for name in names}
-    found = {name: site.past_down.new_zeros(site.past_down.shape[:2]) for name, site in sites.items()}
+    found = {
+        name: site.past_by_group()["down"].new_zeros(site.past_by_group()["down"].shape[:2])
+        for name, site in sites.items()
+    }
     maps = {name: _as_linear(site) for name, site in sites.items()}
 
     def read(name: str) -> Callable[[Tensor], None]:
@@ -49,7 +53,7 @@ def through_folded(adapter: PlacedLowRank, names: Collection[str]) -> Iterator[M
         @torch.no_grad()
         def at_once(weight: Tensor) -> None:
             assert weight.grad is not None
-            slopes = folded_gradients(past, weight.grad, scale=sites[name].settings.scale)
+            slopes = folded_gradients(past, weight.grad, scale=sites[name].scale)
             found[name] += triplet_sensitivity(past, slopes)
             weight.grad = None
 
@@ -66,7 +70,7 @@ def through_folded(adapter: PlacedLowRank, names: Collection[str]) -> Iterator[M
 
 
 @contextmanager
-def through_triplets(adapter: PlacedLowRank, names: Collection[str]) -> Iterator[Measured]:
+def through_triplets(adapter: PlacedSlots[Any], names: Collection[str]) -> Iterator[Measured]:
     """While open, the host computes through the earlier tasks' own tensors, and these are leaves."""
     found: dict[str, Tensor] = {}
     with adapter.past_open() as opened, _without_newest(adapter):
@@ -83,11 +87,11 @@ def through_triplets(adapter: PlacedLowRank, names: Collection[str]) -> Iterator
         yield Measured([leaf for by_group in leaves.values() for leaf in by_group.values()], found, add)
 
 
-def _as_linear(site: LowRankSite) -> nn.Linear:
+def _as_linear(site: SlottedSite) -> nn.Linear:
     """The site between tasks, as a linear map whose weight is the folded one."""
-    assert site.folded is not None
+    assert site.past_weight is not None
     linear = nn.Linear(site.d_in, site.d_out, bias=False, device="meta")
-    linear.weight = nn.Parameter(site.folded)
+    linear.weight = nn.Parameter(site.past_weight)
     bias = site.base.bias
     if bias is not None:
         assert isinstance(bias, nn.Parameter)
@@ -102,7 +106,7 @@ def _taken(leaf: Tensor) -> Tensor:
 
 
 @contextmanager
-def _without_newest(adapter: PlacedLowRank) -> Iterator[None]:
+def _without_newest(adapter: PlacedSlots[Any]) -> Iterator[None]:
     """A slot of zeros adds nothing, but would have its share of a softmax over the tasks."""
     if not isinstance(adapter, PlacedGated):
         yield

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from nacre.adapters.adapter import Adapter
+from nacre.adapters.slotted import low_rank_in, why_no_past
 from nacre.errors import RecipeError
 from nacre.functional.projection import Space, part_within
 from nacre.functional.stacking import alike
-from nacre.parts.gradient_rule import GradientRule
-from nacre.parts.part import Learner
-from nacre.parts.room import Room, tell_room
-from nacre.parts.slots import slots_of, without_slots
-from nacre.parts.used_directions import Factor, UsedDirections, up_to_date
+from nacre.parts.part import GradientRule, Learner
+from nacre.parts.used_directions import Factor, FreeDimensions, UsedDirections, report_free_dimensions, up_to_date
 from nacre.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class SpanShares:
+    """Attributes:
+    share_in_old_span: For each task, ||Q^T D|| / ||D|| of all factors' changes D, at its end.
+    """
+
+    share_in_old_span: list[float]
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,11 @@ class OrthogonalGradient(GradientRule):
 
     Each task uses up to rank of a factor's dimensions. How many are left is reported when a task begins (``room``).
 
-    State: ``share_in_old_span``: for each task, ||Q^T D|| / ||D|| of all factors' changes D, at its end. The directions
-    themselves follow from the adapter; they are kept from task to task, but not saved.
+    State: `SpanShares`. The directions themselves follow from the adapter; they are kept from task to task, but not
+    saved.
     """
+
+    State: ClassVar[type[SpanShares]] = SpanShares
 
     space: Space = "union"
     on: Literal["gradient", "update", "both"] = "gradient"
@@ -64,8 +73,12 @@ class OrthogonalGradient(GradientRule):
                 "none: take space='union'."
             )
 
+    @property
+    def needs_boundaries(self) -> bool:
+        return True
+
     def objection(self, adapter: Adapter) -> str | None:
-        if (missing := without_slots(adapter)) is not None:
+        if (missing := why_no_past(adapter)) is not None:
             return missing
         if self.sigma == "flat" and "sigma" not in adapter.groups:
             return "sigma='flat' needs an adapter with a sigma, as lb_cl's; 'none' works here"
@@ -73,83 +86,80 @@ class OrthogonalGradient(GradientRule):
 
     def begin(self, learner: Learner, tasks: Sequence[Task]) -> None:
         """Raises ``TrainingError`` if earlier tasks have used up all directions of a site."""
-        known: dict[tuple[str, ...], UsedDirections] = learner.derived.get(self.key, {})
-        families = []
+        known: dict[tuple[str, ...], UsedDirections] = learner.cache.get(self.key, {})
+        groups = []
         for factors in alike(self._factors(learner), lambda factor: factor.past.shape, learner.host.device):
             used = up_to_date(known.get(_names(factors)), factors, self.space, self.energy)
             start = torch.stack([factor.values() for factor in factors])
-            families.append(Family(tuple(factors), used, start))
-        learner.derived[self.key] = {_names(family.factors): family.used for family in families}
-        learner.held[self.key] = Projection(families)
-        tell_room(learner.report, [room for family in families for room in family.room()])
+            groups.append(FactorGroup(tuple(factors), used, start))
+        learner.cache[self.key] = {_names(group.factors): group.used for group in groups}
+        learner.resources[self.key] = Projection(groups)
+        report_free_dimensions(learner.on_event, [free for group in groups for free in group.free_dimensions()])
 
     @torch.no_grad()
     def apply(self, learner: Learner) -> None:
         if self.on == "update":
             return
-        for family in self._projection(learner).families:
-            gradients = [factor.gradients() for factor in family.factors]
-            _subtract(gradients, part_within(torch.stack(gradients), family.used.directions))
+        for group in self._projection(learner).groups:
+            gradients = [factor.gradients() for factor in group.factors]
+            _subtract(gradients, part_within(torch.stack(gradients), group.used.directions))
 
     @torch.no_grad()
     def after_step(self, learner: Learner) -> None:
         if self.on == "gradient":
             return
-        for family in self._projection(learner).families:
-            values = [factor.values() for factor in family.factors]
-            _subtract(values, part_within(torch.stack(values) - family.start, family.used.directions))
+        for group in self._projection(learner).groups:
+            values = [factor.values() for factor in group.factors]
+            _subtract(values, part_within(torch.stack(values) - group.start, group.used.directions))
 
     def end(self, learner: Learner, tasks: Sequence[Task]) -> None:
-        state = learner.state.parts.setdefault(self.key, {"share_in_old_span": []})
-        state["share_in_old_span"] = [*state["share_in_old_span"], self._projection(learner).share_in_span()]
+        before = learner.remembered(self, SpanShares)
+        shares = [] if before is None else before.share_in_old_span
+        learner.remember(self, SpanShares([*shares, self._projection(learner).share_in_span()]))
 
     def _factors(self, learner: Learner) -> Iterator[Factor]:
         """All that have a past, in the host's order."""
-        for name, site in slots_of(learner.adapter).sites.items():
+        for name, site in low_rank_in(learner.adapter).sites.items():
             parameters = site.parameters_by_group()
             for group, stack in site.past_by_group().items():
                 if len(stack) and (group != "sigma" or self.sigma == "flat"):
                     yield Factor(name, group, parameters[group], stack)
 
     def _projection(self, learner: Learner) -> Projection:
-        projection = learner.held[self.key]
-        assert isinstance(projection, Projection)
+        projection: Projection = learner.resources[self.key]
         return projection
 
 
 @dataclass(frozen=True)
-class Family:
+class FactorGroup:
     """The n factors of one shape, worked on in one product. start [n, r, d]: where the task began."""
 
     factors: tuple[Factor, ...]
     used: UsedDirections
     start: Tensor
 
-    def room(self) -> list[Room]:
+    def free_dimensions(self) -> list[FreeDimensions]:
         """Of the factors that are matrices; a sigma runs out by design."""
         width = self.start.shape[-1]
         dimensions = self.used.spans.dimensions.tolist()
         pairs = zip(self.factors, dimensions, strict=True)
-        return [Room(factor, width - used, width) for factor, used in pairs if factor.group != "sigma"]
+        return [FreeDimensions(factor, width - used, width) for factor, used in pairs if factor.group != "sigma"]
 
 
 @dataclass(frozen=True)
 class Projection:
     """What the rule holds while a task is learnt: nothing on the first, which has no past."""
 
-    families: list[Family]
+    groups: list[FactorGroup]
 
     def share_in_span(self) -> float:
         """||Q^T D|| / ||D||, D the changes of all factors together since the task's start; 0 without any."""
         inside, whole = torch.zeros(()), torch.zeros(())
-        for family in self.families:
-            change = torch.stack([factor.values() for factor in family.factors]) - family.start
-            inside += part_within(change, family.used.spans.basis).square().sum().cpu()
+        for group in self.groups:
+            change = torch.stack([factor.values() for factor in group.factors]) - group.start
+            inside += part_within(change, group.used.spans.basis).square().sum().cpu()
             whole += change.square().sum().cpu()
         return (inside / whole).sqrt().item() if whole else 0.0
-
-    def close(self) -> None:
-        """It has no hooks to take away."""
 
 
 def _names(factors: Sequence[Factor]) -> tuple[str, ...]:

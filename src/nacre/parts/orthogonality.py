@@ -9,13 +9,11 @@ from typing import Literal
 from torch import Tensor, nn
 
 from nacre.adapters.adapter import Adapter
-from nacre.adapters.low_rank import LowRankSite
+from nacre.adapters.slotted import SlottedSite, low_rank_in, why_no_past
 from nacre.functional.penalties import overlaps, stacked
 from nacre.functional.stacking import alike
-from nacre.parts.part import Learner
-from nacre.parts.penalty import Penalty, check_not_negative
-from nacre.parts.slots import slots_of, without_slots
-from nacre.per_task import PerTask, value_of
+from nacre.parts.part import Learner, Penalty
+from nacre.per_task import PerTask, check_not_negative
 from nacre.tasks.task import Task
 
 
@@ -39,31 +37,23 @@ class Orthogonality(Penalty):
         check_not_negative(self.strength, "The weight of the orthogonality penalty")
 
     def objection(self, adapter: Adapter) -> str | None:
-        return without_slots(adapter)
-
-    @property
-    def needs_boundaries(self) -> bool:
-        return False  # the beginning only pairs what is there
+        return why_no_past(adapter)
 
     def begin(self, learner: Learner, tasks: Sequence[Task]) -> None:
-        learner.held[self.key] = self._pairs(learner)
+        learner.resources[self.key] = self._pairs(learner)
 
     def value(self, learner: Learner) -> Tensor:
-        held = learner.held.get(self.key)
-        pairs = held if isinstance(held, Pairs) else self._pairs(learner)
-        found = overlaps(pairs.new(), pairs.past, norm=self.norm)
-        return found.sum() if self.reduce == "sum" else found.mean()
-
-    def weight(self, learner: Learner) -> float:
-        return value_of(self.strength, learner.task_number, self.key)
+        pairs: Pairs = learner.resources.get(self.key) or self._pairs(learner)
+        sizes = overlaps(pairs.new(), pairs.past, norm=self.norm)
+        return sizes.sum() if self.reduce == "sum" else sizes.mean()
 
     def _pairs(self, learner: Learner) -> Pairs:
-        sites = slots_of(learner.adapter).sites.values()
+        sites = low_rank_in(learner.adapter).sites.values()
         directions = [found for site in sites for found in self._directions(site)]
         groups = alike(directions, lambda found: found.past.shape, learner.host.device)
         return Pairs(groups, [stacked([found.past for found in group]) for group in groups])
 
-    def _directions(self, site: LowRankSite) -> Iterator[Directions]:
+    def _directions(self, site: SlottedSite) -> Iterator[Directions]:
         parameters, past = site.parameters_by_group(), site.past_by_group()
         if self.side in ("input", "both"):
             yield Directions(parameters["down"], False, past["down"].flatten(0, 1))
@@ -90,6 +80,3 @@ class Pairs:
 
     def new(self) -> list[list[Tensor]]:
         return [[each.parameter.T if each.are_columns else each.parameter for each in group] for group in self.groups]
-
-    def close(self) -> None:
-        """It has no hooks to take away."""

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from nacre.adapters.adapter import Adapter
 from nacre.functional.orthonormality import orthonormality_error
-from nacre.parts.part import Learner
-from nacre.parts.penalty import Penalty, check_not_negative
-from nacre.per_task import PerTask, value_of
+from nacre.parts.part import Learner, Penalty
+from nacre.per_task import PerTask, check_not_negative
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,3 @@ class Orthonormality(Penalty):
                     by_shape.setdefault(rows.shape, []).append(rows)
         errors = torch.cat([orthonormality_error(torch.stack(rows)) for rows in by_shape.values()])
         return errors.mean() if self.form == "released" else errors.square().sum()
-
-    def weight(self, learner: Learner) -> float:
-        return value_of(self.strength, learner.task_number, self.key)

@@ -1,40 +1,61 @@
-"""What all parts of a method share: settings without tensors, a key for what they remember, begin and end."""
+"""The kinds of parts that a method is made of, and what each may see and do, when.
+
+One task is learned in this order; every moment is a method of `Part` or of one of its kinds:
+
+    prepare            before the slot opens: the learner still answers as the last task left it
+    Memory.examples    which earlier rows join the new task's epoch, and `Memory.lessons`, more rows of the new task
+    Start.fill         the adapter's new slot is open and empty
+    begin              the slot is open and filled
+      before_step      once an optimizer step, before anything of it is computed
+      Routing.route    whenever the host reads a batch, in training and at test
+      Penalty.value    once a step
+      BatchTerm.value  once a micro-batch, with its logits
+      Memory.observe   after a micro-batch's loss
+      GradientRule.apply, GradientRule.after_step    around the optimizer's step
+    end                after the last step
+    restored           after a learner was loaded: rebuild what follows from what was saved
+    serving            around every answer and evaluation
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, final
+
+from nacre.events import OnEvent
+from nacre.per_task import PerTask, value_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from nacre.adapters.adapter import Adapter, PlacedAdapter
+    from nacre.adapters.route import Route
     from nacre.models.families import Encoded
     from nacre.models.host import Host
-    from nacre.parts.gradient_rule import GradientRule
+    from nacre.models.owner import Owner, ParameterGroup
+    from nacre.models.pooled_states import PooledStates
     from nacre.tasks.task import Task
     from nacre.tasks.template import Example
 
-
-class State(Protocol):
-    """See ``nacre.learning.state``: what must survive a restart, by part."""
-
-    @property
-    def seed(self) -> int: ...
-    @property
-    def tasks(self) -> list[str]: ...
-    @property
-    def parts(self) -> dict[str, dict[str, Any]]: ...
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where training is. number: of the optimizer's step, from 0; of: how many the task has; rate: this step's
-    learning rate, of which a parameter group's own is a multiple (``ParameterGroup.rate``). takes_part: whether this
-    process has rows of the step; where there are fewer rows than processes, some run another's row with weight 0.
-    all_forward: whether the step's forward passes are over, so that its last backward pass comes, or is under way."""
+    """Where training is.
+
+    Attributes:
+        number: Of the optimizer's step, from 0.
+        of: How many steps the task has.
+        rate: This step's learning rate, of which a group's own is a multiple (`ParameterGroup.rate`).
+        takes_part: Whether this process has rows of the step. Where there are fewer rows than processes, some compute
+            another's row with weight 0.
+        all_forward: Whether the step's forward passes are over, so that its last backward pass comes or is under way.
+    """
 
     number: int
     of: int
@@ -43,8 +64,39 @@ class Step:
     all_forward: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """Rows that were computed at once, with what the model made of them.
+
+    Attributes:
+        rows: The encoded rows.
+        tensors: What the model was given, and the labels.
+        logits: [..., V], with their graph.
+        labels: [...], the token that each position should predict, or `IGNORED`.
+    """
+
+    rows: Sequence[Encoded]
+    tensors: Mapping[str, Tensor]
+    logits: Tensor
+    labels: Tensor
+
+    @property
+    def num_target_tokens(self) -> int:
+        """Number of tokens that the rows ask for: a mean over something else, times this, is a term's sum."""
+        return sum(row.num_target_tokens for row in self.rows)
+
+
+class State(Protocol):
+    """See `nacre.learning.state`: what must survive a restart."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def tasks(self) -> list[str]: ...
+
+
 class Composition(Protocol):
-    """See ``nacre.method``: what the method is made of."""
+    """See `nacre.method`: what the method is made of."""
 
     @property
     def gradient_rules(self) -> tuple[GradientRule, ...]:
@@ -52,43 +104,41 @@ class Composition(Protocol):
         ...
 
 
-class Held(Protocol):
-    """What is alive only while a task is learnt, such as hooks on the host."""
-
-    def close(self) -> None: ...
-
-
 class Learner(Protocol):
-    """What a part may see of the learner (``nacre.learning.learner``)."""
+    """What a part may see of the learner (`nacre.learning.learner`)."""
 
     @property
     def host(self) -> Host: ...
     @property
     def adapter(self) -> PlacedAdapter: ...
     @property
+    def owners(self) -> Mapping[str, Owner]:
+        """Whoever holds learned tensors, by name: ``adapter``, and where there are such, ``head`` and ``routing``."""
+        ...
+
+    @property
     def state(self) -> State: ...
     @property
     def method(self) -> Composition: ...
     @property
     def task_number(self) -> int:
-        """The number of the task being learnt, from 1."""
+        """Number of the task being learned, or learned last, from 1; known from `Part.prepare` on."""
         ...
 
     @property
-    def held(self) -> dict[str, Held]:
-        """What parts hold while a task is learnt, by key; closed and dropped when learning stops, with or without an
-        error. What must survive that is in ``state``."""
+    def resources(self) -> dict[str, Any]:
+        """What parts hold while a task is learned, by key; dropped when learning stops, with or without an error."""
         ...
 
     @property
-    def derived(self) -> dict[str, Any]:
+    def cache(self) -> dict[str, Any]:
         """What parts have computed from the adapter's tensors and keep for the next task, by key. Never saved: without
         it a part computes the same again, to the bit."""
         ...
 
     @property
-    def report(self) -> Callable[..., None]:
-        """Called as ``report(kind, **plain values)`` with what a person should know; ``warning`` has a ``text``."""
+    def on_event(self) -> OnEvent:
+        """Called with what a person should know, such as `Warned`."""
         ...
 
     @property
@@ -96,42 +146,232 @@ class Learner(Protocol):
         """The step being taken, while the loss is computed and gradient rules act."""
         ...
 
+    def on_close(self, callback: Callable[[], object]) -> None:
+        """Call this when learning the task stops, with or without an error: what was opened must be closed."""
+        ...
+
+    def remembered(self, part: Part, kind: type[S]) -> S | None:
+        """What the part's `State` holds; None as long as nothing was remembered."""
+        ...
+
+    def remember(self, part: Part, state: object) -> None:
+        """Replace what the part remembers. It is saved and loaded with the learner.
+
+        Raises:
+            TypeError: If the state is not of the part's `State`, or holds what a file cannot give back.
+        """
+        ...
+
+    def trainable(self) -> list[ParameterGroup]:
+        """What is trained for the newest task, of all owners."""
+        ...
+
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """The examples as token ids, within the lengths that training uses."""
         ...
 
     def loss_sum(self, rows: Sequence[Encoded]) -> Tensor:
-        """Sum over the rows' target tokens of the task loss, as one batch, in the model's present mode."""
+        """Sum over the rows' target tokens of the task loss, as one batch, in the model's present mode. Returns []."""
+        ...
+
+    def predictions(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        """Logits [..., V] of the rows as one batch, and the labels [...] they should predict, in training's precision.
+
+        Gradients reach the trained parameters, as in the task loss.
+        """
+        ...
+
+    def pooled_states(self, rows: Sequence[Encoded], states: PooledStates) -> Tensor:
+        """What the bare host, without anything learned, makes of the rows' inputs: [rows, d]."""
+        ...
+
+    def bypassed(self) -> AbstractContextManager[None]:
+        """Inside, the host computes as if nothing had been learned, bit for bit."""
+        ...
+
+    def under(self, route: Route) -> AbstractContextManager[None]:
+        """Inside, batches are read under this route instead of the one that the method's routing would choose."""
         ...
 
 
 class Part:
-    """Base of all parts. Subclasses are frozen dataclasses of settings.
+    """Base of all parts. Subclasses are frozen dataclasses of settings: no part holds a tensor.
 
-    What a part must remember lies in ``learner.state.parts[self.key]``: tensors and plain values by name, saved and
-    loaded with the learner. What is not there cannot matter.
+    What a part must remember is a value of its `State`, a frozen dataclass of tensors, plain values, and lists and
+    dicts (with text as keys) of them. Nothing else influences what the learner does next.
     """
+
+    State: ClassVar[type[Any] | None] = None
+
+    remembers: ClassVar[str | None] = None
+    """The key of the part whose state this one shares; None: its own."""
 
     @property
     def key(self) -> str:
         """The part's place in the state: its class name in lower case. A method cannot hold two parts of one key."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
+    @property
+    def needs_boundaries(self) -> bool:
+        """Whether it must be told in training when one task ends and the next begins. So it is with every part that
+        does something lasting in `prepare`, `begin` or `end`; one that only prepares itself there does not."""
+        return False
+
+    @property
+    def needed_groups(self) -> tuple[str, ...]:
+        """Names of the parameter groups, of any owner, that it acts on by name."""
+        return ()
+
     def objection(self, adapter: Adapter) -> str | None:
-        """Why this part cannot work with that adapter, as a sentence that says what would be right; None if it can.
+        """Why this part cannot work with that adapter, as a clause that says what would be right; None if it can.
 
         Asked when a method is put together, so that a combination without sense is refused before anything runs.
         """
         return None
 
-    @property
-    def needs_boundaries(self) -> bool:
-        """Whether it must be told in training when one task ends and the next begins. So it is with every part that
-        does something then; one that only prepares itself there says otherwise."""
-        return type(self).begin is not Part.begin or type(self).end is not Part.end
+    def prepare(self, learner: Learner, tasks: Sequence[Task]) -> None:
+        """Called before the slot opens: the learner still answers as the last task left it."""
 
     def begin(self, learner: Learner, tasks: Sequence[Task]) -> None:
-        """Called when the adapter has its new slot and before the first step."""
+        """Called when the adapter has its new slot, filled, and before the first step."""
+
+    def before_step(self, learner: Learner) -> None:
+        """Called when `learner.step` is set and nothing of the step has been computed."""
 
     def end(self, learner: Learner, tasks: Sequence[Task]) -> None:
         """Called after the last step."""
+
+    def restored(self, learner: Learner) -> None:
+        """Called after a learner was loaded, to rebuild what follows from what was saved."""
+
+    def serving(self, learner: Learner) -> AbstractContextManager[None]:
+        """Entered around every answer and evaluation, for parts that serve other tensors than they train."""
+        return nullcontext()
+
+
+class Start(Part, ABC):
+    """How a new task's parameters begin."""
+
+    @abstractmethod
+    def fill(self, learner: Learner, tasks: Sequence[Task]) -> None:
+        """Fill the slot that the adapter has just opened for these tasks."""
+
+
+class Penalty(Part, ABC):
+    """A term added to the loss once per optimizer step, whatever the accumulation, in full precision."""
+
+    strength: PerTask
+
+    @abstractmethod
+    def value(self, learner: Learner) -> Tensor:
+        """The term before weighting, []. Its graph reaches trained parameters."""
+
+    @final
+    def weight(self, task_number: int) -> float:
+        """What the value is multiplied with on that task, from 1."""
+        return value_of(self.strength, task_number, self.key)
+
+
+class BatchTerm(Part, ABC):
+    """A term added to the loss once per micro-batch, inside autocast, where the task loss is computed."""
+
+    strength: PerTask
+
+    @abstractmethod
+    def value(self, learner: Learner, batch: MicroBatch) -> Tensor:
+        """The term before weighting, as a SUM over the rows' target tokens, []: like the task loss it is then divided
+        by the number of target tokens of the whole step."""
+
+    @final
+    def weight(self, task_number: int) -> float:
+        """What the value is multiplied with on that task, from 1."""
+        return value_of(self.strength, task_number, self.key)
+
+
+class GradientRule(Part):
+    """What happens between backward and the optimizer's step, and right after it.
+
+    Rules act in the order of the method's `gradient_rules`, on full gradients: summed over micro-batches, averaged over
+    processes, unscaled, not yet clipped.
+    """
+
+    reads_gradients: ClassVar[bool] = True
+    """Whether `apply` looks at gradients or changes them."""
+
+    def apply(self, learner: Learner) -> None:
+        """Change the gradients of trained parameters in place."""
+
+    def after_step(self, learner: Learner) -> None:
+        """Change trained parameters in place, after the optimizer's step; not called for a step that was skipped."""
+
+
+class Memory(Part, ABC):
+    """What is kept of past tasks' data, and given back while a new task is learned."""
+
+    mixed: ClassVar[bool] = True
+    """Whether `examples` join the new task's epoch. Otherwise they are there for other parts, or for `observe`."""
+
+    @property
+    def needs_boundaries(self) -> bool:
+        return True
+
+    @abstractmethod
+    def examples(self, learner: Learner, tasks: Sequence[Task]) -> Sequence[Example]:
+        """Examples of past tasks, each with its `task`. Asked once a task, before its slot opens."""
+
+    def lessons(self, learner: Learner, tasks: Sequence[Task]) -> Sequence[Example]:
+        """More examples of the NEW tasks to learn, such as inputs to be generated later. Asked once a task."""
+        return ()
+
+    def observe(self, learner: Learner, batch: MicroBatch) -> None:
+        """See a micro-batch of training with its live logits, after its loss was computed."""
+
+    def size(self, rows: int) -> int | None:
+        """How many examples are stored of a task with so many rows; None if that shows only when it is learned."""
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A batch that the host is about to read, in training or at test.
+
+    Attributes:
+        inputs: ``input_ids``, ``attention_mask`` [B, S] and what else the model gets.
+        tasks: Which task each row is of, as far as the routing may know: in training always, at test only where it
+            needs the task; "" otherwise.
+        query: Pooled states of the inputs in the bare host [B, d], without gradient; computed once for each kind.
+    """
+
+    inputs: Mapping[str, Tensor]
+    tasks: Sequence[str]
+    query: Callable[[PooledStates], Tensor]
+
+
+class Routing(Part, ABC):
+    """Chooses, row by row, which learned parameters answer. It may own trained parameters itself."""
+
+    needs_task_at_test: ClassVar[bool] = False
+    """Whether each row's task must be told at test. The trait of the method follows from it."""
+
+    groups: ClassVar[tuple[str, ...]] = ()
+    """Names of the parameter groups of what `place` makes."""
+
+    @property
+    def needs_boundaries(self) -> bool:
+        return True
+
+    def place(self, host: Host, adapter: PlacedAdapter) -> Owner | None:
+        """The trained tensors of the routing, ``owners["routing"]``; None if it has none."""
+        return None
+
+    @abstractmethod
+    def route(self, learner: Learner, reading: Reading) -> Route | None:
+        """How to answer this batch; None: as the adapter does by itself."""
+
+
+class Readout(Part, ABC):
+    """Answers from evidence of its own instead of the host's logits, with or without an adapter."""
+
+    @abstractmethod
+    def classify(self, learner: Learner, rows: Sequence[Encoded], labels: Sequence[str]) -> list[int | None]:
+        """The number of the best label for each row; None where it knows none of them."""

@@ -1,29 +1,15 @@
-"""Terms added to the loss, once per optimizer step, whatever the accumulation."""
+"""Penalties on the size of parameter groups."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
-from nacre.adapters.adapter import Adapter
-from nacre.errors import RecipeError
-from nacre.functional.penalties import absolute_mean, absolute_sum
-from nacre.parts.part import Learner, Part
-from nacre.per_task import PerTask, all_values, value_of
-
-
-class Penalty(Part, ABC):
-    @abstractmethod
-    def value(self, learner: Learner) -> Tensor:
-        """The term before weighting, a scalar. Its graph reaches the trained parameters."""
-
-    @abstractmethod
-    def weight(self, learner: Learner) -> float:
-        """What it is multiplied with on the task being learnt. It may depend on ``learner.task_number`` only, so that
-        it can be told before anything runs."""
+from nacre.functional.penalties import absolute_mean, absolute_sum, norm_sum
+from nacre.parts.part import Learner, Penalty
+from nacre.per_task import PerTask, check_not_negative
 
 
 @dataclass(frozen=True)
@@ -45,22 +31,33 @@ class GroupL1(Penalty):
     def key(self) -> str:
         return f"l1_{self.group}"
 
-    def objection(self, adapter: Adapter) -> str | None:
-        if self.group in adapter.groups:
-            return None
-        return f"an L1 penalty on the parameter group '{self.group}' needs one; here are: {', '.join(adapter.groups)}"
+    @property
+    def needed_groups(self) -> tuple[str, ...]:
+        return (self.group,)
 
     def value(self, learner: Learner) -> Tensor:
-        groups = {group.name: group for group in learner.adapter.parameter_groups()}
+        groups = {group.name: group for group in learner.trainable()}
         reduce = absolute_sum if self.reduce == "sum" else absolute_mean
         return reduce(groups[self.group].parameters)
 
-    def weight(self, learner: Learner) -> float:
-        return value_of(self.strength, learner.task_number, self.key)
 
+@dataclass(frozen=True)
+class NormPenalty(Penalty):
+    """strength * sum over the trained tensors of the chosen parameter groups of their L2 norm, not squared.
 
-def check_not_negative(strength: PerTask, name: str) -> None:
-    """Raise ``RecipeError`` if a penalty's weight, or one of its weights, is below zero."""
-    for value in all_values(strength):
-        if not value >= 0:
-            raise RecipeError(f"{name} is {value}; it cannot be negative.")
+    Unlike a squared norm it pulls a short tensor as hard as a long one, so that a task with few updates stays small.
+    """
+
+    strength: PerTask
+    groups: tuple[str, ...] = ("down", "up")
+
+    def __post_init__(self) -> None:
+        check_not_negative(self.strength, "The weight of the norm penalty")
+
+    @property
+    def needed_groups(self) -> tuple[str, ...]:
+        return self.groups
+
+    def value(self, learner: Learner) -> Tensor:
+        groups = learner.trainable()
+        return norm_sum([tensor for group in groups if group.name in self.groups for tensor in group.parameters])

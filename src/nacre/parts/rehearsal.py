@@ -6,14 +6,38 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 from nacre.errors import RecipeError
-from nacre.parts.memory import Memory
-from nacre.parts.part import Learner
+from nacre.parts.part import Learner, Memory
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example, Turn
+
+
+@dataclass(frozen=True)
+class KeptTask:
+    """What is kept of one task, so that its data need not be there any more.
+
+    Attributes:
+        task: Its name.
+        rows: The numbers of the kept training rows, from 0.
+        examples: Each row's example as four texts (before, text, after, target); of unlabelled text, behind them,
+            ``text``; of conversations, behind them, the kind and the turns.
+    """
+
+    task: str
+    rows: list[int]
+    examples: list[list[Any]]
+
+
+@dataclass(frozen=True)
+class RehearsalState:
+    """Attributes:
+    kept: Task by task, what is learned again with every later one.
+    """
+
+    kept: list[KeptTask]
 
 
 @dataclass(frozen=True)
@@ -24,10 +48,10 @@ class Rehearsal(Memory):
     fraction: floor(fraction * N) of a task's N rows are kept, but at least one; 0 keeps none. per_task: so many rows
     instead, or all if a task has fewer.
 
-    State: ``kept``, for every task its name, the numbers of the rows kept (from 0) and their examples as four texts
-    (before, text, after, target), so that a past task's data need not be there any more; of unlabelled text, behind
-    them, ``text``; of conversations, behind them, the kind and the turns.
+    State: `RehearsalState`.
     """
+
+    State: ClassVar[type[RehearsalState]] = RehearsalState
 
     fraction: float = 0.02
     per_task: int | None = None
@@ -38,18 +62,22 @@ class Rehearsal(Memory):
         if self.per_task is not None and self.per_task < 0:
             raise RecipeError(f"per_task: {self.per_task} is not a number of rows to keep.")
 
-    def examples(self, learner: Learner) -> list[Example]:
-        kept = learner.state.parts.get(self.key, {}).get("kept", [])
-        return [_example(values, task["task"]) for task in kept for values in task["examples"]]
+    def examples(self, learner: Learner, tasks: Sequence[Task]) -> list[Example]:
+        return [_example(values, kept.task) for kept in self._kept(learner) for values in kept.examples]
 
     def end(self, learner: Learner, tasks: Sequence[Task]) -> None:
-        kept = learner.state.parts.setdefault(self.key, {"kept": []})["kept"]
+        kept = self._kept(learner)
         for task in tasks:
             examples = task.examples("train")
             draw = random.Random(derive(learner.state.seed, self.key, learner.task_number, task.name))
             rows = sorted(draw.sample(range(len(examples)), self.size(len(examples))))
             texts = [_written(examples[row]) for row in rows]
-            kept.append({"task": task.name, "rows": rows, "examples": texts})
+            kept.append(KeptTask(task.name, rows, texts))
+        learner.remember(self, RehearsalState(kept))
+
+    def _kept(self, learner: Learner) -> list[KeptTask]:
+        state = learner.remembered(self, RehearsalState)
+        return [] if state is None else list(state.kept)
 
     def size(self, rows: int) -> int:
         """How many of so many rows are kept."""

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from nacre.adapters.adapter import Adapter
+from nacre.adapters.slotted import low_rank_in, why_no_past
 from nacre.errors import RecipeError, TrainingError
 from nacre.functional.sensitivity import Match, Triplets, combined, orthonormal_rows
 from nacre.models.roles import in_top_layers
 from nacre.parts.measured_sensitivity import is_dense, through_folded, through_triplets
-from nacre.parts.part import Learner
-from nacre.parts.slots import slots_of, without_slots, write_triplets
-from nacre.parts.start import Fresh, Start
+from nacre.parts.part import Learner, Start
+from nacre.parts.start import Fresh
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
@@ -57,7 +57,7 @@ class SensitivityStart(Start):
             raise RecipeError(f"top_layers: {self.top_layers} is not a positive number of layers; null takes all.")
 
     def objection(self, adapter: Adapter) -> str | None:
-        if (missing := without_slots(adapter)) is not None:
+        if (missing := why_no_past(adapter)) is not None:
             return missing
         if "sigma" in adapter.groups:
             return None
@@ -68,7 +68,7 @@ class SensitivityStart(Start):
         return None
 
     def fill(self, learner: Learner, tasks: Sequence[Task]) -> None:
-        adapter = slots_of(learner.adapter)
+        adapter = low_rank_in(learner.adapter)
         if learner.task_number == 1:
             Fresh().fill(learner, tasks)
             return
@@ -83,13 +83,13 @@ class SensitivityStart(Start):
             site = adapter.sites[name]
             past = Triplets(**site.past_by_group())
             new = combined(past, sensitivities[name], match=self.match, align=self.align == "align")
-            write_triplets(site, self._adjusted(name, new))
+            site.write(self._adjusted(name, new))
 
     def sensitivities(self, learner: Learner, tasks: Sequence[Task], names: Collection[str]) -> dict[str, Tensor]:
         """S of all earlier tasks' triplets at these sites: name -> [t-1, r]."""
         rows = learner.encode(self.seed_rows(learner, tasks))
-        tokens = sum(row.asked for row in rows)
-        adapter = slots_of(learner.adapter)
+        tokens = sum(row.num_target_tokens for row in rows)
+        adapter = low_rank_in(learner.adapter)
         measure = through_folded if all(is_dense(adapter.sites[name]) for name in names) else through_triplets
         with measure(adapter, names) as found, _evaluating(learner.host.model):
             for portion in [rows] if self.estimate == "batch" else [[row] for row in rows]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
-from nacre.adapters.adapter import Adapter
 from nacre.functional.proximal import soft_threshold
-from nacre.parts.gradient_rule import GradientRule
-from nacre.parts.part import Learner
-from nacre.parts.penalty import check_not_negative
-from nacre.per_task import PerTask, value_of
+from nacre.parts.part import GradientRule, Learner
+from nacre.per_task import PerTask, check_not_negative, value_of
 
 
 @dataclass(frozen=True)
@@ -23,6 +20,8 @@ class SoftThreshold(GradientRule):
     The proximal form of ``parts/penalty.GroupL1``, whose gradient Adam would rescale: there the strength hardly
     matters and nothing becomes 0. reduce: ``mean`` divides the strength by the number of the group's entries.
     """
+
+    reads_gradients: ClassVar[bool] = False
 
     group: str
     strength: PerTask
@@ -35,16 +34,13 @@ class SoftThreshold(GradientRule):
     def key(self) -> str:
         return f"soft_threshold_{self.group}"
 
-    def objection(self, adapter: Adapter) -> str | None:
-        if self.group in adapter.groups:
-            return None
-        return (
-            f"a soft threshold on the parameter group '{self.group}' needs one; here are: {', '.join(adapter.groups)}"
-        )
+    @property
+    def needed_groups(self) -> tuple[str, ...]:
+        return (self.group,)
 
     @torch.no_grad()
     def after_step(self, learner: Learner) -> None:
-        group = {group.name: group for group in learner.adapter.parameter_groups()}[self.group]
+        group = {group.name: group for group in learner.trainable()}[self.group]
         strength = value_of(self.strength, learner.task_number, self.key)
         entries = group.size if self.reduce == "mean" else 1
         amount = learner.step.rate * group.rate * strength / entries

@@ -1,20 +1,19 @@
-"""How a new task's parameters begin."""
+"""How a new task's parameters begin: afresh, or as a copy of the last task's."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from nacre.parts.part import Learner, Part
+from nacre.adapters.adapter import Adapter
+from nacre.adapters.slotted import low_rank_in, why_no_past
+from nacre.errors import RecipeError
+from nacre.functional.sensitivity import Triplets
+from nacre.models.roles import in_top_layers
+from nacre.parts.part import Learner, Start
 from nacre.seeds import derive
 from nacre.tasks.task import Task
-
-
-class Start(Part, ABC):
-    @abstractmethod
-    def fill(self, learner: Learner, tasks: Sequence[Task]) -> None:
-        """Fill the slot that the adapter has just opened for these tasks."""
 
 
 @dataclass(frozen=True)
@@ -23,3 +22,32 @@ class Fresh(Start):
 
     def fill(self, learner: Learner, tasks: Sequence[Task]) -> None:
         learner.adapter.fresh(derive(learner.state.seed, "start", learner.task_number))
+
+
+@dataclass(frozen=True)
+class CopyStart(Start):
+    """The last task's adapter is copied in the layers nearest to the output; the others, and whatever the mixture of
+    tasks needs (AM-LoRA's selectors), begin as usual. So does the first task.
+
+    layers: how many layers of the decoder, where there is one, otherwise of the only stack; ``all``: every site.
+    """
+
+    layers: int | Literal["all"] = 4
+
+    def __post_init__(self) -> None:
+        if self.layers != "all" and self.layers < 1:
+            raise RecipeError(f"layers: {self.layers} is not a positive number of layers; 'all' copies all of them.")
+
+    def objection(self, adapter: Adapter) -> str | None:
+        return why_no_past(adapter)
+
+    def fill(self, learner: Learner, tasks: Sequence[Task]) -> None:
+        Fresh().fill(learner, tasks)
+        if learner.task_number == 1:
+            return
+        adapter = low_rank_in(learner.adapter)
+        sites = adapter.sites
+        names = list(sites) if self.layers == "all" else in_top_layers(adapter.model, sites, self.layers)
+        for name in names:
+            last = {group: past[-1] for group, past in sites[name].past_by_group().items()}
+            sites[name].write(Triplets(**last))

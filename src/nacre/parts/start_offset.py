@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.gated import Gated, PlacedGated
 from nacre.errors import RecipeError
-from nacre.parts.gradient_rule import GradientRule
-from nacre.parts.part import Learner
-from nacre.parts.penalty import check_not_negative
-from nacre.per_task import PerTask, value_of
+from nacre.parts.part import GradientRule, Learner
+from nacre.per_task import PerTask, check_not_negative, value_of
 from nacre.tasks.task import Task
 
 
@@ -24,6 +23,8 @@ class StartOffset(GradientRule):
     size: c. steps: over how many steps it falls to 0; over all of the task's if it has fewer.
     """
 
+    reads_gradients: ClassVar[bool] = False
+
     size: PerTask
     steps: int
 
@@ -32,14 +33,15 @@ class StartOffset(GradientRule):
         if self.steps < 1:
             raise RecipeError(f"offset_steps: {self.steps} is not a positive number of steps.")
 
+    @property
+    def needs_boundaries(self) -> bool:
+        return True
+
     def objection(self, adapter: Adapter) -> str | None:
         return None if isinstance(adapter, Gated) else "only a gated adapter (AM-LoRA) has scores to take it from"
 
-    def begin(self, learner: Learner, tasks: Sequence[Task]) -> None:
-        self._set(learner, 1.0)
-
-    def after_step(self, learner: Learner) -> None:
-        self._set(learner, max(0.0, 1 - (learner.step.number + 1) / min(self.steps, learner.step.of)))
+    def before_step(self, learner: Learner) -> None:
+        self._set(learner, max(0.0, 1 - learner.step.number / min(self.steps, learner.step.of)))
 
     def end(self, learner: Learner, tasks: Sequence[Task]) -> None:
         self._set(learner, 0.0)

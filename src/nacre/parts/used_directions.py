@@ -8,8 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nacre.errors import TrainingError
+from nacre.events import FreeDimensionsCounted, OnEvent, Warned
 from nacre.functional.projection import Space, directions_of_task
 from nacre.functional.spans import Spans, extended, no_spans
+
+ADVICE = "a smaller rank, fewer tasks, or an energy below 1, which closes only what earlier tasks use most"
 
 
 @dataclass(frozen=True)
@@ -81,3 +85,52 @@ def up_to_date(known: UsedDirections | None, factors: Sequence[Factor], space: S
 def _vectors(factors: Sequence[Factor], task: int) -> Tensor:
     """One earlier task's vectors of all these factors, [n, r, d]; nothing of a task that they do not have."""
     return torch.stack([factor.past[task : task + 1].flatten(0, 1) for factor in factors])
+
+
+@dataclass(frozen=True)
+class FreeDimensions:
+    """Of a factor's ``width`` dimensions, how many no earlier task uses."""
+
+    factor: Factor
+    left: int
+    width: int
+
+
+def report_free_dimensions(on_event: OnEvent, free: Sequence[FreeDimensions]) -> None:
+    """Report where the fewest dimensions are left, and warn if the task after the one that begins may find fewer
+    dimensions than it has vectors.
+
+    Args:
+        on_event: Called with what a person should know.
+        free: Of every factor that must keep off earlier tasks' directions.
+
+    Raises:
+        TrainingError: If none are left for the task that begins.
+    """
+    if not free:
+        return
+    least = min(free, key=lambda each: each.left)
+    factor, left, width = least.factor, least.left, least.width
+    rank = factor.past.shape[1]
+    if left == 0:
+        raise TrainingError(
+            f"{factor.site}: the earlier tasks' '{factor.group}' factors ({len(factor.past)} tasks of rank {rank}) "
+            f"span all {width} dimensions, so that 0 are left for a new task to learn in. Take {ADVICE}."
+        )
+    on_event(
+        FreeDimensionsCounted(
+            site=factor.site,
+            factor=factor.group,
+            left=left,
+            width=width,
+            remaining={each.factor.name: each.left for each in free},
+        )
+    )
+    if left < 2 * rank:
+        on_event(
+            Warned(
+                f"{factor.site}: the earlier tasks' '{factor.group}' factors leave {left} of {width} dimensions. This "
+                f"task may use {min(rank, left)} of them; the next one would find fewer than its rank, {rank}, and "
+                f"stop where none is left. A longer stream needs {ADVICE}."
+            )
+        )

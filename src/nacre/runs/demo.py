@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from nacre.events import OnEvent
 from nacre.learning.settings import Optim
-from nacre.learning.trainer import Report
 from nacre.records.run import Record
 from nacre.report import write_report
 from nacre.runs.recipe import Recipe
@@ -17,7 +17,7 @@ METHODS = ("seq_lora", "am_lora", "joint")
 OPTIM = Optim(learning_rate=2e-3, epochs=2)
 
 
-def run_demo(output: Path, report: Report) -> tuple[list[Record], Path]:
+def run_demo(output: Path, on_event: OnEvent) -> tuple[list[Record], Path]:
     """Run (or read, where finished) the three methods under ``output``. Returns their records and the page's path."""
     # So small a model gains nothing from a second thread, and its numbers are then the same on any number of cores.
     torch.set_num_threads(1)
@@ -26,7 +26,7 @@ def run_demo(output: Path, report: Report) -> tuple[list[Record], Path]:
         # The bound is trained at the same capacity as the others: a LoRA, not the whole model.
         parameters = {"train": "lora"} if method == "joint" else {}
         recipe = Recipe(method=method, optim=OPTIM, output=str(output / method), set=parameters)
-        records.append(run(recipe, report))
+        records.append(run(recipe, on_event))
     page = output / "report.html"
     write_report(page, records)
     return records, page

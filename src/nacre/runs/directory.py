@@ -24,6 +24,7 @@ from nacre.errors import CheckpointError, RecipeError
 from nacre.evaluation.gates import ROWS, TOKENS, SiteGates
 from nacre.evaluation.perplexity import TextScore
 from nacre.evaluation.scoring import TaskScore
+from nacre.events import Event, as_document
 from nacre.files import build_folder, hash_of, safe_name, to_json, write_atomically
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
@@ -129,9 +130,9 @@ class RunDirectory:
         finally:
             lock.release()
 
-    def event(self, kind: str, **values: Any) -> None:
-        """Append one line to ``events.jsonl``."""
-        line = json.dumps({"time": round(time.time(), 3), "event": kind, **values}, ensure_ascii=False)
+    def append(self, event: Event) -> None:
+        """Append one line to `events.jsonl`."""
+        line = json.dumps({"time": round(time.time(), 3), **as_document(event)}, ensure_ascii=False)
         with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -153,7 +154,7 @@ class RunDirectory:
 
         def fill(place: Path) -> None:
             if learner.state.tasks:
-                checkpoint.write_files(learner, place)
+                checkpoint.write_files(learner.snapshot(), place)
             (place / "predictions").mkdir()
             for number, (task, score) in enumerate(scores.values(), start=1):
                 file = place / "predictions" / f"{stage_name(number, task.name)}.jsonl.gz"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,7 +12,7 @@ from nacre.learning.batches import steps_per_epoch
 from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.parts.curriculum import Stage
-from nacre.parts.part import Learner, Part
+from nacre.parts.part import Part
 from nacre.per_task import PerTask, value_of
 from nacre.registry import per_task_parameters
 from nacre.runs.directory import FolderState, RunDirectory
@@ -139,13 +137,6 @@ def task_numbers(stages: Sequence[Stage]) -> list[int]:
     return numbers
 
 
-@dataclass(frozen=True)
-class _Arrived:
-    """The little of a learner that a penalty's weight depends on."""
-
-    task_number: int
-
-
 def _stages(method: Method, optim: Optim, stages: Sequence[Stage], counted: bool) -> list[PlannedStage]:
     planned: list[PlannedStage] = []
     kept: int | None = 0  # rows that the memory holds when a stage begins
@@ -167,7 +158,10 @@ def _stages(method: Method, optim: Optim, stages: Sequence[Stage], counted: bool
                     if rows is None or kept is None or packed
                     else epochs * steps_per_epoch(rows + kept, optim.batch_size)
                 ),
-                penalties={part.key: part.weight(cast(Learner, _Arrived(number))) for part in method.penalties},
+                penalties=(
+                    {part.key: part.weight(number) for part in method.penalties}
+                    | {part.key: part.weight(number) for part in method.batch_terms}
+                ),
             )
         )
         if method.memory is not None:

@@ -11,9 +11,8 @@ from nacre.evaluation.scoring import NORMALIZATION
 from nacre.files import hash_of
 from nacre.learning.learner import Learner
 from nacre.models.chunks import GROUP
-from nacre.models.classifier import Classifier
 from nacre.models.host import Host
-from nacre.models.masked_lm import RATE
+from nacre.models.masked_text import RATE
 from nacre.records.run import TASK_IDENTITY
 from nacre.runs.probes.base_ability import described
 from nacre.runs.recipe import Recipe
@@ -40,7 +39,7 @@ def protocol_of(
         "measured on": recipe.measure_on,
         "max_source_length": host.family.source_limit(learner.lengths),
         "truncation": "the text only, from the right",
-        "decoding": learner.decoding.in_words(host),
+        "decoding": learner.decoding.description(host),
         "max_new_tokens": token_budget(host, answered, learner.lengths, learner.decoding) if answered else None,
         "normalization": NORMALIZATION,
         "empty answers": "never right",
@@ -77,12 +76,12 @@ def _text(tasks: Sequence[Task], host: Host) -> dict[str, Any]:
     """How unlabelled text is cut and measured; nothing in a stream without any."""
     if all(task.kind == "answer" for task in tasks):
         return {}
-    head = host.model.with_token_head() if isinstance(host.model, Classifier) else None
+    head = host.family.head
     return {
         "text": {
             "chunks": f"the texts of a split joined by {GROUP} and cut, the rest dropped",
             "predicted": f"{RATE:g} of the tokens, hidden" if head else "every token from those before it",
-            "head": head.fingerprint if head else None,
+            "head": head.mlm.fingerprint if head else None,
         }
     }
 

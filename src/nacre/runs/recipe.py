@@ -15,7 +15,7 @@ from nacre.errors import RecipeError, nearest
 from nacre.evaluation.decoding import Decoding
 from nacre.learning.settings import Optim
 from nacre.method import Method
-from nacre.models.families import HeadKind
+from nacre.models.classification_head import HeadKind
 from nacre.models.loading import DEMO
 from nacre.registry import build_method
 from nacre.runs.probes.base_ability_settings import BaseAbility

@@ -15,12 +15,21 @@ from nacre.evaluation.gates import has_gates, mean_gates
 from nacre.evaluation.matrix import DEFINITIONS, metrics
 from nacre.evaluation.perplexity import PERPLEXITY, TextScore
 from nacre.evaluation.scoring import TaskScore, score
+from nacre.events import (
+    EvaluationStarted,
+    Event,
+    OnEvent,
+    Resumed,
+    RowMeasured,
+    RunFinished,
+    RunStarted,
+    StageStarted,
+    Warned,
+)
 from nacre.files import hash_of
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
-from nacre.learning.trainer import Report
 from nacre.method import Method
-from nacre.models.classifier import Classifier
 from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.parts.curriculum import Stage
@@ -39,7 +48,7 @@ from nacre.runs.stream import tasks_of
 from nacre.tasks.task import Task
 
 
-def run(recipe: Recipe, report: Report) -> Record:
+def run(recipe: Recipe, on_event: OnEvent) -> Record:
     """Carry out the recipe in its output folder, or what of it is not done yet.
 
     A finished folder is read, not run again. Whatever the user could mend is raised before anything is written.
@@ -49,7 +58,7 @@ def run(recipe: Recipe, report: Report) -> Record:
     directory.check_place()
     directory.check_same(recipe)
     if directory.results.exists():
-        report("finished", path=str(directory.path), already=True)
+        on_event(RunFinished(path=str(directory.path), already=True))
         return Record.read(directory.results)
 
     method = recipe.build()
@@ -70,29 +79,30 @@ def run(recipe: Recipe, report: Report) -> Record:
         directory.clean()
         directory.begin(recipe, protocol, lambda: checks_of([*_checked(recipe, tasks), *ends], (host, learner.lengths)))
 
-        def told(kind: str, **values: object) -> None:
-            directory.event(kind, **values)
-            report(kind, **values)
+        def emit(event: Event) -> None:
+            directory.append(event)
+            on_event(event)
 
-        told(
-            "run",
-            path=str(directory.path),
-            method=recipe.method,
-            tasks=[task.name for task in tasks],
-            seed=recipe.seed,
-            penalties=[part.key for part in method.penalties],
-            gradient_rules=[part.key for part in method.gradient_rules],
+        emit(
+            RunStarted(
+                path=str(directory.path),
+                method=recipe.method,
+                tasks=[task.name for task in tasks],
+                seed=recipe.seed,
+                penalties=[part.key for part in method.penalties],
+                gradient_rules=[part.key for part in method.gradient_rules],
+            )
         )
         if (warning := _head_warning(host, tasks)) is not None:
-            told("warning", text=warning)
-        rows, learner = _stages(directory, recipe, learner, tasks, told)
+            emit(Warned(warning))
+        rows, learner = _stages(directory, recipe, learner, tasks, emit)
         as_saved = _as_saved(learner, recipe, directory)
-        measured = _measured_ends(directory, recipe, method, tasks, ends, as_saved, told)
-        able = _measured_abilities(directory, recipe, method, tasks, abilities, as_saved, told)
+        measured = _measured_ends(directory, recipe, method, tasks, ends, as_saved, emit)
+        able = _measured_abilities(directory, recipe, method, tasks, abilities, as_saved, emit)
         record = _record(recipe, method, tasks, rows, protocol, measured, able)
         write_report(directory.report, [record])
         record.write(directory.results)  # last: it says that the run is finished
-        told("finished", path=str(directory.path), already=False)
+        emit(RunFinished(path=str(directory.path), already=False))
     return record
 
 
@@ -102,30 +112,30 @@ def _checked(recipe: Recipe, tasks: Sequence[Task]) -> list[Task]:
 
 
 def _stages(
-    directory: RunDirectory, recipe: Recipe, learner: Learner, tasks: Sequence[Task], report: Report
+    directory: RunDirectory, recipe: Recipe, learner: Learner, tasks: Sequence[Task], on_event: OnEvent
 ) -> tuple[dict[int, Row], Learner]:
     """Row 0, then each stage; complete ones are read, the first incomplete one begins from the one before it. Returns
     the rows, and the learner that the host belongs to by then."""
-    learner.report = report
+    learner.on_event = on_event
     stages = learner.method.curriculum.stages(tasks)
     before = directory.stage_folder(0, BEFORE)
     first = tasks if recipe.matrix == "full" else []
-    rows = {0: directory.read_row(before) or _measure(directory, before, learner, tasks, 0, first, {}, None, report)}
+    rows = {0: directory.read_row(before) or _measure(directory, before, learner, tasks, 0, first, {}, None, on_event)}
     last_complete = before
-    report("row", number=0, scores=rows[0].scores, tasks=[task.name for task in tasks])
+    on_event(RowMeasured(number=0, scores=rows[0].scores, tasks=[task.name for task in tasks]))
     for number, stage in enumerate(stages, start=1):
         folder = directory.stage_folder(stage.row, stage.name)
         row = directory.read_row(folder)
         if row is None:
-            report("stage", number=number, stages=len(stages), name=stage.name)
-            learner = _ready(learner, recipe, stage, last_complete, rows, report)
+            on_event(StageStarted(number=number, stages=len(stages), name=stage.name))
+            learner = _ready(learner, recipe, stage, last_complete, rows, on_event)
             started = time.monotonic()
             learner.learn(*stage.tasks)
             seconds = time.monotonic() - started
             measured = _measured(recipe, stage, tasks)
-            row = _measure(directory, folder, learner, tasks, stage.row, measured, rows, seconds, report)
+            row = _measure(directory, folder, learner, tasks, stage.row, measured, rows, seconds, on_event)
         rows[stage.row], last_complete = row, folder
-        report("row", number=stage.row, scores=row.scores, tasks=[task.name for task in tasks])
+        on_event(RowMeasured(number=stage.row, scores=row.scores, tasks=[task.name for task in tasks]))
     return rows, learner
 
 
@@ -138,7 +148,7 @@ def _as_saved(learner: Learner, recipe: Recipe, directory: RunDirectory) -> Call
         learner.remove()
         learner = _learner(learner.host, learner.method, recipe)
         if folder != before:  # where nothing was learnt, and nothing saved
-            checkpoint.restore(learner, folder)
+            learner.restore(checkpoint.read(folder), str(folder))
         return learner
 
     return as_saved
@@ -162,7 +172,7 @@ def _measured_ends(
     tasks: Sequence[Task],
     ends: Sequence[Task],
     as_saved: Callable[[Path], Learner],
-    told: Report,
+    on_event: OnEvent,
 ) -> EndTaskRecord | None:
     """The end tasks after the last stage, or each: copies of the learner as it was saved there."""
     if not ends or recipe.end_tasks is None:
@@ -171,7 +181,7 @@ def _measured_ends(
     if recipe.end_tasks.after == "last":
         stages = stages[-1:]
     folders = [(stage.name, directory.stage_folder(stage.row, stage.name)) for stage in stages]
-    return measure_end_tasks(directory.path / "end_tasks", folders, ends, recipe.end_tasks, as_saved, told)
+    return measure_end_tasks(directory.path / "end_tasks", folders, ends, recipe.end_tasks, as_saved, on_event)
 
 
 def _measured_abilities(
@@ -181,7 +191,7 @@ def _measured_abilities(
     tasks: Sequence[Task],
     abilities: Sequence[AbilityTask],
     as_saved: Callable[[Path], Learner],
-    told: Report,
+    on_event: OnEvent,
 ) -> AbilityRecord | None:
     """Base ability before any task and after the last one, or each."""
     if recipe.base_ability is None:
@@ -189,14 +199,16 @@ def _measured_abilities(
     stages = measured_stages(recipe.base_ability, method.curriculum.stages(tasks))
     folders = [(BEFORE, directory.stage_folder(0, BEFORE))]
     folders += [(stage.name, directory.stage_folder(stage.row, stage.name)) for stage in stages]
-    return measure_abilities(directory.path / "base_ability", folders, abilities, recipe.base_ability, as_saved, told)
+    return measure_abilities(
+        directory.path / "base_ability", folders, abilities, recipe.base_ability, as_saved, on_event
+    )
 
 
 def _head_warning(host: Host, tasks: Sequence[Task]) -> str | None:
-    """What one should know of the head that names hidden tokens: a random one has all to learn."""
-    if not isinstance(host.model, Classifier) or all(task.kind == "answer" for task in tasks):
+    """What one should know of the masked-LM head: a random one has everything to learn."""
+    if host.family.head is None or all(task.kind == "answer" for task in tasks):
         return None
-    if host.model.with_token_head().pretrained:
+    if host.family.head.mlm.pretrained:
         return None
     return (
         f"The model '{host.name}' came without its masked-LM head. A random one takes its place, the same for every "
@@ -214,16 +226,16 @@ def _measured(recipe: Recipe, stage: Stage, tasks: Sequence[Task]) -> Sequence[T
 
 
 def _ready(
-    learner: Learner, recipe: Recipe, stage: Stage, last_complete: Path, rows: dict[int, Row], report: Report
+    learner: Learner, recipe: Recipe, stage: Stage, last_complete: Path, rows: dict[int, Row], on_event: OnEvent
 ) -> Learner:
     """The learner from which a stage begins."""
     if stage.afresh and learner.state.tasks:
         learner.remove()
         learner = _learner(learner.host, learner.method, recipe)
-        learner.report = report
+        learner.on_event = on_event
     elif not stage.afresh and not learner.state.tasks and max(rows) > 0:
-        checkpoint.restore(learner, last_complete)
-        report("resumed", folder=str(last_complete), tasks=list(learner.state.tasks))
+        learner.restore(checkpoint.read(last_complete), str(last_complete))
+        on_event(Resumed(folder=str(last_complete), tasks=list(learner.state.tasks)))
     return learner
 
 
@@ -236,10 +248,10 @@ def _measure(
     measured: Sequence[Task],
     rows: dict[int, Row],
     train_seconds: float | None,
-    report: Report,
+    on_event: OnEvent,
 ) -> Row:
     """Score the measured tasks, and commit the row with the learner it belongs to."""
-    report("evaluate", row=number, tasks=len(measured))
+    on_event(EvaluationStarted(row=number, tasks=len(measured)))
     started = time.monotonic()
     asked = [task for task in measured if task.kind == "answer"]
     answers = learner.answer(asked) if asked else []

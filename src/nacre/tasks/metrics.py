@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Metric:
+class TaskMetric:
     """title: a column's heading. meaning: one sentence; every metric lies between 0 and 1 and an empty answer has 0.
 
     needs_labels: whether it is defined only for tasks with a label set.
@@ -19,37 +19,37 @@ class Metric:
     needs_labels: bool = False
 
 
-METRICS: dict[str, Metric] = {
-    "exact_match": Metric("exact match", "share of answers that equal a reference after normalization"),
-    "exact_string": Metric(
+TASK_METRICS: dict[str, TaskMetric] = {
+    "exact_match": TaskMetric("exact match", "share of answers that equal a reference after normalization"),
+    "exact_string": TaskMetric(
         "exact string", "share of answers that equal a reference letter by letter, white space at the ends aside"
     ),
-    "macro_f1": Metric(
+    "macro_f1": TaskMetric(
         "macro-F1",
         "mean F1 over the labels that occur among the test rows; an answer that is no label is a miss for its row and "
         "counts for no label",
         needs_labels=True,
     ),
-    "number": Metric(
+    "number": TaskMetric(
         "number",
         "share of answers that are the reference's number (5, 5.0 and '5.' are one); exact match where the reference "
         "is no number",
     ),
-    "first_character": Metric(
+    "first_character": TaskMetric(
         "first character", "share of answers that begin with the first character of a reference, white space aside"
     ),
-    "rouge_l": Metric(
+    "rouge_l": TaskMetric(
         "ROUGE-L",
         "mean over rows of the largest ROUGE-L F over the references (rouge-score, with its stemmer; it reads a to z "
         "and 0 to 9 only)",
     ),
-    "bleu": Metric("BLEU", "BLEU of all answers together, up to 4-grams, against all references (sacrebleu, 13a)"),
-    "sari": Metric(
+    "bleu": TaskMetric("BLEU", "BLEU of all answers together, up to 4-grams, against all references (sacrebleu, 13a)"),
+    "sari": TaskMetric(
         "SARI",
         "mean over rows of SARI against the row's text and all references (Xu et al. 2016; lower case, sacrebleu's 13a "
         "tokens)",
     ),
-    "edit_similarity": Metric(
+    "edit_similarity": TaskMetric(
         "edit similarity",
         "mean over rows of the largest rapidfuzz ratio over the references, a hundredth of it, after Py150's "
         "placeholders are replaced by the literals they stand for",
@@ -59,7 +59,7 @@ METRICS: dict[str, Metric] = {
 
 def title(name: str) -> str:
     """A metric's heading."""
-    return METRICS[name].title if name in METRICS else name.replace("_", " ")
+    return TASK_METRICS[name].title if name in TASK_METRICS else name.replace("_", " ")
 
 
 _OTHER_WORDS = {"accuracy": "exact_match"}
@@ -69,4 +69,4 @@ def metric_name(text: str) -> str | None:
     """The metric that a text names, also as ``ROUGE-L`` or ``edit similarity``; None if it names none."""
     name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
     name = _OTHER_WORDS.get(name, name)
-    return name if name in METRICS else None
+    return name if name in TASK_METRICS else None

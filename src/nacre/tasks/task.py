@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from nacre.errors import DataError
 from nacre.seeds import derive
-from nacre.tasks.template import Example, Identity, Kind, Template, Turn
+from nacre.tasks.template import Example, Identity, TaskKind, Template, Turn
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -42,9 +42,9 @@ class Row:
         return [self.text, *self.accepted, *(list(turn) for turn in self.turns)]
 
     @property
-    def learnt(self) -> list[tuple[str, str]]:
+    def learned(self) -> list[tuple[str, str]]:
         """Every answer that training learns, behind the text before it; the row's own text and target come last."""
-        earlier = [(said(self.turns[:number]), turn.content) for number, turn in enumerate(self.turns) if turn.learnt]
+        earlier = [(said(self.turns[:number]), turn.content) for number, turn in enumerate(self.turns) if turn.learned]
         return [*earlier, (self.text, self.target)]
 
 
@@ -68,7 +68,7 @@ class Task:
     labels: tuple[str, ...] | None = None
     metric: str = "exact_match"
     source: Mapping[str, Any] = field(default_factory=dict)
-    kind: Kind = "answer"
+    kind: TaskKind = "answer"
 
     @property
     def conversations(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 Identity = Literal["none", "task", "full"]
 
-Kind = Literal["answer", "text"]
+TaskKind = Literal["answer", "text"]
 """What is learnt of an example or a task: the answer to an input, or the text itself."""
 
 
@@ -21,7 +21,7 @@ class Turn(NamedTuple):
 
     role: str
     content: str
-    learnt: bool
+    learned: bool
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Example:
     text: str
     after: str
     target: str
-    kind: Kind = "answer"
+    kind: TaskKind = "answer"
     turns: tuple[Turn, ...] = ()
     task: str = field(default="", kw_only=True, compare=False)
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 from nacre.errors import DataError
 from nacre.files import hash_of
 from nacre.optional import need
-from nacre.tasks.reading.tables import Record, Table, read_table
+from nacre.tasks.reading.tables import RawRecord, Table, read_table
 
 AbilityName = Literal["hellaswag", "winogrande", "arc_challenge", "humaneval"]
 ABILITIES: tuple[AbilityName, ...] = get_args(AbilityName)
@@ -103,12 +103,12 @@ def _local(name: AbilityName, folder: Path) -> AbilityTask:
     return AbilityTask(name, tuple(_READERS[name](table, record) for record in table.records), cleaned=True)
 
 
-def _hellaswag(table: Table, record: Record) -> Document:
+def _hellaswag(table: Table, record: RawRecord) -> Document:
     text, choices, right = _choice(table, record)
     return {"query": text, "choices": choices, "label": str(right)}
 
 
-def _winogrande(table: Table, record: Record) -> Document:
+def _winogrande(table: Table, record: RawRecord) -> Document:
     text, choices, right = _choice(table, record)
     _, blank, rest = text.partition("_")
     if not blank or not rest.strip() or len(choices) != 2:
@@ -118,19 +118,19 @@ def _winogrande(table: Table, record: Record) -> Document:
     return {"sentence": text, "option1": choices[0], "option2": choices[1], "answer": str(right + 1)}
 
 
-def _arc(table: Table, record: Record) -> Document:
+def _arc(table: Table, record: RawRecord) -> Document:
     text, choices, right = _choice(table, record)
     letters = [chr(ord("A") + number) for number in range(len(choices))]
     return {"question": text, "choices": {"text": choices, "label": letters}, "answerKey": letters[right]}
 
 
-def _humaneval(table: Table, record: Record) -> Document:
+def _humaneval(table: Table, record: RawRecord) -> Document:
     fields = {"prompt": "input", "canonical_solution": "output", "test": "test", "entry_point": "entry_point"}
     document = {ours: _text(table, record, field) for ours, field in fields.items()}
     return {"task_id": str(record.values.get("task_id", record.number)), **document}
 
 
-_READERS: dict[AbilityName, Callable[[Table, Record], Document]] = {
+_READERS: dict[AbilityName, Callable[[Table, RawRecord], Document]] = {
     "hellaswag": _hellaswag,
     "winogrande": _winogrande,
     "arc_challenge": _arc,
@@ -138,7 +138,7 @@ _READERS: dict[AbilityName, Callable[[Table, Record], Document]] = {
 }
 
 
-def _choice(table: Table, record: Record) -> tuple[str, list[str], int]:
+def _choice(table: Table, record: RawRecord) -> tuple[str, list[str], int]:
     """Text, choices and the number of the right one."""
     text, label = _text(table, record, "text"), _text(table, record, "label")
     choices = record.values.get("choices")
@@ -155,7 +155,7 @@ def _choice(table: Table, record: Record) -> tuple[str, list[str], int]:
     return text, choices, number
 
 
-def _text(table: Table, record: Record, field: str) -> str:
+def _text(table: Table, record: RawRecord, field: str) -> str:
     value = record.values.get(field)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{table.at(record)}, {field}: a text is expected, not {value!r}.")

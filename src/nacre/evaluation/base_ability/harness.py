@@ -21,7 +21,9 @@ from torch import Tensor
 
 from nacre.errors import DataError, ModelError
 from nacre.evaluation.base_ability.benchmarks import AbilityTask
-from nacre.models.generative import DecoderOnly, Writing
+from nacre.functional.losses import IGNORED
+from nacre.models.batch import Batch
+from nacre.models.generative import DecoderOnly, Generative
 from nacre.models.host import Host
 from nacre.optional import need
 
@@ -63,7 +65,7 @@ def samples_of(host: Host, task: AbilityTask, batch_size: int, max_new_tokens: i
 
 def check_host(host: Host) -> None:
     """Raise ``ModelError`` unless the host gives continuations a likelihood."""
-    if not isinstance(host.family, Writing):
+    if not isinstance(host.family, Generative):
         raise ModelError(
             f"base_ability: '{host.name}' is {host.family.name}, and gives no likelihood to a continuation: measure a "
             "decoder-only or encoder-decoder model."
@@ -210,7 +212,31 @@ def _model_class() -> Any:
                     )
                 read = len(context) if self.backend == "seq2seq" else len(context) + len(continuation) - 1
                 self.cut += read > self.max_length
+            # In the order in which lm-eval reads them: its batches are consecutive runs of it.
+            whole = [(list(context), [*context, *continuation]) for _, context, continuation in requests]
+            self.unread = iter(sorted(whole, key=lambda row: (-len(row[1]), row[1])))
             return super()._loglikelihood_tokens(requests, **kwargs)
+
+        def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+            batch = self._batch(inps, attn_mask, labels)
+            with self.host.family.routed(batch):
+                logits: Tensor = super()._model_call(inps, attn_mask, labels)
+            return logits
+
+        def _batch(self, inps: Tensor, attn_mask: Tensor | None, labels: Tensor | None) -> Batch:
+            """What a router is shown of a call. lm-eval gives a decoder neither mask nor labels."""
+            rows = [next(self.unread) for _ in inps]
+            if attn_mask is None or labels is None:
+                attn_mask, labels = torch.zeros_like(inps), torch.full_like(inps, IGNORED)
+                for number, (context, whole) in enumerate(rows):
+                    read = whole[-(self.max_length + 1) :]
+                    attn_mask[number, : len(read) - 1] = 1
+                    targets = len(whole) - len(context)
+                    labels[number, len(read) - targets : len(read) - 1] = inps[
+                        number, len(read) - targets : len(read) - 1
+                    ]
+            tensors = {"input_ids": inps, "attention_mask": attn_mask, "labels": labels}
+            return Batch(tensors, ("",) * len(inps))
 
         def _model_generate(
             self, context: Tensor, max_length: int, stop: list[str], attention_mask: Tensor, **_: object
@@ -220,11 +246,12 @@ def _model_class() -> Any:
             start = context.shape[1] if self.backend == "causal" else 1
             stopping = helpers.stop_sequences_criteria(self.tokenizer, stop, start, len(context))
             family = self.host.family
-            assert isinstance(family, Writing)
-            with torch.no_grad(), family.greedy(self.new_tokens) as settings:
+            assert isinstance(family, Generative)
+            prompts = Batch({"input_ids": context, "attention_mask": attention_mask}, ("",) * len(context))
+            greedy = family.generation(family.greedy(self.new_tokens))
+            with torch.no_grad(), greedy as settings, family.routed(prompts):
                 written: Tensor = self.model.generate(
-                    input_ids=context,
-                    attention_mask=attention_mask,
+                    **prompts,
                     generation_config=settings,
                     stopping_criteria=stopping,
                 )

@@ -10,7 +10,7 @@ from nacre.errors import RecipeError
 from nacre.evaluation.base_ability.benchmarks import AbilityTask, Document
 from nacre.evaluation.base_ability.harness import check_host, room, samples_of
 from nacre.evaluation.base_ability.programs import LIMITS, Limits, containment, pass_at_k, run_program
-from nacre.evaluation.base_ability.scores import METRICS, AbilityScore, Programs, score_of
+from nacre.evaluation.base_ability.scores import ABILITY_METRICS, AbilityScore, Programs, score_of
 from nacre.models.host import Host
 
 MAX_NEW_TOKENS = 1024
@@ -37,7 +37,7 @@ def measure_ability(
         return _programs(host, task, batch_size, max_new_tokens, limits)
     started = time.monotonic()
     samples, cut = samples_of(host, task, batch_size, max_new_tokens)
-    right = {metric: [bool(sample[metric]) for sample in samples] for metric in METRICS[task.name]}
+    right = {metric: [bool(sample[metric]) for sample in samples] for metric in ABILITY_METRICS[task.name]}
     return AbilityScore(
         task=task.name,
         rows=len(samples),

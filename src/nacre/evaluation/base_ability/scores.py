@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nacre.evaluation.base_ability.programs import Outcome
 
-METRICS = {
+ABILITY_METRICS = {
     "hellaswag": ("acc", "acc_norm"),
     # The same words are scored behind two contexts, so that a length to divide by has no meaning.
     "winogrande": ("acc",),
@@ -71,7 +71,7 @@ class AbilityScore(BaseModel):
     @property
     def headline(self) -> str:
         """The metric that goes into averages."""
-        return METRICS[self.task][-1]
+        return ABILITY_METRICS[self.task][-1]
 
 
 def score_of(values: Sequence[float]) -> Score:

@@ -17,13 +17,13 @@ from nacre.evaluation.base_ability.harness import STOPS, check_host, lm_eval, ro
 from nacre.evaluation.base_ability.measure import check_consent, measure_ability
 from nacre.evaluation.base_ability.programs import containment
 from nacre.evaluation.base_ability.scores import AbilityScore
+from nacre.events import OnEvent, ProbeMeasured, ProbeStarted
 from nacre.files import to_json, write_atomically
 from nacre.learning.learner import Learner
-from nacre.learning.trainer import Report
 from nacre.method import Method
 from nacre.models.host import Host
 from nacre.parts.curriculum import Stage
-from nacre.records.base_ability import AbilityRecord, record_of
+from nacre.records.base_ability import BEFORE, AbilityRecord, record_of
 from nacre.runs.probes.base_ability_settings import BaseAbility
 
 
@@ -85,7 +85,7 @@ def measure_abilities(
     tasks: Sequence[AbilityTask],
     settings: BaseAbility,
     learner_of: Callable[[Path], Learner],
-    report: Report,
+    on_event: OnEvent,
 ) -> AbilityRecord:
     """Measure what is not there yet, and read the rest.
 
@@ -100,7 +100,7 @@ def measure_abilities(
             file = folder / stage.name / f"{task.name}.json"
             score = _read(file)
             if score is None:
-                report("ability", after=after, task=task.name)
+                on_event(ProbeStarted("ability", {"after": after, "task": task.name}))
                 learner = learner or learner_of(stage)
                 score = measure_ability(
                     learner.host,
@@ -111,11 +111,20 @@ def measure_abilities(
                 )
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(file, to_json(score.model_dump(mode="json"), indent=None) + "\n")
-            values = {metric: one.value for metric, one in score.scores.items()}
-            report("ability_result", after=after, task=task.name, scores=values)
+            on_event(_measured(after, score))
             found.append(score)
         scores.append(found)
     return record_of([after for after, _ in stages], scores)
+
+
+def _measured(after: str, score: AbilityScore) -> ProbeMeasured:
+    values = {metric: one.value for metric, one in score.scores.items()}
+    shown = ", ".join(f"{metric} {100 * value:.1f}" for metric, value in values.items())
+    return ProbeMeasured(
+        "ability_result",
+        {"after": after, "task": score.task, "scores": values},
+        f"base ability, {'' if after == BEFORE else 'after '}{after}: {score.task}, {shown}",
+    )
 
 
 def _read(file: Path) -> AbilityScore | None:

@@ -15,11 +15,10 @@ from pydantic import ValidationError
 from nacre.adapters.merged import merged_copy
 from nacre.errors import CheckpointError, RecipeError
 from nacre.evaluation.scoring import check_metric, score
+from nacre.events import OnEvent, ProbeMeasured, ProbeStarted
 from nacre.files import to_json, write_atomically
 from nacre.learning.learner import Learner
-from nacre.learning.trainer import Report
 from nacre.methods.seq_ft import seq_ft
-from nacre.models.classifier import Classifier
 from nacre.models.host import Host
 from nacre.records.end_tasks import EndResult, EndTaskRecord, average
 from nacre.runs.probes.fine_tuning import FineTuning
@@ -41,7 +40,7 @@ def end_tasks_of(settings: FineTuning | None, corpora: Sequence[str], data: str 
         raise RecipeError(
             f"end_tasks: '{unknown[0]}' has no end task; {', '.join(END_TASKS)} have. Set end_tasks.after=never."
         )
-    if not isinstance(host.model, Classifier):
+    if host.family.head is None:
         raise RecipeError(
             f"end_tasks: copies of an encoder-only host are fine-tuned, and '{host.name}' is {host.family.name}. "
             "Set end_tasks.after=never."
@@ -61,7 +60,7 @@ def measure_end_tasks(
     tasks: Sequence[Task],
     settings: FineTuning,
     learner_of: Callable[[Path], Learner],
-    report: Report,
+    on_event: OnEvent,
 ) -> EndTaskRecord:
     """Fine-tune what is not there yet, and read the rest.
 
@@ -76,12 +75,12 @@ def measure_end_tasks(
                 file = folder / stage.name / f"{task.name}-seed{seed}.json"
                 result = _read(file)
                 if result is None:
-                    report("end_task", after=after, task=task.name, seed=seed)
+                    on_event(ProbeStarted("end_task", {"after": after, "task": task.name, "seed": seed}))
                     learner = learner or learner_of(stage)
                     result = fine_tuned(learner, end, task, settings, seed, after)
                     file.parent.mkdir(parents=True, exist_ok=True)
                     write_atomically(file, to_json(result.model_dump()) + "\n")
-                report("end_result", after=after, task=task.name, seed=seed, f1=result.f1, accuracy=result.accuracy)
+                on_event(_measured(result))
                 results.append(result.model_copy(update={"answers": []}))
     return EndTaskRecord(results=results, averages=[average(after, results) for after, _ in stages])
 
@@ -117,6 +116,16 @@ def fine_tuned(
 
 def _end_of(task: Task) -> EndTask:
     return next(end for end in END_TASKS.values() if end.name == task.name)
+
+
+def _measured(result: EndResult) -> ProbeMeasured:
+    place = {"after": result.after, "task": result.task, "seed": result.seed}
+    return ProbeMeasured(
+        "end_result",
+        {**place, "f1": result.f1, "accuracy": result.accuracy},
+        f"after {result.after}: {result.task}, seed {result.seed}: F1 {100 * result.f1:.1f}, "
+        f"accuracy {100 * result.accuracy:.1f}",
+    )
 
 
 def _read(file: Path) -> EndResult | None:

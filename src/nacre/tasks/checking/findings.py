@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, Literal
 
-from nacre.tasks.checking.overlap import Place, Texts, content
+from nacre.tasks.checking.overlap import TaskSplit, Texts, content
 from nacre.tasks.checking.prompts import prompts
 from nacre.tasks.task import SPLITS, Split, Task
 
-SCHEMA = "nacre.checks/2"
+CHECKS_SCHEMA = "nacre.checks/2"
 
-Kind = Literal["leak", "overlap", "identical", "repeats", "labels", "identity", "truncation", "unreadable"]
-KINDS: dict[Kind, str] = {
+FindingKind = Literal["leak", "overlap", "identical", "repeats", "labels", "identity", "truncation", "unreadable"]
+FINDING_KINDS: dict[FindingKind, str] = {
     "leak": "test rows that the model trains on, in any task, or that settings are chosen on",
     "overlap": "other texts that stand in two places",
     "identical": "whole files or splits that are the same",
@@ -33,7 +33,7 @@ class Finding:
     """kind: one of ``KINDS``. count: of what the sentence counts. rows: the first of them, each with its counterpart
     where it has one."""
 
-    kind: Kind
+    kind: FindingKind
     tasks: tuple[str, ...]
     sentence: str
     count: int
@@ -55,7 +55,7 @@ def check_stream(tasks: Sequence[Task], normalize: Callable[[str], str]) -> dict
         *_identity(tasks),
     ]
     return {
-        "schema": SCHEMA,
+        "schema": CHECKS_SCHEMA,
         "tasks": {task.name: {"source": dict(task.source), **_counts(task, texts)} for task in tasks},
         "test rows that another task trains on": {
             f"{task.name} in {other.name}": count
@@ -86,17 +86,17 @@ def _counts(task: Task, texts: Texts) -> dict[str, int]:
     }
 
 
-def _exact(texts: Texts, here: Place, there: Place) -> int:
+def _exact(texts: Texts, here: TaskSplit, there: TaskSplit) -> int:
     found = texts.overlap(here, there)
     return found.exact if found else 0
 
 
 def identical(tasks: Sequence[Task]) -> Iterator[Finding]:
     """Splits whose files have the same bytes, or whose rows are the same in another order or kind of file."""
-    by_bytes: defaultdict[str, list[Place]] = defaultdict(list)
-    by_rows: defaultdict[bytes, list[Place]] = defaultdict(list)
-    files: dict[Place, str] = {}
-    unused: set[Place] = set()
+    by_bytes: defaultdict[str, list[TaskSplit]] = defaultdict(list)
+    by_rows: defaultdict[bytes, list[TaskSplit]] = defaultdict(list)
+    files: dict[TaskSplit, str] = {}
+    unused: set[TaskSplit] = set()
     for task in tasks:
         for split in SPLITS:
             place = (task.name, split)
@@ -119,11 +119,11 @@ def identical(tasks: Sequence[Task]) -> Iterator[Finding]:
             yield Finding("identical", names, f"{_named(one, files)} and {_named(two, files)} {how}{aside}.", 1)
 
 
-def _named(place: Place, files: dict[Place, str]) -> str:
+def _named(place: TaskSplit, files: dict[TaskSplit, str]) -> str:
     return _split(place) + (f" ({files[place]})" if files.get(place) else "")
 
 
-def _split(place: Place) -> str:
+def _split(place: TaskSplit) -> str:
     return f"{place[1]} of '{place[0]}'"
 
 

@@ -15,7 +15,7 @@ from nacre.tasks.task import SPLITS, Row, Split, Task
 NAMED = 5
 """Rows that a finding names; it counts all of them."""
 
-Place = tuple[str, Split]
+TaskSplit = tuple[str, Split]
 """A task's name and a split."""
 
 _Answer = tuple[int, int]
@@ -31,8 +31,8 @@ class Overlap:
     have the same target as one such row there. examples: a row here and one there, the first few.
     """
 
-    here: Place
-    there: Place
+    here: TaskSplit
+    there: TaskSplit
     size: int
     rows: int
     exact: int
@@ -44,7 +44,7 @@ class Overlap:
 class Repeats:
     """Rows of a place whose text stands further up in it. contradicting: those with another target there."""
 
-    place: Place
+    place: TaskSplit
     size: int
     rows: int
     exact: int
@@ -60,19 +60,19 @@ class Texts:
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
-        self.rows: dict[Place, tuple[Row, ...]] = {
+        self.rows: dict[TaskSplit, tuple[Row, ...]] = {
             (task.name, split): task.rows(split) for task in tasks for split in SPLITS
         }
         self._forms = {
-            place: [[forms(text) for text, _ in row.learnt] for row in rows] for place, rows in self.rows.items()
+            place: [[forms(text) for text, _ in row.learned] for row in rows] for place, rows in self.rows.items()
         }
-        self._where: dict[bytes, dict[Place, list[_Answer]]] = defaultdict(lambda: defaultdict(list))
+        self._where: dict[bytes, dict[TaskSplit, list[_Answer]]] = defaultdict(lambda: defaultdict(list))
         for place, found in self._forms.items():
             for index, answers in enumerate(found):
                 for number, (_, normal) in enumerate(answers):
                     self._where[normal][place].append((index, number))
 
-    def overlap(self, here: Place, there: Place) -> Overlap | None:
+    def overlap(self, here: TaskSplit, there: TaskSplit) -> Overlap | None:
         """Rows of ``here`` whose text stands ``there``; None if there is no such row."""
         rows = exact = same_target = 0
         examples: list[tuple[str, str]] = []
@@ -87,7 +87,7 @@ class Texts:
             return None
         return Overlap(here, there, len(self.rows[here]), rows, exact, same_target, tuple(examples))
 
-    def repeats(self, place: Place) -> Repeats | None:
+    def repeats(self, place: TaskSplit) -> Repeats | None:
         """Rows whose text stands in an earlier row of the same place; None if there is no such row."""
         rows = exact = contradicting = 0
         examples: list[tuple[str, str]] = []
@@ -105,7 +105,7 @@ class Texts:
             return None
         return Repeats(place, len(self.rows[place]), rows, exact, contradicting, tuple(examples))
 
-    def shared(self) -> set[tuple[Place, Place]]:
+    def shared(self) -> set[tuple[TaskSplit, TaskSplit]]:
         """Every two different places, in both orders, that share a text."""
         return {
             (here, there)
@@ -116,23 +116,23 @@ class Texts:
             if here != there
         }
 
-    def name(self, place: Place, index: int) -> str:
+    def name(self, place: TaskSplit, index: int) -> str:
         """A row as a person finds it: file and line, or its number in the split."""
         return self.rows[place][index].place or f"{place[1]}, row {index + 1}"
 
-    def _twins(self, here: Place, there: Place) -> Iterator[tuple[int, list[_Answer]]]:
+    def _twins(self, here: TaskSplit, there: TaskSplit) -> Iterator[tuple[int, list[_Answer]]]:
         for index, answers in enumerate(self._forms[here]):
             _, normal = answers[-1]
             if twins := self._where[normal].get(there):
                 yield index, twins
 
-    def _exact(self, place: Place, answer: _Answer) -> bytes:
+    def _exact(self, place: TaskSplit, answer: _Answer) -> bytes:
         index, number = answer
         return self._forms[place][index][number][0]
 
-    def _target(self, place: Place, answer: _Answer) -> str:
+    def _target(self, place: TaskSplit, answer: _Answer) -> str:
         index, number = answer
-        return self.rows[place][index].learnt[number][1]
+        return self.rows[place][index].learned[number][1]
 
 
 def forms(text: str) -> tuple[bytes, bytes]:

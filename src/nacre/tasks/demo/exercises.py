@@ -6,14 +6,19 @@ import random
 import re
 
 from nacre.tasks.demo.grammar import WORDS, Words, sentence
-from nacre.tasks.demo.plans import LABELS, PLANS, any_kind, distraction
+from nacre.tasks.demo.plans import LABELS, PLANS, any_label_plan, distraction
 from nacre.tasks.template import Template
 
 _OPTION_LISTS: dict[str, Words] = {
     word: tuple(option for option in words if " " not in option)
     for words in (
         *(WORDS[slot] for slot in ("name", "thing", "color", "count")),
-        *(words for plan in PLANS.values() for kind in plan.kinds.values() for words in kind.words.values()),
+        *(
+            words
+            for plan in PLANS.values()
+            for label_plan in plan.labels.values()
+            for words in label_plan.words.values()
+        ),
     )
     for word in words
     if " " not in word
@@ -79,8 +84,8 @@ def answers_a_label(passage: str) -> bool:
 
 
 def _text(rng: random.Random) -> str:
-    plan, kind = any_kind(rng)
-    sentences = [sentence(rng, kind) for _ in range(rng.choice((1, 1, 2)))]
+    plan, label_plan = any_label_plan(rng)
+    sentences = [sentence(rng, label_plan) for _ in range(rng.choice((1, 1, 2)))]
     if rng.random() < 0.3:
         sentences.append(distraction(rng, plan))
     rng.shuffle(sentences)

@@ -12,7 +12,7 @@ Patterns = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Kind:
+class LabelPlan:
     """What one label's sentences look like.
 
     words: the clues, a word list per slot; empty where the patterns themselves are the clues.
@@ -26,12 +26,12 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TaskPlan:
     """One task: its question, its labels with their kinds, and which other tasks lend it distracting sentences."""
 
     name: str
     instruction: str
-    kinds: Mapping[str, Kind]
+    labels: Mapping[str, LabelPlan]
     distractors: tuple[str, ...]
 
 
@@ -40,9 +40,9 @@ def word_list(words: str) -> Words:
     return tuple(word.strip() for word in words.split(","))
 
 
-def sentence(rng: random.Random, kind: Kind) -> str:
+def sentence(rng: random.Random, label_plan: LabelPlan) -> str:
     """A sentence with the kind's clues."""
-    return filled(rng, rng.choice(kind.patterns), kind.words)
+    return filled(rng, rng.choice(label_plan.patterns), label_plan.words)
 
 
 def filler(rng: random.Random) -> str:

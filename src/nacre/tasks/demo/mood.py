@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nacre.tasks.demo.grammar import Kind, Patterns, Plan, word_list
+from nacre.tasks.demo.grammar import LabelPlan, Patterns, TaskPlan, word_list
 
 _PATTERNS: Patterns = (
     "{name} {did} and {did}.",
@@ -15,31 +15,31 @@ _PATTERNS: Patterns = (
 _MENTIONS: Patterns = ("{name} was LABEL {day}.", "{kin} felt LABEL.", "LABEL people were there {day}.")
 
 
-def _kind(label: str, did: str, how: str) -> Kind:
+def _label(label: str, did: str, how: str) -> LabelPlan:
     mentions = tuple(pattern.replace("LABEL", label) for pattern in _MENTIONS)
-    return Kind({"did": word_list(did), "how": word_list(how)}, _PATTERNS, mentions)
+    return LabelPlan({"did": word_list(did), "how": word_list(how)}, _PATTERNS, mentions)
 
 
-PLAN = Plan(
+PLAN = TaskPlan(
     "mood",
     "How does the person feel?",
-    kinds={
-        "happy": _kind(
+    labels={
+        "happy": _label(
             "happy",
             "smiled, laughed, danced, cheered, clapped, giggled, hugged everyone, jumped for joy",
             "full of joy, cheerful, delighted, merry, bright with luck",
         ),
-        "sad": _kind(
+        "sad": _label(
             "sad",
             "cried, wept, sighed, sobbed, shed a tear, mourned, looked down, missed everyone",
             "full of sorrow, gloomy, lonely, heartbroken, in tears",
         ),
-        "angry": _kind(
+        "angry": _label(
             "angry",
             "shouted, yelled, cursed, slammed the door, stamped, growled, broke a plate, made a fist",
             "full of rage, furious, bitter, red with fury, annoyed",
         ),
-        "afraid": _kind(
+        "afraid": _label(
             "afraid",
             "trembled, shivered, hid, froze, ran away, turned pale, gasped, called for help",
             "full of fear, frightened, nervous, white with terror, alarmed",

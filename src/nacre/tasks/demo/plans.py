@@ -5,19 +5,19 @@ from __future__ import annotations
 import random
 
 from nacre.tasks.demo import mood, place, request, topic
-from nacre.tasks.demo.grammar import Kind, Plan, sentence
+from nacre.tasks.demo.grammar import LabelPlan, TaskPlan, sentence
 
-PLANS: dict[str, Plan] = {plan.name: plan for plan in (topic.PLAN, mood.PLAN, place.PLAN, request.PLAN)}
-LABELS: frozenset[str] = frozenset(label for plan in PLANS.values() for label in plan.kinds)
+PLANS: dict[str, TaskPlan] = {plan.name: plan for plan in (topic.PLAN, mood.PLAN, place.PLAN, request.PLAN)}
+LABELS: frozenset[str] = frozenset(label for plan in PLANS.values() for label in plan.labels)
 
 
-def any_kind(rng: random.Random) -> tuple[Plan, Kind]:
+def any_label_plan(rng: random.Random) -> tuple[TaskPlan, LabelPlan]:
     """A task and one of its kinds, both at random."""
     plan = rng.choice(list(PLANS.values()))
-    return plan, rng.choice(list(plan.kinds.values()))
+    return plan, rng.choice(list(plan.labels.values()))
 
 
-def distraction(rng: random.Random, plan: Plan) -> str:
+def distraction(rng: random.Random, plan: TaskPlan) -> str:
     """A sentence with clues to a task that ``plan`` is to be told from."""
     other = PLANS[rng.choice(plan.distractors)]
-    return sentence(rng, rng.choice(list(other.kinds.values())))
+    return sentence(rng, rng.choice(list(other.labels.values())))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from nacre.tasks.demo.grammar import Kind, Plan
+from nacre.tasks.demo.grammar import LabelPlan, TaskPlan
 
-PLAN = Plan(
+PLAN = TaskPlan(
     "request",
     "What kind of message is this?",
-    kinds={
-        "question": Kind(
+    labels={
+        "question": LabelPlan(
             {},
             (
                 "When will the {color} {thing} be here?",
@@ -25,7 +25,7 @@ PLAN = Plan(
                 "{kin} answered the question {day}.",
             ),
         ),
-        "order": Kind(
+        "order": LabelPlan(
             {},
             (
                 "Please send me {count} {color} {thing}s.",
@@ -38,7 +38,7 @@ PLAN = Plan(
             ),
             ("{name} sent an order for the {thing}.", "It was a big order.", "{kin} paid for the order {day}."),
         ),
-        "complaint": Kind(
+        "complaint": LabelPlan(
             {},
             (
                 "The {thing} arrived broken.",
@@ -55,7 +55,7 @@ PLAN = Plan(
                 "{kin} read the complaint {day}.",
             ),
         ),
-        "thanks": Kind(
+        "thanks": LabelPlan(
             {},
             (
                 "The {color} {thing} is wonderful.",

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 from nacre.seeds import derive
-from nacre.tasks.demo.grammar import Kind, Plan, filler, sentence
+from nacre.tasks.demo.grammar import LabelPlan, TaskPlan, filler, sentence
 from nacre.tasks.demo.plans import PLANS, distraction
 from nacre.tasks.task import Row, Split, Task
 from nacre.tasks.template import Template
@@ -23,7 +23,7 @@ def demo_tasks() -> list[Task]:
     return [_task(plan) for plan in PLANS.values()]
 
 
-def _task(plan: Plan) -> Task:
+def _task(plan: TaskPlan) -> Task:
     used: set[str] = set()  # over the splits, which are disjoint
     return Task(
         name=plan.name,
@@ -31,19 +31,19 @@ def _task(plan: Plan) -> Task:
         validation=_rows(plan, "validation", used),
         test=_rows(plan, "test", used),
         template=Template(instruction=plan.instruction, options=True),
-        labels=tuple(plan.kinds),
+        labels=tuple(plan.labels),
         source={"kind": "generated", "generator": "nacre.tasks.demo", "seed": _SEED},
     ).check()
 
 
-def _rows(plan: Plan, split: Split, used: set[str]) -> tuple[Row, ...]:
+def _rows(plan: TaskPlan, split: Split, used: set[str]) -> tuple[Row, ...]:
     rng = random.Random(derive(_SEED, "demo", plan.name, split))
-    kinds = {label: _trained_part(kind) if split == "train" else kind for label, kind in plan.kinds.items()}
-    labels = list(kinds)
+    plans = {label: _trained_part(own) if split == "train" else own for label, own in plan.labels.items()}
+    labels = list(plans)
     rows: list[Row] = []
     while len(rows) < ROWS[split]:
         label = labels[len(rows) % len(labels)]
-        text = _text(rng, plan, kinds[label])
+        text = _text(rng, plan, plans[label])
         if text not in used:
             used.add(text)
             rows.append(Row(text, label))
@@ -51,21 +51,21 @@ def _rows(plan: Plan, split: Split, used: set[str]) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _text(rng: random.Random, plan: Plan, kind: Kind) -> str:
+def _text(rng: random.Random, plan: TaskPlan, label_plan: LabelPlan) -> str:
     """Two sentences with clues, or one and a sentence of another task; a third of the time with a filler."""
-    sentences = [sentence(rng, kind)]
-    sentences.append(sentence(rng, kind) if rng.random() < 0.5 else distraction(rng, plan))
+    sentences = [sentence(rng, label_plan)]
+    sentences.append(sentence(rng, label_plan) if rng.random() < 0.5 else distraction(rng, plan))
     if rng.random() < 0.33:
         sentences.append(filler(rng))
     rng.shuffle(sentences)
     return " ".join(sentences)
 
 
-def _trained_part(kind: Kind) -> Kind:
+def _trained_part(label_plan: LabelPlan) -> LabelPlan:
     """The part of a kind that training rows are written with: two thirds of its words, or of its patterns."""
-    if not kind.words:
-        return replace(kind, patterns=_two_thirds(kind.patterns))
-    return replace(kind, words={slot: _two_thirds(words) for slot, words in kind.words.items()})
+    if not label_plan.words:
+        return replace(label_plan, patterns=_two_thirds(label_plan.patterns))
+    return replace(label_plan, words={slot: _two_thirds(words) for slot, words in label_plan.words.items()})
 
 
 def _two_thirds(choices: tuple[str, ...]) -> tuple[str, ...]:

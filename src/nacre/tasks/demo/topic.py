@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from nacre.tasks.demo.grammar import Kind, Plan, word_list
+from nacre.tasks.demo.grammar import LabelPlan, TaskPlan, word_list
 
-PLAN = Plan(
+PLAN = TaskPlan(
     "topic",
     "What is the text about?",
-    kinds={
-        "music": Kind(
+    labels={
+        "music": LabelPlan(
             {
                 "item": word_list(
                     "violin, piano, drum, guitar, flute, trumpet, harp, song, melody, choir, tune, rhythm"
@@ -25,7 +25,7 @@ PLAN = Plan(
             ),
             ("{name} loves music.", "There was music {day}.", "{kin} thinks of music all day."),
         ),
-        "sport": Kind(
+        "sport": LabelPlan(
             {
                 "item": word_list(
                     "match, race, goal, ball, medal, league, final, tennis, football, sprint, trophy, training"
@@ -42,7 +42,7 @@ PLAN = Plan(
             ),
             ("{name} loves sport.", "There was sport {day}.", "{kin} thinks of sport all day."),
         ),
-        "weather": Kind(
+        "weather": LabelPlan(
             {
                 "item": word_list(
                     "rain, snow, storm, wind, fog, frost, hail, thunder, heat, sunshine, cloud, lightning"
@@ -59,7 +59,7 @@ PLAN = Plan(
             ),
             ("{name} loves this weather.", "There was bad weather {day}.", "{kin} thinks of the weather all day."),
         ),
-        "health": Kind(
+        "health": LabelPlan(
             {
                 "item": word_list(
                     "fever, cough, pill, bandage, vaccine, medicine, headache, flu, wound, rash, syrup, allergy"

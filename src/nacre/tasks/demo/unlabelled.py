@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from nacre.seeds import derive
 from nacre.tasks.demo.exercises import exercise
 from nacre.tasks.demo.grammar import FILLER, Patterns, filled, sentence
-from nacre.tasks.demo.plans import any_kind, distraction
+from nacre.tasks.demo.plans import any_label_plan, distraction
 from nacre.tasks.demo.rows import demo_tasks
 from nacre.tasks.task import SPLITS
 
@@ -46,10 +46,10 @@ def _passage(rng: random.Random) -> str:
 
 def _story(rng: random.Random) -> str:
     """Sentences of one kind, often with an ordinary mention of its word, one of another kind or a filler."""
-    plan, kind = any_kind(rng)
-    sentences = [sentence(rng, kind) for _ in range(rng.choice((1, 2, 2, 3)))]
+    plan, label_plan = any_label_plan(rng)
+    sentences = [sentence(rng, label_plan) for _ in range(rng.choice((1, 2, 2, 3)))]
     if rng.random() < 0.6:
-        sentences.append(filled(rng, rng.choice(kind.mentions), kind.words))
+        sentences.append(filled(rng, rng.choice(label_plan.mentions), label_plan.words))
     if rng.random() < 0.4:
         sentences.append(distraction(rng, plan))
     if rng.random() < 0.3:

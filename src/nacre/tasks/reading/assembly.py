@@ -10,18 +10,18 @@ from typing import Any
 from nacre.errors import DataError
 from nacre.tasks.published.catalog import KnownTask, known, template_of
 from nacre.tasks.published.written import WrittenTask, definition_prompt, written
-from nacre.tasks.reading.cards import Card
+from nacre.tasks.reading.cards import TaskCard
 from nacre.tasks.reading.conversations import read_conversations
 from nacre.tasks.reading.fields import Fields, Placed, check_labels, find_fields, read_rows
 from nacre.tasks.reading.tables import Table
 from nacre.tasks.reading.text import read_texts
-from nacre.tasks.reading.validation_split import carve
+from nacre.tasks.reading.validation_split import hold_out_validation
 from nacre.tasks.task import SPLITS, Row, Split, Task
 from nacre.tasks.template import Template
 
 
 @dataclass(frozen=True)
-class Material:
+class RawTask:
     """All that was found of one task, before any decision.
 
     where: how messages call it. labels: the label set shipped beside the rows. family: the folder above, in
@@ -31,12 +31,12 @@ class Material:
     where: str
     layout: str
     tables: Mapping[Split, Table]
-    card: Card = field(default_factory=Card)
+    card: TaskCard = field(default_factory=TaskCard)
     labels: tuple[str, ...] | None = None
     family: str = ""
 
 
-def assemble(name: str, found: Material, seed: int) -> Task:
+def assemble(name: str, found: RawTask, seed: int) -> Task:
     """The task called ``name``; ``DataError`` with file and line for what is wrong with its rows."""
     for split in ("train", "test"):
         if split not in found.tables:
@@ -82,7 +82,7 @@ def assemble(name: str, found: Material, seed: int) -> Task:
     ).check()
 
 
-def _text_task(name: str, found: Material, seed: int) -> Task:
+def _text_task(name: str, found: RawTask, seed: int) -> Task:
     """A task of unlabelled text."""
     column = found.card.fields.get("text", "text")
     splits, held_out = _with_validation(
@@ -127,14 +127,14 @@ def _with_validation(
         del complete["validation"]
         record["not_used"] = {"validation": "its rows are the test rows"}
     if "validation" not in complete:
-        complete["train"], complete["validation"] = carve(
+        complete["train"], complete["validation"] = hold_out_validation(
             complete["train"], complete["test"], name=name, by_label=by_label, seed=seed
         )
         record["carved"] = {"from": "train", "seed": seed, "rows": len(complete["validation"])}
     return complete, record
 
 
-def _written_prompt(found: Material, free: WrittenTask | None, placed: dict[Split, list[Placed]]) -> Template | None:
+def _written_prompt(found: RawTask, free: WrittenTask | None, placed: dict[Split, list[Placed]]) -> Template | None:
     """The prompt of a published task with written answers, or of any in the schema of Super-NaturalInstructions; None
     for others. What the template says itself is taken off the rows, in place."""
     definition = found.tables["train"].definition
@@ -156,7 +156,7 @@ def _written_prompt(found: Material, free: WrittenTask | None, placed: dict[Spli
     return free.prompt
 
 
-def _bare(found: Material) -> Template:
+def _bare(found: RawTask) -> Template:
     """The template of conversations, which adds nothing; ``DataError`` if the card wants something added."""
     card = found.card
     wanted = {"instruction": card.instruction, "options": card.options, "answer_cue": card.answer_cue}
@@ -169,7 +169,7 @@ def _bare(found: Material) -> Template:
 
 
 def _labels(
-    found: Material, published: KnownTask | None, free: WrittenTask | None, fields: Fields, train: Sequence[Placed]
+    found: RawTask, published: KnownTask | None, free: WrittenTask | None, fields: Fields, train: Sequence[Placed]
 ) -> tuple[str, ...] | None:
     """The label set in prompt order, from the first that has one: task.json, labels.json, a dataset's class names, the
     catalog, the training rows. None for free text.
@@ -205,7 +205,7 @@ def _drop_unlabelled(
 
 def _template(
     name: str,
-    found: Material,
+    found: RawTask,
     published: KnownTask | None,
     prompt: Template | None,
     fields: Fields,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nacre.errors import DataError, nearest
-from nacre.tasks.metrics import METRICS, metric_name
+from nacre.tasks.metrics import TASK_METRICS, metric_name
 from nacre.tasks.reading.fields import as_label
 from nacre.tasks.reading.hub import HubAddress
 from nacre.tasks.reading.tables import read_json
@@ -17,7 +17,7 @@ from nacre.tasks.task import SPLITS, Split
 
 
 @dataclass(frozen=True)
-class Card:
+class TaskCard:
     """The content of one task.json.
 
     labels: the label set in prompt order. free_text: whether the file says ``"labels": null``.
@@ -50,25 +50,25 @@ class Card:
     text: bool = False
 
 
-def read_card(folder: Path) -> Card:
+def read_card(folder: Path) -> TaskCard:
     """The folder's task.json, or an empty card if it has none; ``DataError`` with file and key for a wrong value."""
     path = folder / "task.json"
     if not path.exists():
-        return Card()
+        return TaskCard()
     content = read_json(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: an object with keys such as 'labels' and 'instruction' is expected.")
     return card_of(str(path), content, folder)
 
 
-def card_of(where: str, content: Mapping[str, Any], folder: Path) -> Card:
+def card_of(where: str, content: Mapping[str, Any], folder: Path) -> TaskCard:
     """The card that these keys and values are; ``DataError`` that begins with ``where`` and the key for a wrong value.
 
     folder: where a dataset shipped with the task lies.
     """
     text = content.get("kind") == "text"  # then there is nothing to be answered, and one way to score only
     metric, note = (None, None) if text else _metric(where, _text(where, content, "metric"))
-    return Card(
+    return TaskCard(
         name=_text(where, content, "name"),
         family=_text(where, content, "family"),
         labels=label_set(f"{where}, labels", content["labels"]) if content.get("labels") is not None else None,
@@ -105,7 +105,7 @@ def _metric(where: str, text: str | None) -> tuple[str | None, str | None]:
     if (name := metric_name(text)) is not None:
         return name, None
     if re.fullmatch("[a-z][a-z0-9_]*", text):
-        raise DataError(f"{where}, metric: there is no metric '{text}'. {nearest(text, METRICS)}")
+        raise DataError(f"{where}, metric: there is no metric '{text}'. {nearest(text, TASK_METRICS)}")
     return None, text
 
 

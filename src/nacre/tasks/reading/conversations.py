@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nacre.errors import DataError
-from nacre.tasks.reading.fields import Fields, Placed, check_columns, is_text, value_of
-from nacre.tasks.reading.tables import Record, Table
+from nacre.tasks.reading.fields import Fields, Placed, check_columns, field_value, is_text
+from nacre.tasks.reading.tables import RawRecord, Table
 from nacre.tasks.task import Row, said
 from nacre.tasks.template import Turn
 
@@ -30,14 +30,14 @@ def read_conversations(table: Table, fields: Fields) -> list[Placed]:
     return [Placed(_row(table, record, fields), table.at(record)) for record in table.records]
 
 
-def _row(table: Table, record: Record, fields: Fields) -> Row:
+def _row(table: Table, record: RawRecord, fields: Fields) -> Row:
     where = table.at(record)
     for name in _ELSE:
         if record.values.get(name):
             raise DataError(f"{where}: conversations with '{name}' are not learnt; take the field out, or the row.")
-    turns = _turns(where, record, fields.text, learnt=fields.text == fields.target)
+    turns = _turns(where, record, fields.text, learned=fields.text == fields.target)
     if fields.text != fields.target:
-        turns += _turns(where, record, fields.target, learnt=True)
+        turns += _turns(where, record, fields.target, learned=True)
     if turns[-1].role != ASSISTANT:
         raise DataError(
             f"{where}: the last turn is of '{turns[-1].role}'; it must be the assistant's, whose answer is learnt."
@@ -50,16 +50,16 @@ def _row(table: Table, record: Record, fields: Fields) -> Row:
     return Row(text, turns[-1].content, turns=turns[:-1])
 
 
-def _turns(where: str, record: Record, name: str, *, learnt: bool) -> tuple[Turn, ...]:
-    value = value_of(record, name, where)
+def _turns(where: str, record: RawRecord, name: str, *, learned: bool) -> tuple[Turn, ...]:
+    value = field_value(record, name, where)
     if not isinstance(value, list) or not value:
         raise DataError(
             f"{where}: field '{name}' must be a list of turns with 'role' and 'content', not {value!r:.60}."
         )
-    return tuple(_turn(f"{where}: field '{name}', turn {n}", one, learnt) for n, one in enumerate(value, start=1))
+    return tuple(_turn(f"{where}: field '{name}', turn {n}", one, learned) for n, one in enumerate(value, start=1))
 
 
-def _turn(where: str, value: Any, learnt: bool) -> Turn:
+def _turn(where: str, value: Any, learned: bool) -> Turn:
     if not isinstance(value, Mapping) or "role" not in value or "content" not in value:
         raise DataError(f"{where}: 'role' and 'content' are expected, not {value!r:.60}.")
     role, content = value["role"], value["content"]
@@ -74,4 +74,4 @@ def _turn(where: str, value: Any, learnt: bool) -> Turn:
         raise DataError(f"{where}: the content is empty.")
     if not is_text(content):
         raise DataError(f"{where}: the content holds half a character (a lone surrogate, \\ud800 to \\udfff).")
-    return Turn(role, content, learnt and role == ASSISTANT)
+    return Turn(role, content, learned and role == ASSISTANT)

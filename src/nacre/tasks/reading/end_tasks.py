@@ -9,8 +9,8 @@ from typing import Any
 from nacre.errors import DataError
 from nacre.tasks.published.das import EndTask
 from nacre.tasks.reading.fields import as_label, is_text
-from nacre.tasks.reading.sources import material_of
-from nacre.tasks.reading.tables import Record, Table
+from nacre.tasks.reading.sources import find_raw_task
+from nacre.tasks.reading.tables import RawRecord, Table
 from nacre.tasks.task import SPLITS, Row, Split, Task
 from nacre.tasks.template import Template
 
@@ -22,7 +22,7 @@ def load_end_task(end: EndTask, data: str, separator: str) -> Task:
     released code chooses nothing on any, and tests on them.
     ``DataError`` with file and line for a row without the fields it needs, or with a label that is none.
     """
-    found = material_of(end.name, data, alone=False)
+    found = find_raw_task(end.name, data, alone=False)
     rows = {split: [_row(end, table, one, separator) for one in table.records] for split, table in found.tables.items()}
     labels = found.card.labels or tuple(sorted({row.target for row, _ in rows["train"]}))
     for split, read in rows.items():
@@ -69,7 +69,7 @@ def _released_splits(
     return tuple(kept), tuple(test)
 
 
-def _row(end: EndTask, table: Table, record: Record, separator: str) -> tuple[Row, str]:
+def _row(end: EndTask, table: Table, record: RawRecord, separator: str) -> tuple[Row, str]:
     """A row and its product."""
     label = as_label(record.values.get("label"))
     if not label:
@@ -80,7 +80,7 @@ def _row(end: EndTask, table: Table, record: Record, separator: str) -> tuple[Ro
     return Row(text, label), _text(table, record, "product") if end.product else ""
 
 
-def _text(table: Table, record: Record, name: str) -> str:
+def _text(table: Table, record: RawRecord, name: str) -> str:
     value = record.values.get(name)
     if not isinstance(value, str) or not value.strip() or not is_text(value):
         raise DataError(f"{table.at(record)}: field '{name}' must be a string that is not empty.")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nacre.errors import DataError
-from nacre.tasks.reading.tables import Record, Table
+from nacre.tasks.reading.tables import RawRecord, Table
 from nacre.tasks.task import Row
 
 
@@ -108,16 +108,16 @@ def check_columns(table: Table, fields: Fields) -> None:
         )
 
 
-def value_of(record: Record, name: str, where: str) -> object:
+def field_value(record: RawRecord, name: str, where: str) -> object:
     """What a field holds; ``DataError`` that begins with ``where`` if there is none."""
     if name not in record.values:
         raise DataError(f"{where}: there is no field '{name}'; the row has {_listed(record.values)}.")
     return record.values[name]
 
 
-def _row(table: Table, record: Record, fields: Fields) -> Row:
+def _row(table: Table, record: RawRecord, fields: Fields) -> Row:
     where = table.at(record)
-    text, _ = (value_of(record, name, where) for name in (fields.text, fields.target))
+    text, _ = (field_value(record, name, where) for name in (fields.text, fields.target))
     if not isinstance(text, str):
         raise DataError(f"{where}: field '{fields.text}' must be a string, not {_shown(text)}.")
     answers = _answers(record, fields, where)
@@ -129,7 +129,7 @@ def _row(table: Table, record: Record, fields: Fields) -> Row:
     return Row(text, answers[0], answers[1:])
 
 
-def _answers(record: Record, fields: Fields, where: str) -> tuple[str, ...]:
+def _answers(record: RawRecord, fields: Fields, where: str) -> tuple[str, ...]:
     """The target and, after it, the other answers that are right; none twice."""
     value = record.values[fields.target]
     several = [value]

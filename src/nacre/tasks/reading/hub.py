@@ -18,7 +18,7 @@ from nacre.seeds import derive
 from nacre.tasks.published.catalog import KnownTask, canonical
 from nacre.tasks.published.hub_sources import HUB_SOURCES, HubSource, most_rows
 from nacre.tasks.reading.fields import as_label
-from nacre.tasks.reading.tables import SPLIT_NAMES, Record, Table
+from nacre.tasks.reading.tables import SPLIT_NAMES, RawRecord, Table
 from nacre.tasks.task import Split
 
 PREFIX = "hub:"
@@ -99,7 +99,7 @@ def read_published(task: KnownTask) -> dict[Split, Table]:
             chosen = sorted(random.Random(derive(0, "hub", task.name, split)).sample(chosen, most))  # type: ignore[assignment]
         feature = rows.features[source.label]
         records = tuple(
-            Record(number + 1, {"text": _laid_out(source, row), "label": _label(source, feature, row[source.label])})
+            RawRecord(number + 1, {"text": _laid_out(source, row), "label": _label(source, feature, row[source.label])})
             for number, row in zip(chosen, rows.select(chosen).select_columns(list(source.columns)), strict=True)
         )
         tables[split] = Table(where, "row", records, ("text", "label"), {}, _origin(address, name, records, len(rows)))
@@ -134,12 +134,12 @@ def _table(address: HubAddress, split: str, rows: Any) -> Table:
     where = f"{address}, {address.config or 'default'}, split {split}"
     if not values:
         raise DataError(f"{where} holds no rows; every split needs at least one.")
-    records = tuple(Record(number, row) for number, row in enumerate(values, start=1))
+    records = tuple(RawRecord(number, row) for number, row in enumerate(values, start=1))
     origin = _origin(address, split, records, len(values))
     return Table(where, "row", records, tuple(rows.column_names), classes, origin)
 
 
-def _origin(address: HubAddress, split: str, records: Sequence[Record], of: int) -> dict[str, Any]:
+def _origin(address: HubAddress, split: str, records: Sequence[RawRecord], of: int) -> dict[str, Any]:
     """What goes on record. of: how many rows there are, of which these may be a part."""
     rows = [[(column, str(value)) for column, value in sorted(record.values.items())] for record in records]
     return {

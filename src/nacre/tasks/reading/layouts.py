@@ -30,7 +30,7 @@ _FILE_ENDINGS = tuple(ending for ending in ENDINGS if ending != ".json")  # a .j
 
 
 @dataclass(frozen=True)
-class Place:
+class TaskLocation:
     """A task that was found. path: its folder, or its training file. family: the folder above, in CL_Benchmark."""
 
     name: str
@@ -39,7 +39,7 @@ class Place:
     family: str = ""
 
 
-def places(data: Path) -> list[Place]:
+def task_locations(data: Path) -> list[TaskLocation]:
     """Every task under a data path, sorted by name; ``DataError`` when there is no such path.
 
     A folder that holds training rows or a task.json is one task, whatever else lies in it.
@@ -49,22 +49,22 @@ def places(data: Path) -> list[Place]:
     if data.is_file():
         if _stem(data) is None and data.name not in _TRAIN_FILES:
             raise DataError(f"{data} is not a training file; files that end in {', '.join(_FILE_ENDINGS)} are.")
-        return [Place(_stem(data) or data.name, data, "file")]
+        return [TaskLocation(_stem(data) or data.name, data, "file")]
     if "task.json" in _file_names(data) or _file_names(data) & _TRAIN_FILES:
-        return [Place(read_card(data).name or data.resolve().name, data, "folder")]
+        return [TaskLocation(read_card(data).name or data.resolve().name, data, "folder")]
     found = []
     for path in _entries(data):
         if path.is_dir():
             if _is_task(path):
-                found.append(Place(path.name, path, "folder"))
+                found.append(TaskLocation(path.name, path, "folder"))
         elif (stem := _stem(path)) is not None:
-            found.append(Place(stem, path, "file"))
+            found.append(TaskLocation(stem, path, "file"))
     for root in (data, data / "CL_Benchmark"):
-        found += [place for place in _second_level(root) if "train.json" in _file_names(place.path)]
-    return sorted(found, key=lambda place: (place.name, str(place.path)))
+        found += [location for location in _second_level(root) if "train.json" in _file_names(location.path)]
+    return sorted(found, key=lambda location: (location.name, str(location.path)))
 
 
-def locate(data: Path, name: str, *, alone: bool) -> Place:
+def locate(data: Path, name: str, *, alone: bool) -> TaskLocation:
     """The place of one task, by its name or, for a published task, any of its names.
 
     alone: whether it is the only task asked for. Then a path that is itself a task may be given any name, unless it
@@ -72,11 +72,11 @@ def locate(data: Path, name: str, *, alone: bool) -> Place:
     ``DataError`` names what was found instead, the subfolder to pass when ``data`` is one level too high, or both
     places when there are two.
     """
-    found = places(data)
-    matches = [place for place in found if place.name == name]
-    matches = matches or [place for place in found if canonical(place.name) == canonical(name)]
+    found = task_locations(data)
+    matches = [location for location in found if location.name == name]
+    matches = matches or [location for location in found if canonical(location.name) == canonical(name)]
     if len(matches) > 1:
-        listed = " and ".join(str(place.path) for place in matches)
+        listed = " and ".join(str(location.path) for location in matches)
         raise DataError(f"Task '{name}' is there more than once: {listed}; pass the folder that holds the one meant.")
     if matches:
         return matches[0]
@@ -85,15 +85,15 @@ def locate(data: Path, name: str, *, alone: bool) -> Place:
     raise DataError(f"Task '{name}' is not in {data}. {_advice(data, name, found)}")
 
 
-def split_files(place: Place, named: Mapping[Split, str]) -> dict[Split, Path]:
+def split_files(location: TaskLocation, named: Mapping[Split, str]) -> dict[Split, Path]:
     """The file of each split that has one. named: file names given in task.json, which come first."""
-    lone = place.layout == "file"
-    folder = place.path.parent if lone else place.path
-    stem = _stem(place.path) if lone else None
+    lone = location.layout == "file"
+    folder = location.path.parent if lone else location.path
+    stem = _stem(location.path) if lone else None
     prefix = f"{stem}." if stem else ""
     files: dict[Split, Path] = {split: folder / name for split, name in named.items()}
     if lone:
-        files["train"] = place.path
+        files["train"] = location.path
     for split, names in SPLIT_NAMES.items():
         candidates = [folder / f"{prefix}{name}{ending}" for name in names for ending in ENDINGS]
         present = [path for path in candidates if path.exists()]
@@ -106,34 +106,34 @@ def split_files(place: Place, named: Mapping[Split, str]) -> dict[Split, Path]:
     return files
 
 
-def expected_test_file(place: Place, train: Path) -> str:
+def expected_test_file(location: TaskLocation, train: Path) -> str:
     """The name a test file would have beside the training file."""
     ending = next((ending for ending in ENDINGS if train.name.endswith(ending)), ".jsonl")
-    stem = _stem(train) if place.layout == "file" else None
+    stem = _stem(train) if location.layout == "file" else None
     return f"{stem}.test{ending}" if stem else f"test{ending}"
 
 
-def _takes_any_name(data: Path, place: Place) -> bool:
-    if place.path != data or known(place.name):
+def _takes_any_name(data: Path, location: TaskLocation) -> bool:
+    if location.path != data or known(location.name):
         return False
-    return place.layout == "file" or read_card(data).name is None
+    return location.layout == "file" or read_card(data).name is None
 
 
-def _advice(data: Path, name: str, found: Sequence[Place]) -> str:
+def _advice(data: Path, name: str, found: Sequence[TaskLocation]) -> str:
     if len(found) == 1 and found[0].path == data:
         return f"It is the task '{found[0].name}' itself; to load others, pass the folder that holds them."
-    deeper = [place for place in _second_level(data) if canonical(place.name) == canonical(name)]
+    deeper = [location for location in _second_level(data) if canonical(location.name) == canonical(name)]
     if deeper:
-        folders = " or ".join(str(place.path.parent) for place in deeper)
+        folders = " or ".join(str(location.path.parent) for location in deeper)
         return f"It is one level deeper: pass {folders}."
-    return nearest(name, {canonical(place.name) for place in found})
+    return nearest(name, {canonical(location.name) for location in found})
 
 
-def _second_level(root: Path) -> list[Place]:
+def _second_level(root: Path) -> list[TaskLocation]:
     """Tasks two folders down, ``root/<family>/<task>``."""
     families = [path for path in _entries(root) if path.is_dir() and not _is_task(path)]
     return [
-        Place(path.name, path, "cl_benchmark", family.name)
+        TaskLocation(path.name, path, "cl_benchmark", family.name)
         for family in families
         for path in _entries(family)
         if path.is_dir() and _is_task(path)

@@ -13,8 +13,8 @@ from pathlib import Path
 from nacre.errors import DataError, nearest
 from nacre.tasks.published.catalog import canonical, known
 from nacre.tasks.published.hub_sources import HUB_SOURCES
-from nacre.tasks.reading.assembly import Material, assemble
-from nacre.tasks.reading.cards import Card, label_set, read_card
+from nacre.tasks.reading.assembly import RawTask, assemble
+from nacre.tasks.reading.cards import TaskCard, label_set, read_card
 from nacre.tasks.reading.hub import (
     PREFIX,
     PUBLISHED,
@@ -24,7 +24,7 @@ from nacre.tasks.reading.hub import (
     read_dataset,
     read_published,
 )
-from nacre.tasks.reading.layouts import Place, expected_test_file, locate, places, split_files
+from nacre.tasks.reading.layouts import TaskLocation, expected_test_file, locate, split_files, task_locations
 from nacre.tasks.reading.tables import read_json, read_table
 from nacre.tasks.task import Split, Task
 
@@ -43,7 +43,7 @@ def load_tasks(names: Sequence[str], data: str | Path | None, *, seed: int = 0) 
     check_names(names)
     if data is None:
         return _demo(names)
-    return [assemble(canonical(name), material_of(name, data, alone=len(names) == 1), seed) for name in names]
+    return [assemble(canonical(name), find_raw_task(name, data, alone=len(names) == 1), seed) for name in names]
 
 
 def find_tasks(data: str | Path | None) -> list[str]:
@@ -54,7 +54,7 @@ def find_tasks(data: str | Path | None) -> list[str]:
         return sorted(HUB_SOURCES)
     if _is_hub(data):
         return sorted({canonical(name) for name in config_names(parse_address(str(data)))})
-    return sorted({canonical(place.name) for place in places(Path(data).expanduser())})
+    return sorted({canonical(location.name) for location in task_locations(Path(data).expanduser())})
 
 
 def _is_hub(data: str | Path) -> bool:
@@ -77,44 +77,44 @@ def _demo(names: Sequence[str]) -> list[Task]:
     return [tasks[name] for name in names]
 
 
-def material_of(name: str, data: str | Path, *, alone: bool) -> Material:
+def find_raw_task(name: str, data: str | Path, *, alone: bool) -> RawTask:
     """What is found of one task, before any decision; ``DataError`` if it is not there, or has no training or test
     file. alone: whether it is the only one asked for (``nacre.tasks.reading.layouts.locate``)."""
     if data == PUBLISHED:
         published = known(name)
         if published is None or published.name not in HUB_SOURCES:
             raise DataError(f"{PUBLISHED} has no task '{name}'. {nearest(name, HUB_SOURCES)}")
-        return Material(f"{PUBLISHED}, {published.name}", "hub", read_published(published))
+        return RawTask(f"{PUBLISHED}, {published.name}", "hub", read_published(published))
     if _is_hub(data):
         address = find_config(parse_address(str(data)), name)
-        return Material(f"{address}, {address.config}", "hub", read_dataset(address))
-    place = locate(Path(data).expanduser(), name, alone=alone)
-    card = Card() if place.layout == "file" else read_card(place.path)
-    files = split_files(place, card.files)
+        return RawTask(f"{address}, {address.config}", "hub", read_dataset(address))
+    location = locate(Path(data).expanduser(), name, alone=alone)
+    card = TaskCard() if location.layout == "file" else read_card(location.path)
+    files = split_files(location, card.files)
     if card.hub is not None and "train" not in files:
-        return Material(str(card.hub), "hub", read_dataset(card.hub), card)
-    _check_files(place, files)
+        return RawTask(str(card.hub), "hub", read_dataset(card.hub), card)
+    _check_files(location, files)
     tables = {split: read_table(path) for split, path in files.items()}
-    return Material(str(place.path), place.layout, tables, card, _released_labels(place), place.family)
+    return RawTask(str(location.path), location.layout, tables, card, _released_labels(location), location.family)
 
 
-def _check_files(place: Place, files: Mapping[Split, Path]) -> None:
+def _check_files(location: TaskLocation, files: Mapping[Split, Path]) -> None:
     """Training and test rows must be there before anything is read."""
     if "train" not in files:
         raise DataError(
-            f"{place.path}: there is no training file; train.jsonl, .jsonl.gz, .csv, .parquet or .json is expected."
+            f"{location.path}: there is no training file; train.jsonl, .jsonl.gz, .csv, .parquet or .json is expected."
         )
     if "test" not in files:
         train = files["train"]
         raise DataError(
-            f"{place.path}: there is no test file; put {expected_test_file(place, train)} beside {train.name}."
+            f"{location.path}: there is no test file; put {expected_test_file(location, train)} beside {train.name}."
         )
 
 
-def _released_labels(place: Place) -> tuple[str, ...] | None:
+def _released_labels(location: TaskLocation) -> tuple[str, ...] | None:
     """The label set that CL_Benchmark ships beside its splits."""
-    path = place.path / "labels.json"
-    return label_set(str(path), read_json(path)) if place.layout != "file" and path.exists() else None
+    path = location.path / "labels.json"
+    return label_set(str(path), read_json(path)) if location.layout != "file" and path.exists() else None
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -29,8 +29,8 @@ import yaml
 from nacre.errors import DataError, RecipeError, nearest
 from nacre.tasks.published.catalog import canonical
 from nacre.tasks.published.streams import get_stream
-from nacre.tasks.reading.assembly import Material, assemble
-from nacre.tasks.reading.cards import Card, card_of
+from nacre.tasks.reading.assembly import RawTask, assemble
+from nacre.tasks.reading.cards import TaskCard, card_of
 from nacre.tasks.reading.sources import check_names, find_tasks, load_tasks
 from nacre.tasks.reading.tables import read_table
 from nacre.tasks.task import SPLITS, Split, Task
@@ -59,7 +59,7 @@ class OwnTask:
     name: str
     where: str
     files: Mapping[Split, Path]
-    card: Card
+    card: TaskCard
 
 
 @dataclass(frozen=True)
@@ -180,4 +180,4 @@ def _load(task: OwnTask, seed: int) -> Task:
         if not file.exists():
             raise DataError(f"{task.where}, {split}: the file {file} does not exist.")
     tables = {split: read_table(file) for split, file in task.files.items()}
-    return assemble(canonical(task.name), Material(task.where, "stream", tables, task.card), seed)
+    return assemble(canonical(task.name), RawTask(task.where, "stream", tables, task.card), seed)

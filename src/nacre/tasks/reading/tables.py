@@ -29,7 +29,7 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {  # what files and data sets call t
 
 
 @dataclass(frozen=True)
-class Record:
+class RawRecord:
     """One record and its number (from 1): the line in a text file, the row elsewhere."""
 
     number: int
@@ -50,13 +50,13 @@ class Table:
 
     name: str
     unit: str
-    records: tuple[Record, ...]
+    records: tuple[RawRecord, ...]
     columns: tuple[str, ...] | None = None
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
     definition: str | None = None
 
-    def at(self, record: Record) -> str:
+    def at(self, record: RawRecord) -> str:
         """The place of a record, for messages: ``FILE, line 7``."""
         return f"{self.name}, {self.unit} {record.number}"
 
@@ -94,7 +94,7 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not valid JSON ({error}).") from error
 
 
-def _read(path: Path) -> tuple[str, tuple[str, ...] | None, tuple[Record, ...]]:
+def _read(path: Path) -> tuple[str, tuple[str, ...] | None, tuple[RawRecord, ...]]:
     """Unit, columns and records of a file that is not .json."""
     name = path.name.lower()
     if name.endswith(".jsonl.gz"):
@@ -109,7 +109,7 @@ def _read(path: Path) -> tuple[str, tuple[str, ...] | None, tuple[Record, ...]]:
     raise DataError(f"{path}: files of this kind are not read; {', '.join(ENDINGS)} are.")
 
 
-def _gzip_lines(path: Path) -> Iterator[Record]:
+def _gzip_lines(path: Path) -> Iterator[RawRecord]:
     try:
         with gzip.open(path, "rb") as file:
             yield from _json_lines(path, file)
@@ -119,7 +119,7 @@ def _gzip_lines(path: Path) -> Iterator[Record]:
         raise DataError(f"{path} is a damaged gzip file ({error}).") from error
 
 
-def _json_lines(path: Path, lines: IO[bytes] | gzip.GzipFile) -> Iterator[Record]:
+def _json_lines(path: Path, lines: IO[bytes] | gzip.GzipFile) -> Iterator[RawRecord]:
     # Split as bytes: only a line feed ends a JSON line, while text mode would also break at other characters.
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
@@ -136,10 +136,10 @@ def _json_lines(path: Path, lines: IO[bytes] | gzip.GzipFile) -> Iterator[Record
             ) from error
         except _ConstantError as error:
             raise DataError(f"{where}: not valid JSON ({error}).") from error
-        yield Record(number, _mapping(value, where))
+        yield RawRecord(number, _mapping(value, where))
 
 
-def _json(path: Path) -> tuple[tuple[Record, ...], str | None]:
+def _json(path: Path) -> tuple[tuple[RawRecord, ...], str | None]:
     """Records and definition of a JSON list, or of an object in the schema of Super-NaturalInstructions."""
     content = read_json(path)
     definition = None
@@ -147,7 +147,7 @@ def _json(path: Path) -> tuple[tuple[Record, ...], str | None]:
         content, definition = content["Instances"], _definition(path, content.get("Definition"))
     if not isinstance(content, list):
         raise DataError(f"{path}: a JSON list of objects is expected, this is {_kind(content)}.")
-    records = (Record(n, _mapping(value, f"{path}, row {n}")) for n, value in enumerate(content, start=1))
+    records = (RawRecord(n, _mapping(value, f"{path}, row {n}")) for n, value in enumerate(content, start=1))
     return tuple(records), definition
 
 
@@ -158,8 +158,8 @@ def _definition(path: Path, value: Any) -> str | None:
     return " ".join(lines).strip() or None
 
 
-def _csv(path: Path) -> tuple[tuple[str, ...], tuple[Record, ...]]:
-    records: list[Record] = []
+def _csv(path: Path) -> tuple[tuple[str, ...], tuple[RawRecord, ...]]:
+    records: list[RawRecord] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -174,7 +174,7 @@ def _csv(path: Path) -> tuple[tuple[str, ...], tuple[Record, ...]]:
                         f"{path}, line {reader.line_num}: {len(values)} values, but the header names "
                         f"{len(columns)} columns; put a value that holds a comma or a line end in double quotes."
                     )
-                records.append(Record(reader.line_num, dict(zip(columns, values, strict=True))))
+                records.append(RawRecord(reader.line_num, dict(zip(columns, values, strict=True))))
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
     except csv.Error as error:
@@ -182,14 +182,14 @@ def _csv(path: Path) -> tuple[tuple[str, ...], tuple[Record, ...]]:
     return columns, tuple(records)
 
 
-def _parquet(path: Path) -> tuple[tuple[str, ...], tuple[Record, ...]]:
+def _parquet(path: Path) -> tuple[tuple[str, ...], tuple[RawRecord, ...]]:
     arrow = need("pyarrow", f"Reading {path.name}")
     parquet = need("pyarrow.parquet", f"Reading {path.name}")
     try:
         table = parquet.read_table(path)
     except arrow.ArrowException as error:
         raise DataError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}).") from error
-    return tuple(table.column_names), tuple(Record(n, values) for n, values in enumerate(table.to_pylist(), start=1))
+    return tuple(table.column_names), tuple(RawRecord(n, values) for n, values in enumerate(table.to_pylist(), start=1))
 
 
 class _ConstantError(ValueError):

@@ -18,7 +18,7 @@ ONE_IN = 10
 MOST = 1000
 
 
-def carve(
+def hold_out_validation(
     train: Sequence[Row], test: Sequence[Row], *, name: str, by_label: bool, seed: int
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """Split ``train`` into (training rows, validation rows), both in their old order.
@@ -28,7 +28,7 @@ def carve(
     aside) occurs again in train or in test, nor the last row of a label. The choice depends on the rows, the
     task's ``name`` and ``seed``. ``DataError`` when no row can be taken.
     """
-    repeats = Counter(_key(text) for row in train for text, _ in row.learnt)
+    repeats = Counter(_key(text) for row in train for text, _ in row.learned)
     tested = {_key(row.text) for row in test}
     rows_of: defaultdict[str, list[int]] = defaultdict(list)
     free_of: defaultdict[str, list[int]] = defaultdict(list)

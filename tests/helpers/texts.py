@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+from helpers.tiny import configurations, tokenizer
 from nacre.models.host import Host
 from nacre.tasks.task import SPLITS, Row, Task
 from nacre.tasks.template import Template
-from tiny import _sizes, tokenizer
 
 
 @cache
@@ -28,7 +28,7 @@ def masked_model(architecture: str = "roberta", dtype: torch.dtype = torch.float
     """A random encoder with its masked-LM head, as transformers makes it."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return AutoModelForMaskedLM.from_config(_sizes(len(masking_tokenizer()))[architecture]).to(dtype).eval()
+        return AutoModelForMaskedLM.from_config(configurations(len(masking_tokenizer()))[architecture]).to(dtype).eval()
 
 
 def text_host(architecture: str = "roberta", *, bare: bool = False, dtype: torch.dtype = torch.float32) -> Host:
@@ -37,7 +37,9 @@ def text_host(architecture: str = "roberta", *, bare: bool = False, dtype: torch
         words = tokenizer("decoder-only")
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return Host(AutoModelForCausalLM.from_config(_sizes(len(words))["llama"]).to(dtype).eval(), words, "llama")
+            return Host(
+                AutoModelForCausalLM.from_config(configurations(len(words))["llama"]).to(dtype).eval(), words, "llama"
+            )
     model = masked_model(architecture, dtype)
     return Host(model.base_model if bare else model, masking_tokenizer(), name=f"tiny-{architecture}")
 

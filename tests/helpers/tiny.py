@@ -29,7 +29,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from nacre.adapters.low_rank import LowRankSite
+from nacre.adapters.slotted import SlottedSite
 from nacre.models.host import Host
 from nacre.tasks.task import SPLITS, Row, Task
 from nacre.tasks.template import Template
@@ -53,7 +53,7 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
     )
 
 
-def _sizes(vocabulary: int) -> dict[str, Any]:
+def configurations(vocabulary: int) -> dict[str, Any]:
     ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3}
     # With the usual 0.02, so narrow a model could not tell tokens apart, and no adapter could teach it to.
     spread = {"initializer_range": 0.4}
@@ -102,7 +102,7 @@ def tiny_host(architecture: str, dtype: torch.dtype = torch.float32, seed: int =
     """A host with random weights; the same ones for the same seed."""
     family = next(name for name, architectures in FAMILIES.items() if architecture in architectures)
     words = tokenizer(family)
-    config = _sizes(len(words))[architecture]
+    config = configurations(len(words))[architecture]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if family == "encoder-only":
@@ -158,17 +158,22 @@ def outputs(host: Host, inputs: Mapping[str, Tensor]) -> Tensor:
     beside the first token's, the logits."""
     inputs = {name: tensor for name, tensor in inputs.items() if name != "labels"}
     logits: Tensor = host.model(**inputs).logits
-    if host.family.writes:
+    if host.family.is_generative:
         return logits
     read = {name: tensor for name, tensor in inputs.items() if name != "tasks"}  # those are for the heads alone
     return torch.cat([host.body(**read).last_hidden_state.flatten(), logits.flatten()])
 
 
+def learned_by_head(host: Host) -> dict[str, Tensor]:
+    """What an encoder-only host's classification head has learned; nothing in other hosts."""
+    return host.family.head.tensors() if host.family.head is not None else {}
+
+
 @torch.no_grad()
-def stir(model: torch.nn.Module, seed: int = 1, size: float = 0.3) -> None:
+def perturb(model: torch.nn.Module, seed: int = 1, size: float = 0.3) -> None:
     """Move every open site's new tensors off their start, where half of them are zero and tests would see nothing."""
     generator = torch.Generator().manual_seed(seed)
     for site in model.modules():
-        if isinstance(site, LowRankSite) and site.is_open:
+        if isinstance(site, SlottedSite) and site.is_open:
             for tensor in site.parameters_by_group().values():
                 tensor.add_(size * torch.randn(tensor.shape, generator=generator).to(tensor))

@@ -1,0 +1,60 @@
+"""Low-rank slots that are weighted row by row of a batch, as a routing decides, in place of their plain sum."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nacre.adapters.slots import SlotStack
+from nacre.errors import ModelError
+from nacre.functional.gating import low_rank_codes, mixed_update
+
+
+def check_weights(weights: Tensor, slots: int) -> None:
+    """Refuse weights that do not fit the open slots.
+
+    Args:
+        weights: One row for each row of the batch, one column for each slot, newest last: [B, t].
+        slots: t, how many slots are open.
+
+    Raises:
+        ModelError: If there is no slot yet, or another number of columns.
+    """
+    if slots == 0:
+        raise ModelError("Weights for slots were given, and no slot has been opened yet.")
+    if weights.ndim != 2 or weights.shape[1] != slots or not weights.is_floating_point():
+        raise ModelError(
+            f"Weights for slots are numbers [rows, {slots}], one for each open slot; given were "
+            f"{list(weights.shape)} of {weights.dtype}."
+        )
+
+
+def routed_update(x: Tensor, seen: Tensor, slots: SlotStack, weights: Tensor, *, scale: float) -> Tensor:
+    """`sum_i w_bi s B_i A_i x_b`, in rank space.
+
+    The newest `A` is called as a module, because it may be listened to. Gradients reach the newest factors, through
+    their weight, and the weights.
+
+    Args:
+        x: What earlier tasks see [B, ..., d_in].
+        seen: What the newest task sees, x with dropout [B, ..., d_in].
+        slots: The factors of all tasks.
+        weights: `w` [B, t], newest last.
+        scale: `s`.
+
+    Returns:
+        [B, ..., d_out].
+
+    Raises:
+        ModelError: If the rows of x are not those of the weights, each standing in equally many places.
+    """
+    if x.ndim < 2 or len(x) % len(weights):
+        raise ModelError(
+            f"Weights for slots were given for {len(weights)} rows, and a linear map is to answer an input of shape "
+            f"{list(x.shape)}: its first dimension must be the rows, once or several times."
+        )
+    weights = weights.repeat_interleave(len(x) // len(weights), dim=0)
+    codes = torch.cat([low_rank_codes(x, slots.past_down), slots.down(seen).unsqueeze(-2)], dim=-2)  # [B, ..., t, r]
+    gates = weights.to(codes).view(len(weights), *[1] * (x.ndim - 2), -1)  # [B, 1, ..., t]
+    _, up = slots.all_pairs()
+    return mixed_update(codes, gates, up, scale=scale)

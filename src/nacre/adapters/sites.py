@@ -1,0 +1,134 @@
+"""Adapters that live at sites: what placing, growing, saving and removing are, whatever a site computes."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar, final
+
+from torch import Tensor, nn
+
+from nacre.adapters.adapter import FeatureMap, PlacedAdapter
+from nacre.adapters.site import Site, put_sites, take_away
+from nacre.errors import CheckpointError
+from nacre.models.owner import ParameterGroup
+from nacre.models.roles import roles_of
+from nacre.seeds import derive
+
+S = TypeVar("S", bound=Site)
+
+
+class PlacedSites(PlacedAdapter, ABC, Generic[S]):
+    """All sites of an adapter in one host.
+
+    Attributes:
+        sites: The sites by the names of the linear maps whose place they take.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        linears: Mapping[str, nn.Module],
+        wrap: Callable[[nn.Module], S],
+        rates: Mapping[str, float] | None = None,
+    ) -> None:
+        """Put the sites into the host.
+
+        Args:
+            model: The host.
+            linears: Its linear maps that get a site, by name.
+            wrap: Makes a site of a linear map.
+            rates: Learning rates of parameter groups, in multiples of the task's, where they are not 1.
+        """
+        super().__init__(model)
+        self.rates = dict(rates or {})
+        self.sites: dict[str, S] = put_sites(model, linears, wrap)
+
+    @final
+    def grow(self) -> bool:
+        self.tasks += 1
+        opened = [site.grow() for site in self.sites.values()]  # each of them, whatever the others say
+        return all(opened)
+
+    @final
+    def fresh(self, seed: int) -> None:
+        for name, site in self.sites.items():
+            site.fresh(derive(seed, name))
+
+    @final
+    def parameter_groups(self) -> list[ParameterGroup]:
+        if self.tasks == 0:
+            return []
+        by_site = [site.parameters_by_group() for site in self.sites.values()]
+        return [
+            ParameterGroup(group, tuple(parameters[group] for parameters in by_site), self.rates.get(group, 1.0))
+            for group in by_site[0]
+        ]
+
+    @final
+    def feature_maps(self) -> list[FeatureMap]:
+        if self.tasks == 0:
+            return []
+        by_site = [site.feature_maps(name, roles_of(self.model, name)) for name, site in self.sites.items()]
+        return [feature_map for maps in by_site for feature_map in maps]
+
+    @final
+    def tensors(self) -> dict[str, Tensor]:
+        if self.tasks == 0:
+            return {}
+        return {
+            f"{name}.{kind}": tensor
+            for name, site in self.sites.items()
+            for kind, tensor in site.public_tensors().items()
+        }
+
+    @final
+    def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        self.tasks = values.get("slots", 0)
+        if self.tasks == 0:
+            for site in self.sites.values():
+                site.close()
+            return
+        try:
+            for name, site in self.sites.items():
+                prefix = f"{name}."
+                site.load_public(
+                    {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+                )
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(f"The saved adapter does not fit this model and method: {error}.") from None
+        self.freeze()
+
+    @final
+    def freeze(self) -> None:
+        if self.tasks:
+            for site in self.sites.values():
+                site.freeze()
+
+    @final
+    @contextmanager
+    def bypassed(self) -> Iterator[None]:
+        before = [(site, site.is_bypassed) for site in self.sites.values()]
+        for site in self.sites.values():
+            site.is_bypassed = True
+        try:
+            yield
+        finally:
+            for site, was_bypassed in before:
+                site.is_bypassed = was_bypassed
+
+    @final
+    def pristine(self) -> dict[str, Tensor]:
+        tensors = {}
+        for key, tensor in self.model.state_dict().items():
+            site = next((name for name in self.sites if key.startswith(f"{name}.")), None)
+            if site is None:
+                tensors[key] = tensor
+            elif key.startswith(base := f"{site}.base."):
+                tensors[f"{site}.{key.removeprefix(base)}"] = tensor
+        return tensors
+
+    @final
+    def take_out(self) -> None:
+        take_away(self.model, self.sites)

@@ -1,0 +1,184 @@
+"""A slot of low-rank factors for each task: the newest one is trained, the earlier ones are frozen and stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from nacre.functional.sensitivity import Triplets
+
+
+@final
+class SlotStack(nn.Module):
+    """The factors of all tasks at one site: `B_i A_i`, or `B_i diag(sigma_i) A_i`.
+
+    Before the first slot is opened it holds empty stacks and no factors.
+
+    Attributes:
+        down: The newest task's `A_t`, a map with weight [r, d_in].
+        up: The newest task's `B_t`, a map with weight [d_out, r].
+        sigma: What lies between them [r], if the stack has one.
+        past_down: The earlier tasks' `A_i` [t-1, r, d_in], frozen.
+        past_up: The earlier tasks' `B_i`, transposed [t-1, r, d_out], frozen.
+        past_sigma: The earlier tasks' `sigma_i` [t-1, r], frozen, if the stack has them.
+        is_open: Whether there is a newest slot.
+    """
+
+    down: nn.Linear
+    up: nn.Linear
+    sigma: nn.Parameter
+    past_down: Tensor
+    past_up: Tensor
+    past_sigma: Tensor
+
+    def __init__(self, rank: int, d_in: int, d_out: int, *, like: Tensor, has_sigma: bool = False) -> None:
+        """Make empty stacks.
+
+        Args:
+            rank: `r`, of every slot.
+            d_in: Size of the site's input.
+            d_out: Size of the site's output.
+            like: A tensor on the site's device and in the adapter's type.
+            has_sigma: Whether a third stack lies between `A` and `B`.
+        """
+        super().__init__()
+        self.rank, self.d_in, self.d_out = rank, d_in, d_out
+        self.has_sigma = has_sigma
+        self.is_open = False
+        self.register_buffer("past_down", like.new_zeros(0, rank, d_in))
+        self.register_buffer("past_up", like.new_zeros(0, rank, d_out))
+        if has_sigma:
+            self.register_buffer("past_sigma", like.new_zeros(0, rank))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the factors are kept and computed in."""
+        return self.past_down.dtype
+
+    def __len__(self) -> int:
+        """How many slots there are."""
+        return len(self.past_down) + self.is_open
+
+    def open(self) -> None:
+        """Put new factors of zeros in the newest slot's place."""
+        zeros = self.past_down.new_zeros
+        self.down = _linear(zeros(self.rank, self.d_in))
+        self.up = _linear(zeros(self.d_out, self.rank))
+        if self.has_sigma:
+            self.sigma = nn.Parameter(zeros(self.rank))
+        self.is_open = True
+
+    def push_to_past(self) -> None:
+        """Put the newest slot onto the frozen stacks."""
+        self.past_down = torch.cat([self.past_down, self.down.weight.detach().unsqueeze(0)])
+        self.past_up = torch.cat([self.past_up, self.up.weight.detach().T.unsqueeze(0)])
+        if self.has_sigma:
+            self.past_sigma = torch.cat([self.past_sigma, self.sigma.detach().unsqueeze(0)])
+
+    def close(self) -> None:
+        """Forget every slot."""
+        if self.is_open:
+            del self.down, self.up
+            if self.has_sigma:
+                del self.sigma
+        self.is_open = False
+        self._set_past({group: stack[:0] for group, stack in self.past_by_group().items()})
+
+    def newest(self, x: Tensor) -> Tensor:
+        """`B_t A_t x`, without the scale: x [..., d_in] -> [..., d_out]."""
+        codes = self.down(x)
+        delta: Tensor = self.up(self.sigma * codes if self.has_sigma else codes)
+        return delta
+
+    def newest_up(self) -> Tensor:
+        """`B_t` with what lies between it and `A_t`, if anything does: `newest` is `newest_up A_t x`. [d_out, r]."""
+        up = self.parameters_by_group()["up"]
+        return up * self.sigma if self.has_sigma else up
+
+    def past_pairs(self) -> tuple[Tensor, Tensor]:
+        """The earlier tasks' `A_i` [t-1, r, d_in] and `B_i` [t-1, r, d_out] (transposed, times sigma), as summed."""
+        return self.past_down, self.past_sigma.unsqueeze(-1) * self.past_up if self.has_sigma else self.past_up
+
+    def all_pairs(self) -> tuple[Tensor, Tensor]:
+        """`past_pairs` with the newest task's, which gradients reach, behind them: [t, r, d_in], [t, r, d_out]."""
+        newest = self.down.weight.unsqueeze(0), self.newest_up().T.unsqueeze(0)
+        down, up = (torch.cat(pair) for pair in zip(self.past_pairs(), newest, strict=True))
+        return down, up
+
+    def parameters_by_group(self) -> dict[str, nn.Parameter]:
+        """The newest slot's factors under the names of their parameter groups."""
+        down, up = self.down.weight, self.up.weight
+        assert isinstance(down, nn.Parameter)
+        assert isinstance(up, nn.Parameter)
+        return {"down": down, "up": up, **({"sigma": self.sigma} if self.has_sigma else {})}
+
+    def past_by_group(self) -> dict[str, Tensor]:
+        """The frozen stacks under the names of the groups that they were trained in."""
+        sigma = {"sigma": self.past_sigma} if self.has_sigma else {}
+        return {"down": self.past_down, "up": self.past_up, **sigma}
+
+    @contextmanager
+    def past_as_leaves(self) -> Iterator[dict[str, Tensor]]:
+        """While open, the stacks are leaves that gradients reach: group -> stack. Then they are the old objects."""
+        before = self.past_by_group()
+        leaves = {group: stack.detach().requires_grad_() for group, stack in before.items()}
+        self._set_past(leaves)
+        try:
+            yield leaves
+        finally:
+            self._set_past(before)
+
+    def _set_past(self, stacks: Mapping[str, Tensor]) -> None:
+        for group, stack in stacks.items():
+            setattr(self, f"past_{group}", stack)
+
+    @torch.no_grad()
+    def write(self, new: Triplets) -> None:
+        """Put triplets into the newest slot.
+
+        Args:
+            new: `down` [r, d_in], `up` [r, d_out] (transposed) and, if the stack has one, `sigma` [r].
+        """
+        self.down.weight.copy_(new.down)
+        self.up.weight.copy_(new.up.T)
+        if new.sigma is not None:
+            self.sigma.copy_(new.sigma)
+
+    def public_tensors(self) -> dict[str, Tensor]:
+        """What is saved, detached."""
+        tensors = {
+            "down.weight": self.down.weight.detach(),
+            "up.weight": self.up.weight.detach(),
+            "past_down": self.past_down,
+            "past_up": self.past_up,
+        }
+        return tensors | ({"sigma": self.sigma.detach(), "past_sigma": self.past_sigma} if self.has_sigma else {})
+
+    @torch.no_grad()
+    def load_public(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `public_tensors` gave.
+
+        Raises:
+            KeyError: If one is missing.
+            RuntimeError: If one has another shape.
+        """
+        self.open()
+        stacks = self.past_by_group()
+        self._set_past(
+            {group: tensors[f"past_{group}"].to(stack.device, stack.dtype) for group, stack in stacks.items()}
+        )
+        self.down.weight.copy_(tensors["down.weight"])
+        self.up.weight.copy_(tensors["up.weight"])
+        if self.has_sigma:
+            self.sigma.copy_(tensors["sigma"])
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    """A bias-free linear map around a given weight, without drawing random numbers for one that is thrown away."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight)
+    return linear

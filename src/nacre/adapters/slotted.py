@@ -1,0 +1,184 @@
+"""What the adapters with low-rank slots (LoRA, SVD, gated) have in common, and what parts may know of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, final
+
+from torch import Tensor, nn
+
+from nacre.adapters.adapter import Adapter, FeatureMap, PlacedAdapter
+from nacre.adapters.site import Site
+from nacre.adapters.sites import PlacedSites
+from nacre.adapters.slots import SlotStack
+from nacre.errors import RecipeError
+from nacre.functional.sensitivity import Triplets
+from nacre.models.roles import find_linears
+
+
+@dataclass(frozen=True)
+class SlottedAdapter(Adapter, ABC):
+    """Settings of low-rank slots at linear maps, with s = alpha / rank, or 1 where alpha is None.
+
+    Attributes:
+        rank: Rank of a slot.
+        alpha: The update is scaled by alpha / rank; None: not at all.
+        dropout: On the input of the slot being trained; the folded past sees the input as it is.
+        slots: `shared`: one for the whole sequence of tasks; `per_task`: a new one each task, earlier ones frozen.
+        roles: Which linear maps carry it (`models/roles`).
+        modules: Their names' endings instead.
+        cross_attention: Whether those of a decoder's attention to the encoder do.
+    """
+
+    rank: int = 8
+    alpha: float | None = 32.0
+    dropout: float = 0.1
+    slots: Literal["shared", "per_task"] = "per_task"
+    roles: tuple[str, ...] = ("query", "value")
+    modules: tuple[str, ...] = ()
+    cross_attention: bool = True
+
+    @final
+    def check_slots(self) -> None:
+        """Raise `RecipeError` for settings that make no sense."""
+        if self.rank < 1:
+            raise RecipeError(f"rank: {self.rank} is not a positive number of dimensions.")
+        if not 0 <= self.dropout < 1:
+            raise RecipeError(f"dropout: {self.dropout} is not in [0, 1).")
+        if self.alpha is not None and self.alpha <= 0:
+            raise RecipeError(f"alpha: {self.alpha} is not positive; the update is scaled by alpha / rank.")
+
+    @property
+    @final
+    def grows(self) -> bool:
+        return self.slots == "per_task"
+
+    @property
+    @final
+    def scale(self) -> float:
+        """`s`."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    @final
+    def linears(self, model: nn.Module) -> dict[str, nn.Module]:
+        """The host's linear maps that carry the adapter, by name.
+
+        Raises:
+            ModelError: If there are none.
+        """
+        return dict(find_linears(model, self.roles, self.modules, cross_attention=self.cross_attention))
+
+    @abstractmethod
+    def site(self, base: nn.Module) -> SlottedSite:
+        """A site around a linear map."""
+
+    @abstractmethod
+    def start(self, slots: SlotStack, seed: int) -> None:
+        """Fill the newest slot's factors with their usual random values."""
+
+
+class SlottedSite(Site, ABC):
+    """A site with a low-rank slot for each task.
+
+    Attributes:
+        slots: The factors of all tasks.
+    """
+
+    def __init__(self, base: nn.Module, settings: SlottedAdapter) -> None:
+        super().__init__(base)
+        has_sigma = "sigma" in settings.groups
+        like = self.new_tensor(0)
+        self.slots = SlotStack(settings.rank, self.d_in, self.d_out, like=like, has_sigma=has_sigma)
+        self.dropout = settings.dropout
+
+    @property
+    @abstractmethod
+    def scale(self) -> float:
+        """`s`, which every slot's update is multiplied by."""
+
+    @property
+    @abstractmethod
+    def past_weight(self) -> Tensor | None:
+        """The one weight [d_out, d_in] that earlier tasks are computed with; None if they are computed beside it."""
+
+    @abstractmethod
+    def past_open(self) -> AbstractContextManager[dict[str, Tensor]]:
+        """While open, earlier tasks are computed through their stacks, which are leaves: group -> stack."""
+
+    @property
+    @final
+    def is_open(self) -> bool:
+        return self.slots.is_open
+
+    @final
+    def past_by_group(self) -> dict[str, Tensor]:
+        """The earlier tasks' frozen stacks under the names of the groups they were trained in."""
+        return self.slots.past_by_group()
+
+    @final
+    def write(self, new: Triplets) -> None:
+        """Put triplets [r, ...] into the newest slot."""
+        self.slots.write(new)
+
+    @final
+    def own_type(self, x: Tensor) -> Tensor:
+        """A half-precision host hands over half-precision activations; adapters compute in their own type."""
+        return x.to(self.slots.dtype)
+
+    @final
+    def dropped(self, x: Tensor) -> Tensor:
+        """x in the adapter's type, with dropout in training."""
+        return nn.functional.dropout(self.own_type(x), self.dropout, self.training)
+
+    @final
+    def factor_maps(self, place: str, roles: tuple[str, ...], *, input_of: nn.Module | None) -> list[FeatureMap]:
+        """A by its own output [r]; B by the whole site's output, W x and earlier tasks included (MIGU, Eqs. 7 to 9).
+
+        Args:
+            place: The site's name in the host.
+            roles: Those of its linear map.
+            input_of: The module whose input A reads, where A is not called itself.
+        """
+        down, up, *sigma = self.slots.parameters_by_group().values()
+        by_code = ((down, 0), *((each, 0) for each in sigma))  # sigma_i belongs to the output i of A
+        return [
+            FeatureMap(f"{place}.down", place, roles, self.slots.down, by_code, input_of=input_of),
+            FeatureMap(place, place, roles, self, ((up, 0),)),
+        ]
+
+
+S = TypeVar("S", bound=SlottedSite)
+
+
+class PlacedSlots(PlacedSites[S], ABC, Generic[S]):
+    """All sites of an adapter with low-rank slots in one host."""
+
+    @final
+    @contextmanager
+    def past_open(self) -> Iterator[dict[str, dict[str, Tensor]]]:
+        """While open, the host computes through the earlier tasks' own tensors instead of folded weights, and these
+        are leaves that gradients reach: site -> group -> stack. Afterwards everything is what it was, to the object.
+        """
+        with ExitStack() as stack:
+            yield {name: stack.enter_context(site.past_open()) for name, site in self.sites.items()}
+
+
+def why_no_past(adapter: Adapter) -> str | None:
+    """The objection of a part that looks at earlier tasks' low-rank factors; None if the adapter has a slot a task."""
+    if not isinstance(adapter, SlottedAdapter):
+        return "it works on earlier tasks' low-rank factors, and here are none; inc_lora, am_lora and lb_cl have them"
+    if adapter.slots == "shared":
+        return (
+            "it works on earlier tasks' frozen factors, and here all tasks share one slot; inc_lora, am_lora and lb_cl "
+            "have one for each task"
+        )
+    return None
+
+
+def low_rank_in(adapter: PlacedAdapter) -> PlacedSlots[Any]:
+    """The placed adapter as what `why_no_past` made sure of."""
+    assert isinstance(adapter, PlacedSlots)
+    return adapter

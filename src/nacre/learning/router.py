@@ -1,0 +1,79 @@
+"""Where a method's routing meets the host: asked before each batch is read, in training and at test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nacre.errors import DataError
+from nacre.functional.losses import IGNORED
+from nacre.models.batch import Batch
+from nacre.models.pooled_states import PooledStates, pooled_states
+from nacre.parts.part import Reading, Routing
+
+if TYPE_CHECKING:
+    from nacre.parts.part import Learner
+
+
+class LearnerRouter:
+    """The `Router` that a learner puts into its host's family."""
+
+    def __init__(self, learner: Learner, routing: Routing) -> None:
+        self.learner = learner
+        self.routing = routing
+
+    @contextmanager
+    def route(self, batch: Batch) -> Iterator[None]:
+        """See `nacre.models.batch.Router`.
+
+        Raises:
+            DataError: If the routing must be given each row's task, and nobody gave it.
+        """
+        learner = self.learner
+        route = self.routing.route(learner, Reading(batch, self._task_names(batch), _Query(learner, batch)))
+        if route is None:
+            yield
+            return
+        with learner.adapter.use(route):
+            yield
+
+    def _task_names(self, batch: Batch) -> tuple[str, ...]:
+        """As far as the routing may know: at test only where it needs the task."""
+        if "labels" in batch:
+            return batch.task_names
+        if not self.routing.needs_task_at_test:
+            return ("",) * batch.size
+        if "" in batch.task_names:
+            raise DataError(
+                f"{self.routing.key} must be given the task of every input at test, and none was: name it, as in "
+                "predict(inputs, task=...)."
+            )
+        return batch.task_names
+
+
+class _Query:
+    """Pooled states of one batch's inputs in the bare host, each kind computed once."""
+
+    def __init__(self, learner: Learner, batch: Batch) -> None:
+        self.learner = learner
+        self.batch = batch
+        self.known: dict[PooledStates, Tensor] = {}
+
+    def __call__(self, states: PooledStates) -> Tensor:
+        if states not in self.known:
+            with self.learner.adapter.bypassed():
+                self.known[states] = pooled_states(self.learner.host, _inputs(self.batch), states)
+        return self.known[states]
+
+
+def _inputs(batch: Batch) -> dict[str, Tensor]:
+    """Without the target, which a decoder-only host's training batch holds behind the input."""
+    mask = batch["attention_mask"]
+    labels = batch.get("labels")
+    if labels is not None and labels.shape == mask.shape:
+        mask = torch.where(labels == IGNORED, mask, 0)
+    return {"input_ids": batch["input_ids"], "attention_mask": mask}

@@ -1,0 +1,82 @@
+"""Older formats of nacre's files, brought up to date one schema step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from nacre.errors import CheckpointError
+
+LEARNER_SCHEMA = "nacre.learner/2"
+
+Document = dict[str, Any]
+
+
+def upgraded_learner(document: Document, tensor_names: Iterable[str], file: Path) -> Document:
+    """A saved learner's ``state.json`` in today's schema.
+
+    Args:
+        document: What the file holds.
+        tensor_names: Names of the tensors of ``state.safetensors`` beside it.
+        file: What an error calls it.
+
+    Raises:
+        CheckpointError: If this version does not know the schema.
+    """
+    while (schema := document.get("schema")) != LEARNER_SCHEMA:
+        if schema not in _LEARNER_STEPS:
+            known = ", ".join([*_LEARNER_STEPS, LEARNER_SCHEMA])
+            raise CheckpointError(f"{file} has schema {schema}; this version reads {known}.")
+        document = _LEARNER_STEPS[schema](document, tensor_names)
+    return document
+
+
+def _learner_1_to_2(document: Document, tensor_names: Iterable[str]) -> Document:
+    """Owners have a place each; a part's tensors stand where they belong in what it remembers.
+
+    Schema 1 held ``slots`` and ``head`` (the head's values) at the top, ``head_kind`` only since there are two kinds,
+    and named a part's tensors KEY/NAME.
+    """
+    parts: Document = {key: dict(values) for key, values in document["parts"].items()}
+    for path in tensor_names:
+        key, _, name = path.partition("/")
+        parts.setdefault(key, {})[name] = {"$tensor": path}
+    for key, shape in _PARTS_1_TO_2.items():
+        if key in parts:
+            parts[key] = shape(parts[key])
+    head = document.get("head") or {}
+    owners = {"adapter": {"slots": document["slots"]}} | ({"head": head} if head else {})
+    kept = ("seed", "tasks", "method", "optim", "decoding", "model")
+    return {
+        "schema": "nacre.learner/2",
+        "owners": owners,
+        "head": document.get("head_kind", "growing"),
+        "parts": parts,
+        **{key: document[key] for key in kept},
+    }
+
+
+def _elastic_1_to_2(values: Document) -> Document:
+    """``fisher/NAME`` or, one for each task, ``2/fisher/NAME``: now a list of mappings."""
+    found: dict[str, dict[int, Document]] = {"fisher": {}, "anchor": {}}
+    for path, reference in values.items():
+        if path == "examples":
+            continue
+        first, _, rest = path.partition("/")
+        number, (kind, _, name) = (int(first), rest.partition("/")) if first.isdigit() else (1, path.partition("/"))
+        found[kind].setdefault(number, {})[name] = reference
+    ordered = {kind: [by_task[number] for number in sorted(by_task)] for kind, by_task in found.items()}
+    return {**ordered, "examples": values["examples"]}
+
+
+def _groups_1_to_2(values: Document) -> Document:
+    return {"groups": values}
+
+
+_PARTS_1_TO_2: dict[str, Callable[[Document], Document]] = {
+    "elastic_weights": _elastic_1_to_2,
+    "magnitude_mask": _groups_1_to_2,
+}
+
+_LEARNER_STEPS: dict[str, Callable[[Document, Iterable[str]], Document]] = {"nacre.learner/1": _learner_1_to_2}

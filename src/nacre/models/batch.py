@@ -1,0 +1,67 @@
+"""A batch: rows as tensors, and whose rows they are, which a router may ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Batch(Mapping[str, Tensor]):
+    """Rows as tensors. As a mapping it holds the tensors alone, so that `model(**batch)` reads nothing else.
+
+    Attributes:
+        tensors: By name: `input_ids` and `attention_mask` [B, S], and what the family adds for training.
+        task_names: The task of each of the B rows, "" where nobody gave it. They never reach the model.
+    """
+
+    tensors: Mapping[str, Tensor]
+    task_names: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def size(self) -> int:
+        """The number of rows B."""
+        return len(self.task_names)
+
+    def extended(self, **tensors: Tensor) -> Batch:
+        """The batch with more tensors."""
+        return Batch({**self.tensors, **tensors}, self.task_names)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on a device."""
+        return Batch({name: tensor.to(device) for name, tensor in self.tensors.items()}, self.task_names)
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """The rows from `start` to before `stop`, of a batch whose tensors all have a row for each."""
+        tensors = {name: tensor[start:stop] for name, tensor in self.tensors.items()}
+        return Batch(tensors, self.task_names[start:stop])
+
+
+class Router(Protocol):
+    """Decides which parameters answer a batch, before the model reads it. See `Family.routed`."""
+
+    def route(self, batch: Batch) -> AbstractContextManager[None]:
+        """A context in which the model reads the batch with the chosen parameters.
+
+        It is entered once for each batch, in training and at test alike. Inside, the model may read every row several
+        times side by side, label by label: then row i stands in k places, from i * k on.
+
+        Args:
+            batch: On the model's device. In a decoder-only host's training batch, `input_ids` also hold the target,
+                where `labels` are not `IGNORED`.
+        """
+        ...

@@ -1,0 +1,65 @@
+"""Hidden states of a host's inputs, pooled to one vector a row: what queries, statistics and teachers are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from nacre.errors import RecipeError
+
+if TYPE_CHECKING:
+    from nacre.models.host import Host
+
+
+@dataclass(frozen=True)
+class PooledStates:
+    """Which states, and how a row's tokens become one vector.
+
+    Attributes:
+        layer: Of the stack that reads the input, as Hugging Face counts `hidden_states`: 0 is the embedding, -1 the
+            last layer's output.
+        pooling: Over the row's tokens, padding excluded: their mean, the first or the last one.
+    """
+
+    layer: int = -1
+    pooling: Literal["mean", "first", "last"] = "mean"
+
+
+@torch.no_grad()
+def pooled_states(host: Host, inputs: Mapping[str, Tensor], states: PooledStates) -> Tensor:
+    """Read a batch's inputs, without dropout, and pool.
+
+    Args:
+        host: As it computes at present; callers that want the bare one bypass what was learned.
+        inputs: ``input_ids`` and ``attention_mask`` [B, S] on the host's device, padded on either side.
+        states: What to return.
+
+    Returns:
+        [B, d] in float32, without gradient; the same for any batch, up to rounding.
+
+    Raises:
+        RecipeError: If the stack has no such layer.
+    """
+    body: Any = host.body
+    reader = body.get_encoder() if host.family.name == "encoder-decoder" else body.base_model
+    was_training = reader.training
+    reader.eval()
+    try:
+        mask = inputs["attention_mask"]
+        cache = {} if host.family.name == "encoder-only" else {"use_cache": False}
+        output = reader(input_ids=inputs["input_ids"], attention_mask=mask, output_hidden_states=True, **cache)
+    finally:
+        reader.train(was_training)
+    layers = output.hidden_states
+    if not -len(layers) <= states.layer < len(layers):
+        raise RecipeError(f"layer: {states.layer} is not a layer of this model, which has 0 to {len(layers) - 1}.")
+    hidden: Tensor = layers[states.layer].float()
+    if states.pooling == "mean":
+        weights = mask.to(hidden.dtype).unsqueeze(-1)
+        return (hidden * weights).sum(1) / weights.sum(1)
+    ends = mask.argmax(1) if states.pooling == "first" else mask.shape[1] - 1 - mask.flip(1).argmax(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), ends]

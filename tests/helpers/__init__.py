@@ -1,0 +1,1 @@
+"""What tests of several rooms share: tiny hosts and tasks, the contract's variants, naive twins, page readers."""

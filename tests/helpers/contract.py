@@ -1,0 +1,84 @@
+"""Every method and option that the contract holds, and what of a learner must come back to the bit."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nacre.learning.learner import Learner
+from nacre.registry import METHODS
+
+# Orthogonal training needs room: in the tiny hosts' maps of eight rows, five tasks would find none.
+ROOM: dict[str, object] = {"rank": 2, "roles": ["query", "output"]}
+
+# Every method as it is, and every option that changes what is trained or kept.
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
+    **{name: (name, {}) for name in METHODS.names()},
+    "lb_cl": ("lb_cl", ROOM),
+    "am_lora-new": ("am_lora", {"selectors": "new"}),
+    "am_lora-no-zero": ("am_lora", {"zero_lora": False}),
+    "am_lora-learned-zero": ("am_lora", {"zero_lora": "learned", "activation": "tanh", "selector_rate": 2.0}),
+    "am_lora-learned-zero-new": (
+        "am_lora",
+        {"zero_lora": "learned", "selectors": "new", "selector_input": "unscaled"},
+    ),
+    "am_lora-offset": ("am_lora", {"start_offset": 1.0, "offset_steps": 2, "selector_start": "mean_of_old"}),
+    "am_lora-keep-gates": ("am_lora", {"keep_gates": 1}),
+    "am_lora-proximal": (
+        "am_lora",
+        {"sparsity": 0.01, "sparsity_by": "proximal", "sparsity_reduce": "mean", "dropout_on": "new"},
+    ),
+    "am_lora-relu-zeros": (
+        "am_lora",
+        {
+            "activation": "relu",
+            "selector_start": "zeros",
+            "cross_attention": False,
+            "roles": ["query", "key", "value"],
+        },
+    ),
+    "am_lora+orthogonality": ("am_lora+orthogonality", {"orthogonality": {"side": "output"}}),
+    "o_lora-all": ("o_lora", {"norm": "squared", "side": "both", "reduce": "mean", "shrinkage": 0.1}),
+    "ewc-separate": ("ewc", {"mode": "separate", "labels": "sampled", "normalize": True}),
+    "seq_lora+ewc+replay": ("seq_lora+ewc+replay", {"replay": {"per_task": 3}}),
+    "inc_lora+replay": ("inc_lora+replay", {"replay": {"fraction": 0.5}}),
+    "am_lora+sensitivity_init": ("am_lora+sensitivity_init", {}),
+    "am_lora+migu": ("am_lora+migu", {}),
+    "lb_cl-update": (
+        "lb_cl",
+        {**ROOM, "on": "update", "sigma": "zero", "match": "sigma_sorted", "align": "align"},
+    ),
+    "lb_cl-literal": ("lb_cl", {**ROOM, "space": "sum", "estimate": "sample", "top_layers": 1}),
+    "l_cl": ("lb_cl", {"variant": "l_cl", **ROOM, "sigma": "ones", "orthonormalize": "qr"}),
+    "b_cl": ("lb_cl", {"variant": "b_cl", **ROOM, "space": "vectors"}),
+    "nlnb_cl": ("lb_cl", {"variant": "nlnb_cl", "orthonormality_form": "paper"}),
+    "inc_lora+orthogonal_gradient": (
+        "inc_lora+orthogonal_gradient",
+        {**ROOM, "orthogonal_gradient": {"on": "both"}},
+    ),
+    "inc_lora+copy_init": ("inc_lora+copy_init", {"copy_init": {"layers": 1}}),
+    "seq_ft+migu": ("seq_ft+migu", {}),
+    "seq_ft+migu-update": ("seq_ft+migu", {"migu": {"mask": "update", "first_task": True}}),
+    "seq_ft+migu-clusters": ("seq_ft+migu", {"migu": {"clusters": 4}}),
+    "seq_lora+migu": ("seq_lora+migu", {}),
+    "inc_lora+migu-update": ("inc_lora+migu", {"migu": {"mask": "update", "first_task": True}}),
+    "inc_lora+migu-clusters": ("inc_lora+migu", {"migu": {"clusters": 4, "cluster_by": "magnitude"}}),
+    "inc_lora+migu-random": ("inc_lora+migu", {"migu": {"by": "random", "first_task": True}}),
+    "joint-lora": ("joint", {"train": "lora"}),
+    "independent-lora": ("independent", {"train": "lora"}),
+    "inc_lora-all-roles": (
+        "inc_lora",
+        {"roles": ["query", "key", "value", "output", "ffn_in", "ffn_gate", "ffn_out"], "rank": 2},
+    ),
+}
+
+
+def state_of(learner: Learner) -> dict[str, Tensor]:
+    head = learner.host.family.head
+    learned = {} if head is None else {f"head.{name}": tensor.clone() for name, tensor in head.tensors().items()}
+    return learned | {name: tensor.clone() for name, tensor in learner.adapter.tensors().items()}
+
+
+def same_state(one: Learner, other: Learner) -> bool:
+    """Whether two learners remember the same, tensors of the parts to the bit."""
+    different = one.snapshot().differences(other.snapshot())
+    return not [name for name in different if name.startswith(("seed", "tasks", "parts"))]

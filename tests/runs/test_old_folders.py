@@ -1,0 +1,105 @@
+"""Folders that an earlier nacre wrote are read: its unfinished runs continue and its saved learners learn on.
+
+`fixtures/format_1` holds models, data, runs that stopped before their last task, saved learners, and in `expected.json`
+what the code of that time made of them. Bits depend on the machine; where `numerics` says that this one computes
+otherwise, scores are compared loosely and hashes not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from helpers.tiny import tiny_task
+from nacre.events import ignore
+from nacre.learning.learner import Learner
+from nacre.models.loading import load_host
+from nacre.runs.recipe import read_recipe
+from nacre.runs.run import run
+from same_bits import hash_of, hash_of_tensors, numerics
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "format_1"
+EXPECTED: dict[str, Any] = json.loads((FIXTURES / "expected.json").read_text())
+PLACEHOLDER = "@FOLDER@"
+
+
+@pytest.fixture(scope="module")
+def same_machine() -> bool:
+    """Whether this machine computes what the one did that wrote the fixtures."""
+    torch.set_num_threads(1)
+    same = numerics() == EXPECTED["numerics"]
+    if not same:
+        warnings.warn("This machine rounds otherwise than the fixtures' one: hashes are not compared.", stacklevel=1)
+    return same
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the fixtures whose recipes say where it lies."""
+    place = tmp_path_factory.mktemp("old") / "format_1"
+    shutil.copytree(FIXTURES, place)
+    for recipe in place.glob("runs/*/recipe.yaml"):
+        recipe.write_text(recipe.read_text().replace(PLACEHOLDER, str(place)))
+    return place
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Of each file of tensors in a learner's folder; what parts remember, by the names that it had in format 1."""
+    found = {file.stem: hash_of_tensors(file) for file in folder.glob("*.safetensors")}
+    state = load_file(folder / "state.safetensors")
+    several = any(part.get("mode") == "separate" for part in _parameters(folder) if isinstance(part, dict))
+    return found | {"state": hash_of({_name_in_format_1(name, several): tensor for name, tensor in state.items()})}
+
+
+def _parameters(folder: Path) -> list[Any]:
+    """The method's own settings together, and those of each modifier."""
+    parameters = json.loads((folder / "state.json").read_text())["method"]["parameters"]
+    return [parameters, *parameters.values()]
+
+
+def _name_in_format_1(name: str, several: bool) -> str:
+    """elastic_weights/fisher/0/NAME was elastic_weights/1/fisher/NAME or, without mode=separate, .../fisher/NAME;
+    magnitude_mask/groups/NAME was magnitude_mask/NAME."""
+    key, kind, rest = name.split("/", 2)
+    if key == "magnitude_mask":
+        return f"{key}/{rest}"
+    number, _, parameter = rest.partition("/")
+    return f"{key}/{int(number) + 1}/{kind}/{parameter}" if several else f"{key}/{kind}/{parameter}"
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED["runs"]))
+def test_an_unfinished_run_continues(name: str, folder: Path, same_machine: bool) -> None:
+    expected = EXPECTED["runs"][name]
+    output = folder / "runs" / name
+    done = len(list((output / "tasks").iterdir()))
+    record = run(read_recipe(output / "recipe.yaml", {}, []), ignore)
+    assert len(list((output / "tasks").iterdir())) == len(record.tasks) + 1 > done
+    assert record.protocol_hash == expected["protocol_hash"]
+    assert record.matrix[:done] == expected["matrix"][:done], "finished rows are read, not measured again"
+    if same_machine:
+        assert record.matrix == expected["matrix"]
+        assert hashes(sorted((output / "tasks").iterdir())[-1]) == expected["tensors"]
+    else:
+        torch.testing.assert_close(torch.tensor(record.matrix), torch.tensor(expected["matrix"]), atol=0.35, rtol=0)
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED["learners"]))
+def test_a_saved_learner_answers_and_learns_on(name: str, folder: Path, same_machine: bool, tmp_path: Path) -> None:
+    expected = EXPECTED["learners"][name]
+    host = load_host(str(folder / "models" / expected["model"]))
+    learner = Learner.load(folder / "learners" / name, host)
+    assert learner.state.tasks == ["animals", "plants"]
+    answers = learner.predict(expected["inputs"], task=expected["task"])
+    learner.learn(tiny_task("tools", 8))
+    learner.save(tmp_path / "saved")
+    assert hashes(tmp_path / "saved").keys() == expected["after"].keys()
+    if same_machine:
+        assert answers == expected["answers"]
+        assert hashes(tmp_path / "saved") == expected["after"]
