@@ -11,10 +11,6 @@ from typing import Protocol
 import nacre
 
 ALLOWED = {
-    "nacre.models.families.Encoded",
-    "nacre.models.growing_head.GrowingHead",
-    "nacre.parts.gradient_rule.GradientRule",
-    "nacre.parts.part.Part",
     "nacre.records.comparison._Frozen",
 }
 """Classes that others still derive from and that do not say that they are abstract; to become empty."""

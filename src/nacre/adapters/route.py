@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import final
 
 from torch import Tensor
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class Route:
     """What a routing decides for one batch of B rows; adapters refuse what they cannot follow.

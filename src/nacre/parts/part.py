@@ -194,7 +194,7 @@ class Learner(Protocol):
         ...
 
 
-class Part:
+class Part(ABC):
     """Base of all parts. Subclasses are frozen dataclasses of settings: no part holds a tensor.
 
     What a part must remember is a value of its `State`, a frozen dataclass of tensors, plain values, and lists and
@@ -288,7 +288,7 @@ class BatchTerm(Part, ABC):
         return value_of(self.strength, task_number, self.key)
 
 
-class GradientRule(Part):
+class GradientRule(Part, ABC):
     """What happens between backward and the optimizer's step, and right after it.
 
     Rules act in the order of the method's `gradient_rules`, on full gradients: summed over micro-batches, averaged over
