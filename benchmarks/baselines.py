@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from nacre.adapters.site import Site, put_sites
 from nacre.models.families import Encoded
 from nacre.models.host import Host
 from nacre.models.roles import find_linears
@@ -43,23 +42,29 @@ def sites(host: Host) -> dict[str, nn.Module]:
 
 def naive_am_lora(host: Host, tasks: int) -> nn.Module:
     host.model.requires_grad_(False)
-    put_sites(host.model, sites(host), lambda base: NaiveGatedSite(base, tasks))
-    return host.model
+    return _with_sites(host, lambda base: NaiveGatedSite(base, tasks))
 
 
 def products_only(host: Host, tasks: int) -> nn.Module:
     host.model.requires_grad_(False)
-    put_sites(host.model, sites(host), lambda base: ProductsOnlySite(base, tasks))
+    return _with_sites(host, lambda base: ProductsOnlySite(base, tasks))
+
+
+def _with_sites(host: Host, wrap: Callable[[nn.Linear], nn.Module]) -> nn.Module:
+    for name, linear in sites(host).items():
+        assert isinstance(linear, nn.Linear)
+        host.model.set_submodule(name, wrap(linear))
     return host.model
 
 
-class NaiveGatedSite(Site):
+class NaiveGatedSite(nn.Module):
     """h = W x + sum_i g_i h_i, h_i = s B_i A_i x, g = softmax over (w_i . h_i) and the zero LoRA's 0."""
 
-    def __init__(self, base: nn.Module, tasks: int) -> None:
-        super().__init__(base)
+    def __init__(self, base: nn.Linear, tasks: int) -> None:
+        super().__init__()
+        self.base, d_in, d_out = base, base.in_features, base.out_features
         make = lambda *shape: nn.ParameterList(nn.Parameter(0.02 * torch.randn(shape)) for _ in range(tasks))  # noqa: E731
-        self.down, self.up, self.selector = make(RANK, self.d_in), make(self.d_out, RANK), make(self.d_out)
+        self.down, self.up, self.selector = make(RANK, d_in), make(d_out, RANK), make(d_out)
         for earlier in [*self.down[:-1], *self.up[:-1]]:
             earlier.requires_grad_(False)
 
@@ -68,24 +73,25 @@ class NaiveGatedSite(Site):
         features = torch.stack([SCALE * F.linear(F.linear(x, down), up) for down, up in pairs], -2)  # [..., t, d_out]
         scores = (features * torch.stack(list(self.selector))).sum(-1)
         gates = torch.cat([scores, scores.new_zeros(*scores.shape[:-1], 1)], -1).softmax(-1)[..., :-1]
-        return self.untouched(x) + (gates.unsqueeze(-1) * features).sum(-2)
+        return self.base(x) + (gates.unsqueeze(-1) * features).sum(-2)
 
 
-class ProductsOnlySite(Site):
+class ProductsOnlySite(nn.Module):
     """h = W x + s B_cat A_cat x and its gradients for x and the newest task: no gate, and so no floor lies lower."""
 
-    def __init__(self, base: nn.Module, tasks: int) -> None:
-        super().__init__(base)
-        self.register_buffer("all_down", 0.02 * torch.randn(tasks * RANK, self.d_in))
-        self.register_buffer("all_up", 0.02 * torch.randn(tasks * RANK, self.d_out))
-        self.down = nn.Parameter(0.02 * torch.randn(RANK, self.d_in))
-        self.up = nn.Parameter(0.02 * torch.randn(self.d_out, RANK))
+    def __init__(self, base: nn.Linear, tasks: int) -> None:
+        super().__init__()
+        self.base, d_in, d_out = base, base.in_features, base.out_features
+        self.register_buffer("all_down", 0.02 * torch.randn(tasks * RANK, d_in))
+        self.register_buffer("all_up", 0.02 * torch.randn(tasks * RANK, d_out))
+        self.down = nn.Parameter(0.02 * torch.randn(RANK, d_in))
+        self.up = nn.Parameter(0.02 * torch.randn(d_out, RANK))
 
     def forward(self, x: Tensor) -> Tensor:
         flat = _Products.apply(  # type: ignore[no-untyped-call]
-            x.reshape(-1, self.d_in), self.down, self.up, self.base_weight(), self.all_down, self.all_up
+            x.reshape(-1, x.shape[-1]), self.down, self.up, self.base.weight, self.all_down, self.all_up
         )
-        return flat.view(*x.shape[:-1], self.d_out)
+        return flat.view(*x.shape[:-1], -1)
 
 
 class _Products(torch.autograd.Function):

@@ -11,8 +11,8 @@ from baselines import peft_lora, plain_step
 from hosts import Hosts
 from learners import fill, learner_with
 from measuring import Variant
-from nacre.parts.slots import slots_of
 
+from nacre.adapters.slotted import low_rank_in
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -68,7 +68,7 @@ def sensitivities(hosts: Hosts, past: Sequence[int]) -> dict[str, Variant]:
         learner.adapter.grow()  # and leave the new slot empty, as it is then
         start = learner.method.start
         assert isinstance(start, SensitivityStart)
-        names = list(slots_of(learner.adapter).sites)
+        names = list(low_rank_in(learner.adapter).sites)
 
         def run(start: SensitivityStart = start, learner: Learner = learner, names: list[str] = names) -> None:
             start.sensitivities(learner, [task], names)

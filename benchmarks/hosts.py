@@ -64,7 +64,7 @@ class Hosts:
         return Host(copy.deepcopy(self.first, shared), self.tokenizer, name="bench")
 
     def own(self) -> Host:
-        return Host(copy.deepcopy(self.first), self.tokenizer, name="bench")
+        return Host(copy.deepcopy(self.first).requires_grad_(True), self.tokenizer, name="bench")
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from nacre.adapters.low_rank import LowRankSite
+from nacre.adapters.slotted import SlottedSite
 from nacre.learning.batches import Batches
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -35,7 +35,7 @@ def fill(learner: Learner, seed: int) -> None:
     learner.adapter.fresh(seed)
     generator = torch.Generator().manual_seed(seed)
     for site in learner.host.model.modules():
-        if isinstance(site, LowRankSite):
+        if isinstance(site, SlottedSite):
             for name, parameter in site.parameters_by_group().items():
                 if name != "selector":
                     parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
