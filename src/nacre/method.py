@@ -26,7 +26,7 @@ class Method:
     in the place of the host's logits.
     curriculum: in which portions the stream is learnt.
 
-    name and parameters say how to build it again; ``@recorded`` and ``@modifier`` fill them in.
+    name and parameters say how to build it again; ``@method`` and ``@modifier`` fill them in.
 
     Raises ``SlotTaken`` if two parts would share a key, ``RecipeError`` if a part cannot work with the adapter.
     """
@@ -49,20 +49,20 @@ class Method:
         for key, number in Counter(part.key for part in self.parts).items():
             if number > 1:
                 raise SlotTaken(
-                    f"{self.called} would hold {number} parts with the key '{key}'; a method holds one of each."
+                    f"{self.display_name} would hold {number} parts with the key '{key}'; a method holds one of each."
                 )
         for part in self.parts:
             for group in part.needed_groups:
                 if group not in self.groups:
                     raise RecipeError(
-                        f"{part.key} cannot be a part of {self.called}: a part that acts on the parameter group "
+                        f"{part.key} cannot be a part of {self.display_name}: a part that acts on the parameter group "
                         f"'{group}' needs one; here are: {', '.join(self.groups) or 'none'}."
                     )
             if (objection := part.objection(self.adapter)) is not None:
-                raise RecipeError(f"{part.key} cannot be a part of {self.called}: {objection}.")
+                raise RecipeError(f"{part.key} cannot be a part of {self.display_name}: {objection}.")
 
     @property
-    def called(self) -> str:
+    def display_name(self) -> str:
         """What messages call it."""
         return self.name or self.title
 
@@ -107,7 +107,7 @@ class Method:
         """The method with a memory; raises ``SlotTaken`` if it has one."""
         if self.memory is not None:
             raise SlotTaken(
-                f"{self.called} already has a memory ({self.memory}); a method holds one. "
+                f"{self.display_name} already has a memory ({self.memory}); a method holds one. "
                 f"Drop {memory}, or change the one it has."
             )
         return replace(self, memory=memory)
@@ -116,7 +116,7 @@ class Method:
         """The method with another start; raises ``SlotTaken`` if it has one that is not the default."""
         if self.start != Fresh():
             raise SlotTaken(
-                f"{self.called} already has a start ({self.start}); a method holds one. "
+                f"{self.display_name} already has a start ({self.start}); a method holds one. "
                 f"Drop {start}, or change the one it has."
             )
         return replace(self, start=start)
@@ -133,7 +133,7 @@ class Method:
         """The method with a routing; raises ``SlotTaken`` if it has one."""
         if self.routing is not None:
             raise SlotTaken(
-                f"{self.called} already has a routing ({self.routing}); a method holds one. "
+                f"{self.display_name} already has a routing ({self.routing}); a method holds one. "
                 f"Drop {routing}, or change the one it has."
             )
         return replace(self, routing=routing)
@@ -142,7 +142,7 @@ class Method:
         """The method with a readout; raises ``SlotTaken`` if it has one."""
         if self.readout is not None:
             raise SlotTaken(
-                f"{self.called} already has a readout ({self.readout}); a method holds one. "
+                f"{self.display_name} already has a readout ({self.readout}); a method holds one. "
                 f"Drop {readout}, or change the one it has."
             )
         return replace(self, readout=readout)
@@ -152,7 +152,7 @@ class Method:
         return replace(self, gradient_rules=(*self.gradient_rules, rule))
 
 
-def recorded(build: Callable[P, Method]) -> Callable[P, Method]:
+def method(build: Callable[P, Method]) -> Callable[P, Method]:
     """Decorator of a method function: the value it returns knows the function's name and all arguments.
 
     The function's keyword-only signature is the vocabulary of ``--set``; its docstring is the method's sheet.

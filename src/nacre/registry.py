@@ -17,7 +17,7 @@ from nacre.per_task import PerTask
 
 
 @dataclass(frozen=True)
-class Shelf:
+class Registry:
     """Functions by name: one file each in a package, then third parties'. kind: what an error calls one."""
 
     kind: str
@@ -47,8 +47,8 @@ class Shelf:
         return {point.name: point for point in entry_points(group=self.package)}
 
 
-METHODS = Shelf("method", "nacre.methods")
-MODIFIERS = Shelf("modifier", "nacre.modifiers")
+METHODS = Registry("method", "nacre.methods")
+MODIFIERS = Registry("modifier", "nacre.modifiers")
 
 
 def build_method(name: str, parameters: Mapping[str, Any] | None = None, *, instead: Collection[str] = ()) -> Method:

@@ -60,7 +60,7 @@ def test_three_tasks_are_learnt_one_after_the_other(name: str, architecture: str
         if isinstance(event, StepTaken):
             losses.append(event.terms["task"])
 
-    # Under AM-LoRA's gates the T5's loss still jumps at 3e-2: how far its last task comes hangs on the last digits then.
+    # At 3e-2 the T5's loss still jumps under AM-LoRA's gates, and the last digits decide how far its last task comes.
     is_gated_t5 = architecture == "t5" and name.startswith("am_lora")
     rate = 3e-3 if name.startswith("seq_ft") else 1e-2 if architecture == "roberta" or is_gated_t5 else 3e-2
     epochs = 60 if architecture == "t5" else 30  # after 30, how far a T5 has come depends on the last digits

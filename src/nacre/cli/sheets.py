@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from nacre.method import Method
-    from nacre.registry import Shelf
+    from nacre.registry import Registry
 
 WIDTH = 100
 OPEN_CHOICES = "What the sources leave open, what is done here, and why: docs/fidelity.md."
@@ -138,14 +138,14 @@ def slots(method: Method) -> dict[str, Any]:
     }
 
 
-def _function_document(shelf: Shelf, name: str) -> dict[str, Any]:
+def _function_document(registry: Registry, name: str) -> dict[str, Any]:
     """What a method's or modifier's own function says."""
     import inspect
 
     from nacre.cli.docstring import sheet_of
     from nacre.registry import parameters_of
 
-    function = shelf.function(name)
+    function = registry.function(name)
     sheet, parameters = sheet_of(function), parameters_of(function)
     return {
         "does": " ".join(sheet.whole.split("\n\n")[0].split()),

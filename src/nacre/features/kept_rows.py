@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from nacre.adapters.adapter import FeatureMap
-from nacre.functional.kept_rows import KeptRowsLinear, Rows, largest_rows
+from nacre.functional.kept_rows import ChosenRows, KeptRowsLinear, largest_rows
 
 
 class KeptRows:
@@ -43,7 +43,7 @@ class KeptRows:
         self.kept = kept
         self.ready = ready
         self.scores = scores
-        self.chosen: list[Rows] | None = None  # of this step
+        self.chosen: list[ChosenRows] | None = None  # of this step
         self.gradients: dict[int, _Fingerprint] = {}  # that were made in this step, by their parameter's id
         self.patched: list[nn.Module] = []
         for number, found in enumerate(maps):
@@ -73,7 +73,7 @@ class KeptRows:
         made = self.gradients.get(id(parameter))
         return made is not None and parameter.grad is not None and made.is_of(parameter.grad)
 
-    def choose(self, number: int) -> Rows | None:
+    def choose(self, number: int) -> ChosenRows | None:
         """The rows of map ``number`` in this backward pass; None: all."""
         if not self.ready():
             return None
@@ -81,13 +81,13 @@ class KeptRows:
             self.chosen = self._choose()
         return self.chosen[number]
 
-    def _choose(self) -> list[Rows]:
+    def _choose(self) -> list[ChosenRows]:
         """Maps of one size in one go: on the whole hundreds of small operations fewer."""
         scores = self.scores()
         sizes: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for number, (score, kept) in enumerate(zip(scores, self.kept, strict=True)):
             sizes[len(score), kept, score.device, score.dtype].append(number)
-        chosen: dict[int, Rows] = {}
+        chosen: dict[int, ChosenRows] = {}
         for numbers in sizes.values():
             rows = largest_rows([scores[number] for number in numbers], self.kept[numbers[0]])
             chosen.update(zip(numbers, rows, strict=True))
@@ -108,7 +108,7 @@ class _Choice:
         self.owner = owner
         self.number = number
 
-    def rows(self) -> Rows | None:
+    def rows(self) -> ChosenRows | None:
         return self.owner.choose(self.number)
 
     def made(self, weight: Tensor | None, bias: Tensor | None) -> None:

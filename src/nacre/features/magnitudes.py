@@ -12,10 +12,10 @@ from torch.utils.hooks import RemovableHandle
 
 from nacre.adapters.adapter import FeatureMap
 from nacre.errors import TrainingError
-from nacre.features.token_streams import Stream, arguments_of, stream_of, token_masks
+from nacre.features.token_streams import TokenStream, arguments_of, stream_of, token_masks
 from nacre.functional.masking import magnitude_sum
 
-Tokens = Literal["non_padding", "all"]
+CountedTokens = Literal["non_padding", "all"]
 
 
 class Magnitudes:
@@ -33,7 +33,7 @@ class Magnitudes:
         self,
         model: nn.Module,
         maps: Sequence[FeatureMap],
-        tokens: Tokens = "non_padding",
+        tokens: CountedTokens = "non_padding",
         *,
         counts: Callable[[], bool] = torch.is_grad_enabled,
     ) -> None:
@@ -41,8 +41,10 @@ class Magnitudes:
         self.maps = maps
         self.tokens = tokens
         self.counts = counts
-        self.streams: list[Stream] = ["input" if tokens == "all" else stream_of(model, found.place) for found in maps]
-        self.masks: dict[Stream, tuple[Tensor | None, Tensor | None]] = {}  # of this call: which tokens, how many
+        self.streams: list[TokenStream] = [
+            "input" if tokens == "all" else stream_of(model, found.place) for found in maps
+        ]
+        self.masks: dict[TokenStream, tuple[Tensor | None, Tensor | None]] = {}  # of this call: which tokens, how many
         self.open = False  # inside a call that counts
         self.clear()
         self.handles: list[RemovableHandle] = [

@@ -13,10 +13,10 @@ from nacre.errors import ModelError, TrainingError
 from nacre.functional.losses import IGNORED
 from nacre.models.architectures import architecture_of, config_of
 
-Stream = Literal["input", "decoder"]
+TokenStream = Literal["input", "decoder"]
 
 
-def stream_of(model: nn.Module, name: str) -> Stream:
+def stream_of(model: nn.Module, name: str) -> TokenStream:
     """The tokens that the linear map of this dotted name reads. In an encoder-decoder model these are the decoder's in
     the decoder, except for keys and values of its attention to the encoder.
 
@@ -46,14 +46,14 @@ def arguments_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def token_masks(model: nn.Module, arguments: Mapping[str, Any]) -> dict[Stream, Tensor | None]:
+def token_masks(model: nn.Module, arguments: Mapping[str, Any]) -> dict[TokenStream, Tensor | None]:
     """Which tokens of a call are real: per stream [B, S], True where a token counts, or None where all do.
 
     input: by ``attention_mask``; without one, nothing is padding. decoder: by ``decoder_attention_mask``, else by
     ``labels`` (``IGNORED`` behind the target), else by ``decoder_input_ids``: there the start token counts, and neither
     padding nor an end token, which is read only because another row of the batch is longer.
     """
-    masks: dict[Stream, Tensor | None] = {"input": _mask(arguments, "attention_mask")}
+    masks: dict[TokenStream, Tensor | None] = {"input": _mask(arguments, "attention_mask")}
     if config_of(model).is_encoder_decoder:
         masks["decoder"] = _decoder_mask(model, arguments)
     return masks

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nacre.errors import ModelError, TrainingError
-from nacre.features.magnitudes import Magnitudes, Tokens, summed_over_processes
+from nacre.features.magnitudes import CountedTokens, Magnitudes, summed_over_processes
 from nacre.features.masked_step import Masked, MaskedStep, check_threshold, with_roles
 from nacre.functional.masking import Count, kept_count, largest
 from nacre.interop.feature_maps import trained_feature_maps
@@ -26,7 +26,7 @@ def masking(
     mask: Masked = "gradient",
     *,
     components: Sequence[Role] = ROLES,
-    tokens: Tokens = "non_padding",
+    tokens: CountedTokens = "non_padding",
     count: Count = "floor",
 ) -> Iterator[MaskedStep]:
     """While open, every step of the optimizer updates only the output features with the largest magnitudes.
@@ -73,7 +73,7 @@ def masking(
     with ExitStack() as stack:
         magnitudes = Magnitudes(model, maps, tokens)
         stack.callback(magnitudes.close)
-        window = Window(magnitudes, parameters)
+        window = StepMagnitudes(magnitudes, parameters)
         stack.callback(window.close)
 
         def before(*_: object) -> None:
@@ -88,7 +88,7 @@ def masking(
         yield step
 
 
-class Window:
+class StepMagnitudes:
     """The magnitudes of the batches whose gradients have been added up in the parameters' ``grad``.
 
     A foreign loop does not say when a step begins. The gradients do: a batch that arrives while no parameter has one is

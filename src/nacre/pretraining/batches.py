@@ -12,7 +12,7 @@ from torch import Tensor
 from nacre.pretraining.objectives import corrupt_spans, cut_in_two, masked_tokens
 from nacre.pretraining.settings import PretrainSettings
 from nacre.pretraining.tokenizer import sentinel_ids
-from nacre.pretraining.windows import Window
+from nacre.pretraining.windows import TokenWindow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 IGNORED = -100  # the label value that the loss of transformers leaves out
 
 
-class Batches:
+class WindowBatches:
     """Makes batches for one tokenizer and objective; a batch is a function of its windows and random generator."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: PretrainSettings) -> None:
@@ -31,7 +31,7 @@ class Batches:
         self.sentinels = sentinel_ids(tokenizer)
         self.word_starts = {number for token, number in tokenizer.get_vocab().items() if token[:1] in ("Ġ", "▁", "Ċ")}
 
-    def make(self, windows: Sequence[Window], rng: random.Random) -> dict[str, Tensor]:
+    def make(self, windows: Sequence[TokenWindow], rng: random.Random) -> dict[str, Tensor]:
         """Keyword arguments of the model's forward: input_ids, attention_mask, labels, each [batch, tokens]."""
         pairs = [self.pair(window, rng) for window in windows]
         return {
@@ -40,7 +40,7 @@ class Batches:
             "labels": _padded([targets for _, targets in pairs], IGNORED),
         }
 
-    def pair(self, window: Window, rng: random.Random) -> tuple[list[int], list[int]]:
+    def pair(self, window: TokenWindow, rng: random.Random) -> tuple[list[int], list[int]]:
         """Input and target of one window, both ended by ``</s>``; a causal model's are the same."""
         settings = self.settings
         if settings.objective == "causal":

@@ -11,7 +11,7 @@ import torch
 
 from nacre.errors import DataError, ModelError
 from nacre.files import build_folder, write_atomically
-from nacre.pretraining.batches import Batches
+from nacre.pretraining.batches import WindowBatches
 from nacre.pretraining.card import model_card
 from nacre.pretraining.model import new_model
 from nacre.pretraining.settings import PretrainResult, PretrainSettings
@@ -53,7 +53,7 @@ def pretrain(
     try:
         words = load_tokenizer(tokenizer, settings) if tokenizer else train_tokenizer(texts, settings)
         learned, held_out = hold_out(windows_of(texts, words, settings), settings, source)
-        batches = Batches(words, settings)
+        batches = WindowBatches(words, settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(settings.seed, "pretrain", "weights"))
             model = new_model(words, settings)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nacre.pretraining.batches import IGNORED, Batches
+from nacre.pretraining.batches import IGNORED, WindowBatches
 from nacre.pretraining.settings import PretrainSettings
-from nacre.pretraining.windows import Window
+from nacre.pretraining.windows import TokenWindow
 from nacre.seeds import derive
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ Progress = Callable[[int, int, float | None], None]
 """Called with steps done, steps in all, and the training loss where it was read (every 50 steps and at the last)."""
 
 
-def train(model: PreTrainedModel, batches: Batches, windows: Sequence[Window], progress: Progress | None) -> None:
+def train(
+    model: PreTrainedModel, batches: WindowBatches, windows: Sequence[TokenWindow], progress: Progress | None
+) -> None:
     """``settings.steps`` steps of AdamW on windows drawn at random; every step has a random generator of its own."""
     settings = batches.settings
     optimizer = torch.optim.AdamW(_groups(model, settings.learning_rate), betas=(0.9, 0.98), weight_decay=0.0)
@@ -44,7 +46,7 @@ def train(model: PreTrainedModel, batches: Batches, windows: Sequence[Window], p
 
 
 @torch.no_grad()
-def mean_loss(model: PreTrainedModel, batches: Batches, windows: Sequence[Window]) -> float:
+def mean_loss(model: PreTrainedModel, batches: WindowBatches, windows: Sequence[TokenWindow]) -> float:
     """Mean loss per target token in nats, with the same masks whenever it is called."""
     rng = random.Random(derive(batches.settings.seed, "pretrain", "held-out masks"))
     model.train(False)

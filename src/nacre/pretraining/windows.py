@@ -13,11 +13,13 @@ from nacre.seeds import derive
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Window = list[int]
+TokenWindow = list[int]
 _HELD_OUT_SHARE, _HELD_OUT_MOST = 0.05, 256
 
 
-def windows_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, settings: PretrainSettings) -> list[Window]:
+def windows_of(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, settings: PretrainSettings
+) -> list[TokenWindow]:
     """Token ids of every text, without special tokens, cut into windows of at most ``length``.
 
     A window too short to mask a token in and keep one is left out.
@@ -27,7 +29,9 @@ def windows_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, setting
     return [window for window in cut if len(window) >= 2]
 
 
-def hold_out(windows: Sequence[Window], settings: PretrainSettings, source: str) -> tuple[list[Window], list[Window]]:
+def hold_out(
+    windows: Sequence[TokenWindow], settings: PretrainSettings, source: str
+) -> tuple[list[TokenWindow], list[TokenWindow]]:
     """Windows to train on, and held-out ones: a twentieth of all, at least 1 and at most 256."""
     if len(windows) < 2:
         raise DataError(
