@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 
@@ -9,6 +10,7 @@ import pytest
 
 from helpers.command import Call, assert_one_line_error, one_line
 from nacre.cli.docstring import sheet_of
+from nacre.method import Method
 from nacre.registry import METHODS, MODIFIERS, build_method, parameters_of
 
 EVERYTHING = [(METHODS, name) for name in METHODS.names()] + [(MODIFIERS, name) for name in MODIFIERS.names()]
@@ -93,6 +95,14 @@ def test_parameters_and_assumptions_stand_in_the_sheet(nacre: Call, name: str) -
     assert all(f"- {sentence}" in one_line(shown) for sentence in sheet.assumed)
     assert shown.index("Parameters (") < shown.index("Assumed, where the sources do not say:")
     assert shown.endswith("docs/fidelity.md.\n")
+
+
+def test_a_sheet_shows_every_slot(nacre: Call) -> None:
+    names = {field.name for field in dataclasses.fields(Method)} - {"title", "sources", "name", "parameters"}
+    sheet = json.loads(nacre("methods", "ewc", "--json").out)
+    assert {slot.replace(" ", "_") for slot in sheet["slots"]} == names
+    shown = nacre("methods", "ewc").out
+    assert all(f"\n  {slot:<16}" in shown for slot in sheet["slots"])
 
 
 def test_slots_and_traits(nacre: Call) -> None:

@@ -229,9 +229,9 @@ def test_a_batch_that_hides_the_decoders_padding_is_refused() -> None:
     batch = host.family.batch(ROWS)
     embedded = host.model.get_input_embeddings()(batch["decoder_input_ids"])
     engine = Magnitudes(host.model, maps)
-    with pytest.raises(TrainingError, match=r"decoder's tokens are padding cannot be told.*tokens=all"):
+    with pytest.raises(TrainingError, match=r"decoder's tokens are padding is unknown.*tokens=all"):
         host.model(input_ids=batch["input_ids"], decoder_inputs_embeds=embedded)
-    with pytest.raises(TrainingError, match=r"attention_mask is no \[batch, tokens\] mask"):
+    with pytest.raises(TrainingError, match=r"attention_mask is not a \[batch, tokens\] mask"):
         host.model(
             input_ids=batch["input_ids"],
             attention_mask=torch.ones(2, 1, 6, 6),

@@ -1,4 +1,4 @@
-"""``+copy_init``: a new task begins with a copy of the last task's upper layers."""
+"""`+copy_init`: a new task begins with a copy of the last task's upper layers."""
 
 from typing import Literal
 

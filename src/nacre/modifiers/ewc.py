@@ -1,4 +1,4 @@
-"""``+ewc``: elastic weight consolidation on any method that trains the same parameters throughout."""
+"""`+ewc`: elastic weight consolidation on any method that trains the same parameters throughout."""
 
 from typing import Literal
 

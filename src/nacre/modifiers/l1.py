@@ -1,4 +1,4 @@
-"""``+l1``: an L1 penalty on one group of the adapter's parameters."""
+"""`+l1`: an L1 penalty on one group of the adapter's parameters."""
 
 from nacre.method import Method, modifier
 from nacre.parts.penalty import GroupL1

@@ -1,4 +1,4 @@
-"""``+migu``: in every step, only the output features with the largest magnitudes are updated."""
+"""`+migu`: in every step, only the output features with the largest magnitudes are updated."""
 
 from typing import Literal
 

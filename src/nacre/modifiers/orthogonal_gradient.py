@@ -1,4 +1,4 @@
-"""``+orthogonal_gradient``: a new task moves in directions that earlier tasks' factors do not use."""
+"""`+orthogonal_gradient`: a new task moves in directions that earlier tasks' factors do not use."""
 
 from typing import Literal
 

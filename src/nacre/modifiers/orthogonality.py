@@ -1,4 +1,4 @@
-"""``+orthogonality``: O-LoRA's penalty on any method that keeps a LoRA for each task."""
+"""`+orthogonality`: O-LoRA's penalty on any method that keeps a LoRA for each task."""
 
 from typing import Literal
 

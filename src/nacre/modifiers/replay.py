@@ -1,4 +1,4 @@
-"""``+replay``: a few rows of every past task are mixed into each new one."""
+"""`+replay`: a few rows of every past task are mixed into each new one."""
 
 from nacre.errors import RecipeError
 from nacre.method import Method, modifier

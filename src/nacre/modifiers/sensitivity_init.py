@@ -1,4 +1,4 @@
-"""``+sensitivity_init``: a new task begins with the average of earlier ones, weighted by what matters for it."""
+"""`+sensitivity_init`: a new task begins with the average of earlier ones, weighted by what matters for it."""
 
 from typing import Literal
 

@@ -31,14 +31,23 @@ def pretrain(
     tokenizer: Path | None = None,
     progress: Progress | None = None,
 ) -> PretrainResult:
-    """Train a model on ``passages`` and write a folder that transformers loads, with a model card, atomically.
+    """Train a model on passages and write a folder that transformers loads, with a model card, atomically.
 
-    passages: texts that belong together, a paragraph each (``read_passages``). A twentieth, at most 256, is held out.
-    output: a new or empty folder, or a model's, which is replaced.
-    source: where the passages came from, one line for the card. command: what was typed, for the card.
-    tokenizer: a folder with a tokenizer to use instead of training one.
-    Deterministic for given passages, settings and versions. Raises ``DataError`` for too little text, ``ModelError``
-    for an unusable tokenizer or output and for a loss that is no number, ``RecipeError`` for too small a vocabulary.
+    The result is deterministic for given passages, settings and versions.
+
+    Args:
+        passages: Texts that belong together, a paragraph each (`read_passages`). A twentieth, at most 256, is held out.
+        output: A new or empty folder, or a model's, which is replaced.
+        settings: Of the pretraining.
+        source: Where the passages came from, one line for the card.
+        command: The command that was typed, for the card.
+        tokenizer: Folder with a tokenizer to use instead of training one.
+        progress: Called after every step.
+
+    Raises:
+        DataError: There is too little text.
+        ModelError: The tokenizer or the output folder cannot be used, or the loss is not a number.
+        RecipeError: The vocabulary is too small.
     """
     if output.exists() and not output.is_dir():
         raise ModelError(f"{output} is a file; the output must be a folder, new or to be replaced.")
