@@ -102,8 +102,10 @@ def elastic(parameters: Sequence[Tensor], anchors: Sequence[Tensor], importances
 
 
 class _Pull(torch.autograd.Function):
-    """sum_j F_j (theta_j - theta*_j)^2 of one tensor, with the gradient 2 F_j (theta_j - theta*_j) by hand: autograd
-    would keep more tensors and pass over memory more often, which counts where a whole model is held."""
+    """sum_j F_j (theta_j - theta*_j)^2 of one tensor, with the gradient 2 F_j (theta_j - theta*_j) by hand.
+
+    Autograd would keep more tensors and pass over memory more often, which counts where a whole model is held.
+    """
 
     @staticmethod
     def forward(ctx: Any, parameter: Tensor, anchor: Tensor, importance: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""MIGU in other people's training loops: `with nacre.masking(model, optimizer): ...`"""
+"""MIGU in other training loops, as in `with nacre.masking(model, optimizer): ...`."""
 
 from __future__ import annotations
 

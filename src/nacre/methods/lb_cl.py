@@ -75,7 +75,7 @@ def lb_cl(
         sigma_gradient: 'none': an SVD adapter's sigma is trained freely; 'flat': outside the span of earlier sigmas.
         energy: With 'union', only as many directions of each earlier task's factor are closed, the largest first
             and beside those closed already, as it takes to hold this share of its squared norm; 1: all. Less leaves
-            later tasks more room; of each earlier factor up to the rest is open to change.
+            later tasks more free dimensions; of each earlier factor up to the rest is open to change.
         orthonormality: Weight of that term; a list gives one for each task.
         orthonormality_form: 'released' (peft's AdaLoRA, as above) or 'paper' (AdaLoRA's sum of squares).
         roles: Which linear maps carry it.

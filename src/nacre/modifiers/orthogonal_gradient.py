@@ -35,7 +35,7 @@ def orthogonal_gradient(
         sigma: 'none': an SVD adapter's sigma is trained freely; 'flat': outside the span of earlier sigmas.
         energy: With 'union', only as many directions of each earlier task's factor are closed, the largest first
             and beside those closed already, as it takes to hold this share of its squared norm; 1: all. Less leaves
-            later tasks more room; of each earlier factor up to the rest is open to change.
+            later tasks more free dimensions; of each earlier factor up to the rest is open to change.
 
     Assumed:
         - proj is on the union of the old spans, for each factor by itself, on the gradient; sigma is left free.
