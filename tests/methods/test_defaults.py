@@ -1,4 +1,4 @@
-"""Defaults that stand in several places agree: in methods, in modifiers, and in the parts and adapters they are made of.
+"""Defaults that occur in several places agree: in methods, in modifiers, and in the parts and adapters they use.
 
 A method's signature is its sheet, so a default may have to be written more than once; it must not differ.
 """
