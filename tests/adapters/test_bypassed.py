@@ -90,6 +90,51 @@ def test_a_teacher_between_forward_and_backward_changes_no_gradient(learner: Lea
         assert (one is None and other is None) or torch.equal(one, other)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("method", ["inc_lora", "seq_ft"])
+@pytest.mark.parametrize("teacher_first", [True, False])
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_autocast_does_not_mistake_bare_weights_for_trained_ones(
+    method: str, teacher_first: bool, with_gradients: bool
+) -> None:
+    """It keeps casts of trained parameters until its context closes, and a teacher answers inside a step's."""
+    host = tiny_host("llama")
+    ids = torch.tensor([[3, 7, 9, 11, 5]])
+
+    def logits() -> Tensor:
+        return host.model(input_ids=ids).logits.detach()
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        bare = logits()
+    adapter = build_method(method, {}).adapter.place(host.body)
+    adapter.grow()
+    with torch.no_grad():
+        for group in adapter.parameter_groups():
+            for parameter in group.parameters:
+                parameter.add_(0.1)
+    host.model.eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        adapted = logits()
+    assert not torch.equal(adapted, bare)
+    with torch.set_grad_enabled(with_gradients), torch.autocast("cpu", dtype=torch.bfloat16):
+        if not teacher_first:
+            assert torch.equal(logits(), adapted)
+        with adapter.bypassed():
+            assert torch.equal(logits(), bare)
+        assert torch.equal(logits(), adapted)
+
+
+def test_no_gradient_reaches_a_trained_parameter_through_the_bare_host() -> None:
+    """The trained value is back when the backward pass runs, and would be the wrong one."""
+    host = tiny_host("llama")
+    adapter = build_method("seq_ft", {}).adapter.place(host.body)
+    adapter.grow()
+    before = flags(host.model)
+    assert all(before.values())
+    with adapter.bypassed():
+        assert not host.model(input_ids=torch.tensor([[3, 7, 9]])).logits.requires_grad
+    assert flags(host.model) == before
+
+
 def digest(tensors: dict[str, Tensor]) -> str:
     """As `Host.fingerprint` does it."""
     found = hashlib.sha256()

@@ -103,15 +103,19 @@ class PlacedFull(PlacedAdapter):
 
     @contextmanager
     def bypassed(self) -> Iterator[None]:
-        """The parameters stay the same objects, and a graph that was made before is not disturbed."""
-        values = {name: parameter.data for name, parameter in self.trained.items()}
+        """The parameters stay the same objects, a graph that was made before is not disturbed, and inside they are
+        constants, as the host's parameters are below other adapters."""
+        before = [(parameter, parameter.data, parameter.requires_grad) for parameter in self.trained.values()]
         for name, parameter in self.trained.items():
+            # Autocast remembers the casts of tensors that require gradients: it must not mistake one value for another.
+            parameter.requires_grad_(False)
             parameter.data = self.untrained[name].to(parameter.device)
         try:
             yield
         finally:
-            for name, parameter in self.trained.items():
-                parameter.data = values[name]
+            for parameter, value, was_trained in before:
+                parameter.data = value
+                parameter.requires_grad_(was_trained)
 
     def use(self, route: Route) -> AbstractContextManager[None]:
         raise ModelError("Full fine-tuning has one set of parameters: there is nothing that a route could choose from.")
