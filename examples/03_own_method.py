@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from nacre import Learner, Method, Optim, load_host, load_tasks
 from nacre.adapters.low_rank import LowRank
-from nacre.method import recorded
+from nacre.method import method
 from nacre.parts import part
 from nacre.parts.part import GradientRule
 
@@ -29,7 +29,7 @@ class ShrinkingGradients(GradientRule):
                     parameter.grad.mul_(self.factor ** (learner.task_number - 1))
 
 
-@recorded
+@method
 def careful_lora(*, rank: int = 4, factor: float = 0.5) -> Method:
     """One LoRA per task, summed; later tasks get smaller gradients."""
     return Method(

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from abc import ABC
 from typing import Protocol
 
-import nacre
+from helpers.modules import classes
 
 ALLOWED = {
     "nacre.records.comparison._Frozen",
 }
 """Classes that others still derive from and that do not say that they are abstract; to become empty."""
-
-
-def classes() -> list[type]:
-    """Every class that nacre defines; modules that need a package that is not installed have none."""
-    found = {}
-    for info in pkgutil.walk_packages(nacre.__path__, "nacre."):
-        if info.name.endswith("__main__"):
-            continue
-        try:
-            module = importlib.import_module(info.name)
-        except ImportError:
-            continue
-        for each in vars(module).values():
-            if inspect.isclass(each) and each.__module__.startswith("nacre."):
-                found[f"{each.__module__}.{each.__qualname__}"] = each
-    return list(found.values())
 
 
 def is_abstract(kind: type) -> bool:

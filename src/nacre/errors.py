@@ -40,7 +40,10 @@ class TrainingError(NacreError):
 def nearest(name: str, known: Iterable[str], also: Iterable[str] = ()) -> str:
     """The end of an error sentence about an unknown name: near misses, then everything that is known.
 
-    also: names of another kind, which are offered when near, but not listed.
+    Args:
+        name: The unknown name.
+        known: All names.
+        also: Names of another kind, which are suggested when near, but not listed.
     """
     names = sorted(known)
     close = get_close_matches(name, [*names, *also], n=3, cutoff=0.6) or get_close_matches(name, names, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""A method is a value made of parts. Nothing of it trains; ``nacre.learning`` does that, the same way for all."""
+"""A method is a value made of parts. It does not train itself; `nacre.learning` trains every method the same way."""
 
 from __future__ import annotations
 
@@ -20,15 +20,27 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True)
 class Method:
-    """adapter: what is trainable, and how the tasks' parameters combine. start: how a new task's parameters begin.
-    penalties: added to the loss. gradient_rules: between backward and step, in this order. memory: kept examples.
-    batch_terms: added to each micro-batch's loss. routing: which learned parameters answer a row. readout: what answers
-    in the place of the host's logits.
-    curriculum: in which portions the stream is learnt.
+    """A continual learning method: an adapter, and a part in each slot that it fills.
 
-    name and parameters say how to build it again; ``@recorded`` and ``@modifier`` fill them in.
+    Attributes:
+        title: Its name in prose.
+        sources: Where it is published.
+        adapter: What is trainable, and how the tasks' parameters combine.
+        start: How a new task's parameters begin.
+        penalties: Terms added to the loss.
+        gradient_rules: What changes gradients between the backward pass and the step, in this order.
+        memory: What is kept of past tasks' examples.
+        batch_terms: Terms added to each micro-batch's loss.
+        routing: Which learned parameters answer a row.
+        readout: What answers instead of the host's logits.
+        curriculum: The stages in which the stream is learned.
+        name: Name by which it can be built again, filled in by `@method` and `@modifier`; empty if it was put together
+            by hand.
+        parameters: Parameters with which it can be built again, filled in likewise.
 
-    Raises ``SlotTaken`` if two parts would share a key, ``RecipeError`` if a part cannot work with the adapter.
+    Raises:
+        SlotTaken: Two parts would share a key.
+        RecipeError: A part cannot work with the adapter.
     """
 
     title: str
@@ -49,21 +61,21 @@ class Method:
         for key, number in Counter(part.key for part in self.parts).items():
             if number > 1:
                 raise SlotTaken(
-                    f"{self.called} would hold {number} parts with the key '{key}'; a method holds one of each."
+                    f"{self.display_name} would hold {number} parts with the key '{key}'; a method holds one of each."
                 )
         for part in self.parts:
             for group in part.needed_groups:
                 if group not in self.groups:
                     raise RecipeError(
-                        f"{part.key} cannot be a part of {self.called}: a part that acts on the parameter group "
+                        f"{part.key} cannot be a part of {self.display_name}: a part that acts on the parameter group "
                         f"'{group}' needs one; here are: {', '.join(self.groups) or 'none'}."
                     )
             if (objection := part.objection(self.adapter)) is not None:
-                raise RecipeError(f"{part.key} cannot be a part of {self.called}: {objection}.")
+                raise RecipeError(f"{part.key} cannot be a part of {self.display_name}: {objection}.")
 
     @property
-    def called(self) -> str:
-        """What messages call it."""
+    def display_name(self) -> str:
+        """Its name in messages: `name`, or `title` if it has none."""
         return self.name or self.title
 
     @property
@@ -80,15 +92,15 @@ class Method:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Names of all trained parameter groups but an encoder-only host's ``head``."""
+        """Names of all trained parameter groups but an encoder-only host's `head`."""
         return (*self.adapter.groups, *(self.routing.groups if self.routing is not None else ()))
 
     @property
     def traits(self) -> dict[str, bool]:
         """What the parts imply, for tables and sheets.
 
-        rehearsal-free: no row of a task is learnt again with another task's; training on all at once is not.
-        task boundaries in training: it must be told when a new task begins, though not which one it is.
+        "rehearsal-free": no row of a task is learned again with another task's; training on all tasks at once is not.
+        "task boundaries in training": the method must know when a new task begins, though not which one it is.
         """
         copies = self.curriculum.needs_task_at_test  # a model for each task
         return {
@@ -104,58 +116,59 @@ class Method:
         }
 
     def with_memory(self, memory: Memory) -> Method:
-        """The method with a memory; raises ``SlotTaken`` if it has one."""
+        """The method with a memory; raises `SlotTaken` if it has one."""
         if self.memory is not None:
             raise SlotTaken(
-                f"{self.called} already has a memory ({self.memory}); a method holds one. "
+                f"{self.display_name} already has a memory ({self.memory}); a method holds one. "
                 f"Drop {memory}, or change the one it has."
             )
         return replace(self, memory=memory)
 
     def with_start(self, start: Start) -> Method:
-        """The method with another start; raises ``SlotTaken`` if it has one that is not the default."""
+        """The method with another start; raises `SlotTaken` if it has one that is not the default."""
         if self.start != Fresh():
             raise SlotTaken(
-                f"{self.called} already has a start ({self.start}); a method holds one. "
+                f"{self.display_name} already has a start ({self.start}); a method holds one. "
                 f"Drop {start}, or change the one it has."
             )
         return replace(self, start=start)
 
     def with_penalty(self, penalty: Penalty) -> Method:
-        """The method with one more term in its loss; raises ``SlotTaken`` if it has one of this key."""
+        """The method with one more term in its loss; raises `SlotTaken` if it has one of this key."""
         return replace(self, penalties=(*self.penalties, penalty))
 
     def with_batch_term(self, term: BatchTerm) -> Method:
-        """The method with one more term in each micro-batch's loss; raises ``SlotTaken`` if it has one of this key."""
+        """The method with one more term in each micro-batch's loss; raises `SlotTaken` if it has one of this key."""
         return replace(self, batch_terms=(*self.batch_terms, term))
 
     def with_routing(self, routing: Routing) -> Method:
-        """The method with a routing; raises ``SlotTaken`` if it has one."""
+        """The method with a routing; raises `SlotTaken` if it has one."""
         if self.routing is not None:
             raise SlotTaken(
-                f"{self.called} already has a routing ({self.routing}); a method holds one. "
+                f"{self.display_name} already has a routing ({self.routing}); a method holds one. "
                 f"Drop {routing}, or change the one it has."
             )
         return replace(self, routing=routing)
 
     def with_readout(self, readout: Readout) -> Method:
-        """The method with a readout; raises ``SlotTaken`` if it has one."""
+        """The method with a readout; raises `SlotTaken` if it has one."""
         if self.readout is not None:
             raise SlotTaken(
-                f"{self.called} already has a readout ({self.readout}); a method holds one. "
+                f"{self.display_name} already has a readout ({self.readout}); a method holds one. "
                 f"Drop {readout}, or change the one it has."
             )
         return replace(self, readout=readout)
 
     def with_gradient_rule(self, rule: GradientRule) -> Method:
-        """The method with one more gradient rule, which acts last; raises ``SlotTaken`` if it has one of this key."""
+        """The method with one more gradient rule, which acts last; raises `SlotTaken` if it has one of this key."""
         return replace(self, gradient_rules=(*self.gradient_rules, rule))
 
 
-def recorded(build: Callable[P, Method]) -> Callable[P, Method]:
-    """Decorator of a method function: the value it returns knows the function's name and all arguments.
+def method(build: Callable[P, Method]) -> Callable[P, Method]:
+    """Decorator of a method function: the value that it returns knows the function's name and all arguments.
 
-    The function's keyword-only signature is the vocabulary of ``--set``; its docstring is the method's sheet.
+    Args:
+        build: Its keyword-only signature is the vocabulary of `--set`; its docstring is the method's sheet.
     """
 
     @functools.wraps(build)
@@ -167,10 +180,13 @@ def recorded(build: Callable[P, Method]) -> Callable[P, Method]:
 
 
 def modifier(build: Callable[Concatenate[Method, P], Method]) -> Callable[Concatenate[Method, P], Method]:
-    """Decorator of a modifier, a function from a method (its first argument) to a method that has one thing more.
+    """Decorator of a modifier: a function from a method, its first argument, to a method with one part more.
 
-    ``migu(seq_lora(), threshold=0.5)`` is called ``seq_lora+migu``, and its parameters are those of ``seq_lora`` and
-    ``{"migu": {"threshold": 0.5}}``: on the command line ``--set migu.threshold=0.5``.
+    `migu(seq_lora(), threshold=0.5)` has the name `seq_lora+migu`, and its parameters are those of `seq_lora` and
+    `{"migu": {"threshold": 0.5}}`: on the command line `--set migu.threshold=0.5`.
+
+    Args:
+        build: Its docstring is the modifier's sheet.
     """
 
     @functools.wraps(build)

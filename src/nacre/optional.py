@@ -9,8 +9,16 @@ from nacre.errors import NacreError
 
 
 def need(module: str, purpose: str, extra: str = "data") -> Any:
-    """The module, or ``NacreError`` with the command that installs it. purpose: what it is needed for, in words.
-    extra: the group of nacre's optional packages that it belongs to."""
+    """Import a module of an optional package.
+
+    Args:
+        module: Dotted name.
+        purpose: What it is needed for: the subject of the error's sentence.
+        extra: The group of nacre's optional packages that it belongs to.
+
+    Raises:
+        NacreError: The package is not installed; the message has the command that installs it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -9,9 +9,15 @@ PerTask = float | tuple[float, ...]
 
 
 def value_of(setting: PerTask, task_number: int, name: str) -> float:
-    """The setting on a task (numbered from 1). name: what an error calls it.
+    """The setting's value on one task.
 
-    Raises ``RecipeError`` if the list is shorter than the stream.
+    Args:
+        setting: One value for all tasks, or a list.
+        task_number: The task, from 1.
+        name: What an error calls the setting.
+
+    Raises:
+        RecipeError: The list is shorter than the stream.
     """
     if not isinstance(setting, tuple):
         return setting
@@ -24,12 +30,20 @@ def value_of(setting: PerTask, task_number: int, name: str) -> float:
 
 
 def all_values(setting: PerTask) -> tuple[float, ...]:
-    """Every value that occurs, for checks of range."""
+    """All values of a setting, for checks of range."""
     return setting if isinstance(setting, tuple) else (setting,)
 
 
 def check_not_negative(setting: PerTask, name: str) -> None:
-    """Raise ``RecipeError`` if a setting, or one of its values, is below zero."""
+    """Refuse negative values.
+
+    Args:
+        setting: One value for all tasks, or a list.
+        name: What an error calls the setting.
+
+    Raises:
+        RecipeError: A value is below zero or not a number.
+    """
     for value in all_values(setting):
         if not value >= 0:
             raise RecipeError(f"{name} is {value}; it cannot be negative.")

@@ -1,5 +1,8 @@
-"""Methods and modifiers by name: the files of ``nacre/methods`` and ``nacre/modifiers``, and the entry points of third
-parties in the groups ``nacre.methods`` and ``nacre.modifiers``."""
+"""Methods and modifiers by name.
+
+They are the files of `nacre/methods` and `nacre/modifiers`, and the entry points of third parties in the groups
+`nacre.methods` and `nacre.modifiers`.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,30 @@ from nacre.per_task import PerTask
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """Functions by name: one file each in a package, then third parties'. kind: what an error calls one."""
+class Registry:
+    """Functions by name: one file each in a package, then third parties'.
+
+    Attributes:
+        kind: What an error calls one: "method" or "modifier".
+        package: The package, whose name is also the entry point group.
+    """
 
     kind: str
     package: str
 
     def names(self) -> list[str]:
-        """All names, without importing any function: the package's first."""
+        """All names, the package's first; no function is imported."""
         return [*self._own(), *sorted(set(self._third_parties()) - set(self._own()))]
 
     def function(self, name: str) -> Callable[..., Method]:
-        """Raises ``RecipeError`` with the nearest names if there is none of this name."""
+        """The function of this name.
+
+        Args:
+            name: A method's or modifier's name.
+
+        Raises:
+            RecipeError: There is none of this name; the message has the nearest ones.
+        """
         if name in self._own():
             return getattr(import_module(f"{self.package}.{name}"), name)  # type: ignore[no-any-return]
         third_parties = self._third_parties()
@@ -47,18 +62,22 @@ class Shelf:
         return {point.name: point for point in entry_points(group=self.package)}
 
 
-METHODS = Shelf("method", "nacre.methods")
-MODIFIERS = Shelf("modifier", "nacre.modifiers")
+METHODS = Registry("method", "nacre.methods")
+MODIFIERS = Registry("modifier", "nacre.modifiers")
 
 
 def build_method(name: str, parameters: Mapping[str, Any] | None = None, *, instead: Collection[str] = ()) -> Method:
-    """The method of this name, ``seq_lora`` or ``seq_lora+migu``, with these parameters.
+    """The method of this name, with these parameters.
 
-    parameters: the method's own by name; a modifier's under the modifier's name, ``{"migu": {"threshold": 0.5}}``.
-    instead: other keys that could stand where the parameters came from; one of them may be offered for an unknown one.
+    Args:
+        name: As in `seq_lora` or `seq_lora+migu`.
+        parameters: The method's own by name; a modifier's under the modifier's name, `{"migu": {"threshold": 0.5}}`.
+        instead: Other keys that could stand where the parameters came from; one of them may be suggested for an unknown
+            one.
 
-    Raises ``RecipeError`` naming the method, modifier or parameter that is unknown or of the wrong type, ``NacreError``
-    if a value is out of range or the parts do not go together.
+    Raises:
+        RecipeError: A method, modifier or parameter is unknown or of the wrong type.
+        NacreError: A value is out of range, or the parts do not go together.
     """
     base, *modifiers = name.split("+")
     functions = [MODIFIERS.function(modifier) for modifier in modifiers]
@@ -76,7 +95,7 @@ def build_method(name: str, parameters: Mapping[str, Any] | None = None, *, inst
 
 
 def parameters_of(function: Callable[..., Method]) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters: the vocabulary of ``--set``."""
+    """The keyword-only parameters of a method or modifier function: the vocabulary of `--set`."""
     return {
         key: parameter
         for key, parameter in inspect.signature(function).parameters.items()
@@ -85,18 +104,19 @@ def parameters_of(function: Callable[..., Method]) -> dict[str, inspect.Paramete
 
 
 def per_task_parameters(method: Method) -> dict[str, PerTask]:
-    """The parameters that may differ from task to task, by the keys that ``--set`` takes.
+    """The parameters that may differ from task to task, by the keys that `--set` takes.
 
-    Known of methods that have a name only; one put together by hand has none.
+    Args:
+        method: A method. One that was put together by hand has no name, and nothing is returned.
     """
     if not method.name:
         return {}
     base, *modifiers = method.name.split("+")
-    found = _per_task(METHODS.function(base), method.parameters)
+    settings = _per_task(METHODS.function(base), method.parameters)
     for modifier in modifiers:
         values = _per_task(MODIFIERS.function(modifier), method.parameters[modifier])
-        found |= {f"{modifier}.{key}": value for key, value in values.items()}
-    return found
+        settings |= {f"{modifier}.{key}": value for key, value in values.items()}
+    return settings
 
 
 def _per_task(function: Callable[..., Method], values: Mapping[str, Any]) -> dict[str, PerTask]:

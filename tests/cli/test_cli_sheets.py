@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 
@@ -9,63 +10,81 @@ import pytest
 
 from helpers.command import Call, assert_one_line_error, one_line
 from nacre.cli.docstring import sheet_of
+from nacre.method import Method
 from nacre.registry import METHODS, MODIFIERS, build_method, parameters_of
 
 EVERYTHING = [(METHODS, name) for name in METHODS.names()] + [(MODIFIERS, name) for name in MODIFIERS.names()]
 
 
-@pytest.mark.parametrize(("shelf", "name"), EVERYTHING, ids=lambda value: str(getattr(value, "kind", value)))
-def test_the_docstring_says_something_of_every_parameter(shelf, name) -> None:
-    function = shelf.function(name)
+@pytest.mark.parametrize(("registry", "name"), EVERYTHING, ids=lambda value: str(getattr(value, "kind", value)))
+def test_the_docstring_explains_every_parameter(registry, name) -> None:
+    function = registry.function(name)
     sheet = sheet_of(function)
-    assert list(parameters_of(function)) == [key for key in parameters_of(function) if len(sheet.parameters[key]) > 3]
-    assert sheet.whole.count("Assumed") == len(sheet.assumed)
-    assert "Equations:" in sheet.text
-    assert "Sources:" in sheet.text
+    signature = list(inspect.signature(function).parameters)
+    assert [key for key, words in sheet.parameters.items() if len(words) > 3] == signature, "all, and in this order"
+    assert ("\nAssumed:\n" in sheet.whole) == bool(sheet.assumed)
+    assert "Equations:\n" in sheet.text
+    assert "Sources:\n" in sheet.text
     # Nothing of the docstring is lost: what is not in the text stands with the parameters or the assumptions.
-    words = {*sheet.text.split(), *" ".join([*sheet.parameters.values(), *sheet.assumed]).split()}
-    names = {f"{key}{end}" for key in parameters_of(function) for end in (",", ":", "")}
-    lost = {word.strip("();.,:") for word in sheet.whole.split()} - {word.strip("();.,:") for word in words | names}
-    assert lost <= {"Assumed", ""}
+    kept = {*sheet.text.split(), *" ".join([*sheet.parameters.values(), *sheet.assumed]).split()}
+    heads = {"Args:", "Assumed:", "-", *(f"{key}:" for key in signature)}
+    assert set(sheet.whole.split()) <= kept | heads
 
 
-def odd(*, size: int = 1, first: float = 0.5, second: float = 0.5, kind: str = "a", unsaid: int = 0) -> None:
+def odd(*, size: int = 1, share: float = 0.5, kind: str = "a", unsaid: int = 0) -> None:
     """What it does.
 
-    Equations: size: 3, which is no explanation.
+    In words: that size: matters.
 
-    These two words first. size: how large; at
-    most size: ten. first (in units), second: both shares. kind: a (no
-    size: here) or b.
-    Assumed: that it works. Assumed, of kind: b is
-    better.
-    Note: size: is not explained again.
+    Equations:
+        size = 3
 
-    Sources: none.
+        share: x
+
+    Args:
+        size: How large; at
+            most size: ten.
+        share: Of all, as in
+            [0, .5, 1].
+        kind: a (no size: here) or b.
+
+    Assumed:
+        - That it works.
+        - Of kind: b is
+          better - by far.
+
+    Note:
+        size: is not explained again.
+
+    Sources:
+        None.
     """
 
 
 def test_a_docstring_taken_apart() -> None:
     sheet = sheet_of(odd)
     assert sheet.parameters == {
-        "size": "how large; at most size: ten",
-        "first": "in units; both shares",
-        "second": "both shares",
-        "kind": "a (no size: here) or b",
+        "size": "How large; at most size: ten.",
+        "share": "Of all, as in [0, .5, 1].",
+        "kind": "a (no size: here) or b.",
     }
-    assert sheet.assumed == ("that it works.", "of kind: b is better.")
+    assert sheet.assumed == ("That it works.", "Of kind: b is better - by far.")
     assert sheet.text == (
-        "What it does.\n\nEquations: size: 3, which is no explanation.\n\nThese two words first.\n"
-        "Note: size: is not explained again.\n\nSources: none."
+        "What it does.\n\nIn words: that size: matters.\n\nEquations:\n    size = 3\n\n    share: x\n\n"
+        "Note:\n    size: is not explained again.\n\nSources:\n    None."
     )
     assert sheet.whole == inspect.getdoc(odd)
+
+
+def test_nothing_to_take_apart() -> None:
+    assert sheet_of(lambda: None).parameters == {}
 
 
 @pytest.mark.parametrize("name", ["am_lora", "lb_cl", "+migu"])
 def test_parameters_and_assumptions_stand_in_the_sheet(nacre: Call, name: str) -> None:
     shown = nacre("methods", name).out
-    shelf = MODIFIERS if name.startswith("+") else METHODS
-    function = shelf.function(name.removeprefix("+"))
+    registry = MODIFIERS if name.startswith("+") else METHODS
+    function = registry.function(name.removeprefix("+"))
     sheet, prefix = sheet_of(function), f"{name[1:]}." if name.startswith("+") else ""
     for key, parameter in parameters_of(function).items():
         head = f"  {prefix}{key} = {parameter.default!r}    "
@@ -76,6 +95,14 @@ def test_parameters_and_assumptions_stand_in_the_sheet(nacre: Call, name: str) -
     assert all(f"- {sentence}" in one_line(shown) for sentence in sheet.assumed)
     assert shown.index("Parameters (") < shown.index("Assumed, where the sources do not say:")
     assert shown.endswith("docs/fidelity.md.\n")
+
+
+def test_a_sheet_shows_every_slot(nacre: Call) -> None:
+    names = {field.name for field in dataclasses.fields(Method)} - {"title", "sources", "name", "parameters"}
+    sheet = json.loads(nacre("methods", "ewc", "--json").out)
+    assert {slot.replace(" ", "_") for slot in sheet["slots"]} == names
+    shown = nacre("methods", "ewc").out
+    assert all(f"\n  {slot:<16}" in shown for slot in sheet["slots"])
 
 
 def test_slots_and_traits(nacre: Call) -> None:
@@ -132,7 +159,7 @@ def test_a_composed_method(nacre: Call) -> None:
     shown = nacre("methods", "seq_lora+migu").out
     base, modifier = shown.split("\n+migu\n")
     assert base.startswith("seq_lora+migu: SinLoRA (sequential LoRA) + migu\n")
-    assert "  rank = 8    int\n      dimensions r of the update" in base
+    assert "  rank = 8    int\n      Dimensions r of the update." in base
     assert "  migu.threshold = 0.7    float | tuple[float, ...]" in modifier
     assert "gradient rules  MagnitudeMask(threshold=0.7" in modifier
     sheet = json.loads(nacre("methods", "seq_lora+migu", "--json").out)

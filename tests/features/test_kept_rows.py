@@ -20,7 +20,7 @@ from nacre.adapters.adapter import FeatureMap
 from nacre.events import Event, StepTaken
 from nacre.features import masked_step
 from nacre.features.kept_rows import KeptRows
-from nacre.functional.kept_rows import FEWEST, KeptRowsLinear, Rows, largest_rows, weight_gradient
+from nacre.functional.kept_rows import FEWEST, ChosenRows, KeptRowsLinear, largest_rows, weight_gradient
 from nacre.functional.masking import largest, zero_masked_
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -45,7 +45,7 @@ def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
 @pytest.mark.parametrize("transposed", [False, True])
 def test_the_gradient_against_a_loop(transposed: bool) -> None:
     gradient, x = drawn(5, 4, seed=1), drawn(5, 3, seed=2)
-    rows = Rows(torch.tensor([1, 3, 0]), 2, torch.tensor([False, True, False, True]))
+    rows = ChosenRows(torch.tensor([1, 3, 0]), 2, torch.tensor([False, True, False, True]))
     found = weight_gradient(gradient, x, rows, transposed=transposed)
     found = found.T if transposed else found
     for j in range(4):
@@ -131,10 +131,10 @@ def test_many_tokens_are_added_up_as_in_the_whole_product() -> None:
 
 
 class _Always:
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: ChosenRows) -> None:
         self.found = rows
 
-    def rows(self) -> Rows:
+    def rows(self) -> ChosenRows:
         return self.found
 
     def made(self, weight: Tensor | None, bias: Tensor | None) -> None:

@@ -66,9 +66,12 @@ def test_overlap_and_its_gradient(tasks: int, rank: int, d: int, norm: str) -> N
 def test_one_by_one_it_is_autograd_but_for_the_order_of_summation(
     tasks: int, rank: int, d: int, norm: str, dtype: torch.dtype
 ) -> None:
-    """Values bit for bit, because the product is the same. The gradient's product is written the other way round than
-    autograd's, and BLAS libraries may then add up in another order: two orders of n terms differ by 2 n eps sum |terms|
-    at most. Under a weight that is not a power of two; matrices as rows and as columns."""
+    """Values and slopes are bit-equal, because the same product is taken.
+
+    The gradient's product is written the other way round than autograd's, and a BLAS library may then add up in another
+    order. Two orders of n terms differ by at most 2 n eps sum |terms|, entry by entry. The weight is not a power of
+    two; one of the matrices lies in memory by columns.
+    """
     data = [(draw(rank, d, seed=n).to(dtype), draw(tasks - 1, rank, d, seed=9 + n).to(dtype)) for n in range(3)]
     found, expected = (
         [(new.T.contiguous().T if n == 1 else new).clone().requires_grad_() for n, (new, _) in enumerate(data)]
@@ -81,10 +84,11 @@ def test_one_by_one_it_is_autograd_but_for_the_order_of_summation(
     (0.3 * twin).backward()
     assert torch.equal(value, twin)
     for one, other, past in zip(found, expected, pasts, strict=True):
-        flat = past.flatten(0, 1).double()  # [(t-1) r, d]
-        products = flat @ one.detach().double().T
+        flat = past.flatten(0, 1)  # [(t-1) r, d]
+        products = flat @ one.detach().T  # with the bits that both have
         slopes = torch.ones_like(products) if norm == "absolute" else 2 * products.abs()
-        bound = 2 * (len(flat) + d) * torch.finfo(dtype).eps * 0.3 * slopes.T @ flat.abs()  # [r, d]
+        terms = 0.3 * slopes.double().T @ flat.double().abs()  # [r, d], each the sum of its (t-1) r terms' sizes
+        bound = 2 * len(flat) * torch.finfo(dtype).eps * terms
         assert ((one.grad - other.grad).abs().double() <= bound).all()
 
 

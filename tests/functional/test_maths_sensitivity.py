@@ -10,7 +10,14 @@ from helpers.tiny import tiny_host, tiny_task
 from nacre.adapters.svd import Svd
 from nacre.events import TrainingPrepared
 from nacre.functional.orthonormality import orthonormality_error
-from nacre.functional.sensitivity import Triplets, combined, orthonormal_rows, sensitivity, shares, triplet_sensitivity
+from nacre.functional.sensitivity import (
+    Triplets,
+    averaged_triplets,
+    orthonormal_rows,
+    sensitivity,
+    shares,
+    triplet_sensitivity,
+)
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.parts.sensitivity_start import SensitivityStart
@@ -221,7 +228,7 @@ def test_averages_by_loops(with_sigma: bool, match: str, align: bool) -> None:
     tasks, rank, d_in, d_out = 4, 3, 6, 5
     down, up, sigma = draw(tasks, rank, d_in), draw(tasks, rank, d_out, seed=1), draw(tasks, rank, seed=2)
     scores = draw(tasks, rank, seed=3).abs()
-    found = combined(Triplets(down, up, sigma if with_sigma else None), scores, match=match, align=align)
+    found = averaged_triplets(Triplets(down, up, sigma if with_sigma else None), scores, match=match, align=align)
 
     chosen = []  # by task: the triplets in the order in which they are averaged
     for k in range(tasks):
@@ -255,7 +262,7 @@ def test_one_earlier_task_is_copied_bit_for_bit() -> None:
     past = Triplets(draw(1, 3, 6), draw(1, 3, 5), draw(1, 3))
     for scores in (draw(1, 3, seed=1).abs(), torch.zeros(1, 3, dtype=torch.float64)):
         for align in (False, True):
-            new = combined(past, scores, align=align)
+            new = averaged_triplets(past, scores, align=align)
             assert all(torch.equal(found, stack[0]) for found, stack in zip(new, past, strict=True))
 
 

@@ -18,7 +18,7 @@ from nacre.errors import NacreError, RecipeError, SlotTaken
 from nacre.events import Event, RowsEncoded, StepTaken
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
-from nacre.method import Method, recorded
+from nacre.method import Method, method
 from nacre.methods.am_lora import am_lora
 from nacre.methods.inc_lora import inc_lora
 from nacre.methods.seq_lora import seq_lora
@@ -27,7 +27,7 @@ from nacre.parts.part import GradientRule, Memory, Part, Start
 from nacre.parts.part import Learner as LearnerView
 from nacre.parts.penalty import GroupL1
 from nacre.parts.start import Fresh
-from nacre.registry import METHODS, MODIFIERS, Shelf, build_method, parameters_of
+from nacre.registry import METHODS, MODIFIERS, Registry, build_method, parameters_of
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
@@ -205,13 +205,13 @@ def test_hand_made_methods_need_their_value_to_be_loaded(tmp_path: Path) -> None
     assert Learner.load(tmp_path / "saved", tiny_host("t5"), method=method).state.tasks == ["animals"]
 
 
-@pytest.mark.parametrize("shelf", [METHODS, MODIFIERS], ids=lambda shelf: shelf.kind)
-def test_every_function_is_called_what_its_file_is_called_and_explains_itself(shelf: Shelf) -> None:
-    folder = Path(registry.__file__).parent / shelf.package.removeprefix("nacre.")
+@pytest.mark.parametrize("functions", [METHODS, MODIFIERS], ids=lambda functions: functions.kind)
+def test_every_function_is_called_what_its_file_is_called_and_explains_itself(functions: Registry) -> None:
+    folder = Path(registry.__file__).parent / functions.package.removeprefix("nacre.")
     stems = sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__")
-    assert sorted(shelf.names()) == stems
+    assert sorted(functions.names()) == stems
     for name in stems:
-        function = shelf.function(name)
+        function = functions.function(name)
         assert function.__name__ == name
         assert "Equations:" in (function.__doc__ or "")
         assert "Sources:" in (function.__doc__ or "")
@@ -321,7 +321,7 @@ def test_third_parties_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch)
     assert all(t.shape[0] == 2 for name, t in learner.adapter.tensors().items() if name.endswith("down.weight"))
 
 
-@recorded
+@method
 def narrow_lora(*, rank: int = 1) -> Method:
     """A third party's method."""
     return replace(seq_lora(rank=rank), title="Narrow")

@@ -60,10 +60,10 @@ def test_three_tasks_are_learnt_one_after_the_other(name: str, architecture: str
         if isinstance(event, StepTaken):
             losses.append(event.terms["task"])
 
-    rate = 3e-3 if name.startswith("seq_ft") else 1e-2 if architecture == "roberta" else 3e-2
+    # At 3e-2 the T5's loss still jumps under AM-LoRA's gates, and the last digits decide how far its last task comes.
+    is_gated_t5 = architecture == "t5" and name.startswith("am_lora")
+    rate = 3e-3 if name.startswith("seq_ft") else 1e-2 if architecture == "roberta" or is_gated_t5 else 3e-2
     epochs = 60 if architecture == "t5" else 30  # after 30, how far a T5 has come depends on the last digits
-    if name == "am_lora+orthogonality+migu" and architecture == "t5":
-        epochs = 120  # the penalty holds it back; at 60 its last task falls by a seventh or a sixth, machine by machine
     if name.startswith("lb_cl") and architecture == "roberta":
         rate, epochs = 3e-2, 80  # sigma grows from zero between a small U and a small V, which takes its time
     optim = Optim(batch_size=8, learning_rate=rate, epochs=epochs, log_every=1, max_target_length=8)

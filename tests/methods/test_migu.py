@@ -229,9 +229,9 @@ def test_a_batch_that_hides_the_decoders_padding_is_refused() -> None:
     batch = host.family.batch(ROWS)
     embedded = host.model.get_input_embeddings()(batch["decoder_input_ids"])
     engine = Magnitudes(host.model, maps)
-    with pytest.raises(TrainingError, match=r"decoder's tokens are padding cannot be told.*tokens=all"):
+    with pytest.raises(TrainingError, match=r"decoder's tokens are padding is unknown.*tokens=all"):
         host.model(input_ids=batch["input_ids"], decoder_inputs_embeds=embedded)
-    with pytest.raises(TrainingError, match=r"attention_mask is no \[batch, tokens\] mask"):
+    with pytest.raises(TrainingError, match=r"attention_mask is not a \[batch, tokens\] mask"):
         host.model(
             input_ids=batch["input_ids"],
             attention_mask=torch.ones(2, 1, 6, 6),
@@ -507,7 +507,7 @@ def test_whole_clusters_are_kept(base: str, by: str) -> None:
 def test_clusters_hold_features_that_are_alike() -> None:
     """Three kinds of rows, far apart: k-means finds them; and so it does with magnitudes."""
     pytest.importorskip("sklearn")
-    from nacre.parts.feature_clusters import feature_clusters
+    from nacre.features.clusters import feature_clusters
 
     kinds = torch.tensor([0, 1, 2, 0, 1, 2, 2, 0])
     points = 10 * torch.eye(3, 5)[kinds] + 0.1 * torch.randn(8, 5, generator=torch.Generator().manual_seed(1))
@@ -519,7 +519,8 @@ def test_clusters_hold_features_that_are_alike() -> None:
 
 
 def test_profiles_are_mean_magnitudes_by_row() -> None:
-    from nacre.parts.feature_clusters import effective_rows, magnitude_profiles
+    from nacre.features.clusters import effective_rows
+    from nacre.parts.magnitude_mask import magnitude_profiles
 
     learner = Learner(tiny_host("t5", torch.float64), build_method("inc_lora", {"rank": 3}), optim=OPTIM)
     learner.learn(tiny_task("one"))
@@ -551,7 +552,7 @@ def test_profiles_are_mean_magnitudes_by_row() -> None:
 def test_clusters_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
     learner = learner_of("seq_lora+migu", clusters=2, first_task=True)
-    with pytest.raises(RecipeError, match=r"pip install 'nacre\[clusters\]'"):
+    with pytest.raises(NacreError, match=r"pip install 'nacre\[clusters\]'"):
         learner.learn(tiny_task())
 
 

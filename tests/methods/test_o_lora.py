@@ -13,7 +13,7 @@ from torch import Tensor
 from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.errors import RecipeError
 from nacre.events import Event, StepTaken, TrainingPrepared
-from nacre.functional.stacking import alike
+from nacre.functional.stacking import group_by_shape
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.parts import orthogonality
@@ -194,11 +194,11 @@ def test_stacked_as_on_an_accelerator_it_trains_the_same(
     groups: list[int] = []
 
     def stacked(items: Any, shape: Any, device: torch.device) -> list[list[Any]]:
-        found = alike(items, shape, torch.device("cuda"))
+        found = group_by_shape(items, shape, torch.device("cuda"))
         groups.extend(len(group) for group in found)
         return found
 
-    monkeypatch.setattr(orthogonality, "alike", stacked)
+    monkeypatch.setattr(orthogonality, "group_by_shape", stacked)
     together = learnt("o_lora", **settings)
     assert max(groups) > 1
     assert alone.keys() == together.keys()

@@ -15,7 +15,7 @@ from helpers.texts import masked_model, masking_tokenizer, text_host, text_task,
 from helpers.tiny import tiny_host, tiny_task
 from nacre.errors import DataError
 from nacre.events import Event, RowsEncoded, StepTaken, Warned, ignore
-from nacre.functional.token_masks import corrupted, hidden_places
+from nacre.functional.token_masks import corrupted, hidden_positions
 from nacre.learning.batches import Batches
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -78,7 +78,7 @@ def test_places_and_fills_against_loops() -> None:
         expected = [i for i in range(size) if maskable[i] and draws[i] < 0.15]
         if not expected and maskable.any():
             expected = [min((i for i in range(size) if maskable[i]), key=lambda i: float(draws[i]))]
-        places = hidden_places(maskable, draws, 0.15)
+        places = hidden_positions(maskable, draws, 0.15)
         assert places.tolist() == expected
         ids = torch.randint(10, 20, (size,), generator=generator)
         fills, other = torch.rand(len(places), generator=generator), torch.full((len(places),), 30)

@@ -266,7 +266,7 @@ def test_replayed_rows_have_no_part_in_a_tasks_fisher() -> None:
         ("inc_lora+ewc", {}, "freezes each task's and opens new ones .* seq_ft and seq_lora train the same"),
         ("o_lora+ewc", {}, "freezes each task's"),
         ("am_lora+ewc", {}, "freezes each task's"),
-        ("joint+ewc", {}, "nothing to hold in joint, where no task is learnt on top of an earlier one"),
+        ("joint+ewc", {}, "nothing to hold in joint, where no task is learned on top of an earlier one"),
         ("independent+ewc", {}, "nothing to hold in independent"),
         ("ewc", {"samples": 0}, "samples: 0 is not a positive number"),
         ("ewc", {"decay": 1.5}, r"decay: 1.5 is not in \[0, 1\]"),

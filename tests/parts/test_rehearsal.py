@@ -166,7 +166,7 @@ def test_methods_and_modifier_agree_and_are_not_rehearsal_free() -> None:
 @pytest.mark.parametrize("name", ["joint+replay", "independent+replay"])
 def test_methods_that_never_go_on_have_nothing_to_replay(name: str) -> None:
     with pytest.raises(
-        RecipeError, match=r"nothing to bring back in (joint|independent), where no task is learnt on top"
+        RecipeError, match=r"nothing to bring back in (joint|independent), where no task is learned on top"
     ):
         build_method(name)
 

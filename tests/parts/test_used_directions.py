@@ -17,7 +17,7 @@ from helpers.tiny import tiny_host, tiny_task
 from nacre.adapters.low_rank import PlacedLowRank
 from nacre.errors import RecipeError, TrainingError
 from nacre.events import KINDS, FreeDimensionsCounted, Warned
-from nacre.functional.stacking import alike
+from nacre.functional.stacking import group_by_shape
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.parts import orthogonal_gradient
@@ -130,11 +130,11 @@ def on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
 
     def stacked(items: Any, shape: Any, device: torch.device) -> list[list[Any]]:
-        found = alike(items, shape, torch.device("cuda"))
+        found = group_by_shape(items, shape, torch.device("cuda"))
         sizes.extend(len(group) for group in found)
         return found
 
-    monkeypatch.setattr(orthogonal_gradient, "alike", stacked)
+    monkeypatch.setattr(orthogonal_gradient, "group_by_shape", stacked)
     return sizes
 
 

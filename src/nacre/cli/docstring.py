@@ -1,22 +1,28 @@
-"""A sheet's text, taken apart: what it says of each parameter, what it assumes, and the rest."""
+"""A sheet's docstring taken apart: what it says of each parameter, what it assumes, and the rest."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from inspect import getdoc
 from typing import Any
 
-from nacre.registry import parameters_of
+import griffe
+
+ASSUMED = "Assumed"
+"""Title of the section that lists, as bullet points, what the sources do not state."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A method's or modifier's docstring.
+    """The docstring of a method or modifier, which has Google's form.
 
-    whole: as it stands. text: without what the other two hold. parameters: what it says of each, by name.
-    assumed: what the sources do not state and is set here all the same.
+    Attributes:
+        whole: The docstring as it stands.
+        text: Everything but the sections `Args` and `Assumed`.
+        parameters: What it says of each parameter, by name.
+        assumed: What the sources do not state and is set here all the same.
     """
 
     whole: str
@@ -26,41 +32,31 @@ class Sheet:
 
 
 def sheet_of(function: Callable[..., Any]) -> Sheet:
+    """The sheet of a method or modifier function; empty where it has no docstring."""
     whole = getdoc(function) or ""
-    kept, assumed, parameters = list[str](), list[str](), dict[str, str]()
-    for paragraph in re.split(r"\n[ ]*\n", whole):
-        rest = []
-        # Within a paragraph, what begins with one of these words stands for itself.
-        for block in re.split(r"\n(?=Note:|Sources:)|(?:\n|(?<=\.) )(?=Assumed\b[^:]*:)", paragraph):
-            before, said = _explained(block, parameters_of(function))
-            if block.startswith("Assumed"):
-                assumed.append(_one_line(re.sub(r"^Assumed\W*", "", block)))
-            elif said and not block.startswith(("Equations:", "Sources:", "Note:")):
-                parameters |= said
-                rest += [before] if before else []
+    text, parameters, assumed = list[str](), dict[str, str](), list[str]()
+    for section in griffe.Docstring(whole).parse("google", warnings=False):
+        if isinstance(section, griffe.DocstringSectionParameters):
+            parameters |= {argument.name: _one_line(argument.description) for argument in section.value}
+        elif isinstance(section, griffe.DocstringSectionAdmonition):
+            if section.title == ASSUMED:
+                assumed += _bullet_points(section.value.description)
             else:
-                rest.append(block)
-        kept += ["\n".join(rest)] if rest else []
-    return Sheet(whole, "\n\n".join(kept), parameters, tuple(assumed))
+                text.append(f"{section.title}:\n{_indented(section.value.description)}")
+        else:
+            text.append(str(section.value))
+    return Sheet(whole, "\n\n".join(text), parameters, tuple(assumed))
 
 
-def _explained(block: str, names: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """What stands before the first parameter, and what is said of each: ``rank: its dimensions. alpha, dropout: of that
-    LoRA.`` Of several together, one may have words of its own, as in ``alpha (null: rank), dropout: of that LoRA.``"""
-    name = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    if not name:
-        return block, {}
-    item = rf"(?:{name})(?:\s\([^()]*\))?"
-    heads = list(re.finditer(rf"(?:\A|(?<=[.;)\]])\s+)({item}(?:,\s+{item})*):\s", block))
-    if not heads:
-        return block, {}
-    said = dict[str, str]()
-    ends = [head.start() for head in heads[1:]] + [len(block)]
-    for head, end in zip(heads, ends, strict=True):
-        common = _one_line(block[head.end() : end]).rstrip(";.")
-        for each in re.finditer(rf"({name})(?:\s\(([^()]*)\))?(?=,|$)", head[1]):
-            said[each[1]] = f"{_one_line(each[2])}; {common}" if each[2] else common
-    return block[: heads[0].start()].rstrip(), said
+def _bullet_points(text: str) -> Iterator[str]:
+    """The items of a Markdown list."""
+    for item in re.split(r"^- ", text, flags=re.MULTILINE):
+        if item.strip():
+            yield _one_line(item)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in text.splitlines())
 
 
 def _one_line(text: str) -> str:

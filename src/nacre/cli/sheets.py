@@ -1,4 +1,4 @@
-"""``nacre methods`` and ``nacre streams``: what there is, and the sheet of each."""
+"""`nacre methods` and `nacre streams`: lists, and the sheet of each method, modifier and stream."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from nacre.method import Method
-    from nacre.registry import Shelf
+    from nacre.registry import Registry
 
 WIDTH = 100
 OPEN_CHOICES = "What the sources leave open, what is done here, and why: docs/fidelity.md."
@@ -38,6 +38,7 @@ def methods(
 
 
 def list_document() -> dict[str, Any]:
+    """All methods with their traits, and all modifiers with their first sentence."""
     from nacre.registry import METHODS, MODIFIERS, build_method
 
     built = [(name, build_method(name)) for name in METHODS.names()]
@@ -50,6 +51,7 @@ def list_document() -> dict[str, Any]:
 
 
 def list_lines() -> Iterator[str]:
+    """`list_document` as text."""
     document = list_document()
     for entry in document["methods"]:
         held = ", ".join(trait for trait, holds in entry.items() if holds is True)
@@ -60,7 +62,15 @@ def list_lines() -> Iterator[str]:
 
 
 def method_document(name: str) -> dict[str, Any]:
-    """Of a method, with the modifiers in its name."""
+    """The sheet of a method, with those of the modifiers in its name.
+
+    Args:
+        name: As in `seq_lora` or `seq_lora+migu`.
+
+    Raises:
+        RecipeError: There is no such method or modifier.
+        NacreError: They do not go together.
+    """
     from nacre.registry import METHODS, MODIFIERS, build_method
 
     method = build_method(name)
@@ -79,6 +89,7 @@ def method_document(name: str) -> dict[str, Any]:
 
 
 def method_lines(name: str) -> Iterator[str]:
+    """`method_document` as text."""
     document = method_document(name)
     yield f"{name}: {document['title']}\n"
     yield from _function_lines(document, prefix="")
@@ -98,7 +109,14 @@ def method_lines(name: str) -> Iterator[str]:
 
 
 def modifier_document(name: str) -> dict[str, Any]:
-    """Of a modifier alone, with the methods that it goes with as they are."""
+    """The sheet of a modifier alone, with the methods that it goes with as they are.
+
+    Args:
+        name: The modifier's, without "+".
+
+    Raises:
+        RecipeError: There is no such modifier.
+    """
     from nacre.errors import NacreError
     from nacre.registry import METHODS, MODIFIERS, build_method
 
@@ -114,6 +132,7 @@ def modifier_document(name: str) -> dict[str, Any]:
 
 
 def modifier_lines(name: str) -> Iterator[str]:
+    """`modifier_document` as text."""
     document = modifier_document(name)
     yield f"+{name}, a modifier: --method METHOD+{name}\n"
     yield from _function_lines(document, prefix=f"{name}.")
@@ -127,25 +146,28 @@ def modifier_lines(name: str) -> Iterator[str]:
 
 
 def slots(method: Method) -> dict[str, Any]:
-    """What each slot holds, with its settings; gradient rules in the order in which they act."""
+    """The part in each slot with its settings, or None; gradient rules in the order in which they act."""
     return {
         "adapter": str(method.adapter),
         "start": str(method.start),
         "penalties": [str(part) for part in method.penalties],
+        "batch terms": [str(part) for part in method.batch_terms],
         "gradient rules": [str(part) for part in method.gradient_rules],
         "memory": None if method.memory is None else str(method.memory),
+        "routing": None if method.routing is None else str(method.routing),
+        "readout": None if method.readout is None else str(method.readout),
         "curriculum": str(method.curriculum),
     }
 
 
-def _function_document(shelf: Shelf, name: str) -> dict[str, Any]:
-    """What a method's or modifier's own function says."""
+def _function_document(registry: Registry, name: str) -> dict[str, Any]:
+    """What the docstring and signature of a method's or modifier's function say."""
     import inspect
 
     from nacre.cli.docstring import sheet_of
     from nacre.registry import parameters_of
 
-    function = shelf.function(name)
+    function = registry.function(name)
     sheet, parameters = sheet_of(function), parameters_of(function)
     return {
         "does": " ".join(sheet.whole.split("\n\n")[0].split()),
@@ -156,13 +178,13 @@ def _function_document(shelf: Shelf, name: str) -> dict[str, Any]:
             key: inspect.formatannotation(parameter.annotation).replace("typing.", "")
             for key, parameter in parameters.items()
         },
-        "explained": sheet.parameters,
+        "explained": {key: sheet.parameters[key] for key in parameters if key in sheet.parameters},
         "assumed": sheet.assumed,
     }
 
 
 def _function_lines(document: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    """The text, the parameters with what is said of each, and what is assumed."""
+    """The text, the parameters with their explanations, and the assumptions."""
     yield document["text"]
     yield "\nParameters (--set KEY=VALUE):" if document["types"] else "\nNo parameters."
     for key, kind in document["types"].items():

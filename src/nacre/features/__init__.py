@@ -1,0 +1,1 @@
+"""Outputs of linear maps: measured, grouped and masked."""

@@ -17,16 +17,21 @@ Masked = Literal["gradient", "update"]
 
 
 class MaskedStep:
-    """Masks the gradients before the step and, with ``update``, puts masked features back after it.
+    """Masks the gradients before the optimizer's step and, with `update`, restores masked features after it.
 
-    masked: ``gradient``: masked features have the gradient 0, but an optimizer with momentum or weight decay moves them
-    all the same; ``update``: they do not move (MIGU Eq. 6), and the optimizer's running means are those of the masked
-    gradient. Full copies of the masked parameters are kept during the step.
-
-    masks: of the newest step, by the map's name, [features], True where a feature is updated.
+    Attributes:
+        masks: Of the newest step, by the map's name, [features]; True where a feature is updated.
     """
 
     def __init__(self, maps: Sequence[FeatureMap], masked: Masked) -> None:
+        """Nothing is masked yet.
+
+        Args:
+            maps: The linear maps.
+            masked: `gradient`: masked features have the gradient 0, but an optimizer with momentum or weight decay
+                still moves them. `update`: they do not move (MIGU Eq. 6), and the optimizer's running means are those
+                of the masked gradient; full copies of the masked parameters are kept during the step.
+        """
         self.maps = maps
         self.masked = masked
         self.masks: dict[str, Tensor] = {}
@@ -36,12 +41,16 @@ class MaskedStep:
     def before(
         self, masks: Sequence[Tensor], is_masked: Callable[[nn.Parameter], bool] = lambda parameter: False
     ) -> None:
-        """Between the backward pass and the optimizer's step. masks: one a map, on its parameters' device. is_masked:
-        whether a parameter's gradient is 0 already where the mask is False."""
-        self.masks = {found.name: mask for found, mask in zip(self.maps, masks, strict=True)}
+        """Mask the gradients: to be called between the backward pass and the optimizer's step.
+
+        Args:
+            masks: One for each map, on its parameters' device, [features].
+            is_masked: Whether a parameter's gradient is 0 already where the mask is False.
+        """
+        self.masks = {each.name: mask for each, mask in zip(self.maps, masks, strict=True)}
         self.held = []
-        for found, mask in zip(self.maps, masks, strict=True):
-            for parameter, axis in found.parameters:
+        for feature_map, mask in zip(self.maps, masks, strict=True):
+            for parameter, axis in feature_map.parameters:
                 if parameter.grad is None:
                     continue  # the optimizer will not touch it
                 if not is_masked(parameter):
@@ -51,28 +60,40 @@ class MaskedStep:
 
     @torch.no_grad()
     def after(self) -> None:
-        """After the optimizer's step."""
+        """Restore masked features: to be called after the optimizer's step."""
         for parameter, axis, mask, before in self.held:
             restore_masked_(parameter, before, mask, axis)
         self.held = []
 
 
 def with_roles(maps: Sequence[FeatureMap], components: Sequence[Role]) -> list[FeatureMap]:
-    """The maps with one of the roles; with all roles, every map, also one whose role is unknown.
+    """The maps with one of the roles.
 
-    Raises ``RecipeError`` if there is none.
+    Args:
+        maps: The trained linear maps.
+        components: Roles; with all of them, every map is taken, also one whose role is unknown.
+
+    Raises:
+        RecipeError: No map has one of the roles.
     """
-    found = [one for one in maps if set(components) >= set(ROLES) or set(one.roles) & set(components)]
-    if not found:
+    chosen = [each for each in maps if set(components) >= set(ROLES) or set(each.roles) & set(components)]
+    if not chosen:
         raise RecipeError(
             f"components: no trained linear map is {', '.join(components) or 'nothing'}; here are "
-            f"{', '.join(sorted({role for one in maps for role in one.roles})) or 'none whose role is known'}."
+            f"{', '.join(sorted({role for each in maps for role in each.roles})) or 'none whose role is known'}."
         )
-    return found
+    return chosen
 
 
 def check_threshold(threshold: float) -> None:
-    """Raise ``RecipeError`` if this is no share of features that may stay untrained."""
+    """Refuse a share of untrained features that is out of range.
+
+    Args:
+        threshold: The share.
+
+    Raises:
+        RecipeError: It is not in [0, 1).
+    """
     if not 0 <= threshold < 1:
         raise RecipeError(
             f"threshold: {threshold} is not in [0, 1). It is the share of each linear map's output features that are "

@@ -13,14 +13,21 @@ from nacre.errors import ModelError, TrainingError
 from nacre.functional.losses import IGNORED
 from nacre.models.architectures import architecture_of, config_of
 
-Stream = Literal["input", "decoder"]
+TokenStream = Literal["input", "decoder"]
 
 
-def stream_of(model: nn.Module, name: str) -> Stream:
-    """The tokens that the linear map of this dotted name reads. In an encoder-decoder model these are the decoder's in
-    the decoder, except for keys and values of its attention to the encoder.
+def stream_of(model: nn.Module, name: str) -> TokenStream:
+    """Whose tokens a linear map reads.
 
-    Raises ``ModelError`` for an encoder-decoder architecture that has no row in ``models/architectures``.
+    In an encoder-decoder model, maps in the decoder read the decoder's tokens, except for keys and values of its
+    attention to the encoder.
+
+    Args:
+        model: The host.
+        name: Dotted name of the map.
+
+    Raises:
+        ModelError: An encoder-decoder architecture has no row in `models/architectures`.
     """
     config = config_of(model)
     if not config.is_encoder_decoder:
@@ -38,7 +45,13 @@ def stream_of(model: nn.Module, name: str) -> Stream:
 
 
 def arguments_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a call of the model was given, by name, also what was given by position."""
+    """All arguments of a call by name, those given by position too.
+
+    Args:
+        model: The model that is called.
+        args: Arguments by position.
+        kwargs: Arguments by name.
+    """
     if not args:
         return dict(kwargs)
     # Of the class: libraries that train replace the instance's forward by one that takes anything.
@@ -46,14 +59,25 @@ def arguments_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def token_masks(model: nn.Module, arguments: Mapping[str, Any]) -> dict[Stream, Tensor | None]:
-    """Which tokens of a call are real: per stream [B, S], True where a token counts, or None where all do.
+def token_masks(model: nn.Module, arguments: Mapping[str, Any]) -> dict[TokenStream, Tensor | None]:
+    """Which tokens of a call are not padding.
 
-    input: by ``attention_mask``; without one, nothing is padding. decoder: by ``decoder_attention_mask``, else by
-    ``labels`` (``IGNORED`` behind the target), else by ``decoder_input_ids``: there the start token counts, and neither
-    padding nor an end token, which is read only because another row of the batch is longer.
+    The input's tokens follow from `attention_mask`; without one, nothing is padding. The decoder's follow from
+    `decoder_attention_mask`, else from `labels` (`IGNORED` after the target), else from `decoder_input_ids`: there the
+    start token counts, and neither padding nor an end token, which is read only because another row of the batch is
+    longer.
+
+    Args:
+        model: The host.
+        arguments: Of the call, by name.
+
+    Returns:
+        For each stream [B, S], True where a token counts; None where all do.
+
+    Raises:
+        TrainingError: The arguments do not show which tokens are padding.
     """
-    masks: dict[Stream, Tensor | None] = {"input": _mask(arguments, "attention_mask")}
+    masks: dict[TokenStream, Tensor | None] = {"input": _mask(arguments, "attention_mask")}
     if config_of(model).is_encoder_decoder:
         masks["decoder"] = _decoder_mask(model, arguments)
     return masks
@@ -65,7 +89,7 @@ def _mask(arguments: Mapping[str, Any], name: str) -> Tensor | None:
         return None
     if not isinstance(mask, Tensor) or mask.dim() != 2:
         raise TrainingError(
-            f"{name} is no [batch, tokens] mask, so that padding cannot be told from it: count all tokens (tokens=all)."
+            f"{name} is not a [batch, tokens] mask, so it does not show what is padding: count all tokens (tokens=all)."
         )
     return mask != 0
 
@@ -78,7 +102,7 @@ def _decoder_mask(model: nn.Module, arguments: Mapping[str, Any]) -> Tensor | No
     ids = arguments.get("decoder_input_ids")
     if ids is None:
         raise TrainingError(
-            "Which of the decoder's tokens are padding cannot be told: give the model labels, decoder_input_ids or "
+            "Which of the decoder's tokens are padding is unknown: give the model labels, decoder_input_ids or "
             "decoder_attention_mask, or count all tokens (tokens=all)."
         )
     config = config_of(model)

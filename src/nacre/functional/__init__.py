@@ -1,0 +1,1 @@
+"""Pure functions on tensors; they know no module, task or setting."""

@@ -13,12 +13,16 @@ from nacre.functional.losses import IGNORED
 def mean_squared_gradients(losses: Iterable[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
     """F_j = 1/m sum_n (d loss_n / d theta_j)^2, for every entry j of every parameter.
 
-    losses: one scalar for each of the m >= 1 examples; an iterator is drawn from one by one, so that a single graph is
-    alive at a time. The mean is taken of squares: the square of a batch's mean gradient would be smaller by about the
-    size of the batch.
+    The mean is taken of squares: the square of a batch's mean gradient would be smaller by about the size of the batch.
+    No `.grad` is touched.
 
-    Returns tensors of the parameters' shapes, in at least float32; zero for a parameter that no loss depends on. No
-    ``.grad`` is touched.
+    Args:
+        losses: One scalar for each of the m >= 1 examples. An iterator is drawn from one by one, so that a single graph
+            is alive at a time.
+        parameters: Leaves that the losses depend on.
+
+    Returns:
+        F in the parameters' shapes, in float32 at least; 0 for a parameter that no loss depends on.
     """
     totals = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in parameters]
     count = 0
@@ -32,18 +36,24 @@ def mean_squared_gradients(losses: Iterable[Tensor], parameters: Sequence[Tensor
 
 
 def divided_by_mean(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors over the mean of all their entries together, which is 1 afterwards; all zeros stay zeros."""
+    """Divide by the mean of all entries of all tensors, which is 1 afterwards; all zeros stay zeros."""
     mean = torch.stack([tensor.sum() for tensor in tensors]).sum() / sum(tensor.numel() for tensor in tensors)
     return [tensor / torch.where(mean > 0, mean, 1.0) for tensor in tensors]
 
 
 def drawn_labels(logits: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Every label replaced by one drawn from softmax(logits) at its own position; ``IGNORED`` ones stay.
+    """Replace every label by one drawn from softmax(logits) at its own position; `IGNORED` ones stay.
 
-    logits [..., V], labels [...] -> [...]. generator: on the CPU, where all numbers are drawn, whatever the device.
+    Args:
+        logits: [..., V].
+        labels: [...].
+        generator: Of the CPU, where all numbers are drawn, whatever the device.
+
+    Returns:
+        Drawn labels, [...].
     """
-    asked = labels != IGNORED
-    shares = torch.softmax(logits.detach()[asked].double(), dim=-1).cpu()
+    is_target = labels != IGNORED
+    shares = torch.softmax(logits.detach()[is_target].double(), dim=-1).cpu()
     drawn = labels.clone()
-    drawn[asked] = torch.multinomial(shares, 1, generator=generator).squeeze(-1).to(labels.device)
+    drawn[is_target] = torch.multinomial(shares, 1, generator=generator).squeeze(-1).to(labels.device)
     return drawn

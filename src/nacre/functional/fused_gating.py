@@ -1,5 +1,6 @@
-"""AM-LoRA's mixture with a hand-written backward pass: the same function as ``gating``, at little more than the cost of
-its four large products.
+"""AM-LoRA's mixture with a hand-written backward pass.
+
+It is the same function as `gating`, at little more than the cost of its four large products.
 
 Kept for the backward pass are the input, the codes a_i [t r] and the gates [t] of every token; no feature of a task
 is. Everything of the size tasks x tokens lies with its tokens last, so that sums over ranks and tasks run along long
@@ -11,14 +12,15 @@ rows. Notation, for one token with u_i = B_i^T (dL/d delta); every gradient belo
     dL/dw_i = c B_i dL/dk_i          dL/dz_0 = -g_0 m
     dL/dA_t = dL/da_t x^T            dL/dB_t = dL/ddelta (g_t a_t)^T + c w_t (dL/dk_t)^T
 
-The second term of dL/dB_t is the way through the selector's key. Scales are given to products (``alpha``) rather than
+The second term of dL/dB_t is the way through the selector's key. Scales are given to products (`alpha`) rather than
 multiplied in, because every operation on its own costs a launch on an accelerator and a pass over memory elsewhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,14 +29,21 @@ from torch.nn import functional as F
 
 from nacre.functional.gating import Activation
 
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-"""With respect to x, what the base reads instead, A_t, B_t, the selectors and z_0; None where nobody wants one."""
+MixtureGradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""By x, what the base reads instead, A_t, B_t, the selectors and z_0; None where a gradient is not needed."""
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """How is mixed, as in ``gating``. scale: s. key_scale: c. zero: None without a zero LoRA. offset: of the newest's
-    score."""
+    """Settings of the mixture; see `gating`.
+
+    Attributes:
+        scale: s.
+        key_scale: c, the scale of the selectors' keys: s, or 1.
+        zero_lora: Whether the zero LoRA takes part.
+        activation: phi.
+        offset: What is subtracted from the newest task's score.
+    """
 
     scale: float
     key_scale: float
@@ -45,8 +54,14 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Frozen:
-    """What a mixture reads and no gradient reaches. down [t r, d_in], up [t r, d_out]: A_i and B_i^T of all tasks, the
-    newest's last; weight [d_out, d_in], bias [d_out]: the base's, if it is computed along."""
+    """What a mixture reads and no gradient reaches.
+
+    Attributes:
+        down: A_i of all tasks, the newest's last, [t r, d_in].
+        up: B_i^T of all tasks, the newest's last, [t r, d_out].
+        weight: The base's weight [d_out, d_in]; None if the base is computed elsewhere.
+        bias: The base's bias [d_out], or None.
+    """
 
     down: Tensor
     up: Tensor
@@ -58,10 +73,59 @@ class Frozen:
     def with_newest(
         cls, stacks: tuple[Tensor, Tensor], down: Tensor, up: Tensor, base: tuple[Tensor, Tensor | None] | None
     ) -> Frozen:
-        """The newest's A_t [r, d_in] and B_t [d_out, r] are written into the stacks' last rows."""
+        """The stacks, with the newest task written into their last rows in place.
+
+        Args:
+            stacks: All tasks' A_i [t r, d_in] and B_i^T [t r, d_out].
+            down: A_t [r, d_in].
+            up: B_t [d_out, r].
+            base: Weight and bias of the base, or None.
+        """
         stacks[0][-len(down) :].copy_(down)
         stacks[1][-len(down) :].copy_(up.T)
         return cls(*stacks, *(base or (None, None)))
+
+    def of_tasks(self, chosen: Tensor | None, tasks: int) -> Frozen:
+        """The same of the chosen tasks only, in their order.
+
+        Args:
+            chosen: Indices [k] among `tasks`; None for all of them.
+            tasks: t.
+        """
+        if chosen is None:
+            return self
+        down, up = (
+            stack.view(tasks, -1, stack.shape[1]).index_select(0, chosen).flatten(0, 1)
+            for stack in (self.down, self.up)
+        )  # [k r, d]
+        return Frozen(down, up, self.weight, self.bias)
+
+
+class Saved(NamedTuple):
+    """What the backward pass needs of the forward pass, for T tokens and k computed tasks.
+
+    Attributes:
+        x: Input of the LoRAs, [T, d_in].
+        selector: w_i of all tasks, the newest's last, [t, d_out].
+        codes: a_i, [k, r, T].
+        gates: g_i, [k, T].
+        keys: k_i, [k, r].
+        zero_gate: g_0 [T]; None where z_0 is not learned.
+        chosen: Which tasks are computed, [k]: the newest first. None: all of them, the newest last.
+    """
+
+    x: Tensor
+    selector: Tensor
+    codes: Tensor
+    gates: Tensor
+    keys: Tensor
+    zero_gate: Tensor | None
+    chosen: Tensor | None
+
+
+Measure = Callable[[Tensor, Tensor, Tensor | None, Frozen, Mixture], tuple[Saved, Frozen]]
+"""From x [T, d_in], selector [t, d_out], zero_score [1] or None, frozen tensors and settings to codes and gates of the
+computed tasks, and what is frozen of these."""
 
 
 def fused_mixture(
@@ -76,26 +140,66 @@ def fused_mixture(
     base: tuple[Tensor, Tensor | None] | None = None,
     undropped: Tensor | None = None,
 ) -> Tensor:
-    """delta of all tasks, or W x + bias + delta where the frozen base (W [d_out, d_in], bias) is given.
+    """delta of all tasks, or W x + bias + delta where the frozen base is given.
 
-    x [..., d_in]; undropped [..., d_in]: what the base reads, if that is not x. down [r, d_in], up [d_out, r]: A_t and
-    B_t of the newest task, which alone are trained; selector [t, d_out]; zero_score: z_0 [1], None for 0 (or without a
-    zero LoRA, as ``mixture`` says). stacked_down [t r, d_in], stacked_up [t r, d_out]: all tasks' A_i and B_i^T, the
-    newest's last; their last r rows are written here, so that no large tensor is put together in a step. Returns
-    [..., d_out].
+    Args:
+        x: Input of the LoRAs, [..., d_in].
+        down: A_t [r, d_in] of the newest task, which alone is trained.
+        up: B_t [d_out, r] of the newest task.
+        selector: w_i of all tasks, [t, d_out].
+        zero_score: z_0 [1]; None for 0, or without a zero LoRA, as `mixture` says.
+        stacked_down: All tasks' A_i [t r, d_in], the newest's last. The last r rows are written here, so that no large
+            tensor is put together in a step.
+        stacked_up: All tasks' B_i^T [t r, d_out], likewise.
+        mixture: Settings.
+        base: W [d_out, d_in] and bias [d_out], frozen.
+        undropped: What the base reads, [..., d_in], if that is not x.
+
+    Returns:
+        [..., d_out].
     """
     frozen = Frozen.with_newest((stacked_down, stacked_up), down, up, base)
+    return run_mixture(x, down, up, selector, zero_score, frozen, mixture, undropped, _all_tasks)
+
+
+def run_mixture(
+    x: Tensor,
+    down: Tensor,
+    up: Tensor,
+    selector: Tensor,
+    zero_score: Tensor | None,
+    frozen: Frozen,
+    mixture: Mixture,
+    undropped: Tensor | None,
+    measure: Measure,
+) -> Tensor:
+    """The mixture of the tasks that `measure` computes, with gradients where they are enabled.
+
+    Args:
+        x: As in `fused_mixture`, and so are `down`, `up`, `selector`, `zero_score`, `mixture` and `undropped`.
+        down: See above.
+        up: See above.
+        selector: See above.
+        zero_score: See above.
+        frozen: The stacks, which hold the newest task already, and the base.
+        mixture: See above.
+        undropped: See above.
+        measure: Computes codes and gates.
+
+    Returns:
+        [..., d_out].
+    """
     flat = x.reshape(-1, x.shape[-1])
     read = None if undropped is None else undropped.reshape(-1, x.shape[-1])
     if torch.is_grad_enabled():
-        found: Tensor = _FusedMixture.apply(  # type: ignore[no-untyped-call]
-            flat, read, down, up, selector, zero_score, frozen, mixture
+        output: Tensor = _FusedMixture.apply(  # type: ignore[no-untyped-call]
+            flat, read, down, up, selector, zero_score, frozen, mixture, measure
         )
     else:
-        codes, _, gates = _computed(flat, selector, zero_score, frozen, mixture)
-        mixed = codes.mul_(without_zero(gates, mixture).unsqueeze(1))
-        found = combined(flat if read is None else read, mixed, frozen.up, frozen, mixture)
-    return found.view(*x.shape[:-1], up.shape[0])
+        saved, kept = measure(flat, selector, zero_score, frozen, mixture)
+        mixed = saved.codes.mul_(saved.gates.unsqueeze(1))
+        output = mixed_output(flat if read is None else read, mixed, kept, mixture)
+    return output.view(*x.shape[:-1], up.shape[0])
 
 
 class _FusedMixture(torch.autograd.Function):
@@ -110,46 +214,66 @@ class _FusedMixture(torch.autograd.Function):
         zero_score: Tensor | None,
         frozen: Frozen,
         mixture: Mixture,
+        measure: Measure,
     ) -> Tensor:
-        codes, keys, gates = _computed(x, selector, zero_score, frozen, mixture)
-        # The newest tensors are saved so that autograd complains if a step was taken before the backward pass.
-        ctx.save_for_backward(x, down, up, selector, codes, gates, keys)
+        saved, kept = measure(x, selector, zero_score, frozen, mixture)
+        # The newest tensors are saved so that autograd complains if a step was taken before the backward pass. Of
+        # chosen tasks the codes and gates are, not the matrices: choosing these anew costs less than keeping them.
+        ctx.save_for_backward(down, up, *saved)
         ctx.frozen, ctx.mixture, ctx.apart = frozen, mixture, undropped is not None
-        mixed = codes * without_zero(gates, mixture).unsqueeze(1)
-        return combined(x if undropped is None else undropped, mixed, frozen.up, frozen, mixture)
+        mixed = saved.codes * saved.gates.unsqueeze(1)
+        return mixed_output(x if undropped is None else undropped, mixed, kept, mixture)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # [T, d_out]
-        x, _, _, selector, codes, gates, keys = ctx.saved_tensors
-        frozen, mixture = ctx.frozen, ctx.mixture
-        found = gradients(
-            ctx.needs_input_grad, gradient, x, codes, without_zero(gates, mixture), gates[0], keys, selector,
-            frozen, mixture, newest=-1, apart=ctx.apart
-        )  # fmt: skip
-        return *found, None, None
+        saved = Saved(*ctx.saved_tensors[2:])
+        kept = ctx.frozen.of_tasks(saved.chosen, len(saved.selector))
+        slopes = gradients(ctx.needs_input_grad, gradient, saved, kept, ctx.mixture, apart=ctx.apart)
+        return *slopes, None, None, None
 
 
-def _computed(
+def _all_tasks(
     x: Tensor, selector: Tensor, zero_score: Tensor | None, frozen: Frozen, mixture: Mixture
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes [t, r, T], keys [t, r] and gates as ``softmaxed`` gives them."""
+) -> tuple[Saved, Frozen]:
+    """Codes and gates of every task."""
     tasks = len(selector)
     keys = keys_of(frozen.up.view(tasks, -1, frozen.up.shape[1]), selector, mixture)
     codes = torch.mm(frozen.down, x.T).view(tasks, -1, len(x))
     rows = score_rows(tasks, x, zero_score, mixture)
     torch.bmm(keys.unsqueeze(1), codes, out=without_zero(rows, mixture).unsqueeze(1))
-    return codes, keys, softmaxed(rows, mixture)
+    shares = softmaxed(rows, mixture)
+    zero_gate = None if zero_score is None else shares[0]
+    return Saved(x, selector, codes, without_zero(shares, mixture), keys, zero_gate, None), frozen
 
 
 def keys_of(ups: Tensor, selector: Tensor, mixture: Mixture) -> Tensor:
-    """k_i = c B_i^T w_i: ups [t, r, d_out], selector [t, d_out] -> [t, r]."""
+    """k_i = c B_i^T w_i.
+
+    Args:
+        ups: B_i^T, [t, r, d_out].
+        selector: w_i, [t, d_out].
+        mixture: Holds c.
+
+    Returns:
+        [t, r].
+    """
     unread = ups[:, :, :1]  # beta = 0: only its shape counts
     return torch.baddbmm(unread, ups, selector.unsqueeze(2), beta=0, alpha=mixture.key_scale).squeeze(2)
 
 
 def score_rows(tasks: int, x: Tensor, zero_score: Tensor | None, mixture: Mixture) -> Tensor:
-    """Room for what the softmax compares: [t, T], with a zero LoRA [t + 1, T], where row 0 is z_0 already."""
+    """An empty tensor for what the softmax compares, with z_0 filled in.
+
+    Args:
+        tasks: t.
+        x: [T, d_in].
+        zero_score: z_0 [1]; None for 0.
+        mixture: Says whether there is a zero LoRA.
+
+    Returns:
+        [t, T]; with a zero LoRA [t + 1, T], where row 0 is z_0.
+    """
     rows = x.new_empty(tasks + mixture.zero_lora, len(x))
     if mixture.zero_lora:
         if zero_score is None:
@@ -160,12 +284,20 @@ def score_rows(tasks: int, x: Tensor, zero_score: Tensor | None, mixture: Mixtur
 
 
 def without_zero(rows: Tensor, mixture: Mixture) -> Tensor:
-    """The tasks' own rows, a view: [t, T]."""
+    """The tasks' own rows [t, T] of `score_rows`, a view."""
     return rows[1:] if mixture.zero_lora else rows
 
 
 def softmaxed(rows: Tensor, mixture: Mixture) -> Tensor:
-    """Gates from ``score_rows`` that hold k_i . a_i, which are written over. The zero LoRA's, if any, are row 0."""
+    """Gates from scores.
+
+    Args:
+        rows: `score_rows` that hold k_i . a_i. They are overwritten.
+        mixture: Settings.
+
+    Returns:
+        Gates in the same rows; the zero LoRA's, if any, is row 0.
+    """
     scores = without_zero(rows, mixture)
     if mixture.activation == "tanh":
         scores.tanh_()
@@ -176,41 +308,48 @@ def softmaxed(rows: Tensor, mixture: Mixture) -> Tensor:
     return rows.softmax(0)
 
 
-def combined(x: Tensor, mixed: Tensor, up: Tensor, frozen: Frozen, mixture: Mixture) -> Tensor:
-    """delta from mixed codes g_i a_i [k, r, T] and their B_i^T [k r, d_out], onto the base's output: [T, d_out]."""
+def mixed_output(x: Tensor, mixed: Tensor, frozen: Frozen, mixture: Mixture) -> Tensor:
+    """delta, or the base's output with delta added to it.
+
+    Args:
+        x: What the base reads, [T, d_in].
+        mixed: g_i a_i, [k, r, T].
+        frozen: Of the same k tasks.
+        mixture: Settings.
+
+    Returns:
+        [T, d_out].
+    """
     flat = mixed.flatten(0, 1).T
     if frozen.weight is None:
-        return torch.addmm(up[:1], flat, up, beta=0, alpha=mixture.scale)  # beta = 0: up[:1] is not read
-    return F.linear(x, frozen.weight, frozen.bias).addmm_(flat, up, alpha=mixture.scale)
+        return torch.addmm(frozen.up[:1], flat, frozen.up, beta=0, alpha=mixture.scale)  # beta = 0: up[:1] is not read
+    return F.linear(x, frozen.weight, frozen.bias).addmm_(flat, frozen.up, alpha=mixture.scale)
 
 
 def gradients(
-    needs: tuple[bool, ...],
-    gradient: Tensor,
-    x: Tensor,
-    codes: Tensor,
-    gates: Tensor,
-    zero_gate: Tensor,
-    keys: Tensor,
-    selector: Tensor,
-    frozen: Frozen,
-    mixture: Mixture,
-    *,
-    newest: int,
-    apart: bool,
-) -> Gradients:
-    """What the module's docstring says, for k tasks.
+    needs: tuple[bool, ...], gradient: Tensor, saved: Saved, frozen: Frozen, mixture: Mixture, *, apart: bool
+) -> MixtureGradients:
+    """The gradients that the module's docstring states, for k computed tasks.
 
-    needs: which of them are wanted. gradient: dL/d output [T, d_out]; x [T, d_in]; codes [k, r, T]; gates [k, T];
-    zero_gate: g_0 [T], read for z_0 only; keys [k, r]; selector [.., d_out], the newest's last; frozen: of the k tasks;
-    newest: where the newest is among them; apart: whether the base read something else than x.
+    Args:
+        needs: Which of them are needed.
+        gradient: dL/d output, [T, d_out].
+        saved: What the forward pass left.
+        frozen: Of the same k tasks.
+        mixture: Settings.
+        apart: Whether the base read something else than x.
+
+    Returns:
+        Each in the shape of its tensor; selectors of tasks that were not computed get 0.
     """
     down, up, weight = frozen.down, frozen.up, frozen.weight
+    x, selector, codes, gates, keys, zero_gate, chosen = saved
+    newest = -1 if chosen is None else 0
     tasks, rank = keys.shape
     scale = mixture.scale
     reached = torch.mm(up, gradient.T).view(tasks, rank, -1)  # u_i: [k, r, T]
     by_gate = (reached * codes).sum(1)  # dL/dg_i: [k, T]
-    # g_i (dL/dg_i - m) in one pass; that the gates given do not sum to 1 is no matter.
+    # g_i (dL/dg_i - m) in one pass; the gates given need not sum to 1.
     by_score = torch._softmax_backward_data(by_gate, gates, 0, gates.dtype)
     by_raw = _through_activation(by_score, codes, keys, mixture)
     by_keys = torch.bmm(codes, by_raw.unsqueeze(2)).squeeze(2)  # [k, r]
@@ -238,7 +377,9 @@ def gradients(
         by_selector = torch.baddbmm(
             ups[:, :1], by_keys.unsqueeze(1), ups, beta=0, alpha=scale * mixture.key_scale
         ).squeeze(1)
-    if needs[5]:
+        if chosen is not None:
+            by_selector = torch.zeros_like(selector).index_copy_(0, chosen, by_selector)
+    if needs[5] and zero_gate is not None:
         mean = (gates * by_gate).sum(0)  # m: [T]
         by_zero = torch.dot(zero_gate, mean).mul_(-scale).view(1)
     return by_x, by_undropped, by_down, by_up, by_selector, by_zero

@@ -32,8 +32,20 @@ def fused_update(
 ) -> Tensor:
     """W x + bias + s B A x~, with gradients for x, x~, A and B.
 
-    x [..., d_in]; seen [..., d_in]: x~, or x itself; codes [..., r]: A x~, without a graph; down [r, d_in]: A; up
-    [d_out, r]: B; weight [d_out, d_in] and bias [d_out], frozen. All of one type. Returns [..., d_out].
+    All tensors have one dtype.
+
+    Args:
+        x: [..., d_in].
+        seen: x~, or x itself, [..., d_in].
+        codes: A x~ without a graph, [..., r].
+        down: A, [r, d_in].
+        up: B, [d_out, r].
+        weight: W, frozen, [d_out, d_in].
+        bias: Frozen, [d_out].
+        scale: s.
+
+    Returns:
+        [..., d_out].
     """
     flat: Tensor = _FusedUpdate.apply(  # type: ignore[no-untyped-call]
         x.reshape(-1, x.shape[-1]),
@@ -72,14 +84,14 @@ class _FusedUpdate(torch.autograd.Function):
         seen, codes, down, up, weight = ctx.saved_tensors
         by_x, by_dropped, _, by_down, by_up, *_ = ctx.needs_input_grad
         by_codes = torch.mm(gradient, up).mul_(ctx.scale)  # [T, r]
-        found: list[Tensor | None] = [None] * 8
+        slopes: list[Tensor | None] = [None] * 8
         if by_x:
             through_weight = torch.mm(gradient, weight)
-            found[0] = through_weight.addmm_(by_codes, down) if ctx.shared else through_weight
+            slopes[0] = through_weight.addmm_(by_codes, down) if ctx.shared else through_weight
         if by_dropped:
-            found[1] = torch.mm(by_codes, down)
+            slopes[1] = torch.mm(by_codes, down)
         if by_down:
-            found[3] = torch.mm(by_codes.T, seen)
+            slopes[3] = torch.mm(by_codes.T, seen)
         if by_up:
-            found[4] = torch.mm(codes.T, gradient).mul_(ctx.scale).T  # twice as fast as G^T z on a CPU
-        return tuple(found)
+            slopes[4] = torch.mm(codes.T, gradient).mul_(ctx.scale).T  # twice as fast as G^T z on a CPU
+        return tuple(slopes)

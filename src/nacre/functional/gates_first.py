@@ -7,25 +7,24 @@ t d_in numbers a token instead of t r d_in. The softmax is exact, over all tasks
 
 Tasks outside K give nothing, and their scores are constants: their gates keep their share of the softmax, but neither
 their selectors nor the input get a gradient through them. What is computed is differentiated exactly, by the formulas
-of ``fused_gating``. All shapes depend on k only, and nothing waits for the device.
+of `fused_gating`. All shapes depend on k only, and nothing waits for the device.
 
 Not in any paper. What is left out of delta is at most sum over i outside K of g_i |s B_i A_i x| for a token.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from nacre.functional.fused_gating import (
     Frozen,
     Mixture,
-    combined,
-    gradients,
+    Saved,
     keys_of,
+    run_mixture,
     score_rows,
     softmaxed,
     without_zero,
@@ -33,9 +32,15 @@ from nacre.functional.fused_gating import (
 
 
 def chosen_tasks(sums: Tensor, keep: int, *, with_newest: bool) -> Tensor:
-    """K, the indices of the keep largest, the largest first: sums [t], each task's gates summed over tokens -> [keep].
+    """K, the tasks with the largest gates, the largest first.
 
-    with_newest: the last task is one of them, whatever its gates, and comes first.
+    Args:
+        sums: Each task's gates summed over tokens, [t].
+        keep: How many.
+        with_newest: Whether the last task is one of them whatever its gates; it then comes first.
+
+    Returns:
+        Indices, [keep].
     """
     if with_newest:
         sums = sums.clone()
@@ -58,73 +63,43 @@ def fused_gates_first(
     keep: int,
     with_newest: bool,
 ) -> Tensor:
-    """As ``fused_mixture``, of ``keep`` < t tasks chosen on these tokens. Where gradients are wanted, the newest task
-    must be one of them (``with_newest``), because it alone is trained."""
+    """`fused_mixture` of the `keep` < t tasks that are chosen on these tokens.
+
+    Args:
+        x: As in `fused_mixture`, and so are all the others up to `undropped`.
+        down: See `fused_mixture`.
+        up: See `fused_mixture`.
+        selector: See `fused_mixture`.
+        zero_score: See `fused_mixture`.
+        stacked_down: See `fused_mixture`.
+        stacked_up: See `fused_mixture`.
+        mixture: See `fused_mixture`.
+        base: See `fused_mixture`.
+        undropped: See `fused_mixture`.
+        keep: k.
+        with_newest: Whether the newest task is one of them. It must be where gradients are enabled, because it alone is
+            trained.
+
+    Returns:
+        [..., d_out].
+    """
     assert with_newest or not torch.is_grad_enabled()
     frozen = Frozen.with_newest((stacked_down, stacked_up), down, up, base)
-    flat = x.reshape(-1, x.shape[-1])
-    read = None if undropped is None else undropped.reshape(-1, x.shape[-1])
-    if torch.is_grad_enabled():
-        found: Tensor = _FusedGatesFirst.apply(  # type: ignore[no-untyped-call]
-            flat, read, down, up, selector, zero_score, frozen, mixture, keep
-        )
-    else:
-        codes, _, gates, _, ups, _ = _computed(flat, selector, zero_score, frozen, mixture, keep, with_newest)
-        found = combined(flat if read is None else read, codes.mul_(gates.unsqueeze(1)), ups, frozen, mixture)
-    return found.view(*x.shape[:-1], up.shape[0])
+    measure = functools.partial(_chosen_only, keep=keep, with_newest=with_newest)
+    return run_mixture(x, down, up, selector, zero_score, frozen, mixture, undropped, measure)
 
 
-class _FusedGatesFirst(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,  # [T, d_in]
-        undropped: Tensor | None,  # [T, d_in]
-        down: Tensor,
-        up: Tensor,
-        selector: Tensor,
-        zero_score: Tensor | None,
-        frozen: Frozen,
-        mixture: Mixture,
-        keep: int,
-    ) -> Tensor:
-        codes, keys, gates, chosen, ups, zero_gate = _computed(
-            x, selector, zero_score, frozen, mixture, keep, with_newest=True
-        )
-        # Codes and gates of the chosen, not their matrices: choosing these anew costs less than keeping them.
-        ctx.save_for_backward(x, down, up, selector, codes, gates, keys, chosen, zero_gate)
-        ctx.frozen, ctx.mixture, ctx.apart = frozen, mixture, undropped is not None
-        return combined(x if undropped is None else undropped, codes * gates.unsqueeze(1), ups, frozen, mixture)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # [T, d_out]
-        x, _, _, selector, codes, gates, keys, chosen, zero_gate = ctx.saved_tensors
-        frozen: Frozen = ctx.frozen
-        downs, ups = (_rows(stack, len(selector), chosen) for stack in (frozen.down, frozen.up))
-        kept = Frozen(downs, ups, frozen.weight, frozen.bias)
-        found = gradients(
-            ctx.needs_input_grad, gradient, x, codes, gates, zero_gate, keys, selector, kept, ctx.mixture,
-            newest=0, apart=ctx.apart
-        )  # fmt: skip
-        by_x, by_undropped, by_down, by_up, by_chosen, by_zero = found
-        by_selector = None
-        if by_chosen is not None:
-            by_selector = torch.zeros_like(selector).index_copy_(0, chosen, by_chosen)
-        return by_x, by_undropped, by_down, by_up, by_selector, by_zero, None, None, None
-
-
-def _computed(
+def _chosen_only(
     x: Tensor,
     selector: Tensor,
     zero_score: Tensor | None,
     frozen: Frozen,
     mixture: Mixture,
+    *,
     keep: int,
     with_newest: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Of the chosen k tasks: codes [k, r, T], keys [k, r], gates [k, T], their indices [k] and B_i^T [k r, d_out];
-    and the gate of a learned zero LoRA [T]."""
+) -> tuple[Saved, Frozen]:
+    """Gates of every task from c_i, and codes of the chosen tasks."""
     tasks = len(selector)
     downs, ups = (stack.view(tasks, -1, stack.shape[1]) for stack in (frozen.down, frozen.up))
     keys = keys_of(ups, selector, mixture)
@@ -134,18 +109,8 @@ def _computed(
     shares = softmaxed(rows, mixture)
     gates = without_zero(shares, mixture)
     chosen = chosen_tasks(gates.sum(1), keep, with_newest=with_newest)
-    codes = torch.mm(_rows(frozen.down, tasks, chosen), x.T).view(keep, -1, len(x))
+    kept = frozen.of_tasks(chosen, tasks)
+    codes = torch.mm(kept.down, x.T).view(keep, -1, len(x))
     zero_gate = None if zero_score is None else shares[0].clone()  # a view would keep the others alive
-    return (
-        codes,
-        keys.index_select(0, chosen),
-        gates.index_select(0, chosen),
-        chosen,
-        _rows(frozen.up, tasks, chosen),
-        zero_gate,
-    )
-
-
-def _rows(stack: Tensor, tasks: int, chosen: Tensor) -> Tensor:
-    """The chosen tasks' rows of a stack [t r, d] -> [k r, d]."""
-    return stack.view(tasks, -1, stack.shape[1]).index_select(0, chosen).flatten(0, 1)
+    saved = Saved(x, selector, codes, gates.index_select(0, chosen), keys.index_select(0, chosen), zero_gate, chosen)
+    return saved, kept

@@ -20,26 +20,43 @@ Activation = Literal["none", "tanh", "relu"]
 
 
 def low_rank_codes(x: Tensor, down: Tensor) -> Tensor:
-    """What each task's LoRA sees of the input: a_i = A_i x.
+    """The input in each task's rank space: a_i = A_i x.
 
-    x [..., d_in], down [t, r, d_in]. Returns [..., t, r].
+    Args:
+        x: [..., d_in].
+        down: A_i, [t, r, d_in].
+
+    Returns:
+        [..., t, r].
     """
     return (x @ down.flatten(0, 1).T).view(*x.shape[:-1], *down.shape[:2])
 
 
 def selector_keys(up: Tensor, selector: Tensor, scale: float) -> Tensor:
-    """The selectors seen from rank space: k_i = s B_i^T w_i.
+    """The selectors in rank space: k_i = s B_i^T w_i.
 
-    up [t, r, d_out] (B_i transposed), selector [t, d_out]; scale: s, or 1 for selectors that see B_i A_i x. Returns
-    [t, r].
+    Args:
+        up: B_i transposed, [t, r, d_out].
+        selector: w_i, [t, d_out].
+        scale: s; 1 for selectors that see B_i A_i x.
+
+    Returns:
+        [t, r].
     """
     return scale * torch.einsum("tro,to->tr", up, selector)
 
 
 def selector_scores(codes: Tensor, keys: Tensor, *, activation: Activation = "none", offset: float = 0.0) -> Tensor:
-    """What the softmax compares: z_i = phi(k_i . a_i), and z_t - offset for the newest task t.
+    """Scores before the softmax: z_i = phi(k_i . a_i), and z_t - offset for the newest task t.
 
-    codes [..., t, r], keys [t, r]. Returns [..., t], at least float32.
+    Args:
+        codes: a_i, [..., t, r].
+        keys: k_i, [t, r].
+        activation: phi.
+        offset: Subtracted from the newest task's score.
+
+    Returns:
+        [..., t], in float32 at least.
     """
     scores = torch.einsum("...tr,tr->...t", codes, keys)
     if scores.dtype in (torch.float16, torch.bfloat16):
@@ -54,10 +71,15 @@ def selector_scores(codes: Tensor, keys: Tensor, *, activation: Activation = "no
 
 
 def gate_values(scores: Tensor, zero_score: Tensor | None) -> Tensor:
-    """How much of each task's LoRA a token takes: g_1 .. g_t.
+    """Gates g_1 .. g_t: how much of each task's LoRA a token takes.
 
-    scores [..., t]. zero_score [1]: the zero LoRA's z_0, which takes what the values leave of 1; None: there is no
-    zero LoRA and they sum to 1. Returns [..., t].
+    Args:
+        scores: z_i, [..., t].
+        zero_score: The zero LoRA's z_0 [1], which takes what the gates leave of 1. None: there is no zero LoRA, and the
+            gates sum to 1.
+
+    Returns:
+        [..., t].
     """
     if zero_score is None:
         return scores.softmax(-1)
@@ -68,7 +90,14 @@ def gate_values(scores: Tensor, zero_score: Tensor | None) -> Tensor:
 def mixed_update(codes: Tensor, gates: Tensor, up: Tensor, *, scale: float) -> Tensor:
     """delta = sum_i g_i s B_i a_i.
 
-    codes [..., t, r], gates [..., t], up [t, r, d_out] (B_i transposed). Returns [..., d_out].
+    Args:
+        codes: a_i, [..., t, r].
+        gates: g_i, [..., t].
+        up: B_i transposed, [t, r, d_out].
+        scale: s.
+
+    Returns:
+        [..., d_out].
     """
     mixed = (codes * gates.to(codes.dtype).unsqueeze(-1)).flatten(-2)  # [..., t r]
     return scale * (mixed @ up.flatten(0, 1))

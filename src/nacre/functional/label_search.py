@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 AT_ONCE = 4
-"""Nodes of a row that a round looks at. The output layer's weight is read from memory once a round, whether for one
-node a row or for a few."""
+"""Nodes of a row that are expanded per round. The output layer's weight is read from memory once a round, whether for
+one node a row or for a few."""
 
 
 def most_likely_labels(
@@ -19,26 +19,33 @@ def most_likely_labels(
 
         argmax_l sum_i log softmax(logits(node_i))[token_i]
 
-    logits: of given nodes of given rows, [k], [k] -> [k, V]. size: the number of rows B. tokens, destinations: what
-    may follow each node, [N, ways]; a destination below N is a node, from there on a label, the last one nowhere.
-    Returns [B]; of equally likely labels, the first.
+    Best-first search: log-probabilities are never positive, so no label behind a node is more likely than the node.
+    Each round expands every row's most likely open nodes, `AT_ONCE` at most, unless they are less likely than the row's
+    best label so far. Nodes that are never expanded cannot win; labels that can win are summed in full.
 
-    Best first: log-probabilities are never positive, so that no label behind a node is more likely than the node. Each
-    round looks at every row's most likely nodes whose turn has not come, ``AT_ONCE`` at most, as long as they are not
-    below the row's best label. What is never looked at cannot win; what can is summed up in full.
+    Args:
+        logits: From rows [k] and nodes [k] to logits [k, V].
+        size: The number of rows, B.
+        tokens: Tokens that may follow each node, [N, ways].
+        destinations: Where they lead, [N, ways]. A destination below N is a node, from there on a label; the last one
+            is nowhere.
+        labels: How many labels there are.
+
+    Returns:
+        Index of the most likely label, [B]; of equally likely ones, the first.
     """
     nodes = len(tokens)
-    reached: Tensor | None = None  # [B, N + labels + 1]: log-probability of each destination; -inf: not known, or lost
+    reached: Tensor | None = None  # [B, N + labels + 1]: log-probability of each destination; -inf: not reached yet
     waiting = torch.ones(size, nodes, dtype=torch.bool, device=tokens.device)
     rows = torch.arange(size, device=tokens.device)
     chosen = torch.zeros_like(rows)  # every row begins at node 0
     while len(rows):
-        found = logits(rows, chosen)
-        found = found.to(torch.promote_types(found.dtype, torch.float32)).log_softmax(-1)
+        scores = logits(rows, chosen)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(-1)
         if reached is None:
-            reached = found.new_full((size, nodes + labels + 1), -torch.inf)
+            reached = scores.new_full((size, nodes + labels + 1), -torch.inf)
             reached[:, 0] = 0.0
-        onwards = reached[rows, chosen, None] + found.gather(-1, tokens[chosen])
+        onwards = reached[rows, chosen, None] + scores.gather(-1, tokens[chosen])
         reached[rows[:, None], destinations[chosen]] = onwards
         waiting[rows, chosen] = False
         best = reached[:, nodes:-1].amax(-1)

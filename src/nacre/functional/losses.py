@@ -9,9 +9,14 @@ IGNORED = -100
 
 
 def token_loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of the negative log-likelihoods of the labelled positions, at least in float32. Returns [].
+    """Sum of the negative log-likelihoods of the target tokens, in float32 at least.
 
-    logits [..., V]; labels [...] with ``IGNORED`` where nothing is to be predicted.
+    Args:
+        logits: [..., V].
+        labels: Target tokens, [...]; `IGNORED` where there is none.
+
+    Returns:
+        A scalar, in nats.
     """
     logits = logits.flatten(0, -2)
     if logits.element_size() < 4:

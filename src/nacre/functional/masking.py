@@ -18,14 +18,18 @@ Count = Literal["floor", "quantile"]
 
 
 BLOCK = 2**17
-"""So many magnitudes are held at once on a CPU: they stay in its cache between being made and being added up."""
+"""Magnitudes that are held at once on a CPU, few enough to stay in its cache until they are summed."""
 
 
 def magnitude_sum(outputs: Tensor, counted: Tensor | None = None) -> Tensor:
-    """sum over tokens of |h|, without a graph and in float32 at least.
+    """Sum over tokens of |h|, without a graph and in float32 at least.
 
-    outputs [..., features]; counted [...], 1 where a token counts and 0 where not; None: all count.
-    Returns [features].
+    Args:
+        outputs: h, [..., features].
+        counted: 1 where a token counts and 0 where not, [...]; None if all count.
+
+    Returns:
+        [features].
     """
     outputs = outputs.detach().flatten(0, -2)
     tokens, features = outputs.shape
@@ -49,9 +53,11 @@ def magnitude_sum(outputs: Tensor, counted: Tensor | None = None) -> Tensor:
 def kept_count(features: int, threshold: float, rule: Count = "floor") -> int:
     """How many features are updated: k.
 
-    floor: d_out - floor(T d_out) (Eq. 3). quantile: d_out - ceil(T (d_out - 1)), how many are not below the T-quantile
-    (the released code, which also keeps all others that equal it), at most one less. T is taken as it is written: 0.29
-    of 100 is 29, though the nearest binary number to 0.29 lies below it.
+    Args:
+        features: d_out.
+        threshold: T, taken as it is written: 0.29 of 100 is 29, though the nearest binary number to 0.29 lies below it.
+        rule: `floor`: d_out - floor(T d_out) (Eq. 3). `quantile`: d_out - ceil(T (d_out - 1)), how many are not below
+            the T-quantile (the released code, which also keeps all others that equal it); at most one less.
     """
     share = Fraction(str(threshold))
     if rule == "quantile":
@@ -60,28 +66,54 @@ def kept_count(features: int, threshold: float, rule: Count = "floor") -> int:
 
 
 def largest(scores: Tensor, kept: int) -> Tensor:
-    """True at the ``kept`` largest scores, exactly so many; of equal ones, at those of lower index.
+    """Mask of exactly `kept` features with the largest scores; of equal ones, those of lower index.
 
-    scores [..., features]. Returns [..., features].
+    Args:
+        scores: [..., features].
+        kept: How many.
+
+    Returns:
+        True at the kept ones, [..., features].
     """
     return at_first(in_order(scores), kept)
 
 
 def in_order(scores: Tensor) -> Tensor:
-    """The features' indices, largest score first, of equal ones the lower index: [..., features] -> [..., features]."""
+    """Indices of the features, largest score first; of equal ones, the lower index first.
+
+    Args:
+        scores: [..., features].
+
+    Returns:
+        [..., features].
+    """
     return scores.sort(descending=True, stable=True).indices
 
 
 def at_first(order: Tensor, kept: int) -> Tensor:
-    """True at the ``kept`` first of the indices. order [..., features]. Returns [..., features]."""
+    """Mask of the first `kept` of the indices.
+
+    Args:
+        order: A permutation of the features, [..., features].
+        kept: How many.
+
+    Returns:
+        True at the kept ones, [..., features].
+    """
     return torch.zeros_like(order, dtype=torch.bool).scatter(-1, order[..., :kept], True)
 
 
 def largest_groups(scores: Tensor, groups: Tensor, kept: int) -> Tensor:
-    """True at all features of the groups with the largest mean score; of these as few as hold ``kept`` features.
+    """Mask of the groups with the largest mean scores, as few groups as hold `kept` features.
 
-    scores [features]; groups [features]: each one's group, numbers below ``features``; of equal means the lower number
-    comes first. Returns [features], at least ``kept`` of them True.
+    Args:
+        scores: [features].
+        groups: Each feature's group, numbers below the number of features, [features]. Of equal means the lower number
+            comes first.
+        kept: How many features at least.
+
+    Returns:
+        True at all features of the kept groups, [features].
     """
     sizes = torch.zeros_like(groups).index_add(0, groups, torch.ones_like(groups))
     # One segment after the other: adding up in the order of arrival, as index_add does on some devices, would leave the
@@ -95,23 +127,32 @@ def largest_groups(scores: Tensor, groups: Tensor, kept: int) -> Tensor:
 
 
 def random_features(features: int, kept: int, seed: int) -> Tensor:
-    """True at ``kept`` features, drawn from the seed. Returns [features], on the CPU."""
+    """Mask of `kept` features that are drawn from the seed.
+
+    Args:
+        features: How many features there are.
+        kept: How many are True.
+        seed: Of the draw.
+
+    Returns:
+        [features], on the CPU.
+    """
     chosen = torch.randperm(features, generator=torch.Generator().manual_seed(seed))[:kept]
     return torch.zeros(features, dtype=torch.bool).index_fill(0, chosen, True)
 
 
 def row_sums(tensor: Tensor, axis: int) -> Tensor:
-    """The L1 norm of each slice along ``axis``: [features]."""
+    """L1 norm of each slice along `axis`, [features]."""
     return tensor.detach().abs().movedim(axis, 0).flatten(1).sum(1) if tensor.dim() > 1 else tensor.detach().abs()
 
 
 def zero_masked_(tensor: Tensor, mask: Tensor, axis: int) -> None:
-    """Multiply the slices along ``axis`` with 0, in place, where the mask [features] is False."""
+    """Multiply the slices along `axis` with 0, in place, where the mask [features] is False."""
     tensor.mul_(_along(mask, tensor, axis))  # on a CPU four times as fast as filling
 
 
 def restore_masked_(tensor: Tensor, before: Tensor, mask: Tensor, axis: int) -> None:
-    """Give the slices along ``axis`` back what they were before, in place, where the mask [features] is False."""
+    """Restore the slices along `axis` from `before`, in place, where the mask [features] is False."""
     torch.where(_along(mask, tensor, axis), tensor, before, out=tensor)
 
 

@@ -7,9 +7,13 @@ from torch import Tensor
 
 
 def orthonormality_error(rows: Tensor) -> Tensor:
-    """||M M^T - I||_F of stacked matrices M [..., r, d], whose rows should be orthonormal. Returns [...].
+    """||M M^T - I||_F of matrices whose rows should be orthonormal. Its gradient is 0 where the error is.
 
-    Its gradient is 0 where the error is.
+    Args:
+        rows: Stacked matrices M, [..., r, d].
+
+    Returns:
+        [...].
     """
     gram = rows @ rows.transpose(-1, -2)  # [..., r, r]
     identity = torch.eye(rows.shape[-2], dtype=rows.dtype, device=rows.device)

@@ -9,19 +9,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nacre.functional.stacking import stacked
+
 
 def absolute_sum(tensors: Sequence[Tensor]) -> Tensor:
-    """Sum of the absolute values of all entries: the L1 norm of AM-LoRA's Eq. 6. Returns []."""
+    """Sum of the absolute values of all entries, a scalar: the L1 norm of AM-LoRA's Eq. 6."""
     return torch.stack([tensor.abs().sum() for tensor in tensors]).sum()
 
 
 def absolute_mean(tensors: Sequence[Tensor]) -> Tensor:
-    """Mean of the absolute values of all entries of all tensors. Returns []."""
+    """Mean of the absolute values of all entries of all tensors, a scalar."""
     return absolute_sum(tensors) / sum(tensor.numel() for tensor in tensors)
 
 
 def norm_sum(tensors: Sequence[Tensor]) -> Tensor:
-    """Sum over the tensors of their L2 norm, not squared: the second term of O-LoRA's released loss. Returns [].
+    """Sum of the tensors' L2 norms, not squared, a scalar: the second term of O-LoRA's released loss.
 
     A norm has no gradient at 0, where every LoRA's B begins; the subgradient there is 0.
     """
@@ -33,15 +35,24 @@ def overlaps(
 ) -> Tensor:
     """How far matrices' directions are from being orthogonal to those of the earlier tasks.
 
-    new: groups of n matrices [r, d] of one shape, their directions as rows; past: of each group the earlier tasks'
-    directions [n, (t-1) r, d], constant. Returns one value a matrix, group after group. With P = past new^T
-    [(t-1) r, r], and the gradient, which is computed by hand, beside it:
-    absolute: sum_jk |P|, sign(P)^T past (O-LoRA's released code; subgradient 0 at 0);
-    squared: ||P||_F^2, 2 P^T past (O-LoRA's equation). Both are 0, with a zero gradient, for the first task.
+    With P = past new^T, [(t-1) r, r], the value and its hand-written gradient are
+
+        absolute: sum_jk |P_jk|, sign(P)^T past    (O-LoRA's released code; subgradient 0 at 0)
+        squared:  ||P||_F^2,     2 P^T past        (O-LoRA's equation)
+
+    Both are 0, with a zero gradient, for the first task.
+
+    Args:
+        new: Groups of n matrices [r, d] of one shape, whose rows are directions.
+        past: For each group the earlier tasks' directions, constant, [n, (t-1) r, d].
+        norm: Which of the two.
+
+    Returns:
+        One value for each matrix, group after group, [matrices].
     """
     flat = [matrix for group in new for matrix in group]
-    found: Tensor = _Overlaps.apply(norm, past, *flat)  # type: ignore[no-untyped-call]
-    return found
+    values: Tensor = _Overlaps.apply(norm, past, *flat)  # type: ignore[no-untyped-call]
+    return values
 
 
 class _Overlaps(torch.autograd.Function):
@@ -69,20 +80,21 @@ class _Overlaps(torch.autograd.Function):
         return None, None, *gradients
 
 
-def stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """[n, ...]; of one tensor a view, in its own layout."""
-    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
-
-
 def _times(left: Tensor, right: Tensor) -> Tensor:
     """Stacked products; of a single pair the one that autograd would take, so that the bits are the same."""
     return (left[0] @ right[0]).unsqueeze(0) if len(left) == 1 else left @ right
 
 
 def elastic(parameters: Sequence[Tensor], anchors: Sequence[Tensor], importances: Sequence[Tensor]) -> Tensor:
-    """1/2 sum_j F_j (theta_j - theta*_j)^2 over all entries j (EWC, Eq. 3 without its lambda). Returns [].
+    """1/2 sum_j F_j (theta_j - theta*_j)^2 over all entries j (EWC, Eq. 3 without its lambda).
 
-    parameters, anchors (theta*), importances (F): tensors of equal shapes, place by place; computed in F's precision.
+    Args:
+        parameters: theta.
+        anchors: theta*, of the parameters' shapes.
+        importances: F, of the parameters' shapes; the term is computed in its precision.
+
+    Returns:
+        A scalar.
     """
     entries = zip(parameters, anchors, importances, strict=True)
     terms = [_Pull.apply(*each) for each in entries]  # type: ignore[no-untyped-call]
@@ -90,8 +102,10 @@ def elastic(parameters: Sequence[Tensor], anchors: Sequence[Tensor], importances
 
 
 class _Pull(torch.autograd.Function):
-    """sum_j F_j (theta_j - theta*_j)^2 of one tensor, with the gradient 2 F_j (theta_j - theta*_j) by hand: autograd
-    would keep more tensors and pass over memory more often, which counts where a whole model is held."""
+    """sum_j F_j (theta_j - theta*_j)^2 of one tensor, with the gradient 2 F_j (theta_j - theta*_j) by hand.
+
+    Autograd would keep more tensors and pass over memory more often, which counts where a whole model is held.
+    """
 
     @staticmethod
     def forward(ctx: Any, parameter: Tensor, anchor: Tensor, importance: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ All three readings of the slide's sum over k of proj(g, G_k) have one form,
 
 and differ in the rows of D:
 
-    union: an orthonormal basis of the span of all earlier tasks' vectors (``functional.spans``): the orthogonal
+    union: an orthonormal basis of the span of all earlier tasks' vectors (`functional.spans`): the orthogonal
         projection on its complement, after which nothing is left in the span.
     sum: an orthonormal basis for each task, one below the other: I - sum_k P_k, the slide's formula to the letter. What
         lies in the spans of m tasks is multiplied by 1 - m: removed for m = 1, reversed for m = 2.
@@ -29,12 +29,28 @@ Space = Literal["union", "sum", "vectors"]
 
 
 def directions_of_task(vectors: Tensor, space: Literal["sum", "vectors"]) -> Tensor:
-    """One earlier task's own rows of D, for n stacks of its vectors [n, r, d]. Returns [n, q, d], q <= r."""
+    """One earlier task's own rows of D.
+
+    Args:
+        vectors: n stacks of its vectors, [n, r, d].
+        space: Which reading of the sum.
+
+    Returns:
+        [n, q, d] with q <= r.
+    """
     if space == "vectors":
         return normalize(vectors, dim=-1)  # a vector of zeros stays one
     return extended(no_spans(vectors), vectors).basis
 
 
 def part_within(rows: Tensor, directions: Tensor) -> Tensor:
-    """g D^T D, which is what is to be subtracted: rows g [..., r, d], directions D [..., q, d]. Returns [..., r, d]."""
+    """g D^T D, which is to be subtracted from g.
+
+    Args:
+        rows: g, [..., r, d].
+        directions: D, [..., q, d].
+
+    Returns:
+        [..., r, d].
+    """
     return rows @ directions.transpose(-1, -2) @ directions

@@ -8,7 +8,11 @@ from torch import Tensor
 def soft_threshold(tensor: Tensor, amount: float) -> Tensor:
     """argmin_v |v - w|^2 / 2 + a |v|_1 = sign(w) max(|w| - a, 0), entry by entry.
 
-    tensor: w, of any shape; amount: a >= 0. Entries within +-a become exactly 0; a = 0 changes nothing. A NaN stays.
+    Entries within +-a become exactly 0; a = 0 changes nothing; a NaN stays.
     Source: the proximal map of the L1 norm (Parikh and Boyd, Proximal Algorithms, 2014, section 6.5.2).
+
+    Args:
+        tensor: w, of any shape.
+        amount: a >= 0.
     """
     return tensor - tensor.clamp(-amount, amount)

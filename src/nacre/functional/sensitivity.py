@@ -14,8 +14,13 @@ Match = Literal["index", "sigma_sorted"]
 
 
 class Triplets(NamedTuple):
-    """down [..., r, d_in] (V), up [..., r, d_out] (U transposed), sigma [..., r]; None for a plain LoRA, whose triplet
-    is the pair of A's row i and B's column i."""
+    """Triplets of one task or of stacked tasks.
+
+    Attributes:
+        down: V, [..., r, d_in].
+        up: U transposed, [..., r, d_out].
+        sigma: [..., r]; None for a plain LoRA, whose triplet is the pair of A's row i and B's column i.
+    """
 
     down: Tensor
     up: Tensor
@@ -23,14 +28,22 @@ class Triplets(NamedTuple):
 
 
 def sensitivity(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """S(theta) = |theta dL/dtheta|, entry by entry: to first order, what setting the entry to 0 changes in the loss."""
+    """S(theta) = |theta dL/dtheta|, entry by entry.
+
+    To first order, this is how much the loss changes when the entry is set to 0.
+    """
     return (parameter * gradient).abs()
 
 
 def triplet_sensitivity(values: Triplets, gradients: Triplets) -> Tensor:
     """S_i^k = S(sigma_i) + (1/d_out) sum_j S(U_ji) + (1/d_in) sum_j S(V_ij).
 
-    values and gradients of t-1 tasks: [t-1, r, ...]. Returns [t-1, r].
+    Args:
+        values: Of t-1 tasks, [t-1, r, ...].
+        gradients: Of the same shapes.
+
+    Returns:
+        [t-1, r].
     """
     total = sensitivity(values.up, gradients.up).mean(-1) + sensitivity(values.down, gradients.down).mean(-1)
     if values.sigma is not None and gradients.sigma is not None:
@@ -39,13 +52,21 @@ def triplet_sensitivity(values: Triplets, gradients: Triplets) -> Tensor:
 
 
 def folded_gradients(values: Triplets, slope: Tensor, *, scale: float) -> Triplets:
-    """The gradients of t-1 tasks' triplets [t-1, r, ...] from that of the one matrix that they are folded into,
+    """The triplets' gradients from the gradient of the one matrix that they are folded into.
 
-        W' = W + s sum_k U_k diag(sigma_k) V_k,  slope = dL/dW' [d_out, d_in]:
-        dU = s slope V^T diag(sigma),  dsigma_a = s u_a^T slope v_a,  dV = s diag(sigma) U^T slope.
+        W' = W + s sum_k U_k diag(sigma_k) V_k,  slope = dL/dW'
+        dU = s slope V^T diag(sigma),  dsigma_a = s u_a^T slope v_a,  dV = s diag(sigma) U^T slope
 
     So the loss needs no pass through the triplets themselves, and what is kept for it does not grow with t. Without
     sigma (a plain LoRA) it is 1 here and has no gradient.
+
+    Args:
+        values: Of t-1 tasks, [t-1, r, ...].
+        slope: dL/dW', [d_out, d_in].
+        scale: s.
+
+    Returns:
+        Gradients of the values' shapes.
     """
     through_down = scale * (values.down @ slope.T)  # [t-1, r, d_out]: rows s slope v_a
     through_up = scale * (values.up @ slope)  # [t-1, r, d_in]: rows s u_a^T slope
@@ -56,19 +77,33 @@ def folded_gradients(values: Triplets, slope: Tensor, *, scale: float) -> Triple
 
 
 def shares(sensitivities: Tensor) -> Tensor:
-    """alpha_i^k = S_i^k / sum_k S_i^k, [t-1, r]; equal shares where no task's triplet i matters at all."""
+    """alpha_i^k = S_i^k / sum_k S_i^k; equal shares where no task's triplet i matters at all.
+
+    Args:
+        sensitivities: S_i^k, [t-1, r].
+
+    Returns:
+        [t-1, r].
+    """
     total = sensitivities.sum(0)
     return torch.where(total > 0, sensitivities / total, 1 / len(sensitivities))
 
 
-def combined(past: Triplets, sensitivities: Tensor, *, match: Match = "index", align: bool = False) -> Triplets:
+def averaged_triplets(
+    past: Triplets, sensitivities: Tensor, *, match: Match = "index", align: bool = False
+) -> Triplets:
     """The new triplets: (sum_k alpha_i^k u_i^k, sum_k alpha_i^k sigma_i^k, sum_k alpha_i^k v_i^k).
 
-    past [t-1, r, ...], sensitivities [t-1, r]. Returns [r, ...].
-    match: which triplets of the tasks belong together: those of one index (the formula; but the order of triplets
-        means nothing), or, ``sigma_sorted``, those of one rank by |sigma| (by |u| |v| where there is no sigma).
-    align: u and v are flipped together, which leaves the triplet what it is, where u_i^k . u_i^1 < 0, so that vectors
-        do not cancel for their arbitrary signs.
+    Args:
+        past: Earlier tasks' triplets, [t-1, r, ...].
+        sensitivities: S_i^k, [t-1, r].
+        match: Which triplets of the tasks belong together. `index`: those of one index (the formula; but the order of
+            triplets means nothing). `sigma_sorted`: those of one rank by |sigma|, by |u| |v| where there is no sigma.
+        align: Whether u and v are flipped together where u_i^k . u_i^1 < 0. That leaves the triplet as it is, and
+            vectors do not cancel for their arbitrary signs.
+
+    Returns:
+        [r, ...].
     """
     if match == "sigma_sorted":
         size = past.up.norm(dim=-1) * past.down.norm(dim=-1) if past.sigma is None else past.sigma.abs()
@@ -89,7 +124,14 @@ def combined(past: Triplets, sensitivities: Tensor, *, match: Match = "index", a
 
 
 def orthonormal_rows(rows: Tensor) -> Tensor:
-    """Rows [r, d], r <= d, made orthonormal in order (Gram-Schmidt by QR), each on the side on which it was."""
+    """Orthonormal rows by Gram-Schmidt in order (QR); each keeps its sign.
+
+    Args:
+        rows: [r, d] with r <= d.
+
+    Returns:
+        [r, d].
+    """
     q, r = torch.linalg.qr(rows.T)  # [d, r], [r, r]
     signed: Tensor = q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(q.dtype)
     return signed.T

@@ -13,10 +13,12 @@ TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Spans:
-    """Of n stacks of vectors of length d. It follows from the tasks' vectors in their order, to the bit.
+    """Spans of n stacks of vectors of length d. They follow from the tasks' vectors in their order, to the bit.
 
-    basis: [n, q, d] orthonormal rows; where a stack has fewer than q, rows of zeros fill up.
-    dimensions: [n], how many rows each has. largest: [n], the largest singular value of one task's vectors, float64.
+    Attributes:
+        basis: Orthonormal rows, [n, q, d]; where a stack has fewer than q, rows of zeros fill up.
+        dimensions: How many rows each has, [n].
+        largest: The largest singular value of any task's vectors, in float64, [n].
     """
 
     basis: Tensor
@@ -25,23 +27,28 @@ class Spans:
 
 
 def no_spans(vectors: Tensor) -> Spans:
-    """Of nothing, to be extended by such vectors [n, r, d]."""
+    """Empty spans, to be extended by vectors of this shape, [n, r, d]."""
     n, _, d = vectors.shape
     zeros = vectors.new_zeros(n, dtype=torch.long)
     return Spans(vectors.new_zeros(n, 0, d), zeros, _exact(vectors).new_zeros(n))
 
 
 def extended(spans: Spans, vectors: Tensor, *, energy: float = 1.0, tolerance: float = TOLERANCE) -> Spans:
-    """The spans with one more task's vectors X [n, r, d].
+    """The spans with one more task's vectors X.
 
     What of X lies in the span is taken out twice (Gram-Schmidt; the second pass takes what rounding left of the first),
     X' = X (I - Q^T Q)^2; a QR decomposition of X'^T and the singular value decomposition of its small factor give the
-    left directions by size. Those count whose singular value is above ``tolerance`` times the largest of any task; so
+    left directions by size. Those count whose singular value is above `tolerance` times the largest of any task; so
     vectors inside the span, and zeros, add nothing. Computed in float64, kept in the vectors' precision: that the rows
     of Q are rounded leaves an error of the order of its square.
 
-    energy: as many of them, the largest first, as it takes for the span to hold this share of |X|_F^2: the
-        criterion of Gradient Projection Memory (arXiv 2103.09762), there for activations, here for vectors. 1: all.
+    Args:
+        spans: Of the earlier tasks.
+        vectors: X, [n, r, d].
+        energy: As many directions are added, the largest first, as it takes for the span to hold this share of
+            |X|_F^2; 1: all. This is the criterion of Gradient Projection Memory (arXiv 2103.09762), there for
+            activations, here for vectors.
+        tolerance: See above.
     """
     exact, basis = _exact(vectors), _exact(spans.basis)
     left = exact - exact @ basis.mT @ basis

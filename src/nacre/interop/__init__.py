@@ -1,1 +1,1 @@
-"""What of nacre works in other training loops."""
+"""What works in other training loops."""

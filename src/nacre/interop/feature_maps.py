@@ -17,11 +17,15 @@ def trained_feature_maps(model: nn.Module) -> list[FeatureMap]:
 
     A's features are measured at its own output, B's at the output of the whole adapted layer.
 
-    Raises ``ModelError`` if no such map is trained.
+    Args:
+        model: A Hugging Face model.
+
+    Raises:
+        ModelError: No such map is trained, or a layer is a DoRA.
     """
-    maps = [found for found in _lora_maps(model) if _is_trained(found)]
+    maps = [each for each in _lora_maps(model) if _is_trained(each)]
     if not maps:
-        maps = [found for found in host_feature_maps(model) if _is_trained(found)]
+        maps = [each for each in host_feature_maps(model) if _is_trained(each)]
     if not maps:
         raise ModelError(
             "No linear map of the model is trained: unfreeze its attention or feed-forward, or add a LoRA."
@@ -29,8 +33,8 @@ def trained_feature_maps(model: nn.Module) -> list[FeatureMap]:
     return maps
 
 
-def _is_trained(found: FeatureMap) -> bool:
-    return any(parameter.requires_grad for parameter, _ in found.parameters)
+def _is_trained(feature_map: FeatureMap) -> bool:
+    return any(parameter.requires_grad for parameter, _ in feature_map.parameters)
 
 
 def _lora_maps(model: nn.Module) -> list[FeatureMap]:

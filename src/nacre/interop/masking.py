@@ -1,4 +1,4 @@
-"""MIGU in other people's training loops: ``with nacre.masking(model, optimizer): ...``"""
+"""MIGU in other training loops, as in `with nacre.masking(model, optimizer): ...`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nacre.errors import ModelError, TrainingError
-from nacre.features.magnitudes import Magnitudes, Tokens, summed_over_processes
+from nacre.features.magnitudes import CountedTokens, Magnitudes, summed_over_processes
 from nacre.features.masked_step import Masked, MaskedStep, check_threshold, with_roles
 from nacre.functional.masking import Count, kept_count, largest
 from nacre.interop.feature_maps import trained_feature_maps
@@ -26,7 +26,7 @@ def masking(
     mask: Masked = "gradient",
     *,
     components: Sequence[Role] = ROLES,
-    tokens: Tokens = "non_padding",
+    tokens: CountedTokens = "non_padding",
     count: Count = "floor",
 ) -> Iterator[MaskedStep]:
     """While open, every step of the optimizer updates only the output features with the largest magnitudes.
@@ -44,36 +44,47 @@ def masking(
         with nacre.masking(trainer.model, trainer.optimizer):
             trainer.train()
 
-    model: a Hugging Face model whose attention and feed-forward are trained, or one with LoRA by PEFT, whose factors
-    then are. threshold, mask, components, tokens, count: see ``nacre methods seq_ft+migu``. Returns the object whose
-    ``masks`` are those of the newest step. Afterwards no hook is left, also after an error.
+    The magnitudes are those of all batches whose gradients the step sums up. Batches of a step that a `GradScaler`
+    skipped are forgotten as soon as their gradients are set to None (`zero_grad()` with its defaults). Magnitudes are
+    summed over the processes of data parallelism; sharded parameters (FSDP, ZeRO) are not supported.
 
-    The magnitudes are those of all batches whose gradients the step sums up: batches of a step that a ``GradScaler``
-    skipped are forgotten as soon as their gradients are set to None (``zero_grad()`` as it is by default). Processes
-    of data parallelism are summed up; sharded parameters (FSDP, ZeRO) are not known.
+    These trainers clip before the step, so they see the gradients before they are masked; nacre's own loop and the
+    released code of MIGU mask first and clip then. To clip after masking here, too, set the trainer's
+    `max_grad_norm=0` and register `torch.nn.utils.clip_grad_norm_` as a pre-hook of the optimizer's step inside the
+    `with`. Afterwards no hook is left, also after an error.
 
-    Clipping before the step, as those trainers do it, sees the gradients before they are masked; nacre's own loop and
-    the released code of MIGU mask first and clip then. For that, clip here after masking: set the trainer's
-    ``max_grad_norm=0`` and register ``torch.nn.utils.clip_grad_norm_`` as a pre-hook of the optimizer's step inside the
-    ``with``.
+    Args:
+        model: A Hugging Face model whose attention and feed-forward are trained, or one with LoRA by PEFT, whose
+            factors then are.
+        optimizer: The optimizer that trains it.
+        threshold: Share of each map's output features that is left out of a step.
+        mask: `gradient` masks the gradient; `update` also keeps masked features where they are.
+        components: Roles of the linear maps that are masked.
+        tokens: Whose outputs count.
+        count: How many features are kept; see `nacre methods seq_ft+migu` for all of these settings.
 
-    Raises ``ModelError`` if no linear map of the model is trained by the optimizer, ``RecipeError`` if a setting is out
-    of range; a step raises ``TrainingError`` if the model was not called before it.
+    Yields:
+        The object whose `masks` are those of the newest step.
+
+    Raises:
+        ModelError: The optimizer trains no linear map of the model.
+        RecipeError: A setting is out of range.
+        TrainingError: There is no optimizer; or, from a step, the model was not called before it.
     """
     check_threshold(threshold)
     model, optimizer = _unwrapped_model(model), _unwrapped_optimizer(optimizer)
     maps = with_roles(trained_feature_maps(model), components)
-    parameters = [parameter for found in maps for parameter, _ in found.parameters if parameter.requires_grad]
+    parameters = [parameter for each in maps for parameter, _ in each.parameters if parameter.requires_grad]
     _check_trained(parameters, optimizer)
     step = MaskedStep(maps, mask)
     if threshold == 0:
         yield step
         return
-    kept = [kept_count(found.features, threshold, count) for found in maps]
+    kept = [kept_count(each.features, threshold, count) for each in maps]
     with ExitStack() as stack:
         magnitudes = Magnitudes(model, maps, tokens)
         stack.callback(magnitudes.close)
-        window = Window(magnitudes, parameters)
+        window = StepMagnitudes(magnitudes, parameters)
         stack.callback(window.close)
 
         def before(*_: object) -> None:
@@ -88,14 +99,20 @@ def masking(
         yield step
 
 
-class Window:
-    """The magnitudes of the batches whose gradients have been added up in the parameters' ``grad``.
+class StepMagnitudes:
+    """Magnitudes of the batches whose gradients are summed in the parameters' `grad`.
 
     A foreign loop does not say when a step begins. The gradients do: a batch that arrives while no parameter has one is
-    the first of its step, whatever was counted before belongs to gradients that were thrown away.
+    the first of its step, and whatever was counted before belongs to gradients that were thrown away.
     """
 
     def __init__(self, magnitudes: Magnitudes, parameters: Sequence[nn.Parameter]) -> None:
+        """Register a hook on every parameter.
+
+        Args:
+            magnitudes: Counts batch by batch.
+            parameters: Those of the measured maps.
+        """
         self.magnitudes = magnitudes
         self.parameters = parameters
         self.sums: list[Tensor] | None = None
@@ -105,7 +122,11 @@ class Window:
         ]
 
     def take(self) -> list[Tensor]:
-        """The sums per map of this step; the next one begins from nothing."""
+        """Sums of this step, [features] for each map; the next step begins from zero.
+
+        Raises:
+            TrainingError: No gradient came from a call of the model.
+        """
         if self.sums is None:
             raise TrainingError(
                 "The optimizer steps, and no gradient has come from a call of the model that nacre.masking was given: "
@@ -115,13 +136,14 @@ class Window:
         return sums
 
     def close(self) -> None:
+        """Remove all hooks."""
         for handle in self.handles:
             handle.remove()
 
     def _arrives(self, gradient: Tensor) -> None:
         """Before a gradient is added to what its parameter has."""
         if not self.magnitudes.any:
-            return  # of this batch another one has come before
+            return  # another gradient of this batch has come before
         new = self.magnitudes.take()
         if self.sums is None or all(parameter.grad is None for parameter in self.parameters):
             self.sums = new

@@ -92,7 +92,7 @@ class Learner:
         """
         if not isinstance(host, Host) or not isinstance(method, Method):
             raise TypeError("Learner needs a host and a method: Learner(Host(model, tokenizer), am_lora()).")
-        host.claim(method.called)
+        host.claim(method.display_name)
         self.host = host
         self.method = method
         self.optim = optim or Optim()
@@ -348,7 +348,7 @@ class Learner:
 
     def _read_out(self, task: Task) -> list[str]:
         if task.labels is None:
-            raise DataError(f"Task '{task.name}' has no labels, and {self.method.called} chooses among labels.")
+            raise DataError(f"Task '{task.name}' has no labels, and {self.method.display_name} chooses among labels.")
         assert self.method.readout is not None
         rows, size = self.encode(task.examples("test")), self.decoding.batch_size
         best: list[int | None] = []
@@ -384,7 +384,9 @@ class Learner:
             learned = ", ".join(self.state.tasks) or "none"
             raise DataError(f"predict(task='{task}'): no such task has been learned; learned so far: {learned}.")
         if self.method.readout is not None:
-            raise DataError(f"{self.method.called} chooses among a task's labels: evaluate() or answer() give them.")
+            raise DataError(
+                f"{self.method.display_name} chooses among a task's labels: evaluate() or answer() give them."
+            )
         limit = self.decoding.max_new_tokens or self.lengths.target
         examples = [Example("", text, "", "", task=task) for text in inputs]
         with self._serving():
@@ -426,7 +428,7 @@ class Learner:
         for key in snapshot.parts:
             if key not in kinds:
                 raise CheckpointError(
-                    f"{where} remembers something for '{key}', which is not a part of {self.method.called}."
+                    f"{where} remembers something for '{key}', which is not a part of {self.method.display_name}."
                 )
         nothing = OwnerState({}, {})
         for name, owner in self.owners.items():
@@ -497,10 +499,12 @@ class Learner:
         self._check_finished()
         stages = self.method.curriculum.stages(tasks) if tasks else []
         if len(stages) != 1:
-            raise TrainingError(f"{self.method.called} learns one task at a time; learn() was given {len(tasks)}.")
+            raise TrainingError(
+                f"{self.method.display_name} learns one task at a time; learn() was given {len(tasks)}."
+            )
         if self.state.tasks and not self.method.curriculum.continues:
             raise TrainingError(
-                f"{self.method.called} begins from the untouched model each time, and this learner "
+                f"{self.method.display_name} begins from the untouched model each time, and this learner "
                 f"has learned {', '.join(self.state.tasks)} already: make a new Learner."
             )
 

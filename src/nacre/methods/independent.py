@@ -5,25 +5,31 @@ from typing import Literal
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.full import Full
 from nacre.adapters.low_rank import LowRank
-from nacre.method import Method, recorded
+from nacre.method import Method, method
 from nacre.parts.curriculum import Independent
 
 
-@recorded
+@method
 def independent(
     *, train: Literal["host", "lora"] = "host", rank: int = 8, alpha: float = 32.0, dropout: float = 0.1
 ) -> Method:
-    """A fresh copy of the host for each task. It must be told at test which task an input belongs to.
+    """A fresh copy of the host for each task; it needs the task's identity at test.
 
-    Equations: theta_t = train(theta_0, D_t); task t is answered by theta_t.
+    Equations:
+        theta_t = train(theta_0, D_t); task t is answered by theta_t.
 
-    train: 'host' trains all parameters, as published; 'lora' a LoRA on query and value. rank, alpha, dropout: of
-    that LoRA.
+    Args:
+        train: 'host' trains all parameters, as published; 'lora' a LoRA on query and value.
+        rank: Dimensions of that LoRA.
+        alpha: Its scale is alpha / rank.
+        dropout: On its input.
 
-    A copy never changes again, so its score stands in all later rows of the matrix and forgetting is 0 by
-    construction; no copy answers a task it has not learnt, so forward transfer is undefined.
+    Note:
+        A copy never changes again, so its score stands in all later rows of the matrix and forgetting is 0 by
+        construction. No copy answers a task it has not learned, so forward transfer is undefined.
 
-    Sources: AM-LoRA section 3.2 (PerTaskFT).
+    Sources:
+        AM-LoRA section 3.2 (PerTaskFT).
     """
     adapter: Adapter = Full() if train == "host" else LowRank(rank=rank, alpha=alpha, dropout=dropout, slots="shared")
     return Method(

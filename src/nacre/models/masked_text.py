@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nacre.errors import DataError
-from nacre.functional.token_masks import corrupted, hidden_places
+from nacre.functional.token_masks import corrupted, hidden_positions
 from nacre.seeds import derive
 
 RATE = 0.15
@@ -43,7 +43,7 @@ class TokenMasking:
         generator = torch.Generator().manual_seed(seed)
         tokens = torch.tensor(ids)
         maskable = torch.tensor([token not in self.special for token in ids])
-        positions = hidden_places(maskable, torch.rand(len(ids), generator=generator), self.rate)
+        positions = hidden_positions(maskable, torch.rand(len(ids), generator=generator), self.rate)
         fills = torch.rand(len(positions), generator=generator)
         other = torch.randint(self.vocabulary, (len(positions),), generator=generator)
         return tuple(corrupted(tokens, positions, fills, other, self.mask).tolist()), tuple(positions.tolist())

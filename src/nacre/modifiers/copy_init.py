@@ -1,4 +1,4 @@
-"""``+copy_init``: a new task begins with a copy of the last task's upper layers."""
+"""`+copy_init`: a new task begins with a copy of the last task's upper layers."""
 
 from typing import Literal
 
@@ -8,16 +8,22 @@ from nacre.parts.start import CopyStart
 
 @modifier
 def copy_init(method: Method, *, layers: int | Literal["all"] = 4) -> Method:
-    """LB-CL's motivation experiment, for any method with a low-rank slot for each task: the new slot is a copy of the
-    last one in some layers, and begins as usual in the others.
+    """A new task's slot begins as a copy of the last task's slot in some layers, and as usual in the others.
 
-    Equations: (A_t, B_t) = (A_{t-1}, B_{t-1}) in the chosen layers.
+    This is LB-CL's motivation experiment, for any method with a low-rank slot for each task.
 
-    layers: how many, counted from the output down, of the decoder where there is one, otherwise of the only stack;
-    'all': every site. The slides copy none, 4, 9 and all: 4 or 9 help both tasks, all ruin the first.
+    Equations:
+        (A_t, B_t) = (A_{t-1}, B_{t-1}) in the chosen layers.
 
-    Assumed: top layers are the decoder's; both factors are copied; AM-LoRA's selectors begin as usual.
+    Args:
+        method: The method to modify.
+        layers: How many, counted from the output down, of the decoder where there is one, otherwise of the only stack;
+            'all': every site. The slides copy none, 4, 9 and all: 4 or 9 help both tasks, all ruin the first.
 
-    Sources: LB-CL (NeurIPS 2024), section 2 (motivation).
+    Assumed:
+        - Top layers are the decoder's; both factors are copied; AM-LoRA's selectors begin as usual.
+
+    Sources:
+        LB-CL (NeurIPS 2024), section 2 (motivation).
     """
     return method.with_start(CopyStart(layers=layers))

@@ -13,16 +13,17 @@ from nacre.adapters.adapter import Adapter, FeatureMap
 from nacre.adapters.full import PlacedFull
 from nacre.adapters.slotted import SlottedAdapter
 from nacre.errors import RecipeError
+from nacre.features.clusters import effective_rows, feature_clusters
 from nacre.features.kept_rows import KeptRows
-from nacre.features.magnitudes import Magnitudes, Tokens, summed_over_processes
+from nacre.features.magnitudes import CountedTokens, Magnitudes, summed_over_processes
 from nacre.features.masked_step import Masked, MaskedStep, check_threshold, with_roles
 from nacre.functional.masking import Count, kept_count, largest, largest_groups, random_features, row_sums
 from nacre.models.roles import ROLES, Role
-from nacre.parts.feature_clusters import effective_rows, feature_clusters, magnitude_profiles
 from nacre.parts.part import GradientRule, Learner, Step
 from nacre.per_task import PerTask, all_values, value_of
 from nacre.seeds import derive
 from nacre.tasks.task import Task
+from nacre.tasks.template import Example
 
 PROFILE_ROWS = 64
 
@@ -54,7 +55,7 @@ class MagnitudeMask(GradientRule):
     mask: Masked = "gradient"
     first_task: bool = False
     components: tuple[Role, ...] = ROLES
-    tokens: Tokens = "non_padding"
+    tokens: CountedTokens = "non_padding"
     count: Count = "floor"
     clusters: int = 0
     cluster_by: Literal["weight", "magnitude"] = "weight"
@@ -94,7 +95,7 @@ class MagnitudeMask(GradientRule):
             # Other parts may run the model, too; while it is trained, all its calls belong to the step.
             magnitudes = Magnitudes(model, maps, self.tokens, counts=lambda: model.training and torch.is_grad_enabled())
         kept = [kept_count(found.features, threshold, self.count) for found in maps]
-        masking = Masking(MaskedStep(maps, self.mask), kept, groups, magnitudes)
+        masking = ActiveMask(MaskedStep(maps, self.mask), kept, groups, magnitudes)
         learner.resources[self.key] = masking
         learner.on_close(masking.close)
         if self._can_choose_early(learner):
@@ -120,8 +121,8 @@ class MagnitudeMask(GradientRule):
         if (masking := self._masking(learner)) is not None:
             masking.step.after()
 
-    def _masking(self, learner: Learner) -> Masking | None:
-        masking: Masking | None = learner.resources.get(self.key)
+    def _masking(self, learner: Learner) -> ActiveMask | None:
+        masking: ActiveMask | None = learner.resources.get(self.key)
         return masking
 
     def _can_choose_early(self, learner: Learner) -> bool:
@@ -135,7 +136,7 @@ class MagnitudeMask(GradientRule):
         full = isinstance(learner.adapter, PlacedFull)
         return full and first and alone and self.by == "magnitude" and self.clusters == 0
 
-    def _masks(self, learner: Learner, masking: Masking) -> list[Tensor]:
+    def _masks(self, learner: Learner, masking: ActiveMask) -> list[Tensor]:
         maps = masking.step.maps
         if self.by == "random":
             where = (learner.state.seed, self.key, learner.task_number, learner.step.number)
@@ -149,7 +150,7 @@ class MagnitudeMask(GradientRule):
         whole = zip(scores, masking.groups, masking.kept, strict=True)
         return [largest_groups(score, groups, kept) for score, groups, kept in whole]
 
-    def _scores(self, learner: Learner, masking: Masking) -> list[Tensor]:
+    def _scores(self, learner: Learner, masking: ActiveMask) -> list[Tensor]:
         if self.by == "weight":
             return [row_sums(effective_rows(found), 0) for found in masking.step.maps]
         if self.by == "gradient":
@@ -179,7 +180,7 @@ class MagnitudeMask(GradientRule):
 
 
 @dataclass
-class Masking:
+class ActiveMask:
     """What lives while a task is learnt. kept: features per map; groups: each feature's cluster, per map; rows: where
     masks can be chosen in the backward pass; taken: the newest step whose gradients have been masked."""
 
@@ -195,6 +196,32 @@ class Masking:
             self.rows.close()
         if self.magnitudes is not None:
             self.magnitudes.close()
+
+
+@torch.no_grad()
+def magnitude_profiles(
+    learner: Learner, maps: Sequence[FeatureMap], examples: Sequence[Example], tokens: CountedTokens
+) -> list[Tensor]:
+    """Each feature's mean magnitude on the tokens of each example.
+
+    Args:
+        learner: Whose host computes.
+        maps: The linear maps that are measured.
+        examples: Rows of the task.
+        tokens: Which tokens count.
+
+    Returns:
+        [features, examples] for each map.
+    """
+    magnitudes = Magnitudes(learner.adapter.model, maps, tokens, counts=lambda: True)
+    try:
+        columns = []
+        for row in learner.encode(examples):
+            learner.loss_sum([row])
+            columns.append(magnitudes.take_means())
+    finally:
+        magnitudes.close()
+    return [torch.stack(profile, dim=1) for profile in zip(*columns, strict=True)]
 
 
 def _gradient_sums(found: FeatureMap) -> Tensor:

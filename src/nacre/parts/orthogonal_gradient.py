@@ -13,7 +13,7 @@ from nacre.adapters.adapter import Adapter
 from nacre.adapters.slotted import low_rank_in, why_no_past
 from nacre.errors import RecipeError
 from nacre.functional.projection import Space, part_within
-from nacre.functional.stacking import alike
+from nacre.functional.stacking import group_by_shape
 from nacre.parts.part import GradientRule, Learner
 from nacre.parts.used_directions import Factor, FreeDimensions, UsedDirections, report_free_dimensions, up_to_date
 from nacre.tasks.task import Task
@@ -88,7 +88,7 @@ class OrthogonalGradient(GradientRule):
         """Raises ``TrainingError`` if earlier tasks have used up all directions of a site."""
         known: dict[tuple[str, ...], UsedDirections] = learner.cache.get(self.key, {})
         groups = []
-        for factors in alike(self._factors(learner), lambda factor: factor.past.shape, learner.host.device):
+        for factors in group_by_shape(self._factors(learner), lambda factor: factor.past.shape, learner.host.device):
             used = up_to_date(known.get(_names(factors)), factors, self.space, self.energy)
             start = torch.stack([factor.values() for factor in factors])
             groups.append(FactorGroup(tuple(factors), used, start))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.slotted import SlottedSite, low_rank_in, why_no_past
-from nacre.functional.penalties import overlaps, stacked
-from nacre.functional.stacking import alike
+from nacre.functional.penalties import overlaps
+from nacre.functional.stacking import group_by_shape, stacked
 from nacre.parts.part import Learner, Penalty
 from nacre.per_task import PerTask, check_not_negative
 from nacre.tasks.task import Task
@@ -50,7 +50,7 @@ class Orthogonality(Penalty):
     def _pairs(self, learner: Learner) -> Pairs:
         sites = low_rank_in(learner.adapter).sites.values()
         directions = [found for site in sites for found in self._directions(site)]
-        groups = alike(directions, lambda found: found.past.shape, learner.host.device)
+        groups = group_by_shape(directions, lambda found: found.past.shape, learner.host.device)
         return Pairs(groups, [stacked([found.past for found in group]) for group in groups])
 
     def _directions(self, site: SlottedSite) -> Iterator[Directions]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.slotted import low_rank_in, why_no_past
 from nacre.errors import RecipeError, TrainingError
-from nacre.functional.sensitivity import Match, Triplets, combined, orthonormal_rows
+from nacre.functional.sensitivity import Match, Triplets, averaged_triplets, orthonormal_rows
 from nacre.models.roles import in_top_layers
 from nacre.parts.measured_sensitivity import is_dense, through_folded, through_triplets
 from nacre.parts.part import Learner, Start
@@ -37,9 +37,9 @@ class SensitivityStart(Start):
         common loss; ``sample``: S row by row, then summed, so that rows do not cancel each other.
     sigma: ``average`` as above; ``zero``: the new task knows the directions and begins at the old function (without
         sigma, B is zero); ``ones``.
-    match, align: see ``functional.sensitivity.combined``. orthonormalize: ``qr`` makes U's columns and V's rows
-        orthonormal afterwards. top_layers: how many layers from the output down take part (of the decoder, where there
-        is one); None: all. The others begin as usual.
+    match, align: see ``functional.sensitivity.averaged_triplets``. orthonormalize: ``qr`` makes U's columns and V's
+        rows orthonormal afterwards. top_layers: how many layers from the output down take part (of the decoder, where
+        there is one); None: all. The others begin as usual.
     """
 
     seed_samples: int = 8
@@ -82,7 +82,7 @@ class SensitivityStart(Start):
         for name in names:
             site = adapter.sites[name]
             past = Triplets(**site.past_by_group())
-            new = combined(past, sensitivities[name], match=self.match, align=self.align == "align")
+            new = averaged_triplets(past, sensitivities[name], match=self.match, align=self.align == "align")
             site.write(self._adjusted(name, new))
 
     def sensitivities(self, learner: Learner, tasks: Sequence[Task], names: Collection[str]) -> dict[str, Tensor]:

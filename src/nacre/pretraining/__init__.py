@@ -1,5 +1,5 @@
-"""A tiny language model from scratch, on any text: what is behind ``nacre pretrain``.
+"""A tiny language model from scratch, on any text: the code behind `nacre pretrain`.
 
 It exists for two reasons: the demo's embedded model can be made again by anyone, and experiments on small machines
-have a host whose every training text is known. It is no way to a good general model.
+have a host whose every training text is known. It does not make a good general model.
 """

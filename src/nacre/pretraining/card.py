@@ -12,7 +12,14 @@ from nacre.pretraining.settings import PretrainResult, PretrainSettings
 
 
 def model_card(settings: PretrainSettings, result: PretrainResult, source: str, command: Sequence[str]) -> str:
-    """The README.md of the model's folder. source: where its text came from; command: what was typed, may be empty."""
+    """The README.md of the model's folder.
+
+    Args:
+        settings: Of the pretraining.
+        result: What it gave.
+        source: Where the text came from, one line.
+        command: The command that was typed; may be empty.
+    """
     kind = {
         "span_corruption": "An encoder-decoder (T5, gated feed-forward, tied embeddings, no dropout)",
         "causal": "A decoder-only model (Llama, tied embeddings)",

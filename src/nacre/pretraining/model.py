@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 
 
 def new_model(tokenizer: PreTrainedTokenizerBase, settings: PretrainSettings) -> PreTrainedModel:
-    """A freshly initialized T5 or Llama; both with gated feed-forward, tied embeddings and no dropout."""
+    """A freshly initialized T5 or Llama; both with gated feed-forward, tied embeddings and no dropout.
+
+    Args:
+        tokenizer: Gives the vocabulary and special tokens.
+        settings: Objective and sizes.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
     common: dict[str, Any] = {

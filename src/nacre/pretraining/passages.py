@@ -9,7 +9,14 @@ from nacre.errors import DataError
 
 
 def read_passages(files: Sequence[Path]) -> list[str]:
-    """The paragraphs of text files in UTF-8: what stands between empty lines, in order."""
+    """The paragraphs of text files, separated by empty lines, in order.
+
+    Args:
+        files: Text files in UTF-8.
+
+    Raises:
+        DataError: There is no file, one cannot be read as UTF-8, or all are empty.
+    """
     if not files:
         raise DataError("No text files were given; name at least one, or ask for the demo's text with --demo.")
     passages: list[str] = []

@@ -11,7 +11,7 @@ import torch
 
 from nacre.errors import DataError, ModelError
 from nacre.files import build_folder, write_atomically
-from nacre.pretraining.batches import Batches
+from nacre.pretraining.batches import WindowBatches
 from nacre.pretraining.card import model_card
 from nacre.pretraining.model import new_model
 from nacre.pretraining.settings import PretrainResult, PretrainSettings
@@ -31,14 +31,23 @@ def pretrain(
     tokenizer: Path | None = None,
     progress: Progress | None = None,
 ) -> PretrainResult:
-    """Train a model on ``passages`` and write a folder that transformers loads, with a model card, atomically.
+    """Train a model on passages and write a folder that transformers loads, with a model card, atomically.
 
-    passages: texts that belong together, a paragraph each (``read_passages``). A twentieth, at most 256, is held out.
-    output: a new or empty folder, or a model's, which is replaced.
-    source: where the passages came from, one line for the card. command: what was typed, for the card.
-    tokenizer: a folder with a tokenizer to use instead of training one.
-    Deterministic for given passages, settings and versions. Raises ``DataError`` for too little text, ``ModelError``
-    for an unusable tokenizer or output and for a loss that is no number, ``RecipeError`` for too small a vocabulary.
+    The result is deterministic for given passages, settings and versions.
+
+    Args:
+        passages: Texts that belong together, a paragraph each (`read_passages`). A twentieth, at most 256, is held out.
+        output: A new or empty folder, or a model's, which is replaced.
+        settings: Of the pretraining.
+        source: Where the passages came from, one line for the card.
+        command: The command that was typed, for the card.
+        tokenizer: Folder with a tokenizer to use instead of training one.
+        progress: Called after every step.
+
+    Raises:
+        DataError: There is too little text.
+        ModelError: The tokenizer or the output folder cannot be used, or the loss is not a number.
+        RecipeError: The vocabulary is too small.
     """
     if output.exists() and not output.is_dir():
         raise ModelError(f"{output} is a file; the output must be a folder, new or to be replaced.")
@@ -53,7 +62,7 @@ def pretrain(
     try:
         words = load_tokenizer(tokenizer, settings) if tokenizer else train_tokenizer(texts, settings)
         learned, held_out = hold_out(windows_of(texts, words, settings), settings, source)
-        batches = Batches(words, settings)
+        batches = WindowBatches(words, settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(settings.seed, "pretrain", "weights"))
             model = new_model(words, settings)

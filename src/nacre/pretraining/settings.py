@@ -1,4 +1,4 @@
-"""What goes into a pretraining and what comes of it. Free of torch: the command line shows the defaults."""
+"""Settings and result of a pretraining. Free of torch: the command line shows the defaults."""
 
 from __future__ import annotations
 
@@ -15,18 +15,29 @@ OBJECTIVES: tuple[Objective, ...] = ("span_corruption", "causal")
 class PretrainSettings:
     """Every setting of a pretraining; the defaults are those of the embedded model.
 
-    objective: ``span_corruption`` makes a T5, ``causal`` a Llama; see ``objectives``.
-    d_model, layers, decoder_layers, heads, d_ff: the architecture; ``layers`` counts the encoder's (or a causal
-        model's), ``decoder_layers`` belongs to span corruption only. The feed-forward is gated, embeddings are tied.
-    vocabulary: entries of the tokenizer, when one is trained: bytes, special tokens, sentinels and merges.
-    sentinels: how many ``<extra_id_n>`` the trained tokenizer has.
-    lowercase: whether the trained tokenizer lower-cases its input; a small vocabulary reaches further so.
-    length: most tokens of a passage; longer ones are cut into windows.
-    mask_share, mean_span: share of a passage's tokens that is masked, and mean tokens per span.
-    continuation: share of the passages trained as prefix and continuation (span corruption only).
-    learning_rate: the peak, relative to each parameter tensor's root mean square at the start, see ``training``.
-    warmup: share of the steps with a rising rate; afterwards it falls to zero along a cosine.
-    threads: of torch, during the training; the weights depend on it in the last bits.
+    Attributes:
+        objective: `span_corruption` makes a T5, `causal` a Llama; see `objectives`.
+        d_model: Width.
+        layers: Layers of the encoder, or of a causal model.
+        decoder_layers: Layers of the decoder (span corruption only).
+        heads: Attention heads.
+        d_ff: Width of the feed-forward, which is gated.
+        vocabulary: Entries of the tokenizer, when one is trained: bytes, special tokens, sentinels and merges.
+        sentinels: Number of `<extra_id_n>` tokens of the trained tokenizer.
+        lowercase: Whether the trained tokenizer lower-cases its input, so that a small vocabulary goes further.
+        length: Most tokens of a passage; longer ones are cut into windows.
+        mask_share: Share of a passage's tokens that is masked.
+        mean_span: Mean tokens per masked span.
+        continuation: Share of the passages trained as prefix and continuation (span corruption only).
+        steps: Optimizer steps.
+        batch_size: Windows per step.
+        learning_rate: Peak rate, relative to each parameter tensor's root mean square at the start; see `training`.
+        warmup: Share of the steps with a rising rate; afterwards it falls to zero along a cosine.
+        seed: Of weights, batches, masks and the held-out windows.
+        threads: Threads of torch during the training; the weights depend on it in the last bits.
+
+    Raises:
+        RecipeError: A value is out of range.
     """
 
     objective: Objective = "span_corruption"
@@ -76,10 +87,15 @@ class PretrainSettings:
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """What came of it, and what it took.
+    """The outcome of a pretraining.
 
-    loss_before, loss_after: mean loss per target token on held-out passages, in nats.
-    passages, held_out: how many were trained on and measured on; a passage longer than ``length`` counts per window.
+    Attributes:
+        loss_before: Mean loss per target token on held-out passages before training, in nats.
+        loss_after: The same after training.
+        parameters: Number of parameters.
+        passages: Passages trained on; one longer than `length` counts once per window.
+        held_out: Passages measured on, counted likewise.
+        seconds: Wall-clock time.
     """
 
     loss_before: float

@@ -16,11 +16,18 @@ _PAD, _EOS, _UNK, _BOS = "<pad>", "</s>", "<unk>", "<s>"
 
 
 def train_tokenizer(texts: Sequence[str], settings: PretrainSettings) -> PreTrainedTokenizerBase:
-    """A byte-level BPE of ``settings.vocabulary`` entries, as a fast tokenizer of transformers.
+    """A byte-level BPE of `settings.vocabulary` entries, as a fast tokenizer of transformers.
 
-    Any text survives encoding and decoding up to case (with ``lowercase``) and outer blanks. For span corruption
-    ``</s>`` is appended to every text, as T5 does; for causal models ``<s>`` is put in front, as Llama does.
-    Sentinels, which only span corruption has, are single tokens.
+    Any text survives encoding and decoding up to case (with `lowercase`) and outer blanks. For span corruption `</s>`
+    is appended to every text, as T5 does; for causal models `<s>` is put in front, as Llama does. Sentinels, which only
+    span corruption has, are single tokens.
+
+    Args:
+        texts: Training texts.
+        settings: Objective, vocabulary, sentinels, case.
+
+    Raises:
+        RecipeError: The vocabulary is too small for bytes and special tokens.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -63,7 +70,15 @@ def train_tokenizer(texts: Sequence[str], settings: PretrainSettings) -> PreTrai
 
 
 def load_tokenizer(folder: Path, settings: PretrainSettings) -> PreTrainedTokenizerBase:
-    """The tokenizer in ``folder``, or ``ModelError`` where it has not what the objective needs."""
+    """The tokenizer in a folder.
+
+    Args:
+        folder: Written by transformers.
+        settings: Say which tokens are needed.
+
+    Raises:
+        ModelError: It cannot be loaded, or lacks tokens that the objective needs.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -78,7 +93,7 @@ def load_tokenizer(folder: Path, settings: PretrainSettings) -> PreTrainedTokeni
 
 
 def sentinel_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of ``<extra_id_0>``, ``<extra_id_1>`` and so on, as far as the tokenizer has them without a hole."""
+    """Ids of `<extra_id_0>`, `<extra_id_1>` and so on, up to the first that the tokenizer lacks."""
     vocabulary = tokenizer.get_vocab()
     ids: list[int] = []
     while (name := _sentinel(len(ids))) in vocabulary:

@@ -1,4 +1,4 @@
-"""The training loop of a pretraining, and the loss that tells what came of it."""
+"""The training loop of a pretraining, and the held-out loss."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nacre.pretraining.batches import IGNORED, Batches
+from nacre.functional.losses import IGNORED
+from nacre.pretraining.batches import WindowBatches
 from nacre.pretraining.settings import PretrainSettings
-from nacre.pretraining.windows import Window
+from nacre.pretraining.windows import TokenWindow
 from nacre.seeds import derive
 
 if TYPE_CHECKING:
@@ -22,8 +23,17 @@ Progress = Callable[[int, int, float | None], None]
 """Called with steps done, steps in all, and the training loss where it was read (every 50 steps and at the last)."""
 
 
-def train(model: PreTrainedModel, batches: Batches, windows: Sequence[Window], progress: Progress | None) -> None:
-    """``settings.steps`` steps of AdamW on windows drawn at random; every step has a random generator of its own."""
+def train(
+    model: PreTrainedModel, batches: WindowBatches, windows: Sequence[TokenWindow], progress: Progress | None
+) -> None:
+    """Take `settings.steps` steps of AdamW on windows drawn at random; every step has its own random generator.
+
+    Args:
+        model: Is trained in place.
+        batches: Make the tensors, and hold the settings.
+        windows: To draw from.
+        progress: Called after every step, or None.
+    """
     settings = batches.settings
     optimizer = torch.optim.AdamW(_groups(model, settings.learning_rate), betas=(0.9, 0.98), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
@@ -44,14 +54,20 @@ def train(model: PreTrainedModel, batches: Batches, windows: Sequence[Window], p
 
 
 @torch.no_grad()
-def mean_loss(model: PreTrainedModel, batches: Batches, windows: Sequence[Window]) -> float:
-    """Mean loss per target token in nats, with the same masks whenever it is called."""
+def mean_loss(model: PreTrainedModel, batches: WindowBatches, windows: Sequence[TokenWindow]) -> float:
+    """Mean loss per target token in nats, with the same masks in every call.
+
+    Args:
+        model: Is left in evaluation mode.
+        batches: Make the tensors.
+        windows: To measure on.
+    """
     rng = random.Random(derive(batches.settings.seed, "pretrain", "held-out masks"))
     model.train(False)
     total, tokens = 0.0, 0
     for start in range(0, len(windows), 32):
         batch = batches.make(windows[start : start + 32], rng)
-        # A causal model shifts its labels: the first is no target.
+        # A causal model shifts its labels: the first is not a target.
         counted = batch["labels"][:, 1:] if batches.settings.objective == "causal" else batch["labels"]
         count = int((counted != IGNORED).sum())
         total += float(model(**batch).loss) * count

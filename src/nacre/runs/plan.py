@@ -124,8 +124,8 @@ def check_lists(method: Method, optim: Optim, stages: Sequence[Stage]) -> None:
     for name, value in settings.items():
         if isinstance(value, tuple) and len(value) != needed:
             raise RecipeError(
-                f"{name} lists {len(value)} value(s), and {method.called} takes {needed} on this stream: give one "
-                "for each task that a learner comes to, or a single one for all."
+                f"{name} lists {len(value)} value(s), and {method.display_name} takes {needed} on this stream: give "
+                "one for each task that a learner comes to, or a single one for all."
             )
 
 

@@ -159,7 +159,7 @@ def _end_tasks(recipe: Recipe, method: Method, tasks: Sequence[Task], host: Host
     ends = end_tasks_of(recipe.end_tasks, [task.name for task in tasks], recipe.data, host)
     if ends and method.curriculum.needs_task_at_test:
         raise RecipeError(
-            f"end_tasks: {method.called} ends with a model for each task, and no last one to copy. "
+            f"end_tasks: {method.display_name} ends with a model for each task, and no last one to copy. "
             "Set end_tasks.after=never."
         )
     return ends

@@ -37,7 +37,7 @@ def check_abilities(settings: BaseAbility | None, method: Method) -> None:
     check_consent(settings.tasks, settings.run_generated_code)
     if method.curriculum.needs_task_at_test and settings.when == "ends":
         raise RecipeError(
-            f"base_ability: {method.called} ends with a model for each task, and no last one to measure. "
+            f"base_ability: {method.display_name} ends with a model for each task, and no last one to measure. "
             "Set base_ability.when=every."
         )
     lm_eval("")

@@ -1,0 +1,82 @@
+"""Defaults that occur in several places agree: in methods, in modifiers, and in the parts and adapters they use.
+
+A method's signature is its sheet, so a default may have to be written more than once; it must not differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+from nacre.method import Method
+from nacre.registry import METHODS, MODIFIERS, build_method, parameters_of
+
+HOSTS = {"l1": "am_lora", "copy_init": "inc_lora", "orthogonality": "inc_lora", "sensitivity_init": "inc_lora"}
+HOSTS |= {"orthogonal_gradient": "inc_lora"}
+"""A method that a modifier goes with; any other goes with seq_ft."""
+
+TWINS = {
+    "lb_cl": {"+sensitivity_init": {}, "+orthogonal_gradient": {"sigma": "sigma_gradient"}},
+    "o_lora": {"+orthogonality": {"strength": "orthogonality"}},
+    "ewc": {"+ewc": {}},
+    "replay": {"+replay": {}},
+    "lora_replay": {"+replay": {}, "seq_lora": {}},
+}
+"""Methods that hold what others add. A parameter has the other's name, or the one given here."""
+
+OWN = {
+    ("lb_cl", "alpha"): "its scale is 1, not alpha / rank",
+    ("ewc", "strength"): "a weight of another penalty",
+    ("l1", "strength"): "a weight of another penalty",
+    ("orthogonality", "strength"): "a weight of another penalty",
+    ("orthogonal_gradient", "sigma"): "says whether sigma is projected",
+}
+"""Parameters whose name others have too, with another meaning."""
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """Of a method, or of a modifier, ``+name``."""
+    functions = MODIFIERS if name.startswith("+") else METHODS
+    parameters = parameters_of(functions.function(name.removeprefix("+")))
+    return {key: parameter.default for key, parameter in parameters.items()}
+
+
+def test_one_name_has_one_default() -> None:
+    values: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name in [*METHODS.names(), *(f"+{name}" for name in MODIFIERS.names())]:
+        for key, value in defaults(name).items():
+            if (name.removeprefix("+"), key) not in OWN:
+                values[key][repr(value)].append(name)
+    differing = {key: dict(by_value) for key, by_value in values.items() if len(by_value) > 1}
+    assert not differing
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_what_a_method_shares_with_others_has_their_defaults(name: str) -> None:
+    own = defaults(name)
+    for other, renamed in TWINS[name].items():
+        theirs = {renamed.get(key, key): value for key, value in defaults(other).items()}
+        assert theirs == {key: own[key] for key in theirs}, other
+
+
+def held(method: Method) -> list[Any]:
+    """Its adapter and its parts."""
+    return [method.adapter, *method.parts]
+
+
+@pytest.mark.parametrize(
+    "name", [*METHODS.names(), *(f"{HOSTS.get(name, 'seq_ft')}+{name}" for name in MODIFIERS.names())]
+)
+def test_adapters_and_parts_have_the_defaults_of_the_methods_made_of_them(name: str) -> None:
+    method = build_method(name, {"l1": {"group": "up"}} if name == "am_lora+l1" else None)
+    differing = {
+        (type(part).__name__, field.name): (getattr(part, field.name), field.default)
+        for part in held(method)
+        for field in dataclasses.fields(part)
+        if field.default is not dataclasses.MISSING and getattr(part, field.name) != field.default
+    }
+    differing.pop(("LowRank", "slots"), None)  # one LoRA for all tasks or one for each: that is the method itself
+    assert not differing
