@@ -31,7 +31,7 @@ from nacre.runs.protocol import protocol_of
 from nacre.runs.recipe import Recipe
 from nacre.tasks.checking.findings import check_stream
 from nacre.tasks.reading.sources import load_tasks
-from nacre.tasks.task import Row, Task, said
+from nacre.tasks.task import Row, Task, turns_text
 from nacre.tasks.template import Example, Template, Turn
 
 # Words of the tiny tokenizer stand for the roles, so that every id can be counted by hand.
@@ -406,16 +406,16 @@ ANSWER = {"role": "assistant", "content": "b"}
         ({"other": 1}, "there is no field 'messages'; the row has 'other'."),
         ({"messages": [TURN, "b"]}, "field 'messages', turn 2: 'role' and 'content' are expected, not 'b'."),
         ({"messages": [{"from": "human", "value": "a"}]}, "turn 1: 'role' and 'content' are expected"),
-        ({"messages": [TURN | {"role": "human"}, ANSWER]}, "role 'human' is not known; the roles are system, user, a"),
+        ({"messages": [TURN | {"role": "human"}, ANSWER]}, "unknown role 'human'; the roles are system, user, a"),
         ({"messages": [TURN, ANSWER | {"content": None}]}, "turn 2: the content must be a string, not None."),
         ({"messages": [TURN | {"content": [{"type": "text"}]}, ANSWER]}, "turn 1: the content must be a string, not ["),
         ({"messages": [TURN, ANSWER | {"content": " "}]}, "turn 2: the content is empty."),
         ({"messages": [TURN | {"content": "\ud800"}, ANSWER]}, "turn 1: the content holds half a character"),
-        ({"messages": [TURN, ANSWER | {"tool_calls": [{}]}]}, "turn 2: 'tool_calls' is not learnt"),
-        ({"messages": [TURN]}, "the last turn is of 'user'; it must be the assistant's, whose answer is learnt."),
-        ({"messages": [ANSWER]}, "the conversation begins with the assistant, which has nothing to answer there."),
+        ({"messages": [TURN, ANSWER | {"tool_calls": [{}]}]}, "turn 2: 'tool_calls' cannot be learned"),
+        ({"messages": [TURN]}, "the last turn has the role 'user'; it must be the assistant's, the answer to learn."),
+        ({"messages": [ANSWER]}, "the conversation begins with the assistant, which has nothing to answer yet."),
         ({"messages": [{"role": "system", "content": ""}, ANSWER]}, "all turns before the last answer are empty."),
-        (chat("a ?", "b", tools=[{"name": "search"}]), "conversations with 'tools' are not learnt"),
+        (chat("a ?", "b", tools=[{"name": "search"}]), "conversations with 'tools' cannot be learned"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, row: dict[str, Any], says: str) -> None:
@@ -436,7 +436,7 @@ def test_a_row_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 2: field 'prompt' must be a string"):
         load_tasks(["talk"], tmp_path)
     rows = (Row("a", "b", turns=(user("a"),)), Row("a", "b"))
-    with pytest.raises(DataError, match="train row 2: either all rows of a task are conversations, or none is"):
+    with pytest.raises(DataError, match="train row 2: either all rows of a task are conversations, or none are"):
         Task("talk", rows, rows[:1], rows[:1], Template()).check()
 
 
@@ -444,7 +444,7 @@ def test_a_row_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_nothing_is_added_to_a_conversation(tmp_path: Path, key: str) -> None:
     write(tmp_path / "talk", talks(4))
     (tmp_path / "talk" / "task.json").write_text(json.dumps({key: "Be brief."}))
-    with pytest.raises(DataError, match=rf"'{key}' cannot be added to conversations, .* turn of the system"):
+    with pytest.raises(DataError, match=rf"'{key}' cannot be added to conversations, .* system turn"):
         load_tasks(["talk"], tmp_path)
 
 
@@ -489,7 +489,7 @@ def lessons() -> Task:
         for size in ("big", "small")
         for thing, answer in things.items()
     ]
-    rows = tuple(Row(said(turns), size, turns=turns) for size, turns in asked)
+    rows = tuple(Row(turns_text(turns), size, turns=turns) for size, turns in asked)
     return Task("talk", rows, rows[:2], rows, Template(answer_cue=""))
 
 
@@ -603,9 +603,9 @@ def test_a_run(nacre: Call, tmp_path: Path) -> None:
     assert_one_line_error(bare, "put a chat_template.jinja into the model's folder")
     assert not (tmp_path / "run").exists()
     (model / "chat_template.jinja").write_text(BEADS)
-    said = nacre(*arguments, "--output", tmp_path / "run", "--json")
-    assert said.code == 0, said.err
-    assert len(json.loads(said.out)["matrix"]) == 2
+    turns_text = nacre(*arguments, "--output", tmp_path / "run", "--json")
+    assert turns_text.code == 0, said.err
+    assert len(json.loads(turns_text.out)["matrix"]) == 2
     protocol = json.loads((tmp_path / "run" / "protocol.json").read_text())
     assert BEADS in json.dumps(protocol, ensure_ascii=False).encode().decode("unicode_escape")
     assert_one_line_error(
@@ -619,7 +619,7 @@ def test_cut_conversations_are_counted(nacre: Call, tmp_path: Path) -> None:
     model = write_tiny_model("llama", tmp_path / "model")
     (model / "chat_template.jinja").write_text(BEADS)
     arguments = ("check", tmp_path / "data", "--model", model, "--max-target-length", 8, "--max-source-length")
-    said = nacre(*arguments, 12)
-    assert said.code == 0, said.err
-    assert "2 of 2 texts in test of 'talk' are cut: inputs have 12 tokens." in one_line(said.out)
+    turns_text = nacre(*arguments, 12)
+    assert turns_text.code == 0, said.err
+    assert "2 of 2 texts in test of 'talk' are cut: inputs have 12 tokens." in one_line(turns_text.out)
     assert "are cut" not in nacre(*arguments, 30).out

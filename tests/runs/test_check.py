@@ -174,8 +174,8 @@ def test_dev_equals_test_in_the_published_layout(nacre: Call, tmp_path: Path) ->
     result = found(nacre, publish(tmp_path))
     [same] = of(result, "identical")
     assert same["sentence"] == (
-        "validation of 'sst2' (dev.json) and test of 'sst2' (test.json) are the same file, byte by byte; nacre leaves "
-        "validation alone and holds rows out of train instead."
+        "validation of 'sst2' (dev.json) and test of 'sst2' (test.json) are the same file, byte by byte; nacre ignores "
+        "validation and holds rows out of train instead."
     )
     # What nacre does about it leaves nothing that leaks.
     assert of(result, "leak", "overlap") == []
@@ -197,7 +197,7 @@ def test_planted_rows_are_named_in_the_published_layout(nacre: Call, tmp_path: P
 def test_dev_equals_test_in_another_order(nacre: Call, tmp_path: Path) -> None:
     rows = [{"label": "Good" if row["label"] == "yes" else "Bad", "sentence": row["text"]} for row in lines("test", 20)]
     [same] = of(found(nacre, publish(tmp_path, dev=rows[::-1])), "identical")
-    assert "hold the same rows; nacre leaves validation alone" in same["sentence"]
+    assert "hold the same rows; nacre ignores validation" in same["sentence"]
 
 
 def test_test_equals_train(nacre: Call, tmp_path: Path) -> None:
@@ -282,14 +282,14 @@ def test_labels() -> None:
     task = labelled(("A", "B", "C", "D"), "A B B", "A C")
     sentences = [finding.sentence for finding in label_findings(task, normalize)]
     assert sentences == [
-        "labels 'D' of 't' are in the label set, and no row has them.",
-        "labels 'C' of 't' are asked for in test and never trained.",
-        "labels 'B' of 't' are trained and never asked for in test.",
+        "labels 'D' of 't' are in the label set, but no row has them.",
+        "labels 'C' of 't' are in test but never in train.",
+        "labels 'B' of 't' are in train but never in test.",
     ]
     same = labelled(("Good!", "good", "-", "bad"), "Good! good - bad", "Good! good - bad")
     assert [finding.sentence for finding in label_findings(same, normalize)] == [
-        "labels 'Good!', 'good' of 't' become 'good' when answers are compared; no run takes them.",
-        "labels '-' of 't' become nothing when answers are compared; no run takes them.",
+        "labels 'Good!', 'good' of 't' become 'good' when answers are compared; no run accepts them.",
+        "labels '-' of 't' become nothing when answers are compared; no run accepts them.",
     ]
     assert list(label_findings(labelled(("A", "B"), "A B", "B A"), normalize)) == []
 
@@ -298,7 +298,7 @@ def test_labels_that_no_run_takes_are_shown_and_no_error(nacre: Call, tmp_path: 
     rows = [{"text": row["text"], "label": row["label"]} for row in lines("train", 40)]
     write(tmp_path / "d", "birds", rows, lines("test", 20), labels=["yes", "no", "No."])
     sentences = [finding["sentence"] for finding in of(found(nacre, tmp_path / "d"), "labels")]
-    assert "labels 'no', 'No.' of 'birds' become 'no' when answers are compared; no run takes them." in sentences
+    assert "labels 'no', 'No.' of 'birds' become 'no' when answers are compared; no run accepts them." in sentences
 
 
 # Prompts.

@@ -54,8 +54,8 @@ def test_the_task_is_right(task):
     [
         ('{"text": "x", "label": ', "not valid JSON (column 24: Expecting value)"),
         ('{"text": "x", "label": NaN}', "not valid JSON (NaN is not a JSON value)"),
-        ('["x", "a"]', "an object with fields is expected, this is a list"),
-        ('"x"', "an object with fields is expected, this is a string"),
+        ('["x", "a"]', "an object with fields is expected, but this is a list"),
+        ('"x"', "an object with fields is expected, but this is a string"),
         ('{"text": "x", "lable": "a"}', "there is no field 'label'; the row has 'text', 'lable'"),
         ('{"label": "a"}', "there is no field 'text'; the row has 'label'"),
         ("{}", "there is no field 'text'; the row has none"),
@@ -106,11 +106,11 @@ def test_no_field_pair_at_all(task):
     (task / "train.jsonl").write_text(lines([{"words": "x", "class": "a"}]))
     refused(
         task.parent,
-        f"{task / 'train.jsonl'}, line 1: the fields are 'words', 'class'; needed are 'text' and 'label'",
+        f"{task / 'train.jsonl'}, line 1: the fields are 'words', 'class'; expected are 'text' and 'label'",
         "or 'prompt' and 'completion'",
     )
     (task / "task.json").write_text('{"fields": {"text": "word", "label": "class"}}')
-    refused(task.parent, "needed are 'word' and 'class'")
+    refused(task.parent, "expected are 'word' and 'class'")
 
 
 # Files.
@@ -136,7 +136,7 @@ def test_no_row_with_a_label(tmp_path):
         path = tmp_path / "mnli" / f"{split}.jsonl"
         path.parent.mkdir(exist_ok=True)
         path.write_text(lines([{"text": "x", "label": label}]))
-    refused(tmp_path, "test.jsonl: no row of it has a label", names=("mnli",))
+    refused(tmp_path, "test.jsonl: none of its rows has a label", names=("mnli",))
 
 
 def test_not_a_gzip(task):
@@ -168,7 +168,7 @@ def test_bad_csv(task, content, says):
 def test_csv_without_any_field_pair(task):
     (task / "train.jsonl").unlink()
     (task / "train.csv").write_text("words,class\nx,a\n")
-    refused(task.parent, f"{task / 'train.csv'}: the columns are 'words', 'class'; needed are 'text' and 'label'")
+    refused(task.parent, f"{task / 'train.csv'}: the columns are 'words', 'class'; expected are 'text' and 'label'")
 
 
 def test_bad_json_list(task):
@@ -176,9 +176,9 @@ def test_bad_json_list(task):
     (task / "test.json").write_text('[\n{"text": "x"\n "label": "a"}]')
     refused(task.parent, f"{task / 'test.json'}, line 3: not valid JSON (")
     (task / "test.json").write_text('{"rows": []}')
-    refused(task.parent, f"{task / 'test.json'}: a JSON list of objects is expected, this is an object")
+    refused(task.parent, f"{task / 'test.json'}: a JSON list of objects is expected, but this is an object")
     (task / "test.json").write_text("[1]")
-    refused(task.parent, f"{task / 'test.json'}, row 1: an object with fields is expected, this is a number")
+    refused(task.parent, f"{task / 'test.json'}, row 1: an object with fields is expected, but this is a number")
 
 
 def test_bad_parquet(task):
@@ -297,7 +297,7 @@ def test_one_level_too_deep(task):
 
 def test_a_task_that_is_there_twice(task):
     (task.parent / "mine.jsonl").write_text(lines(TRAIN))
-    refused(task.parent, f"Task 'mine' is there more than once: {task} and {task.parent / 'mine.jsonl'}")
+    refused(task.parent, f"Task 'mine' exists more than once: {task} and {task.parent / 'mine.jsonl'}")
 
 
 @pytest.mark.parametrize("name", ["", " ", "..", "../mine", "a/b", "a\\b", "/mine", "mine\0"])
@@ -312,7 +312,7 @@ def test_names_given_twice(task):
 
 
 def test_no_data_folder():
-    refused(None, "Task 'mnli' needs a data folder, and none was given", names=("mnli",))
+    refused(None, "Task 'mnli' needs a data folder, but none was given", names=("mnli",))
 
 
 def test_unreadable_file(task, monkeypatch):

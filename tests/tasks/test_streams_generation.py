@@ -246,7 +246,7 @@ def test_superni_in_nacres_layout(tmp_path):
         "Definition: Name it.\n\nNow complete the following example -\nInput: the sky\nOutput:"
     )
     (tmp_path / name / "task.json").unlink()
-    with pytest.raises(DataError, match="the task's definition is missing"):
+    with pytest.raises(DataError, match="begins with the task's definition, which is missing"):
         load_tasks([name], tmp_path)
 
 
@@ -385,7 +385,7 @@ def test_own_stream_takes_no_data_folder(tmp_path):
         ({"labels": [True, False]}, "task 'desks', labels: YAML reads yes, no, on, off, true and false without quotes"),
         ({"labels": "goods"}, "task 'desks', labels: a list of label strings is expected, not 'goods'."),
         ({"labels": ["goods"]}, "train.csv, line 2: label 'bills' is not in the label set, which is 'goods'."),
-        ({"fields": {"text": "q", "label": "desk"}}, "train.csv: the columns are 'question', 'desk'; needed are 'q'"),
+        ({"fields": {"text": "q", "label": "desk"}}, "train.csv: the columns are 'question', 'desk'; expected are 'q'"),
         ({"options": "yes"}, "task 'desks', options: true or false is expected, not 'yes'."),
         ({"kind": "chat"}, "task 'desks', kind: 'answer' or 'text' is expected, not 'chat'."),
         ({"instruction": 3}, "task 'desks', instruction: a string is expected, not 3."),

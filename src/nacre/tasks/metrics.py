@@ -1,5 +1,7 @@
-"""The metrics by which a task's answers may be scored: names, headings and meanings. The functions are in
-``nacre.evaluation``, so that data can be read and checked without them."""
+"""The metrics of a task's answers: names, headings and meanings.
+
+The functions are in `nacre.evaluation`, so that data can be read and checked without them.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TaskMetric:
-    """title: a column's heading. meaning: one sentence; every metric lies between 0 and 1 and an empty answer has 0.
+    """A metric of answers. Every metric lies between 0 and 1; an empty answer scores 0.
 
-    needs_labels: whether it is defined only for tasks with a label set.
+    Attributes:
+        title: The heading of its column.
+        meaning: Its definition, in one sentence.
+        needs_labels: Whether it is defined only for tasks with a label set.
     """
 
     title: str
@@ -22,21 +27,21 @@ class TaskMetric:
 TASK_METRICS: dict[str, TaskMetric] = {
     "exact_match": TaskMetric("exact match", "share of answers that equal a reference after normalization"),
     "exact_string": TaskMetric(
-        "exact string", "share of answers that equal a reference letter by letter, white space at the ends aside"
+        "exact string", "share of answers that equal a reference letter by letter, ignoring white space at the ends"
     ),
     "macro_f1": TaskMetric(
         "macro-F1",
-        "mean F1 over the labels that occur among the test rows; an answer that is no label is a miss for its row and "
-        "counts for no label",
+        "mean F1 over the labels that occur among the test rows; an answer that is not a label is a miss for its row "
+        "and counts for no label",
         needs_labels=True,
     ),
     "number": TaskMetric(
         "number",
-        "share of answers that are the reference's number (5, 5.0 and '5.' are one); exact match where the reference "
-        "is no number",
+        "share of answers that are the reference's number (5, 5.0 and '5.' are equal); exact match if the reference "
+        "is not a number",
     ),
     "first_character": TaskMetric(
-        "first character", "share of answers that begin with the first character of a reference, white space aside"
+        "first character", "share of answers that begin with the first character of a reference, ignoring white space"
     ),
     "rouge_l": TaskMetric(
         "ROUGE-L",
@@ -51,14 +56,14 @@ TASK_METRICS: dict[str, TaskMetric] = {
     ),
     "edit_similarity": TaskMetric(
         "edit similarity",
-        "mean over rows of the largest rapidfuzz ratio over the references, a hundredth of it, after Py150's "
+        "mean over rows of the largest rapidfuzz ratio over the references, divided by 100, after Py150's "
         "placeholders are replaced by the literals they stand for",
     ),
 }
 
 
 def title(name: str) -> str:
-    """A metric's heading."""
+    """Returns a metric's heading."""
     return TASK_METRICS[name].title if name in TASK_METRICS else name.replace("_", " ")
 
 
@@ -66,7 +71,7 @@ _OTHER_WORDS = {"accuracy": "exact_match"}
 
 
 def metric_name(text: str) -> str | None:
-    """The metric that a text names, also as ``ROUGE-L`` or ``edit similarity``; None if it names none."""
+    """Returns the metric that a text names, also as `ROUGE-L` or `edit similarity`; None if it names none."""
     name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
     name = _OTHER_WORDS.get(name, name)
     return name if name in TASK_METRICS else None

@@ -1,4 +1,4 @@
-"""A task: what is to be learnt, as rows with a text and a target, a template and a label set."""
+"""A task: rows with a text and a target, a template and a label set."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Row:
-    """One row: the text that is read and the target that is to be answered (a label, or free text; nothing in a task
-    of unlabelled text).
+    """One row: a text and the answer to it.
 
-    references: other answers that are as good as the target. Training knows the target alone.
-    turns: of a conversation, all before the last answer, which is the target; the text is what they say, turn by turn.
-    place: where it was found (``train.jsonl, line 7``), for messages; rows that differ in it alone are equal.
+    Attributes:
+        text: The text to read. In a conversation, the contents of `turns`, one a line.
+        target: The answer: a label, or free text. Empty in a task of unlabelled text.
+        references: Other answers that are as good as the target. Training uses the target alone.
+        turns: All turns of a conversation before its last answer, which is the target.
+        place: Where the row was read (`train.jsonl, line 7`), for messages. Rows that differ in it alone are equal.
     """
 
     text: str
@@ -33,18 +35,20 @@ class Row:
 
     @property
     def accepted(self) -> tuple[str, ...]:
-        """The target, which comes first, and all answers that are as good."""
+        """The target, followed by all answers that are as good."""
         return (self.target, *self.references)
 
     @property
     def content(self) -> list[Any]:
-        """All of the row but its place, as plain values."""
+        """Everything but the row's place, as plain values."""
         return [self.text, *self.accepted, *(list(turn) for turn in self.turns)]
 
     @property
     def learned(self) -> list[tuple[str, str]]:
-        """Every answer that training learns, behind the text before it; the row's own text and target come last."""
-        earlier = [(said(self.turns[:number]), turn.content) for number, turn in enumerate(self.turns) if turn.learned]
+        """The pairs of text and answer that training learns. The row's own text and target come last."""
+        earlier = [
+            (turns_text(self.turns[:number]), turn.content) for number, turn in enumerate(self.turns) if turn.learned
+        ]
         return [*earlier, (self.text, self.target)]
 
 
@@ -52,12 +56,18 @@ class Row:
 class Task:
     """One unit to learn.
 
-    labels: the label set in prompt order; None for free-text targets.
-    metric: how answers are scored, a name of ``nacre.tasks.metrics``; ``exact_match`` is what the three papers report.
-    kind: ``text``: there is nothing to be answered; the texts themselves are learnt, as in pre-training, and no
-        template touches them.
-    source: where the rows came from (files with their hashes, seeds of carved splits, rows left out), part of
-        the protocol. Plain values only.
+    Attributes:
+        name: The task's name.
+        train: Rows to train on.
+        validation: Rows to choose settings on.
+        test: Rows to measure on.
+        template: How a row becomes a prompt.
+        labels: The label set in prompt order; None for free-text targets.
+        metric: How answers are scored, a name in `nacre.tasks.metrics`. The three papers report `exact_match`.
+        source: Where the rows came from (files with their hashes, seeds of held-out rows, rows left out). It is part
+            of the protocol and holds plain values only.
+        kind: `text` for unlabelled text: there is nothing to answer, no template applies, and the texts themselves
+            are learned, as in pre-training.
     """
 
     name: str
@@ -72,26 +82,34 @@ class Task:
 
     @property
     def conversations(self) -> bool:
-        """Whether the rows are conversations, which no template of nacre's touches."""
+        """Whether the rows are conversations, to which no template of nacre applies."""
         return any(row.turns for row in self.train[:1])
 
     def rows(self, split: Split) -> tuple[Row, ...]:
+        """Returns the rows of a split."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]
 
     def examples(self, split: Split) -> list[Example]:
-        """The split's examples in row order."""
+        """Returns the examples of a split, in row order."""
         if self.kind == "text":
             return [Example("", row.text, "", "", "text", task=self.name) for row in self.rows(split)]
         if self.conversations:
             return [Example("", row.text, "", row.target, turns=row.turns, task=self.name) for row in self.rows(split)]
-        made = (self.template.example(row.text, row.target, self.labels) for row in self.rows(split))
-        return [replace(example, task=self.name) for example in made]
+        make = self.template.example
+        return [make(row.text, row.target, self.labels, task=self.name) for row in self.rows(split)]
 
     def check(self) -> Task:
-        """Return the task itself, or raise ``DataError`` naming the split and row that is wrong."""
+        """Checks the rows against the task.
+
+        Returns:
+            The task itself.
+
+        Raises:
+            DataError: A split is empty or a row is wrong; the message names the split and the row.
+        """
         if self.kind == "text" and self.labels is not None:
             raise DataError(
-                f"Task '{self.name}' is unlabelled text, and has labels; take them out, or its kind 'text'."
+                f"Task '{self.name}' is unlabelled text but has labels; remove the labels, or the kind 'text'."
             )
         for split in SPLITS:
             rows = self.rows(split)
@@ -104,19 +122,23 @@ class Task:
                         f"{where}: label '{row.target}' is not in the label set ({', '.join(self.labels)})."
                     )
                 if self.kind == "text" and row.target:
-                    raise DataError(f"{where}: unlabelled text has no target, and this row has '{row.target}'.")
+                    raise DataError(f"{where}: unlabelled text has no target, but this row has '{row.target}'.")
                 if bool(row.turns) != self.conversations:
-                    raise DataError(f"{where}: either all rows of a task are conversations, or none is.")
+                    raise DataError(f"{where}: either all rows of a task are conversations, or none are.")
                 if not row.text.strip() or (self.kind != "text" and not row.target.strip()):
                     raise DataError(f"{where}: the text or the target is empty.")
         return self
 
     def limited(self, train: int | None = None, test: int | None = None) -> Task:
-        """The task with at most that many rows for training and for testing.
+        """Returns the task with at most that many rows for training and for testing.
 
-        A random sample, in row order, that depends on the task's name and the number alone: every run with the
-        same limit trains and tests on the same rows, whatever its seed. (A slice from the top would follow
-        whatever order the source has.)
+        The rows are a random sample, in row order, that depends on the task's name and the number alone: every run
+        with the same limit trains and tests on the same rows, whatever its seed. (The first rows would depend on how
+        the source is sorted.)
+
+        Args:
+            train: The largest number of training rows; None for all.
+            test: The largest number of test rows; None for all.
         """
         return replace(
             self,
@@ -125,15 +147,17 @@ class Task:
         )
 
     def with_identity(self, identity: Identity) -> Task:
-        """The task with another identity prefix in its prompts; of conversations, which have no room for one, the task
-        as it is."""
+        """Returns the task with another identity prefix in its prompts.
+
+        Conversations have no place for a prefix; a task of conversations is returned as it is.
+        """
         if self.conversations:
             return self
         return replace(self, template=replace(self.template, identity=identity))
 
 
-def said(turns: Sequence[Turn]) -> str:
-    """What is said in a conversation, turn by turn, whoever says it."""
+def turns_text(turns: Sequence[Turn]) -> str:
+    """Returns the contents of all turns, one a line, whatever their roles."""
     return "\n".join(turn.content for turn in turns)
 
 

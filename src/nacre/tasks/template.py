@@ -1,7 +1,7 @@
-"""From a row to an example: the prompt the papers use, in parts, so that only the text may be cut.
+"""From a row to an example: the prompt of the papers, in parts, so that only the text may be cut.
 
 Source of the texts: AM-LoRA Table 5, which equals the released instruction file of O-LoRA
-(``{P}{I}Option: {L} \\n{S}\\nAnswer:``).
+(`{P}{I}Option: {L} \\n{S}\\nAnswer:`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,17 @@ from typing import Any, Literal, NamedTuple
 Identity = Literal["none", "task", "full"]
 
 TaskKind = Literal["answer", "text"]
-"""What is learnt of an example or a task: the answer to an input, or the text itself."""
+"""What is learned of an example or a task: the answer to an input, or the text itself."""
 
 
 class Turn(NamedTuple):
-    """What somebody says in a conversation. learnt: whether it is an answer that training learns."""
+    """One message of a conversation.
+
+    Attributes:
+        role: Who speaks: `system`, `user` or `assistant`.
+        content: The message.
+        learned: Whether the message is an answer that training learns.
+    """
 
     role: str
     content: str
@@ -26,12 +32,16 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Example:
-    """One question with its answer. The input is ``before + text + after``; only ``text`` may be truncated.
+    """One question with its answer. The input is `before + text + after`; only `text` may be truncated.
 
-    kind: of ``text``, the text itself is learnt, as a language model learns it; the other three are empty then.
-    turns: of a conversation, all before the target, of which the host's chat template makes the input; ``text`` is
-        what they say, and read by nobody.
-    task: which one it is of. No part of what is read; examples that differ in it alone are equal.
+    Attributes:
+        before: The part of the prompt in front of the text.
+        text: The row's text. In a conversation, the contents of all turns; nobody reads it there.
+        after: The part of the prompt behind the text.
+        target: The answer.
+        kind: For `text`, the text itself is learned, as in language modeling; the other three strings are empty.
+        turns: All turns of a conversation before the target. The host's chat template turns them into the input.
+        task: The task's name. It is not part of the input; examples that differ in it alone are equal.
     """
 
     before: str
@@ -44,6 +54,7 @@ class Example:
 
     @property
     def input(self) -> str:
+        """The whole prompt."""
         return self.before + self.text + self.after
 
 
@@ -51,13 +62,15 @@ class Example:
 class Template:
     """How a row's text becomes a prompt.
 
-    instruction: a sentence put in front, without its line end; empty for none.
-    options: whether the label set is printed (``Option: a, b, c``), in the order of the task's labels.
-    text_cue: what comes right before the text, on its line.
-    answer_cue: what follows the text.
-    type_name, dataset_name: what ``Task:`` and ``Dataset:`` lines would say (see ``identity``).
-    identity: ``full`` prints both lines in front, as the released scripts of O-LoRA and MIGU do, and so tells
-        the model which task it answers; ``task`` prints the first; ``none``, the default, prints neither.
+    Attributes:
+        instruction: A sentence in front of the text, without its line end; empty for none.
+        options: Whether to print the label set (`Option: a, b, c`), in the order of the task's labels.
+        answer_cue: What follows the text.
+        type_name: What the `Task:` line says (see `identity`).
+        dataset_name: What the `Dataset:` line says (see `identity`).
+        identity: `full` prints both lines in front, as the released scripts of O-LoRA and MIGU do, and so tells
+            the model which task it answers. `task` prints the first line; `none`, the default, prints neither.
+        text_cue: What comes right before the text, on its line.
     """
 
     instruction: str = ""
@@ -69,12 +82,24 @@ class Template:
     text_cue: str = ""
 
     def described(self) -> dict[str, Any]:
-        """Plain values for a run's protocol. An empty ``text_cue`` is left out, so that runs from before there was one
-        can be compared with later ones."""
+        """Returns plain values for a run's protocol.
+
+        An empty `text_cue` is left out, so that older runs, which know no such field, stay comparable.
+        """
         return {key: value for key, value in asdict(self).items() if key != "text_cue" or value}
 
-    def example(self, text: str, target: str, labels: Sequence[str] | None) -> Example:
-        """The example of one row. labels: the task's label set in prompt order, None for free text."""
+    def example(self, text: str, target: str, labels: Sequence[str] | None, *, task: str = "") -> Example:
+        """Makes the example of one row.
+
+        Args:
+            text: The row's text.
+            target: The row's answer.
+            labels: The task's label set in prompt order; None for free text.
+            task: The task's name.
+
+        Returns:
+            The example.
+        """
         before = ""
         if self.identity in ("task", "full"):
             before += f"Task:{self.type_name}\n"
@@ -84,4 +109,4 @@ class Template:
             before += f"{self.instruction}\n"
         if self.options and labels:
             before += f"Option: {', '.join(labels)} \n"
-        return Example(before + self.text_cue, text, self.answer_cue, target)
+        return Example(before + self.text_cue, text, self.answer_cue, target, task=task)

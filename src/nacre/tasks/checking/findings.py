@@ -1,5 +1,7 @@
-"""What is odd about a stream's rows: what stands in two splits or two tasks, labels nobody uses, prompts that tell the
-task. Nothing is mended here; a finding is a sentence, numbers, and the rows it is about."""
+"""What is odd about a stream's rows: texts in two splits or two tasks, unused labels, prompts that reveal the task.
+
+Nothing is repaired here; a finding is a sentence, a count, and the rows it is about.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,11 @@ CHECKS_SCHEMA = "nacre.checks/2"
 FindingKind = Literal["leak", "overlap", "identical", "repeats", "labels", "identity", "truncation", "unreadable"]
 FINDING_KINDS: dict[FindingKind, str] = {
     "leak": "test rows that the model trains on, in any task, or that settings are chosen on",
-    "overlap": "other texts that stand in two places",
+    "overlap": "other texts that occur in two splits",
     "identical": "whole files or splits that are the same",
-    "repeats": "texts that stand twice in one split",
-    "labels": "labels that cannot be told apart, or that no row of a split has",
-    "identity": "whether a prompt gives away which task it belongs to",
+    "repeats": "texts that occur twice in one split",
+    "labels": "labels that cannot be distinguished, or that no row of a split has",
+    "identity": "whether a prompt reveals which task it belongs to",
     "truncation": "texts longer than the input may be",
     "unreadable": "tasks that cannot be read",
 }
@@ -30,8 +32,15 @@ FINDING_KINDS: dict[FindingKind, str] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """kind: one of ``KINDS``. count: of what the sentence counts. rows: the first of them, each with its counterpart
-    where it has one."""
+    """One finding.
+
+    Attributes:
+        kind: A key of `FINDING_KINDS`.
+        tasks: The tasks it is about.
+        sentence: The finding in one sentence.
+        count: The number that the sentence gives.
+        rows: The first of the rows, each with its counterpart if it has one.
+    """
 
     kind: FindingKind
     tasks: tuple[str, ...]
@@ -41,10 +50,16 @@ class Finding:
 
 
 def check_stream(tasks: Sequence[Task], normalize: Callable[[str], str]) -> dict[str, Any]:
-    """All that was found, as plain values. normalize: what answers go through before they are compared.
+    """Checks the rows of a stream.
 
-    tasks: by name, counts of exact repeats (white space aside) and where the rows came from. "test rows that another
-    task trains on": the same counts, as ``A in B``. identity: see ``prompts``. findings: see ``Finding``.
+    Args:
+        tasks: The tasks of the stream.
+        normalize: The normalization of answers before they are compared.
+
+    Returns:
+        Plain values. `tasks`: by name, counts of exact repeats (ignoring white space) and where the rows came from.
+        `test rows that another task trains on`: the same counts between tasks, under `A in B`. `identity`: see
+        `nacre.tasks.checking.prompts`. `findings`: see `Finding`.
     """
     texts = Texts(tasks)
     findings = [
@@ -69,10 +84,11 @@ def check_stream(tasks: Sequence[Task], normalize: Callable[[str], str]) -> dict
 
 
 def plain(finding: Finding) -> dict[str, Any]:
-    """As JSON gives it back."""
+    """Returns the finding as plain values, with lists for tuples, as JSON reads it back."""
     return {
-        key: [list(one) if isinstance(one, tuple) else one for one in value] if isinstance(value, tuple) else value
-        for key, value in asdict(finding).items()
+        **asdict(finding),
+        "tasks": list(finding.tasks),
+        "rows": [list(names) for names in finding.rows],
     }
 
 
@@ -87,12 +103,12 @@ def _counts(task: Task, texts: Texts) -> dict[str, int]:
 
 
 def _exact(texts: Texts, here: TaskSplit, there: TaskSplit) -> int:
-    found = texts.overlap(here, there)
-    return found.exact if found else 0
+    overlap = texts.overlap(here, there)
+    return overlap.exact if overlap else 0
 
 
 def identical(tasks: Sequence[Task]) -> Iterator[Finding]:
-    """Splits whose files have the same bytes, or whose rows are the same in another order or kind of file."""
+    """Yields findings for splits with identical files, or with the same rows in another order or kind of file."""
     by_bytes: defaultdict[str, list[TaskSplit]] = defaultdict(list)
     by_rows: defaultdict[bytes, list[TaskSplit]] = defaultdict(list)
     files: dict[TaskSplit, str] = {}
@@ -108,15 +124,15 @@ def identical(tasks: Sequence[Task]) -> Iterator[Finding]:
                 by_rows[content(task.test)].append(place)
             elif task.rows(split):
                 by_rows[content(task.rows(split))].append(place)
-    told = set()
+    reported = set()
     for same, how in ((by_bytes, "are the same file, byte by byte"), (by_rows, "hold the same rows")):
-        for one, two in (pair for places in same.values() for pair in combinations(places, 2)):
-            if (one, two) in told:
+        for first, second in (pair for splits in same.values() for pair in combinations(splits, 2)):
+            if (first, second) in reported:
                 continue
-            told.add((one, two))
-            aside = f"; nacre leaves {one[1]} alone and holds rows out of train instead" if one in unused else ""
-            names = tuple(dict.fromkeys((one[0], two[0])))
-            yield Finding("identical", names, f"{_named(one, files)} and {_named(two, files)} {how}{aside}.", 1)
+            reported.add((first, second))
+            aside = f"; nacre ignores {first[1]} and holds rows out of train instead" if first in unused else ""
+            names = tuple(dict.fromkeys((first[0], second[0])))
+            yield Finding("identical", names, f"{_named(first, files)} and {_named(second, files)} {how}{aside}.", 1)
 
 
 def _named(place: TaskSplit, files: dict[TaskSplit, str]) -> str:
@@ -128,7 +144,7 @@ def _split(place: TaskSplit) -> str:
 
 
 def _overlaps(tasks: Sequence[Task], texts: Texts) -> Iterator[Finding]:
-    """Texts in two places: leaks first. Of two places the one that is measured, or chosen on, comes first."""
+    """Texts in two splits, leaks first. The split that is measured, or chosen on, comes first."""
     order: dict[Split, int] = {"test": 0, "validation": 1, "train": 2}
     position = {task.name: number for number, task in enumerate(tasks)}
     pairs = []
@@ -139,33 +155,41 @@ def _overlaps(tasks: Sequence[Task], texts: Texts) -> Iterator[Finding]:
             leak = here[1] == "test" and (there[1] == "train" or (here[0] == there[0] and there[1] == "validation"))
             pairs.append((not leak, rank, here, there))
     for no_leak, _, here, there in sorted(pairs):
-        found = texts.overlap(here, there)
-        if found is None:  # they share what stands inside conversations only, which is not what is asked here
+        overlap = texts.overlap(here, there)
+        if overlap is None:  # they share only answers inside conversations
             continue
         sentence = (
-            f"{found.rows} of {found.size} rows in {_split(here)} have the text of a row in {_split(there)} "
-            f"({found.exact} letter by letter, {found.same_target} with the same target)."
+            f"{overlap.rows} of {overlap.size} rows in {_split(here)} have the text of a row in {_split(there)} "
+            f"({overlap.exact} letter by letter, {overlap.same_target} with the same target)."
         )
         names = tuple(dict.fromkeys((here[0], there[0])))
-        yield Finding("overlap" if no_leak else "leak", names, sentence, found.rows, found.examples)
+        yield Finding("overlap" if no_leak else "leak", names, sentence, overlap.rows, overlap.examples)
 
 
 def _repeats(tasks: Sequence[Task], texts: Texts) -> Iterator[Finding]:
     for task in tasks:
         for split in SPLITS:
-            found = texts.repeats((task.name, split))
-            if found is None:
+            repeats = texts.repeats((task.name, split))
+            if repeats is None:
                 continue
             sentence = (
-                f"{found.rows} of {found.size} rows in {_split(found.place)} have the text of a row above "
-                f"({found.exact} letter by letter, {found.contradicting} with another target)."
+                f"{repeats.rows} of {repeats.size} rows in {_split(repeats.split)} have the text of a row above "
+                f"({repeats.exact} letter by letter, {repeats.contradicting} with another target)."
             )
-            yield Finding("repeats", (task.name,), sentence, found.rows, found.examples)
+            yield Finding("repeats", (task.name,), sentence, repeats.rows, repeats.examples)
 
 
 def label_findings(task: Task, normalize: Callable[[str], str]) -> Iterator[Finding]:
-    """Labels that become the same or nothing when answers are compared; that no row has; that are tested and never
-    trained."""
+    """Checks the labels of a task.
+
+    Args:
+        task: The task.
+        normalize: The normalization of answers before they are compared.
+
+    Yields:
+        Findings for labels that normalize to the same string or to nothing, that no row has, and that are in test but
+        not in train, or the reverse.
+    """
     labels = task.labels or ()
     if not labels:
         return
@@ -175,21 +199,25 @@ def label_findings(task: Task, normalize: Callable[[str], str]) -> Iterator[Find
     for form, same in by_form.items():
         if not form or len(same) > 1:
             become = f"become '{form}'" if form else "become nothing"
-            sentence = f"labels {_listed(same)} of '{task.name}' {become} when answers are compared; no run takes them."
+            sentence = (
+                f"labels {_listed(same)} of '{task.name}' {become} when answers are compared; no run accepts them."
+            )
             yield Finding("labels", (task.name,), sentence, len(same))
     used = {split: Counter(row.target for row in task.rows(split)) for split in SPLITS}
     missing: dict[str, list[str]] = {
-        "are in the label set, and no row has them": [one for one in labels if not any(used[s][one] for s in SPLITS)],
-        "are asked for in test and never trained": [
-            one for one in labels if used["test"][one] and not used["train"][one]
+        "are in the label set, but no row has them": [
+            label for label in labels if not any(used[split][label] for split in SPLITS)
         ],
-        "are trained and never asked for in test": [
-            one for one in labels if used["train"][one] and not used["test"][one]
+        "are in test but never in train": [
+            label for label in labels if used["test"][label] and not used["train"][label]
+        ],
+        "are in train but never in test": [
+            label for label in labels if used["train"][label] and not used["test"][label]
         ],
     }
-    for what, found in missing.items():
-        if found:
-            yield Finding("labels", (task.name,), f"labels {_listed(found)} of '{task.name}' {what}.", len(found))
+    for what, names in missing.items():
+        if names:
+            yield Finding("labels", (task.name,), f"labels {_listed(names)} of '{task.name}' {what}.", len(names))
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:
@@ -200,18 +228,18 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
 def _identity(tasks: Sequence[Task]) -> Iterator[Finding]:
     if len(tasks) < 2:
         return
-    found = prompts(tasks)
-    apart = tuple(found["told_apart"])
-    if apart:
+    comparison = prompts(tasks)
+    distinct = tuple(comparison["told_apart"])
+    if distinct:
         sentence = (
-            f"{len(apart)} of {len(tasks)} tasks have a prompt of their own, so that a model can read from it which "
-            f"task it answers: {', '.join(apart)}."
+            f"{len(distinct)} of {len(tasks)} tasks have a prompt of their own, so that a model can read from it which "
+            f"task it answers: {', '.join(distinct)}."
         )
-        yield Finding("identity", apart, sentence, len(apart))
+        yield Finding("identity", distinct, sentence, len(distinct))
     for key, what in (
         ("same_prompt", "the whole prompt"),
         ("same_instruction", "the instruction"),
         ("same_options", "the option list"),
     ):
-        for names in found[key]:
+        for names in comparison[key]:
             yield Finding("identity", tuple(names), f"{', '.join(names)} share {what}.", len(names))

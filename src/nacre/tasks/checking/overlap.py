@@ -1,4 +1,4 @@
-"""Texts that stand in two places: two splits of a task, two tasks, or twice in one split."""
+"""Texts that occur twice: in two splits of a task, in two tasks, or in one split."""
 
 from __future__ import annotations
 
@@ -13,22 +13,27 @@ from hashlib import blake2b
 from nacre.tasks.task import SPLITS, Row, Split, Task
 
 NAMED = 5
-"""Rows that a finding names; it counts all of them."""
+"""The number of rows that a finding names; it counts all of them."""
 
 TaskSplit = tuple[str, Split]
 """A task's name and a split."""
 
 _Answer = tuple[int, int]
-"""A row's index and the number of one of its answers (``Row.learnt``)."""
+"""A row's index and the number of one of its answers (`Row.learned`)."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Rows of one place whose text stands in another place too.
+    """Rows of one split whose text occurs in another split, too.
 
-    size: rows of the first place. rows: those whose text is the same, case, punctuation and white space aside.
-    exact: those of them whose text is the same letter by letter, white space aside. same_target: those of them that
-    have the same target as one such row there. examples: a row here and one there, the first few.
+    Attributes:
+        here: The first split.
+        there: The second split.
+        size: The number of rows in `here`.
+        rows: How many of them have the text of a row `there`, ignoring case, punctuation and white space.
+        exact: How many of these texts are equal character by character, ignoring white space.
+        same_target: How many of these rows have the same target as such a row there.
+        examples: The first few pairs of a row here and a row there.
     """
 
     here: TaskSplit
@@ -42,9 +47,18 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Rows of a place whose text stands further up in it. contradicting: those with another target there."""
+    """Rows of a split whose text occurs earlier in it.
 
-    place: TaskSplit
+    Attributes:
+        split: The split.
+        size: The number of its rows.
+        rows: How many of them have the text of an earlier row, ignoring case, punctuation and white space.
+        exact: How many of these texts are equal character by character, ignoring white space.
+        contradicting: How many of these rows have another target than such an earlier row.
+        examples: The first few pairs of a row and an earlier one.
+    """
+
+    split: TaskSplit
     size: int
     rows: int
     exact: int
@@ -53,10 +67,13 @@ class Repeats:
 
 
 class Texts:
-    """Every text of some tasks by what it is, so that a comparison of any two places is a look-up.
+    """An index of the texts of several tasks, so that comparing two splits is a look-up.
 
-    A conversation has a text for each of its answers that is learnt. It is looked up by that of the last, and found by
-    all: a test question is leaked, too, by a longer conversation that begins with it.
+    A conversation has a text for each learned answer. It is looked up by the last one and found by all of them: a
+    longer conversation that begins with a test question leaks it, too.
+
+    Attributes:
+        rows: The rows of every split.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
@@ -64,16 +81,16 @@ class Texts:
             (task.name, split): task.rows(split) for task in tasks for split in SPLITS
         }
         self._forms = {
-            place: [[forms(text) for text, _ in row.learned] for row in rows] for place, rows in self.rows.items()
+            split: [[forms(text) for text, _ in row.learned] for row in rows] for split, rows in self.rows.items()
         }
         self._where: dict[bytes, dict[TaskSplit, list[_Answer]]] = defaultdict(lambda: defaultdict(list))
-        for place, found in self._forms.items():
-            for index, answers in enumerate(found):
+        for split, split_forms in self._forms.items():
+            for index, answers in enumerate(split_forms):
                 for number, (_, normal) in enumerate(answers):
-                    self._where[normal][place].append((index, number))
+                    self._where[normal][split].append((index, number))
 
     def overlap(self, here: TaskSplit, there: TaskSplit) -> Overlap | None:
-        """Rows of ``here`` whose text stands ``there``; None if there is no such row."""
+        """Returns the rows of `here` whose text occurs `there`; None if there are none."""
         rows = exact = same_target = 0
         examples: list[tuple[str, str]] = []
         for index, twins in self._twins(here, there):
@@ -87,38 +104,38 @@ class Texts:
             return None
         return Overlap(here, there, len(self.rows[here]), rows, exact, same_target, tuple(examples))
 
-    def repeats(self, place: TaskSplit) -> Repeats | None:
-        """Rows whose text stands in an earlier row of the same place; None if there is no such row."""
+    def repeats(self, split: TaskSplit) -> Repeats | None:
+        """Returns the rows whose text occurs in an earlier row of the same split; None if there are none."""
         rows = exact = contradicting = 0
         examples: list[tuple[str, str]] = []
-        for index, twins in self._twins(place, place):
+        for index, twins in self._twins(split, split):
             earlier = [twin for twin in twins if twin[0] < index]
             if not earlier:
                 continue
             rows += 1
             own = (index, -1)
-            exact += any(self._exact(place, own) == self._exact(place, twin) for twin in earlier)
-            contradicting += any(self._target(place, twin) != self._target(place, own) for twin in earlier)
+            exact += any(self._exact(split, own) == self._exact(split, twin) for twin in earlier)
+            contradicting += any(self._target(split, twin) != self._target(split, own) for twin in earlier)
             if len(examples) < NAMED:
-                examples.append((self.name(place, index), self.name(place, earlier[0][0])))
+                examples.append((self.name(split, index), self.name(split, earlier[0][0])))
         if not rows:
             return None
-        return Repeats(place, len(self.rows[place]), rows, exact, contradicting, tuple(examples))
+        return Repeats(split, len(self.rows[split]), rows, exact, contradicting, tuple(examples))
 
     def shared(self) -> set[tuple[TaskSplit, TaskSplit]]:
-        """Every two different places, in both orders, that share a text."""
+        """Returns all pairs of different splits that share a text, in both orders."""
         return {
             (here, there)
-            for places in self._where.values()
-            if len(places) > 1
-            for here in places
-            for there in places
+            for splits in self._where.values()
+            if len(splits) > 1
+            for here in splits
+            for there in splits
             if here != there
         }
 
-    def name(self, place: TaskSplit, index: int) -> str:
-        """A row as a person finds it: file and line, or its number in the split."""
-        return self.rows[place][index].place or f"{place[1]}, row {index + 1}"
+    def name(self, split: TaskSplit, index: int) -> str:
+        """Returns what to call a row: its file and line, or its number in the split."""
+        return self.rows[split][index].place or f"{split[1]}, row {index + 1}"
 
     def _twins(self, here: TaskSplit, there: TaskSplit) -> Iterator[tuple[int, list[_Answer]]]:
         for index, answers in enumerate(self._forms[here]):
@@ -126,29 +143,36 @@ class Texts:
             if twins := self._where[normal].get(there):
                 yield index, twins
 
-    def _exact(self, place: TaskSplit, answer: _Answer) -> bytes:
+    def _exact(self, split: TaskSplit, answer: _Answer) -> bytes:
         index, number = answer
-        return self._forms[place][index][number][0]
+        return self._forms[split][index][number][0]
 
-    def _target(self, place: TaskSplit, answer: _Answer) -> str:
+    def _target(self, split: TaskSplit, answer: _Answer) -> str:
         index, number = answer
-        return self.rows[place][index].learned[number][1]
+        return self.rows[split][index].learned[number][1]
 
 
 def forms(text: str) -> tuple[bytes, bytes]:
-    """What a text is, white space aside; and what it is, case, punctuation and compatibility forms aside too.
+    """Digests of a text in two normal forms; digests, so that memory does not hold the texts twice.
 
-    Symbols such as + and < stay, because they are what arithmetic and code consist of. A text of nothing but
-    punctuation stays as it is. As digests: the texts of a benchmark are not held twice.
+    Symbols such as + and < count, because arithmetic and code consist of them. So does the punctuation of a text that
+    has nothing else.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The digest of the text without differences in white space, and the digest without differences in case,
+        punctuation, white space and Unicode compatibility forms.
     """
     spaced = " ".join(text.split())
-    # Spaces go altogether, so that "do n't" of a tokenized source is "don't".
+    # Without any spaces, so that "do n't" in a tokenized source equals "don't".
     normal = unicodedata.normalize("NFKC", spaced).casefold().translate(_ignored())
     return _digest(spaced), _digest(normal or spaced)
 
 
 def content(rows: Iterable[Row]) -> bytes:
-    """What the rows of a split are, whatever their order and the kind of their file."""
+    """Returns a digest of a split's rows that ignores their order and the kind of their file."""
     pairs = sorted(
         blake2b("\0".join([row.text, row.target, *map(str, row.turns)]).encode(), digest_size=16).digest()
         for row in rows
@@ -162,6 +186,6 @@ def _digest(text: str) -> bytes:
 
 @cache
 def _ignored() -> dict[int, None]:
-    """White space and punctuation (Unicode's categories Z and P), for ``str.translate``."""
+    """White space and punctuation (Unicode's categories Z and P), for `str.translate`."""
     codes = range(sys.maxunicode + 1)
     return {code: None for code in codes if unicodedata.category(chr(code))[0] in "PZ"}

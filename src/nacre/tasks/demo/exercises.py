@@ -1,4 +1,4 @@
-"""Exercises: questions in the layout of the tasks' prompts, whose answers are no task's labels."""
+"""Exercises: questions in the layout of the tasks' prompts whose answers are never a task's labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OPTION_LISTS: dict[str, Words] = {
     for word in words
     if " " not in word
 }
-"""What an exercise may ask for: every single word of the lists, with the list that it stands in."""
+"""What an exercise may ask for: every single word of the lists, with its list."""
 _TEXT_QUESTIONS = (
     "Which word is in the text?",
     "What does the text name?",
@@ -35,14 +35,19 @@ _TEXT_QUESTIONS = (
     "What kind of word is this?",
 )
 _GAP_QUESTIONS = ("Which word is missing?", "What belongs in the gap?", "What happened in the gap?")
-_PLACE_QUESTIONS = {"Which option comes first?": 0, "What is the second option?": 1, "Where does the option end?": -1}
+_POSITION_QUESTIONS = {
+    "Which option comes first?": 0,
+    "What is the second option?": 1,
+    "Where does the option end?": -1,
+}
 
 
 def exercise(rng: random.Random) -> str:
-    """A text with a question in the layout of the tasks' prompts, answered; the answer is always one of the options.
+    """Writes a text with a question in the layout of the tasks' prompts, and its answer, which is one of the options.
 
-    Three sorts: which option stands in the text; which fills its gap (the others then come from other lists, because
-    any instrument fits where an instrument was); which stands at a place in the list of options, whatever the text.
+    There are three sorts of questions: which option occurs in the text; which fills its gap (the others then come from
+    other lists, because any instrument fits in place of an instrument); which is at a position in the list of options,
+    whatever the text.
     """
     text = _text(rng)
     words = re.findall(r"\w+", text)
@@ -59,8 +64,8 @@ def exercise(rng: random.Random) -> str:
         return exercise(rng)
     options = rng.sample(free, min(len(free), rng.choice((2, 3, 3, 4))))
     if about == "options":
-        question, place = rng.choice(tuple(_PLACE_QUESTIONS.items()))
-        answer = options[place]
+        question, position = rng.choice(tuple(_POSITION_QUESTIONS.items()))
+        answer = options[position]
     else:
         question = rng.choice(_GAP_QUESTIONS if about == "gap" else _TEXT_QUESTIONS)
         options.insert(rng.randint(0, len(options)), answer)
@@ -73,9 +78,9 @@ def exercise(rng: random.Random) -> str:
 
 
 def answers_a_label(passage: str) -> bool:
-    """Whether a passage laid out as an exercise (an option or answer line) holds the label of any task, anywhere.
+    """Returns whether a passage with an option or answer line contains the label of any task.
 
-    False for every passage of ``unlabelled_text``: who pretrains on it has seen no task's labels as answers.
+    It is false for every passage of `unlabelled_text`: a model pre-trained on them has seen no labels as answers.
     """
     text = passage.lower()
     if "option:" not in text and "answer:" not in text:

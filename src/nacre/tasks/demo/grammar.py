@@ -1,4 +1,4 @@
-"""Sentences from patterns: what one label's sentences look like, and the words that every task shares."""
+"""Sentences from patterns: the sentences of one label, and the words that all tasks share."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ Patterns = tuple[str, ...]
 
 @dataclass(frozen=True)
 class LabelPlan:
-    """What one label's sentences look like.
+    """The sentences of one label.
 
-    words: the clues, a word list per slot; empty where the patterns themselves are the clues.
-    patterns: sentences with ``{slot}`` places; a slot is a list of ``words`` or of the shared ``WORDS``.
-    mentions: ordinary sentences of the unlabelled text in which the label's own word may stand.
+    Attributes:
+        words: The clues, a word list per slot; empty if the patterns themselves are the clues.
+        patterns: Sentences with `{slot}` places; a slot names a list of `words` or of the shared `WORDS`.
+        mentions: Ordinary sentences of the unlabeled text that contain the label itself.
     """
 
     words: Mapping[str, Words]
@@ -27,7 +28,14 @@ class LabelPlan:
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """One task: its question, its labels with their kinds, and which other tasks lend it distracting sentences."""
+    """One task.
+
+    Attributes:
+        name: The task's name.
+        instruction: Its question.
+        labels: The sentences of each label.
+        distractors: The tasks whose sentences distract in its texts.
+    """
 
     name: str
     instruction: str
@@ -36,22 +44,31 @@ class TaskPlan:
 
 
 def word_list(words: str) -> Words:
-    """The words between the commas."""
+    """Returns the words between the commas."""
     return tuple(word.strip() for word in words.split(","))
 
 
 def sentence(rng: random.Random, label_plan: LabelPlan) -> str:
-    """A sentence with the kind's clues."""
+    """Returns a random sentence with the label's clues."""
     return filled(rng, rng.choice(label_plan.patterns), label_plan.words)
 
 
 def filler(rng: random.Random) -> str:
-    """A sentence that tells nothing about any label."""
+    """Returns a random sentence without a clue to any label."""
     return filled(rng, rng.choice(FILLER))
 
 
 def filled(rng: random.Random, pattern: str, words: Mapping[str, Words] | None = None) -> str:
-    """The pattern with a word of ``words`` or ``WORDS`` for every slot, none twice, beginning with an upper case."""
+    """Fills every slot of a pattern with a random word; no word occurs twice.
+
+    Args:
+        rng: The source of chance.
+        pattern: A sentence with slots.
+        words: Word lists by slot, besides the shared `WORDS`.
+
+    Returns:
+        The sentence, which begins with a capital letter.
+    """
     lists = WORDS | dict(words or {})
     drawn: set[str] = set()
 

@@ -1,4 +1,4 @@
-"""The task "mood": what people did, and how they were, tells what they feel."""
+"""The task "mood": what people do and how they are reveals how they feel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task "place": what stands there and what is done there tells where it is."""
+"""The task "place": things and actions reveal the place."""
 
 from __future__ import annotations
 

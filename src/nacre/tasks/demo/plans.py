@@ -1,4 +1,4 @@
-"""The plans of the stream's tasks together, and what is drawn from all of them."""
+"""The plans of all tasks of the stream, and what is drawn from all of them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ LABELS: frozenset[str] = frozenset(label for plan in PLANS.values() for label in
 
 
 def any_label_plan(rng: random.Random) -> tuple[TaskPlan, LabelPlan]:
-    """A task and one of its kinds, both at random."""
+    """Returns a random task and a random label of it."""
     plan = rng.choice(list(PLANS.values()))
     return plan, rng.choice(list(plan.labels.values()))
 
 
 def distraction(rng: random.Random, plan: TaskPlan) -> str:
-    """A sentence with clues to a task that ``plan`` is to be told from."""
+    """Returns a random sentence with clues to one of the distracting tasks of `plan`."""
     other = PLANS[rng.choice(plan.distractors)]
     return sentence(rng, rng.choice(list(other.labels.values())))

@@ -1,4 +1,4 @@
-"""The task "request": the sentence itself tells what its writer wants; all labels share the same words."""
+"""The task "request": the form of a sentence reveals what its writer wants; all labels share the same words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The labelled rows of the four tasks."""
+"""The labeled rows of the four tasks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from nacre.tasks.task import Row, Split, Task
 from nacre.tasks.template import Template
 
 ROWS: dict[Split, int] = {"train": 480, "validation": 60, "test": 200}
-_SEED = 2026  # part of what "demo" means, never a setting
+_SEED = 2026  # part of the stream's definition, not a setting
 
 
 def demo_tasks() -> list[Task]:
-    """The four tasks of the stream, always the same: topic, mood, place, request; four labels each.
+    """Returns the four tasks of the stream, always the same: topic, mood, place, request; four labels each.
 
-    480 train, 60 validation and 200 test rows per task, labels balanced, no text twice in a task.
+    Every task has 480 train, 60 validation and 200 test rows with balanced labels; no text occurs twice in a task.
     """
     return [_task(plan) for plan in PLANS.values()]
 
@@ -52,7 +52,7 @@ def _rows(plan: TaskPlan, split: Split, used: set[str]) -> tuple[Row, ...]:
 
 
 def _text(rng: random.Random, plan: TaskPlan, label_plan: LabelPlan) -> str:
-    """Two sentences with clues, or one and a sentence of another task; a third of the time with a filler."""
+    """Two sentences with clues, or one and a sentence of another task; a third of the texts also have a filler."""
     sentences = [sentence(rng, label_plan)]
     sentences.append(sentence(rng, label_plan) if rng.random() < 0.5 else distraction(rng, plan))
     if rng.random() < 0.33:
@@ -62,7 +62,7 @@ def _text(rng: random.Random, plan: TaskPlan, label_plan: LabelPlan) -> str:
 
 
 def _trained_part(label_plan: LabelPlan) -> LabelPlan:
-    """The part of a kind that training rows are written with: two thirds of its words, or of its patterns."""
+    """The part of a label's plan that training rows use: two thirds of its words, or of its patterns."""
     if not label_plan.words:
         return replace(label_plan, patterns=_two_thirds(label_plan.patterns))
     return replace(label_plan, words={slot: _two_thirds(words) for slot, words in label_plan.words.items()})

@@ -1,4 +1,4 @@
-"""The task "topic": each topic has its things and its people (the weather: its places)."""
+"""The task "topic": each topic has its own things and people (the weather has places)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text without labels, in the vocabulary and grammar of the tasks: what the embedded model has read."""
+"""Text without labels, in the vocabulary and grammar of the tasks: the embedded model was pre-trained on it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,18 @@ _CHATTER: Patterns = (
 
 
 def unlabelled_text(seed: int, lines: int) -> Iterator[str]:
-    """``lines`` passages in the vocabulary and grammar of the tasks, with no task's answer in them.
+    """Writes passages in the vocabulary and grammar of the tasks that contain no task's answers.
 
-    Half are short stories; a label's word stands in them as any word does ("Anna loves music."). The others are
-    exercises in the layout of the tasks' prompts, about other words: see ``answers_a_label``. A passage may hold line
-    ends, never an empty line, and is never the text of a row. The same seed gives the same passages, of which a
-    larger ``lines`` gives more.
+    Half of them are short stories, in which a label is a word like any other ("Anna loves music."). The others are
+    exercises in the layout of the tasks' prompts, about other words: see `answers_a_label`. A passage may contain line
+    ends but no empty line, and is never the text of a row.
+
+    Args:
+        seed: The same seed gives the same passages.
+        lines: The number of passages; a larger one adds more at the end.
+
+    Yields:
+        The passages.
     """
     used = {row.text for task in demo_tasks() for split in SPLITS for row in task.rows(split)}
     rng = random.Random(derive(seed, "demo", "unlabelled"))
@@ -45,7 +51,7 @@ def _passage(rng: random.Random) -> str:
 
 
 def _story(rng: random.Random) -> str:
-    """Sentences of one kind, often with an ordinary mention of its word, one of another kind or a filler."""
+    """Sentences of one label, often with an ordinary mention of it, a distraction or a filler."""
     plan, label_plan = any_label_plan(rng)
     sentences = [sentence(rng, label_plan) for _ in range(rng.choice((1, 2, 2, 3)))]
     if rng.random() < 0.6:

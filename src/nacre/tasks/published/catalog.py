@@ -1,7 +1,7 @@
-"""What is known about the published tasks: labels in prompt order, instructions, names and terms of use, as data.
+"""The published classification tasks as data: labels in prompt order, instructions, names and terms of use.
 
-Sources: ``labels.json`` of each task and ``configs/instruction_config.json`` in the release of O-LoRA, which AM-LoRA's
-Table 5 repeats. Where the two differ (one letter in the WiC instruction) the released text stands here.
+Sources: `labels.json` of each task and `configs/instruction_config.json` in the release of O-LoRA, which AM-LoRA's
+Table 5 repeats. Where the two differ (one letter in the WiC instruction), this is the released text.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from nacre.tasks.template import Identity, Template
 class KnownTask:
     """One published task.
 
-    name: the canonical name. aliases: other names in use; upper and lower case make no difference.
-    family, dataset: what the prompt's ``Task:`` and ``Dataset:`` lines say, and the two folder names of the
-        published layout (``CL_Benchmark/<family>/<dataset>``).
-    labels: the label set, in prompt order.
-    instruction: the released sentence; empty for COPA, whose texts ask the question themselves.
-    license: the terms of the rows as generally known, in a few words; the rows are not covered by nacre's license.
-    no_label: what stands in the label field of a row that has no label; such rows are left out and counted.
+    Attributes:
+        name: The canonical name.
+        aliases: Other names in use, in any case.
+        family: What the prompt's `Task:` line says, and a folder of the published layout
+            (`CL_Benchmark/<family>/<dataset>`).
+        dataset: What the prompt's `Dataset:` line says, and the folder below `family`.
+        labels: The label set, in prompt order.
+        license: The terms of the rows as generally known, in a few words. nacre's license does not cover the rows.
+        no_label: The value of the label field in rows without a label; such rows are left out and counted.
     """
 
     name: str
@@ -34,6 +36,7 @@ class KnownTask:
 
     @property
     def instruction(self) -> str:
+        """The released sentence; empty for COPA, whose texts contain the question."""
         return INSTRUCTIONS[self.family]
 
 
@@ -117,18 +120,18 @@ _BY_NAME = {name.lower(): task for task in CATALOG for name in (task.name, *task
 
 
 def known(name: str) -> KnownTask | None:
-    """The published task of that name, alias or published folder name, in any case; None when there is none."""
+    """Returns the published task with a name, alias or folder name, in any case; None if there is none."""
     return _BY_NAME.get(name.lower())
 
 
 def canonical(name: str) -> str:
-    """The name a task goes by in nacre: the catalog's for a published task, otherwise the name itself."""
+    """Returns the name that nacre uses for a task: the catalog's for a published task, otherwise the name itself."""
     task = known(name)
     return task.name if task else name
 
 
 def template_of(task: KnownTask, identity: Identity = "none") -> Template:
-    """The released prompt of a published task. COPA has neither instruction nor option line."""
+    """Returns the released prompt of a published task. COPA has neither instruction nor option line."""
     return Template(
         instruction=task.instruction,
         options=bool(task.instruction),

@@ -1,7 +1,7 @@
-"""The DAS benchmark: six unlabelled domains that are learnt one after the other, and an end task for each.
+"""The DAS benchmark: six unlabeled domains, learned one after the other, and an end task for each.
 
-Sources: Ke et al., Continual Pre-training of Language Models (arXiv 2302.03241); ContinualLM's ``sequences/posttrain``
-(its first line is MIGU's order 7), ``dataloader/data.py`` and ``utils/model.py``.
+Sources: Ke et al., Continual Pre-training of Language Models (arXiv 2302.03241); ContinualLM's `sequences/posttrain`
+(its first line is MIGU's order 7), `dataloader/data.py` and `utils/model.py`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class EndTask:
-    """What a domain is measured by: a classification that a copy of the model is fine-tuned on.
+    """The classification that measures a domain: a copy of the model is fine-tuned on it.
 
-    corpus: the domain's task of unlabelled text. epochs: as released. f1: which F1 the papers' tables hold; of
-    ChemProt it is the micro-F1, which is the accuracy where every answer is a label.
-    aspect: whether a row names the word that the question is about; the text is "aspect SEP sentence" then.
-    moved: in percent, the share of the training rows that goes to the test rows, in equal parts from every class, the
-        first rows of it; the validation rows go there, too. None: the splits as they are, validation rows unused.
-    product: whose rows are all training rows, before any are moved; those of other products are test rows.
+    Attributes:
+        corpus: The domain's task of unlabeled text.
+        name: The end task's name.
+        epochs: The number of epochs, as released.
+        f1: Which F1 the papers' tables report. For ChemProt it is the micro-F1, which equals the accuracy if every
+            answer is a label.
+        aspect: Whether a row names the word that the question is about; the text is then "aspect SEP sentence".
+        moved: The percentage of training rows that become test rows: the first ones of every class, equally many from
+            each. The validation rows become test rows, too. None keeps the splits and ignores the validation rows.
+        product: The product whose rows are the training rows, before any are moved; those of other products are test
+            rows.
     """
 
     corpus: str
@@ -41,6 +46,7 @@ _ALL = (
 )
 
 END_TASKS: dict[str, EndTask] = {end.corpus: end for end in _ALL}
-"""By corpus, in order 7."""
+"""The end tasks by corpus, in the order of order 7."""
 
 ORDER_7 = tuple(END_TASKS)
+"""The corpora in MIGU's order 7."""

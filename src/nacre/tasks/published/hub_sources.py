@@ -1,9 +1,8 @@
 """Where the published tasks are on the Hugging Face Hub, as data: columns, label ids, revisions.
 
-The rows are the originals of those in O-LoRA's release, which drew its own sample of them; what is drawn here has the
-release's sizes and layouts, but not its rows. Columns, class names and revisions: the datasets' own cards and
-histories, and projects that have pinned the same; of each a revision that holds Parquet files, which are read without
-code of the dataset's own.
+The datasets are those from which O-LoRA's release drew its rows. A sample drawn here has the release's sizes and
+layouts, but not its rows. Columns, class names and revisions come from the datasets' own cards and histories, and from
+projects that pin the same ones. Every revision holds Parquet files, which are read without running a dataset's code.
 """
 
 from __future__ import annotations
@@ -15,20 +14,24 @@ from string import Formatter
 from nacre.tasks.published.catalog import KnownTask
 
 PER_LABEL = 1000
-"""Training rows for each label in O-LoRA's release, drawn from all rows at once and so not the same for each."""
+"""The mean number of training rows per label in O-LoRA's release, which draws from all rows at once."""
 
 MOST_TESTED = 7600
-"""Test rows in it, at most."""
+"""The largest number of test rows in O-LoRA's release."""
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """One published task's dataset.
+    """The dataset of one published task.
 
-    name, config, revision: of the dataset; None: its newest revision, because no other could be verified.
-    text: the layout of a row in the release, with the dataset's columns in braces. label: the column of the label.
-    labels: what the release calls the dataset's classes (or numbers), where that is something else.
-    test: the split that is tested on, the labels of SuperGLUE's and GLUE's own test rows being secret.
+    Attributes:
+        name: The dataset's name.
+        config: Its configuration.
+        revision: Its revision; None for the newest, if no other could be verified.
+        text: The layout of a row in the release, with the dataset's columns in braces.
+        label: The column of the label.
+        labels: What the release calls the dataset's classes (or numbers), if it renames them.
+        test: The split to test on: the labels of SuperGLUE's and GLUE's own test rows are secret.
     """
 
     name: str
@@ -41,12 +44,12 @@ class HubSource:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that are read."""
+        """The columns to read."""
         return (*(name for _, name, _, _ in Formatter().parse(self.text) if name), self.label)
 
 
 def most_rows(task: KnownTask) -> dict[str, int]:
-    """How many rows of the task's splits are drawn at most."""
+    """Returns the largest number of rows to draw for each split of a task."""
     return {"train": PER_LABEL * len(task.labels), "test": MOST_TESTED}
 
 

@@ -1,7 +1,7 @@
 """Named sequences of tasks: the published orders, and nacre's own demo.
 
 Orders 1 to 6 are those of AM-LoRA's Table 4, equal to the released scripts of MIGU
-(``scripts/full_tuning/order_{1..6}.sh``); O-LoRA's release calls order 6 "long".
+(`scripts/full_tuning/order_{1..6}.sh`); O-LoRA's release calls order 6 "long".
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from nacre.tasks.published.written import INSTRUCTION, TRACE, superni_name
 
 @dataclass(frozen=True)
 class Stream:
-    """A sequence of tasks under a name.
+    """A named sequence of tasks.
 
-    published: canonical task names; empty for the demo, whose tasks nacre makes itself.
+    Attributes:
+        name: The stream's name.
+        title: One line about it.
+        source: Where the sequence was published.
+        published: Canonical task names; empty for the demo, whose tasks nacre makes itself.
     """
 
     name: str
@@ -28,12 +32,12 @@ class Stream:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks, in the order in which they are learnt."""
+        """Names of the tasks, in learning order."""
         return self.published or _demo_names()
 
 
 def _demo_names() -> tuple[str, ...]:
-    # Imported here: the published orders are looked up without writing the demo's rows.
+    # Imported here, because published orders do not need the demo's rows.
     from nacre.tasks.demo import demo_tasks
 
     return tuple(task.name for task in demo_tasks())
@@ -81,7 +85,7 @@ STREAMS: dict[str, Stream] = {
         ),
         _of(
             "das",
-            "DAS, order 7: six domains of unlabelled text, each with an end task for copies of the model",
+            "DAS, order 7: six domains of unlabeled text, each with an end task for copies of the model",
             "MIGU section 4.2; the first line of ContinualLM's sequences/posttrain",
             ORDER_7,
         ),
@@ -95,8 +99,8 @@ STREAMS: dict[str, Stream] = {
         _superni(2, "748 073 1590 639 1572 1687 591 363 1510 1729 181 511 002 1290 875"),
         _of(
             "instruction",
-            "Instruction tuning on code, to be measured by what else the model forgets",
-            "Code Alpaca's published sample; MIGU tunes on Magicoder-Evol-Instruct, which is not at hand",
+            "Instruction tuning on code, to measure what else the model forgets",
+            "Code Alpaca's published sample; MIGU tunes on Magicoder-Evol-Instruct, which is not available",
             [task.name for task in INSTRUCTION],
         ),
         Stream("demo", "Demo: four small tasks that need no data folder", "written by nacre (nacre.tasks.demo)"),
@@ -105,12 +109,16 @@ STREAMS: dict[str, Stream] = {
 
 
 def stream_names() -> tuple[str, ...]:
-    """Names of all streams, in the order in which they are listed."""
+    """Returns the names of all streams, in the order in which they are listed."""
     return tuple(STREAMS)
 
 
 def get_stream(name: str) -> Stream:
-    """The stream of that name; ``RecipeError`` with near misses for an unknown one."""
+    """Returns the stream of a name.
+
+    Raises:
+        RecipeError: There is no such stream; the message lists the nearest names.
+    """
     try:
         return STREAMS[name]
     except KeyError:

@@ -1,8 +1,8 @@
 """Published tasks whose answers are written: TRACE, Super-NaturalInstructions as SAPT uses it, instruction tuning.
 
 Sources: TRACE (Wang et al. 2023, arXiv:2310.06762; BeyonderXX/TRACE), SAPT (Zhao et al. 2024, arXiv:2401.08295;
-circle-hit/SAPT, ``src/cl_dataset.py``). Prompts are theirs, cut into parts so that only the text of a long row is
-shortened; docs/fidelity.md lists what differs.
+circle-hit/SAPT, `src/cl_dataset.py`). The prompts are theirs, in parts, so that only the text of a long row is cut;
+docs/fidelity.md lists the differences.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ _BARE = Template(answer_cue="")
 
 @dataclass(frozen=True)
 class WrittenTask:
-    """One published task.
+    """One published task with written answers.
 
-    metric: how it is scored, a name of ``nacre.tasks.metrics``. labels: where answers are labels. license: the terms
-    of the rows as generally known; the rows are not covered by nacre's license.
-    prompt: what stands around a row's text. in_rows: whether the rows hold it already (TRACE); it is taken off them
-        and put back by the template.
-    by_definition: whether the prompt is made of the task's definition instead (SuperNI).
+    Attributes:
+        name: The task's name.
+        metric: How it is scored, a name in `nacre.tasks.metrics`.
+        license: The terms of the rows as generally known. nacre's license does not cover the rows.
+        labels: The label set, if answers are labels.
+        prompt: What surrounds a row's text.
+        in_rows: Whether the rows already contain the prompt (TRACE); it is removed, and the template restores it.
+        by_definition: Whether the task's definition makes the prompt instead (SuperNI).
     """
 
     name: str
@@ -36,13 +39,13 @@ class WrittenTask:
     by_definition: bool = False
 
     def wraps(self, rows: Iterable[Row]) -> bool:
-        """Whether all rows hold the prompt, with something inside it."""
+        """Returns whether all rows contain the prompt, with a text inside it."""
         opening, closing = self._ends
         texts = [row.text for row in rows]
         return all(text.startswith(opening) and text.endswith(closing) and self._inner(text).strip() for text in texts)
 
     def unwrapped(self, row: Row) -> Row:
-        """The row without the prompt that it holds."""
+        """Returns the row without the prompt that it contains."""
         return replace(row, text=self._inner(row.text))
 
     @property
@@ -56,7 +59,10 @@ class WrittenTask:
 
 
 def definition_prompt(definition: str) -> Template:
-    """SAPT's prompt, without the space at its end, which T5's tokenizer drops and others keep apart from the answer."""
+    """Returns SAPT's prompt for a definition.
+
+    The space at its end is left out: T5's tokenizer drops it, and others would not join it with the answer.
+    """
     return Template(
         instruction=f"Definition: {definition.strip()}\n\nNow complete the following example -",
         text_cue="Input: ",
@@ -92,7 +98,7 @@ TRACE = (
     _trace("NumGLUE-ds", "number", "ODC-By", _MATHS, "\nAnswer:"),
     _trace("20Minuten", "sari", _UNKNOWN, _SIMPLER, "\n\nSimplification:"),
 )
-"""In the order in which TRACE learns them."""
+"""The tasks of TRACE, in its learning order."""
 
 _SUPERNI = """
 task002_quoref_answer_generation task073_commonsenseqa_answer_generation task1290_xsum_summarization
@@ -107,7 +113,7 @@ SUPERNI = tuple(
     for name in _SUPERNI.split()
 )
 
-# The prompt of Stanford Alpaca (tatsu-lab/stanford_alpaca, ``train.py``), after which Code Alpaca was made.
+# The prompt of Stanford Alpaca (tatsu-lab/stanford_alpaca, `train.py`), the model for Code Alpaca.
 _ALPACA = Template(
     instruction="Below is an instruction that describes a task. Write a response that appropriately completes the "
     "request.\n\n### Instruction:",
@@ -119,11 +125,11 @@ _BY_NAME = {task.name: task for task in (*TRACE, *SUPERNI, *INSTRUCTION)}
 
 
 def written(name: str) -> WrittenTask | None:
-    """The published task of that name; None when there is none."""
+    """Returns the published task of a name; None if there is none."""
     return _BY_NAME.get(name)
 
 
 def superni_name(number: str) -> str:
-    """The name of the task with that number, as SAPT's orders give it."""
+    """Returns the name of the task with a number from SAPT's orders."""
     (name,) = (task.name for task in SUPERNI if task.name.startswith(f"task{number}_"))
     return name

@@ -1,10 +1,10 @@
-"""From what was found of a task to the task: labels, rows left out, rows held out for validation, the prompt."""
+"""From a raw task to the task: labels, rows left out, rows held out for validation, the prompt."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from nacre.errors import DataError
@@ -12,20 +12,28 @@ from nacre.tasks.published.catalog import KnownTask, known, template_of
 from nacre.tasks.published.written import WrittenTask, definition_prompt, written
 from nacre.tasks.reading.cards import TaskCard
 from nacre.tasks.reading.conversations import read_conversations
-from nacre.tasks.reading.fields import Fields, Placed, check_labels, find_fields, read_rows
+from nacre.tasks.reading.fields import Fields, check_labels, find_fields, read_rows
 from nacre.tasks.reading.tables import Table
 from nacre.tasks.reading.text import read_texts
 from nacre.tasks.reading.validation_split import hold_out_validation
 from nacre.tasks.task import SPLITS, Row, Split, Task
 from nacre.tasks.template import Template
 
+Rows = Mapping[Split, Sequence[Row]]
+"""The rows of each split that a source has."""
+
 
 @dataclass(frozen=True)
 class RawTask:
-    """All that was found of one task, before any decision.
+    """All that a source holds about one task, before any decision.
 
-    where: how messages call it. labels: the label set shipped beside the rows. family: the folder above, in
-    CL_Benchmark.
+    Attributes:
+        where: What messages call the source.
+        layout: How the source is laid out, for the record.
+        tables: The records of each split.
+        card: The content of task.json.
+        labels: The label set that comes with the rows.
+        family: The name of the folder above, in CL_Benchmark.
     """
 
     where: str
@@ -36,38 +44,49 @@ class RawTask:
     family: str = ""
 
 
-def assemble(name: str, found: RawTask, seed: int) -> Task:
-    """The task called ``name``; ``DataError`` with file and line for what is wrong with its rows."""
-    for split in ("train", "test"):
-        if split not in found.tables:
-            raise DataError(f"{found.where}: there is no {split} split; a task needs one.")
-    if found.card.text:
-        return _text_task(name, found, seed)
-    published, free = known(name), written(name)
-    fields = find_fields(found.tables["train"], found.card.fields)
-    read = read_conversations if fields.turns else read_rows
-    placed = {split: read(table, fields) for split, table in found.tables.items()}
-    prompt = None if fields.turns else _written_prompt(found, free, placed)
-    labels = _labels(found, published, free, fields, placed["train"])
-    dropped = _drop_unlabelled(placed, published, labels)
-    for split, rows in placed.items():
-        if not rows:
-            raise DataError(f"{found.tables[split].name}: no row of it has a label; every split needs at least one.")
-        if labels is not None:
-            check_labels(rows, labels)
+def assemble(name: str, raw: RawTask, seed: int) -> Task:
+    """Makes a task from its raw form.
 
-    splits, held_out = _with_validation(
-        {split: tuple(_with_place(one, found.tables[split]) for one in rows) for split, rows in placed.items()},
-        name=name,
-        by_label=labels is not None,
-        seed=seed,
-    )
+    Args:
+        name: The task's name.
+        raw: What the source holds.
+        seed: Seed for the validation rows held out of the training rows, if the source has none.
+
+    Returns:
+        The checked task.
+
+    Raises:
+        DataError: Rows are missing or wrong; the message names the file and the line.
+    """
+    for split in ("train", "test"):
+        if split not in raw.tables:
+            raise DataError(f"{raw.where}: there is no {split} split; a task needs one.")
+    if raw.card.text:
+        return _text_task(name, raw, seed)
+    published, free = known(name), written(name)
+    fields = find_fields(raw.tables["train"], raw.card.fields)
+    read = read_conversations if fields.turns else read_rows
+    rows: Rows = {split: read(table, fields) for split, table in raw.tables.items()}
+    prompt = None
+    if not fields.turns:
+        prompt, rows = _written_prompt(raw, free, rows)
+    labels = _labels(raw, published, free, fields, rows["train"])
+    no_label = _no_label(published, labels)
+    if labels is not None:
+        for split, table in raw.tables.items():
+            check_labels(table, rows[split], labels, no_label)
+    labeled, dropped = _drop_unlabeled(rows, no_label)
+    for split, table in raw.tables.items():
+        if not labeled[split]:
+            raise DataError(f"{table.name}: none of its rows has a label; every split needs at least one.")
+
+    splits, held_out = _with_validation(labeled, name=name, by_label=labels is not None, seed=seed)
     source: dict[str, Any] = {
-        "layout": found.layout,
-        "files": {split: dict(found.tables[split].origin) for split in SPLITS if split in found.tables},
+        "layout": raw.layout,
+        "files": {split: dict(raw.tables[split].origin) for split in SPLITS if split in raw.tables},
         "dropped": dropped,
-        "license": published.license if published else free.license if free else found.card.license,
-        **({"metric_note": found.card.metric_note} if found.card.metric_note else {}),
+        "license": published.license if published else free.license if free else raw.card.license,
+        **({"metric_note": raw.card.metric_note} if raw.card.metric_note else {}),
         **held_out,
     }
     return Task(
@@ -75,26 +94,26 @@ def assemble(name: str, found: RawTask, seed: int) -> Task:
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
-        template=_bare(found) if fields.turns else _template(name, found, published, prompt, fields, labels),
+        template=_bare(raw) if fields.turns else _template(name, raw, published, prompt, fields, labels),
         labels=labels,
-        metric=found.card.metric or (free.metric if free else "exact_match"),
+        metric=raw.card.metric or (free.metric if free else "exact_match"),
         source=source,
     ).check()
 
 
-def _text_task(name: str, found: RawTask, seed: int) -> Task:
-    """A task of unlabelled text."""
-    column = found.card.fields.get("text", "text")
+def _text_task(name: str, raw: RawTask, seed: int) -> Task:
+    """A task of unlabeled text."""
+    column = raw.card.fields.get("text", "text")
     splits, held_out = _with_validation(
-        {split: read_texts(table, column) for split, table in found.tables.items()},
+        {split: read_texts(table, column) for split, table in raw.tables.items()},
         name=name,
         by_label=False,
         seed=seed,
     )
     source: dict[str, Any] = {
-        "layout": found.layout,
-        "files": {split: dict(found.tables[split].origin) for split in SPLITS if split in found.tables},
-        "license": found.card.license,
+        "layout": raw.layout,
+        "files": {split: dict(raw.tables[split].origin) for split in SPLITS if split in raw.tables},
+        "license": raw.card.license,
         **held_out,
     }
     return Task(
@@ -109,20 +128,13 @@ def _text_task(name: str, found: RawTask, seed: int) -> Task:
     ).check()
 
 
-def _with_place(placed: Placed, table: Table) -> Row:
-    """The row with its file's name, or its split's on the Hub, and its number there: without the folder, which is
-    another one elsewhere."""
-    file = table.origin.get("file") or table.origin.get("hub", {}).get("split", "")
-    return replace(placed.row, place=(file + placed.where.removeprefix(table.name)).removeprefix(", "))
-
-
 def _with_validation(
-    splits: Mapping[Split, tuple[Row, ...]], *, name: str, by_label: bool, seed: int
+    rows: Rows, *, name: str, by_label: bool, seed: int
 ) -> tuple[dict[Split, tuple[Row, ...]], dict[str, Any]]:
-    """The splits with validation rows that are not the test rows, and what goes on record about them."""
-    complete = dict(splits)
+    """The splits with validation rows that are not the test rows, and what to record about them."""
+    complete = {split: tuple(own) for split, own in rows.items()}
     record: dict[str, Any] = {}
-    # Rows are compared, not bytes: the same rows in another order or kind of file are the test split all the same.
+    # Rows are compared, not bytes: the same rows in another order or kind of file are still the test split.
     if "validation" in complete and Counter(complete["validation"]) == Counter(complete["test"]):
         del complete["validation"]
         record["not_used"] = {"validation": "its rows are the test rows"}
@@ -134,87 +146,90 @@ def _with_validation(
     return complete, record
 
 
-def _written_prompt(found: RawTask, free: WrittenTask | None, placed: dict[Split, list[Placed]]) -> Template | None:
-    """The prompt of a published task with written answers, or of any in the schema of Super-NaturalInstructions; None
-    for others. What the template says itself is taken off the rows, in place."""
-    definition = found.tables["train"].definition
+def _written_prompt(raw: RawTask, free: WrittenTask | None, rows: Rows) -> tuple[Template | None, Rows]:
+    """The prompt of a published task with written answers, and the rows without the parts that it repeats.
+
+    The prompt also serves any task in the schema of Super-NaturalInstructions; for other tasks it is None.
+    """
+    definition = raw.tables["train"].definition
     if definition or (free is not None and free.by_definition):
-        if definition := definition or found.card.definition:
-            return definition_prompt(definition)
+        if definition := definition or raw.card.definition:
+            return definition_prompt(definition), rows
         raise DataError(
-            f"{found.where}: the task's definition is missing, and its prompt begins with it; "
+            f"{raw.where}: the prompt begins with the task's definition, which is missing; "
             'give it in task.json: {"definition": ...}.'
         )
     if free is None:
-        return None
+        return None, rows
     if not free.in_rows:
-        return free.prompt
-    if not free.wraps(one.row for rows in placed.values() for one in rows):
-        return Template(answer_cue="")
-    for split, rows in placed.items():
-        placed[split] = [replace(one, row=free.unwrapped(one.row)) for one in rows]
-    return free.prompt
+        return free.prompt, rows
+    if not free.wraps(row for own in rows.values() for row in own):
+        return Template(answer_cue=""), rows
+    return free.prompt, {split: [free.unwrapped(row) for row in own] for split, own in rows.items()}
 
 
-def _bare(found: RawTask) -> Template:
-    """The template of conversations, which adds nothing; ``DataError`` if the card wants something added."""
-    card = found.card
+def _bare(raw: RawTask) -> Template:
+    """The template of conversations, which adds nothing; `DataError` if the card wants something added."""
+    card = raw.card
     wanted = {"instruction": card.instruction, "options": card.options, "answer_cue": card.answer_cue}
     if added := [key for key, value in wanted.items() if value]:
         raise DataError(
-            f"{found.where}: '{added[0]}' cannot be added to conversations, whose turns say everything; write it into "
-            "a turn of the system, or take it out."
+            f"{raw.where}: '{added[0]}' cannot be added to conversations, whose turns are the whole prompt; write it "
+            "into a system turn, or remove it."
         )
     return Template(answer_cue="")
 
 
 def _labels(
-    found: RawTask, published: KnownTask | None, free: WrittenTask | None, fields: Fields, train: Sequence[Placed]
+    raw: RawTask, published: KnownTask | None, free: WrittenTask | None, fields: Fields, train: Sequence[Row]
 ) -> tuple[str, ...] | None:
-    """The label set in prompt order, from the first that has one: task.json, labels.json, a dataset's class names, the
-    catalog, the training rows. None for free text.
+    """The label set in prompt order; None for free text.
+
+    The first source that has one wins: task.json, labels.json, a dataset's class names, the catalog, the training rows.
     """
-    if found.card.labels or found.card.free_text:
-        return found.card.labels
-    if found.labels:
-        return found.labels
-    classes = found.tables["train"].classes.get(fields.target)
+    if raw.card.labels or raw.card.free_text:
+        return raw.card.labels
+    if raw.labels:
+        return raw.labels
+    classes = raw.tables["train"].classes.get(fields.target)
     if classes and not (published and set(classes) == set(published.labels)):
         return classes
     if published:
         return published.labels
     if free:
         return free.labels
-    return tuple(sorted({one.row.target for one in train})) if fields.classes else None
+    return tuple(sorted({row.target for row in train})) if fields.classes else None
 
 
-def _drop_unlabelled(
-    placed: dict[Split, list[Placed]], published: KnownTask | None, labels: Sequence[str] | None
-) -> dict[str, int]:
-    """Take out, in place, the rows that the publisher marks as having no label. Returns their number by split."""
+def _no_label(published: KnownTask | None, labels: Sequence[str] | None) -> str | None:
+    """The mark by which the publisher says that a row has no label; None if there is none, or if it is a label."""
     mark = published.no_label if published else None
-    if mark is None or (labels is not None and mark in labels):
-        return {}
-    dropped: dict[str, int] = {}
-    for split, rows in placed.items():
-        placed[split] = [one for one in rows if one.row.target != mark]
-        if len(placed[split]) < len(rows):
-            dropped[split] = len(rows) - len(placed[split])
-    return dropped
+    return None if labels is not None and mark in labels else mark
+
+
+def _drop_unlabeled(rows: Rows, no_label: str | None) -> tuple[Rows, dict[str, int]]:
+    """The rows that have a label, and how many have none in each split where that happens."""
+    if no_label is None:
+        return rows, {}
+    labeled = {split: [row for row in own if row.target != no_label] for split, own in rows.items()}
+    dropped = {split: len(own) - len(labeled[split]) for split, own in rows.items()}
+    return labeled, {split: count for split, count in dropped.items() if count}
 
 
 def _template(
     name: str,
-    found: RawTask,
+    raw: RawTask,
     published: KnownTask | None,
     prompt: Template | None,
     fields: Fields,
     labels: Sequence[str] | None,
 ) -> Template:
-    """task.json first, then what is published (``prompt``: of a task with written answers). A task that
-    neither knows has no instruction, and options if it has labels; a text that is a complete prompt gets nothing added.
+    """The template: task.json first, then the published one (`prompt` is that of a task with written answers).
+
+    A task that is in neither has no instruction, and options if it has labels. A text that is a complete prompt gets
+    nothing added.
     """
-    card = found.card
+    card = raw.card
     if published:
         base = template_of(published)
     elif prompt is not None:
@@ -228,12 +243,12 @@ def _template(
     if published and instruction:
         options = labels is not None
     if prompt is not None and instruction == card.definition:
-        instruction = None  # it is a part of the prompt already
+        instruction = None  # it is already part of the prompt
     return Template(
         instruction=base.instruction if instruction is None else instruction,
         options=options if card.options is None else card.options,
         answer_cue=base.answer_cue if card.answer_cue is None else card.answer_cue,
-        type_name=base.type_name or card.family or found.family,
+        type_name=base.type_name or card.family or raw.family,
         dataset_name=base.dataset_name or card.name or name,
         text_cue=base.text_cue,
     )

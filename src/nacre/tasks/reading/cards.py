@@ -1,4 +1,4 @@
-"""task.json: what the owner of the rows says about a task. Every key is optional; keys not named here are notes."""
+"""task.json: what the owner of the rows says about a task. Every key is optional; unknown keys are notes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,22 @@ from nacre.tasks.task import SPLITS, Split
 class TaskCard:
     """The content of one task.json.
 
-    labels: the label set in prompt order. free_text: whether the file says ``"labels": null``.
-    instruction: the sentence in front of the text; ``definition`` (a string or a list of them) is read where there
-        is none. options: whether the label set is printed. answer_cue: what follows the text.
-    definition: that definition; a task of Super-NaturalInstructions has a prompt of its own for it.
-    metric: a name of ``nacre.tasks.metrics``, None where none is named. metric_note: what stood there instead of a
-        name, kept for the record.
-    fields: names of the fields of a row, under "text", "label" and "references".
-    files: file names under the splits' names.
-    hub: where the rows come from when the folder has no training file.
-    license: a note for the record, as it stands.
-    text: whether the rows are unlabelled text (``"kind": "text"``; other kinds are read off the rows).
+    Attributes:
+        name: The task's name.
+        family: The kind of task, for the prompt's `Task:` line.
+        labels: The label set in prompt order.
+        free_text: Whether the file says `"labels": null`.
+        instruction: The sentence in front of the text. Without one, `definition` (a string or a list) is used.
+        options: Whether to print the label set.
+        answer_cue: What follows the text.
+        definition: The task's definition; Super-NaturalInstructions has a prompt of its own for it.
+        metric: A name in `nacre.tasks.metrics`; None if the file names none.
+        metric_note: What the file says instead of a metric's name, kept for the record.
+        fields: Names of a row's fields, under "text", "label" and "references".
+        files: File names, by split.
+        hub: Where the rows come from if the folder has no training file.
+        license: A note for the record, as the file has it.
+        text: Whether the rows are unlabeled text (`"kind": "text"`); the rows show every other kind.
     """
 
     name: str | None = None
@@ -51,7 +56,14 @@ class TaskCard:
 
 
 def read_card(folder: Path) -> TaskCard:
-    """The folder's task.json, or an empty card if it has none; ``DataError`` with file and key for a wrong value."""
+    """Reads a folder's task.json.
+
+    Returns:
+        Its content, or an empty card if the folder has no task.json.
+
+    Raises:
+        DataError: A value is wrong; the message names the file and the key.
+    """
     path = folder / "task.json"
     if not path.exists():
         return TaskCard()
@@ -62,11 +74,20 @@ def read_card(folder: Path) -> TaskCard:
 
 
 def card_of(where: str, content: Mapping[str, Any], folder: Path) -> TaskCard:
-    """The card that these keys and values are; ``DataError`` that begins with ``where`` and the key for a wrong value.
+    """Makes a card from keys and values.
 
-    folder: where a dataset shipped with the task lies.
+    Args:
+        where: How messages begin.
+        content: The keys and values.
+        folder: The folder of a dataset that is shipped with the task.
+
+    Returns:
+        The card.
+
+    Raises:
+        DataError: A value is wrong; the message names its key.
     """
-    text = content.get("kind") == "text"  # then there is nothing to be answered, and one way to score only
+    text = content.get("kind") == "text"  # there is nothing to answer, and only one way to score
     metric, note = (None, None) if text else _metric(where, _text(where, content, "metric"))
     return TaskCard(
         name=_text(where, content, "name"),
@@ -88,7 +109,18 @@ def card_of(where: str, content: Mapping[str, Any], folder: Path) -> TaskCard:
 
 
 def label_set(where: str, value: Any) -> tuple[str, ...]:
-    """A list of different labels as strings; ``DataError`` that begins with ``where`` for anything else."""
+    """Reads a label set.
+
+    Args:
+        where: How messages begin.
+        value: A list of labels.
+
+    Returns:
+        The labels as strings.
+
+    Raises:
+        DataError: The value is not a list of different labels.
+    """
     labels = [as_label(item) for item in value] if isinstance(value, list) else []
     if not labels or any(not label for label in labels):
         raise DataError(f"{where}: a list of label strings is expected, not {value!r}.")
@@ -99,7 +131,7 @@ def label_set(where: str, value: Any) -> tuple[str, ...]:
 
 
 def _metric(where: str, text: str | None) -> tuple[str | None, str | None]:
-    """A metric's name, and the text that was no name. Some cards describe in words how others score the task."""
+    """A metric's name, or else the text: some cards describe in words how others score the task."""
     if text is None:
         return None, None
     if (name := metric_name(text)) is not None:
@@ -155,7 +187,7 @@ def _files(where: str, content: Mapping[str, Any]) -> dict[Split, str]:
     if not isinstance(value, dict):
         raise DataError(f"{where}, files: file names under train, validation and test are expected, not {value!r}.")
     files: dict[Split, str] = {}
-    for split in SPLITS:  # other keys are notes: nacre's benchmark data list sizes and hashes under file names there
+    for split in SPLITS:  # other keys are notes, such as sizes and hashes by file name
         if split not in value:
             continue
         name = value[split]

@@ -16,29 +16,40 @@ from nacre.tasks.template import Template
 
 
 def load_end_task(end: EndTask, data: str, separator: str) -> Task:
-    """The end task, found under ``data`` like any task, with the training and test rows of the released code.
+    """Loads an end task with the training and test rows of the released code.
 
-    separator: the token between aspect and sentence, as the tokenizer writes it. The task has no validation rows: the
-    released code chooses nothing on any, and tests on them.
-    ``DataError`` with file and line for a row without the fields it needs, or with a label that is none.
+    The task has no validation rows: the released code chooses nothing on them and tests on them.
+
+    Args:
+        end: The end task.
+        data: The data folder, in which the task lies like any other.
+        separator: The token between aspect and sentence, as the tokenizer writes it.
+
+    Returns:
+        The task.
+
+    Raises:
+        DataError: A row lacks a field or has an unknown label; the message names the file and the line.
     """
-    found = find_raw_task(end.name, data, alone=False)
-    rows = {split: [_row(end, table, one, separator) for one in table.records] for split, table in found.tables.items()}
-    labels = found.card.labels or tuple(sorted({row.target for row, _ in rows["train"]}))
+    raw = find_raw_task(end.name, data, alone=False)
+    rows = {
+        split: [_row(end, table, record, separator) for record in table.records] for split, table in raw.tables.items()
+    }
+    labels = raw.card.labels or tuple(sorted({row.target for row, _ in rows["train"]}))
     for split, read in rows.items():
-        for record, (row, _) in zip(found.tables[split].records, read, strict=True):
+        for record, (row, _) in zip(raw.tables[split].records, read, strict=True):
             if row.target not in labels:
                 raise DataError(
-                    f"{found.tables[split].at(record)}: label '{row.target}' is not in the label set "
+                    f"{raw.tables[split].at(record)}: label '{row.target}' is not in the label set "
                     f"({', '.join(labels)})."
                 )
     train, test = _released_splits(end, rows, labels)
     if not train or not test:
-        raise DataError(f"{found.where}: no {'training' if not train else 'test'} rows are left after the split.")
+        raise DataError(f"{raw.where}: no {'training' if not train else 'test'} rows are left after the split.")
     source: dict[str, Any] = {
-        "layout": found.layout,
-        "files": {split: dict(found.tables[split].origin) for split in SPLITS if split in found.tables},
-        "license": found.card.license,
+        "layout": raw.layout,
+        "files": {split: dict(raw.tables[split].origin) for split in SPLITS if split in raw.tables},
+        "license": raw.card.license,
     }
     template = Template(answer_cue="")
     return Task(end.name, train, (), test, template, labels, "macro_f1", source)
@@ -47,14 +58,14 @@ def load_end_task(end: EndTask, data: str, separator: str) -> Task:
 def _released_splits(
     end: EndTask, rows: dict[Split, list[tuple[Row, str]]], labels: Sequence[str]
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    """Training and test rows; rows: each with its product."""
+    """Training and test rows. `rows` holds each row with its product."""
     if end.moved is None:
         return tuple(row for row, _ in rows["train"]), tuple(row for row, _ in rows["test"])
     if end.product is None:
         train = [row for row, _ in rows["train"]]
         test = [row for split in ("test", "validation") for row, _ in rows.get(split, [])]
     else:
-        everything = [one for split in SPLITS for one in rows.get(split, [])]
+        everything = [pair for split in SPLITS for pair in rows.get(split, [])]
         train = [row for row, product in everything if product == end.product]
         test = [row for row, product in everything if product != end.product]
     quota = len(train) * end.moved // (100 * len(labels))

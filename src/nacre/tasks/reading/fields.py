@@ -1,4 +1,4 @@
-"""From records to rows: which field is the text, which the target, and what a target may be."""
+"""From records to rows: which field is the text, which is the target, and what a target may be."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from nacre.tasks.task import Row
 
 @dataclass(frozen=True)
 class Fields:
-    """Names of the field that is read and of the field that is to be answered.
+    """Names of the fields that hold the text and the target.
 
-    references: name of a field that a row may have: a list of all answers that are right. Where the field to be
-        answered is a list itself, its first entry is the target and all are right.
-    classes: whether the answers are labels, so that a label set can be read off the training rows.
-    complete: whether the text is a complete prompt already, to which nothing is added.
-    turns: whether they hold turns of a conversation, which ``tasks/reading/conversations`` reads; the same name twice
-        stands for a whole conversation.
+    Attributes:
+        text: The field that holds the text.
+        target: The field that holds the target.
+        classes: Whether the targets are labels, so that the training rows give the label set.
+        complete: Whether the text is already a complete prompt, to which nothing is added.
+        references: An optional field with a list of all correct answers. If the target is a list itself, its first
+            entry is the target and all entries are correct.
+        turns: Whether the fields hold turns of a conversation, which `nacre.tasks.reading.conversations` reads. The
+            same name for both stands for a whole conversation.
     """
 
     text: str
@@ -42,10 +45,18 @@ CONVENTIONS = (
 
 
 def find_fields(table: Table, named: Mapping[str, str]) -> Fields:
-    """The fields of a task, found in its training rows.
+    """Finds the fields of a task in its training rows.
 
-    named: names that task.json gives for "text", "label", "references" or some of them; they take the place of the
-    usual ones. A field named "label" there holds labels, unless there are references.
+    Args:
+        table: The training rows.
+        named: Names that task.json gives for "text", "label" or "references". They replace the usual ones. The field
+            given for "label" holds labels, unless there are references.
+
+    Returns:
+        The fields.
+
+    Raises:
+        DataError: The rows have no such fields.
     """
     present = table.columns if table.columns is not None else tuple(table.records[0].values)
     choices = _named(named) if named else CONVENTIONS
@@ -58,13 +69,13 @@ def find_fields(table: Table, named: Mapping[str, str]) -> Fields:
         " and ".join(f"'{name}'" for name in dict.fromkeys((fields.text, fields.target))) for fields in choices
     )
     raise DataError(
-        f"{where}: the {kind} are {_listed(present)}; needed are {wanted}. "
+        f"{where}: the {kind} are {_listed(present)}; expected are {wanted}. "
         'Other names are given in task.json: {"fields": {"text": ..., "label": ...}}.'
     )
 
 
 def _lists(values: Mapping[str, object], fields: Fields) -> bool:
-    """Whether these are a prompt and a completion in turns."""
+    """Whether a prompt and a completion are lists of turns."""
     return fields.complete and all(isinstance(values.get(name), list) for name in (fields.text, fields.target))
 
 
@@ -82,26 +93,28 @@ def _named(named: Mapping[str, str]) -> tuple[Fields, ...]:
     )
 
 
-@dataclass(frozen=True)
-class Placed:
-    """A row and the place it came from, for messages."""
+def read_rows(table: Table, fields: Fields) -> list[Row]:
+    """Reads the rows of a split.
 
-    row: Row
-    where: str
+    Labels that are numbers, true or false become strings (`1`, `True`).
 
+    Args:
+        table: The records of the split.
+        fields: The names of their fields.
 
-def read_rows(table: Table, fields: Fields) -> list[Placed]:
-    """The rows of a split in the order of its records.
+    Returns:
+        A row for each record, in their order.
 
-    Labels that are numbers, true or false become strings (``1``, ``True``). ``DataError`` with file and line for a
-    row without the fields, a text that is no string, a target that is null, a list or an object, and empty ones.
+    Raises:
+        DataError: A row lacks a field; a text is empty or not a string; or a target is empty, null, a list or an
+            object. The message names the file and the line.
     """
     check_columns(table, fields)
-    return [Placed(_row(table, record, fields), table.at(record)) for record in table.records]
+    return [_row(table, record, fields) for record in table.records]
 
 
 def check_columns(table: Table, fields: Fields) -> None:
-    """``DataError`` if the file has a header without the fields."""
+    """Raises `DataError` if the file has a header that lacks the fields."""
     if table.columns is not None and (missing := {fields.text, fields.target} - set(table.columns)):
         raise DataError(
             f"{table.name}: there is no column {_listed(sorted(missing))}; the columns are {_listed(table.columns)}."
@@ -109,7 +122,11 @@ def check_columns(table: Table, fields: Fields) -> None:
 
 
 def field_value(record: RawRecord, name: str, where: str) -> object:
-    """What a field holds; ``DataError`` that begins with ``where`` if there is none."""
+    """Returns what a field holds.
+
+    Raises:
+        DataError: The record has no such field; the message begins with `where`.
+    """
     if name not in record.values:
         raise DataError(f"{where}: there is no field '{name}'; the row has {_listed(record.values)}.")
     return record.values[name]
@@ -126,28 +143,30 @@ def _row(table: Table, record: RawRecord, fields: Fields) -> Row:
             raise DataError(f"{where}: field '{name}' is empty.")
         if not is_text(value):
             raise DataError(f"{where}: field '{name}' holds half a character (a lone surrogate, \\ud800 to \\udfff).")
-    return Row(text, answers[0], answers[1:])
+    return Row(text, answers[0], answers[1:], place=table.place(record))
 
 
 def _answers(record: RawRecord, fields: Fields, where: str) -> tuple[str, ...]:
-    """The target and, after it, the other answers that are right; none twice."""
+    """The target, followed by the other correct answers; none appears twice."""
     value = record.values[fields.target]
-    several = [value]
+    accepted = [value]
     if isinstance(value, list) and value and fields.references is not None:
-        several = value
-    if fields.references is not None and (further := record.values.get(fields.references)) is not None:
-        if not isinstance(further, list):
-            raise DataError(f"{where}: field '{fields.references}' must be a list of answers, not {_shown(further)}.")
-        several = [*several, *further]
-    answers = [as_label(one) for one in several]
-    for one, answer in zip(several, answers, strict=True):
+        accepted = value
+    if fields.references is not None and (references := record.values.get(fields.references)) is not None:
+        if not isinstance(references, list):
+            raise DataError(
+                f"{where}: field '{fields.references}' must be a list of answers, not {_shown(references)}."
+            )
+        accepted = [*accepted, *references]
+    answers = [as_label(entry) for entry in accepted]
+    for entry, answer in zip(accepted, answers, strict=True):
         if answer is None:
-            raise DataError(f"{where}: field '{fields.target}' must be a string or a number, not {_shown(one)}.")
+            raise DataError(f"{where}: field '{fields.target}' must be a string or a number, not {_shown(entry)}.")
     return tuple(dict.fromkeys(answer for answer in answers if answer is not None))
 
 
 def as_label(value: object) -> str | None:
-    """The value as a label string, or None when it cannot be one (null, NaN, a list, an object)."""
+    """Returns the value as a label string, or None if it cannot be one (null, NaN, a list, an object)."""
     if isinstance(value, str):
         return value
     if isinstance(value, float) and not math.isfinite(value):
@@ -156,8 +175,8 @@ def as_label(value: object) -> str | None:
 
 
 def is_text(value: str) -> bool:
-    """Whether it can be written as UTF-8."""
-    # JSON escapes can spell half of a surrogate pair, which no tokenizer and no file takes.
+    """Returns whether a string can be written as UTF-8."""
+    # JSON escapes can spell half of a surrogate pair, which neither tokenizers nor files accept.
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -165,14 +184,24 @@ def is_text(value: str) -> bool:
     return True
 
 
-def check_labels(rows: Sequence[Placed], labels: Sequence[str]) -> None:
-    """``DataError`` with file, line and the allowed labels for the first row whose target is not one of them."""
-    allowed = set(labels)
-    for placed in rows:
-        if placed.row.target not in allowed:
+def check_labels(table: Table, rows: Sequence[Row], labels: Sequence[str], no_label: str | None = None) -> None:
+    """Checks that every target is a label.
+
+    Args:
+        table: The records of the split.
+        rows: Their rows, one for each record.
+        labels: The allowed labels.
+        no_label: The mark of rows that have no label, which is allowed, too.
+
+    Raises:
+        DataError: A target is not a label; the message names the file, the line and the allowed labels.
+    """
+    allowed = {*labels, no_label}
+    for record, row in zip(table.records, rows, strict=True):
+        if row.target not in allowed:
             shown = ", ".join(f"'{label}'" for label in labels[:20]) + (", ..." if len(labels) > 20 else "")
             raise DataError(
-                f"{placed.where}: label '{placed.row.target}' is not in the label set, which is {shown}. "
+                f"{table.at(record)}: label '{row.target}' is not in the label set, which is {shown}. "
                 'task.json can name another: {"labels": [...]}, or null for free text.'
             )
 

@@ -1,7 +1,7 @@
-"""Rows that come from a Hugging Face dataset, by name or from a dataset folder on this machine.
+"""Rows of a Hugging Face dataset, by name or from a dataset folder on this machine.
 
-Uses the network, but only for data that says so (``hub:NAME``, ``hub:published``, or ``hub`` in task.json). The other
-place that may is ``evaluation/base_ability/benchmarks``.
+This module uses the network, but only for data that asks for it (`hub:NAME`, `hub:published`, or `hub` in task.json).
+The only other module that may is `nacre.evaluation.base_ability.benchmarks`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,18 @@ from nacre.tasks.task import Split
 PREFIX = "hub:"
 
 PUBLISHED = PREFIX + "published"
-"""Stands for the datasets of the published tasks, each where ``nacre.tasks.published.hub_sources`` says."""
+"""The datasets of the published tasks, which `nacre.tasks.published.hub_sources` lists."""
 
 
 @dataclass(frozen=True)
 class HubAddress:
-    """A dataset, one of its configurations (None: its only or default one) and the revision (None: the newest)."""
+    """A dataset on the Hugging Face Hub.
+
+    Attributes:
+        name: The dataset's name, or a folder.
+        config: One of its configurations; None for the only or default one.
+        revision: A revision; None for the newest.
+    """
 
     name: str
     config: str | None = None
@@ -40,7 +46,11 @@ class HubAddress:
 
 
 def parse_address(text: str) -> HubAddress:
-    """``hub:NAME`` or ``hub:NAME@REVISION``."""
+    """Reads an address of the form `hub:NAME` or `hub:NAME@REVISION`.
+
+    Raises:
+        DataError: The address names no dataset.
+    """
     name, _, revision = text.removeprefix(PREFIX).partition("@")
     if not name:
         raise DataError(f"Data '{text}' names no dataset; write hub:NAME, hub:NAME@REVISION, or {PUBLISHED}.")
@@ -48,7 +58,11 @@ def parse_address(text: str) -> HubAddress:
 
 
 def config_names(address: HubAddress) -> list[str]:
-    """Names of the dataset's configurations; ``DataError`` if it cannot be reached."""
+    """Returns the names of the dataset's configurations, sorted.
+
+    Raises:
+        DataError: The dataset cannot be reached.
+    """
     datasets = _datasets()
     try:
         return sorted(datasets.get_dataset_config_names(address.name, revision=address.revision))
@@ -57,7 +71,18 @@ def config_names(address: HubAddress) -> list[str]:
 
 
 def find_config(address: HubAddress, task: str) -> HubAddress:
-    """The address with the configuration that carries the task's name; aliases of published tasks are accepted."""
+    """Finds the configuration that is named after a task; aliases of published tasks are accepted.
+
+    Args:
+        address: The dataset.
+        task: The task's name.
+
+    Returns:
+        The address with the configuration.
+
+    Raises:
+        DataError: There is no such configuration, or the dataset cannot be reached.
+    """
     names = config_names(address)
     matches = [name for name in names if name == task] or [n for n in names if canonical(n) == canonical(task)]
     if not matches:
@@ -66,34 +91,48 @@ def find_config(address: HubAddress, task: str) -> HubAddress:
 
 
 def read_dataset(address: HubAddress) -> dict[Split, Table]:
-    """The splits of one configuration. Integers of a class-label column become the names of the classes."""
-    found = _loaded(address)
+    """Reads the splits of one configuration. Integers of a class-label column become the names of the classes.
+
+    Raises:
+        DataError: The dataset cannot be reached, or its splits are ambiguous or empty.
+    """
+    splits = _loaded(address)
     tables: dict[Split, Table] = {}
     for split, names in SPLIT_NAMES.items():
-        present = [name for name in names if name in found]
+        present = [name for name in names if name in splits]
         if len(present) > 1:
             raise DataError(f"{address}: the splits {' and '.join(present)} could both be the {split} split.")
         if present:
-            tables[split] = _table(address, present[0], found[present[0]])
+            tables[split] = _table(address, present[0], splits[present[0]])
     return tables
 
 
 def read_published(task: KnownTask) -> dict[Split, Table]:
-    """The training and test rows of a published task, in the layout and the sizes of O-LoRA's release: ``text`` and
-    ``label``. Which rows are drawn depends on the task's name alone.
+    """Reads a published task, in the layout and the sizes of O-LoRA's release.
+
+    Which rows are drawn depends on the task's name alone.
+
+    Args:
+        task: A task in `HUB_SOURCES`.
+
+    Returns:
+        The training and test rows, with the fields `text` and `label`.
+
+    Raises:
+        DataError: The dataset cannot be reached, or lacks a split or a column.
     """
     source = HUB_SOURCES[task.name]
     address = HubAddress(source.name, source.config, source.revision)
-    found = _loaded(address)
+    splits = _loaded(address)
     names: dict[Split, str] = {"train": "train", "test": source.test}
     tables: dict[Split, Table] = {}
     for split, name in names.items():
         where = f"{address}, {source.config}, split {name}"
-        missing = [column for column in source.columns if name in found and column not in found[name].column_names]
-        if name not in found or missing:
+        missing = [column for column in source.columns if name in splits and column not in splits[name].column_names]
+        if name not in splits or missing:
             what = f"column '{missing[0]}'" if missing else f"split '{name}'"
-            raise DataError(f"{address}, {source.config}: there is no {what}; '{task.name}' is made of it.")
-        rows, most = found[name], most_rows(task)[split]
+            raise DataError(f"{address}, {source.config}: there is no {what}; '{task.name}' needs it.")
+        rows, most = splits[name], most_rows(task)[split]
         chosen = range(len(rows))
         if len(rows) > most:
             chosen = sorted(random.Random(derive(0, "hub", task.name, split)).sample(chosen, most))  # type: ignore[assignment]
@@ -111,7 +150,7 @@ def _laid_out(source: HubSource, row: Mapping[str, Any]) -> str:
 
 
 def _label(source: HubSource, feature: Any, value: Any) -> str | None:
-    """What the release calls a class; None where the dataset keeps it secret."""
+    """What the release calls a class; None if the dataset does not publish it."""
     name = _class(value, tuple(feature.names)) if hasattr(feature, "names") else as_label(value)
     return None if name is None else source.labels.get(name, name)
 
@@ -140,7 +179,7 @@ def _table(address: HubAddress, split: str, rows: Any) -> Table:
 
 
 def _origin(address: HubAddress, split: str, records: Sequence[RawRecord], of: int) -> dict[str, Any]:
-    """What goes on record. of: how many rows there are, of which these may be a part."""
+    """What goes on record. `of` is the number of all rows, of which these may be a sample."""
     rows = [[(column, str(value)) for column, value in sorted(record.values.items())] for record in records]
     return {
         "hub": {"name": address.name, "config": address.config, "revision": address.revision, "split": split},
@@ -155,12 +194,12 @@ def _named(row: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> di
 
 
 def _class(value: int | None, names: tuple[str, ...]) -> str | None:
-    # Test rows without a published label carry -1 or null: both are refused later, with the row's number.
+    # Test rows without a published label have -1 or null: both are refused later, with the row's number.
     return names[value] if value is not None and 0 <= value < len(names) else None
 
 
 def _unreachable(address: HubAddress, error: Exception) -> DataError:
-    """Any exception: the library, its HTTP client and its file readers each raise types of their own."""
+    """The error to raise for any exception: the library, its HTTP client and its readers each have their own types."""
     reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     if not isinstance(error, ConnectionError):
         return DataError(f"{address} cannot be loaded: {reason}.")

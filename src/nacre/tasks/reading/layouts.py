@@ -1,13 +1,13 @@
 """Where a task's files lie: which folders and files under a data folder are tasks, and which file is which split.
 
-======================================  ======================================================================
-``DATA/<task>/train.jsonl``             nacre's layout, with an optional task.json
-``DATA/<task>/train.json``              TRACE: JSON lists of prompts and answers, ``eval.json`` for validation
-``DATA/<family>/<task>/train.json``     the published CL_Benchmark, O-LoRA's (JSON lists) and SAPT's (with the task's
-                                        definition); DATA may also be the folder that holds it
-``DATA/<task>.jsonl``                   one file per split: ``<task>.test.jsonl`` beside it
-``DATA`` itself                         one task's folder, or one task's training file
-======================================  ======================================================================
+| path | layout |
+|---|---|
+| `DATA/<task>/train.jsonl` | nacre's layout, with an optional task.json |
+| `DATA/<task>/train.json` | TRACE: JSON lists of prompts and answers, `eval.json` for validation |
+| `DATA/<family>/<task>/train.json` | the published CL_Benchmark, O-LoRA's (JSON lists) and SAPT's (with definitions) |
+| `DATA/CL_Benchmark/<family>/<task>/train.json` | the same, one folder up |
+| `DATA/<task>.jsonl` | one file per split: `<task>.test.jsonl` lies beside it |
+| `DATA` itself | one task's folder, or one task's training file |
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ _FILE_ENDINGS = tuple(ending for ending in ENDINGS if ending != ".json")  # a .j
 
 @dataclass(frozen=True)
 class TaskLocation:
-    """A task that was found. path: its folder, or its training file. family: the folder above, in CL_Benchmark."""
+    """Where a task lies.
+
+    Attributes:
+        name: The task's name.
+        path: Its folder, or its training file.
+        layout: How its files are laid out.
+        family: The name of the folder above, in CL_Benchmark.
+    """
 
     name: str
     path: Path
@@ -40,9 +47,15 @@ class TaskLocation:
 
 
 def task_locations(data: Path) -> list[TaskLocation]:
-    """Every task under a data path, sorted by name; ``DataError`` when there is no such path.
+    """Finds every task under a data path.
 
-    A folder that holds training rows or a task.json is one task, whatever else lies in it.
+    A folder that holds training rows or a task.json is one task, whatever else it holds.
+
+    Returns:
+        The tasks, sorted by name.
+
+    Raises:
+        DataError: The path does not exist, or is not a training file.
     """
     if not data.exists():
         raise DataError(f"The data folder {data} does not exist.")
@@ -52,41 +65,60 @@ def task_locations(data: Path) -> list[TaskLocation]:
         return [TaskLocation(_stem(data) or data.name, data, "file")]
     if "task.json" in _file_names(data) or _file_names(data) & _TRAIN_FILES:
         return [TaskLocation(read_card(data).name or data.resolve().name, data, "folder")]
-    found = []
+    locations = []
     for path in _entries(data):
         if path.is_dir():
             if _is_task(path):
-                found.append(TaskLocation(path.name, path, "folder"))
+                locations.append(TaskLocation(path.name, path, "folder"))
         elif (stem := _stem(path)) is not None:
-            found.append(TaskLocation(stem, path, "file"))
+            locations.append(TaskLocation(stem, path, "file"))
     for root in (data, data / "CL_Benchmark"):
-        found += [location for location in _second_level(root) if "train.json" in _file_names(location.path)]
-    return sorted(found, key=lambda location: (location.name, str(location.path)))
+        locations += [location for location in _second_level(root) if "train.json" in _file_names(location.path)]
+    return sorted(locations, key=lambda location: (location.name, str(location.path)))
 
 
 def locate(data: Path, name: str, *, alone: bool) -> TaskLocation:
-    """The place of one task, by its name or, for a published task, any of its names.
+    """Finds one task by its name or, for a published task, any of its names.
 
-    alone: whether it is the only task asked for. Then a path that is itself a task may be given any name, unless it
-    says otherwise: its task.json has another name, or it is called after another published task.
-    ``DataError`` names what was found instead, the subfolder to pass when ``data`` is one level too high, or both
-    places when there are two.
+    Args:
+        data: The data path.
+        name: The task's name.
+        alone: Whether it is the only task to load. Then a path that is itself a task may have any name, unless its
+            task.json has another one or it is named after another published task.
+
+    Returns:
+        The task's location.
+
+    Raises:
+        DataError: There is no such task, or more than one. The message names the nearest names, the subfolder to pass
+            if `data` is one level too high, or both locations.
     """
-    found = task_locations(data)
-    matches = [location for location in found if location.name == name]
-    matches = matches or [location for location in found if canonical(location.name) == canonical(name)]
+    locations = task_locations(data)
+    matches = [location for location in locations if location.name == name]
+    matches = matches or [location for location in locations if canonical(location.name) == canonical(name)]
     if len(matches) > 1:
         listed = " and ".join(str(location.path) for location in matches)
-        raise DataError(f"Task '{name}' is there more than once: {listed}; pass the folder that holds the one meant.")
+        raise DataError(f"Task '{name}' exists more than once: {listed}; pass the folder that holds the right one.")
     if matches:
         return matches[0]
-    if alone and len(found) == 1 and _takes_any_name(data, found[0]):
-        return replace(found[0], name=name)
-    raise DataError(f"Task '{name}' is not in {data}. {_advice(data, name, found)}")
+    if alone and len(locations) == 1 and _takes_any_name(data, locations[0]):
+        return replace(locations[0], name=name)
+    raise DataError(f"Task '{name}' is not in {data}. {_advice(data, name, locations)}")
 
 
 def split_files(location: TaskLocation, named: Mapping[Split, str]) -> dict[Split, Path]:
-    """The file of each split that has one. named: file names given in task.json, which come first."""
+    """Finds the file of each split.
+
+    Args:
+        location: The task's location.
+        named: File names given in task.json, which come first.
+
+    Returns:
+        The files, for the splits that have one.
+
+    Raises:
+        DataError: Two files could be the same split.
+    """
     lone = location.layout == "file"
     folder = location.path.parent if lone else location.path
     stem = _stem(location.path) if lone else None
@@ -107,7 +139,7 @@ def split_files(location: TaskLocation, named: Mapping[Split, str]) -> dict[Spli
 
 
 def expected_test_file(location: TaskLocation, train: Path) -> str:
-    """The name a test file would have beside the training file."""
+    """Returns the name that a test file would have beside the training file."""
     ending = next((ending for ending in ENDINGS if train.name.endswith(ending)), ".jsonl")
     stem = _stem(train) if location.layout == "file" else None
     return f"{stem}.test{ending}" if stem else f"test{ending}"
@@ -119,18 +151,18 @@ def _takes_any_name(data: Path, location: TaskLocation) -> bool:
     return location.layout == "file" or read_card(data).name is None
 
 
-def _advice(data: Path, name: str, found: Sequence[TaskLocation]) -> str:
-    if len(found) == 1 and found[0].path == data:
-        return f"It is the task '{found[0].name}' itself; to load others, pass the folder that holds them."
+def _advice(data: Path, name: str, locations: Sequence[TaskLocation]) -> str:
+    if len(locations) == 1 and locations[0].path == data:
+        return f"It is the task '{locations[0].name}' itself; to load others, pass the folder that holds them."
     deeper = [location for location in _second_level(data) if canonical(location.name) == canonical(name)]
     if deeper:
         folders = " or ".join(str(location.path.parent) for location in deeper)
         return f"It is one level deeper: pass {folders}."
-    return nearest(name, {canonical(location.name) for location in found})
+    return nearest(name, {canonical(location.name) for location in locations})
 
 
 def _second_level(root: Path) -> list[TaskLocation]:
-    """Tasks two folders down, ``root/<family>/<task>``."""
+    """Tasks two folders down, `root/<family>/<task>`."""
     families = [path for path in _entries(root) if path.is_dir() and not _is_task(path)]
     return [
         TaskLocation(path.name, path, "cl_benchmark", family.name)
@@ -150,7 +182,7 @@ def _file_names(folder: Path) -> set[str]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What a folder holds, sorted, hidden names left out; nothing for a folder that is not there or not readable."""
+    """The entries of a folder, sorted, without hidden ones; empty if the folder does not exist or cannot be read."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError:
@@ -158,7 +190,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _stem(path: Path) -> str | None:
-    """The task's name in the name of a training file, ``invoices`` in ``invoices.jsonl.gz``; None for other files."""
+    """The task's name in the name of a training file, `invoices` in `invoices.jsonl.gz`; None for other files."""
     for ending in sorted(_FILE_ENDINGS, key=len, reverse=True):
         if path.name.endswith(ending):
             stem = path.name.removesuffix(ending)

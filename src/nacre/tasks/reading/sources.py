@@ -1,7 +1,7 @@
-"""From names to tasks: where the rows lie, what they say, and what was done to them.
+"""From names to tasks: where the rows lie, what they hold, and what was done to them.
 
-``load_tasks`` is the one way from data to ``Task``. What it decides (files and their hashes, rows left out, rows held
-out for validation) is written into ``Task.source``, so that two runs can be told to be on the same rows.
+`load_tasks` is the one way from data to `Task`. It records its decisions (files and their hashes, rows left out, rows
+held out for validation) in `Task.source`, so that two runs can be shown to use the same rows.
 """
 
 from __future__ import annotations
@@ -30,15 +30,23 @@ from nacre.tasks.task import Split, Task
 
 
 def load_tasks(names: Sequence[str], data: str | Path | None, *, seed: int = 0) -> list[Task]:
-    """The named tasks, in that order.
+    """Loads tasks by name.
 
-    names: canonical names, aliases of published tasks, or names of folders, files or configurations.
-    data: a folder in one of the layouts of ``nacre.tasks.reading.layouts``, one task's folder or training file,
-        ``hub:NAME[@REVISION]`` for a Hugging Face dataset whose configurations are the tasks, ``hub:published`` for
-        the published tasks from the datasets they were made of, or None for the tasks that nacre makes itself (the
-        stream "demo"). Nothing but ``hub:`` and a task.json that names a dataset ever uses the network.
-    seed: of the validation rows held out of training rows, where a source has none of its own.
-    ``DataError`` with file and line for everything the owner of the data can mend.
+    Only `hub:` and a task.json that names a dataset use the network.
+
+    Args:
+        names: Canonical names, aliases of published tasks, or names of folders, files or configurations.
+        data: A folder in one of the layouts of `nacre.tasks.reading.layouts`, or one task's folder or training file.
+            `hub:NAME[@REVISION]` stands for a Hugging Face dataset whose configurations are the tasks,
+            `hub:published` for the published tasks from their original datasets, and None for the tasks that nacre
+            makes itself (the stream "demo").
+        seed: Seed for the validation rows held out of the training rows, if a source has none.
+
+    Returns:
+        The tasks, in the order of their names.
+
+    Raises:
+        DataError: Something is wrong that the owner of the data can mend; the message names the file and the line.
     """
     check_names(names)
     if data is None:
@@ -47,7 +55,10 @@ def load_tasks(names: Sequence[str], data: str | Path | None, *, seed: int = 0) 
 
 
 def find_tasks(data: str | Path | None) -> list[str]:
-    """Names that ``load_tasks`` takes there, sorted (the demo's in its order); published tasks by canonical name."""
+    """Returns the names that `load_tasks` accepts for `data`.
+
+    They are sorted, but for the demo's, which are in its order. Published tasks go by their canonical names.
+    """
     if data is None:
         return [task.name for task in _demo_tasks()]
     if data == PUBLISHED:
@@ -62,7 +73,7 @@ def _is_hub(data: str | Path) -> bool:
 
 
 def _demo_tasks() -> list[Task]:
-    # Imported here: its rows are written when they are asked for, which runs on real data never do.
+    # Imported here, because runs on real data never need its rows.
     from nacre.tasks.demo import demo_tasks
 
     return demo_tasks()
@@ -73,13 +84,24 @@ def _demo(names: Sequence[str]) -> list[Task]:
     for name in names:
         if name not in tasks:
             hint = nearest(name, tasks)
-            raise DataError(f"Task '{name}' needs a data folder, and none was given. Without one: {hint}")
+            raise DataError(f"Task '{name}' needs a data folder, but none was given. Without one: {hint}")
     return [tasks[name] for name in names]
 
 
 def find_raw_task(name: str, data: str | Path, *, alone: bool) -> RawTask:
-    """What is found of one task, before any decision; ``DataError`` if it is not there, or has no training or test
-    file. alone: whether it is the only one asked for (``nacre.tasks.reading.layouts.locate``)."""
+    """Reads all that a source holds about one task.
+
+    Args:
+        name: The task's name.
+        data: As for `load_tasks`.
+        alone: Whether it is the only task to load; see `nacre.tasks.reading.layouts.locate`.
+
+    Returns:
+        The raw task.
+
+    Raises:
+        DataError: There is no such task, or it has no training or test file.
+    """
     if data == PUBLISHED:
         published = known(name)
         if published is None or published.name not in HUB_SOURCES:
@@ -99,7 +121,7 @@ def find_raw_task(name: str, data: str | Path, *, alone: bool) -> RawTask:
 
 
 def _check_files(location: TaskLocation, files: Mapping[Split, Path]) -> None:
-    """Training and test rows must be there before anything is read."""
+    """Raises `DataError` without training and test files, before anything is read."""
     if "train" not in files:
         raise DataError(
             f"{location.path}: there is no training file; train.jsonl, .jsonl.gz, .csv, .parquet or .json is expected."
@@ -112,19 +134,23 @@ def _check_files(location: TaskLocation, files: Mapping[Split, Path]) -> None:
 
 
 def _released_labels(location: TaskLocation) -> tuple[str, ...] | None:
-    """The label set that CL_Benchmark ships beside its splits."""
+    """The label set that CL_Benchmark ships with its splits."""
     path = location.path / "labels.json"
     return label_set(str(path), read_json(path)) if location.layout != "file" and path.exists() else None
 
 
 def check_names(names: Sequence[str]) -> None:
-    """``DataError`` if there is none, if one cannot be a folder's name, or if two mean the same task."""
+    """Checks the names of tasks.
+
+    Raises:
+        DataError: There is no name, a name cannot be a folder's, or two names mean the same task.
+    """
     if not names:
         raise DataError("No task is named; name at least one.")
     for name in names:
         if not name.strip() or ".." in name or set(name) & set("/\\\0"):
             raise DataError(
-                f"Task name '{name}' cannot be used; a name has no '/', '\\' or '..' in it and is not empty."
+                f"Task name '{name}' cannot be used; a name must not be empty or contain '/', '\\' or '..'."
             )
     counts = Counter(canonical(name) for name in names)
     if twice := [name for name, count in counts.items() if count > 1]:

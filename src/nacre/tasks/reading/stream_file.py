@@ -1,4 +1,6 @@
-"""Somebody's own stream in one YAML file::
+"""A user's own stream in one YAML file:
+
+```yaml
 
     name: helpdesk
     tasks:
@@ -11,10 +13,11 @@
         metric: macro_f1
       - name: replies
         ...
+```
 
-Files lie relative to the YAML file, in any of the kinds that ``tasks/reading/tables`` reads. The other keys of a task
-mean what they mean in task.json; unlike there, a key that is not known is a mistake. A task that is called like a
-published one takes its labels and its prompt from that one where the file names none.
+File names are relative to the YAML file; `nacre.tasks.reading.tables` lists the kinds of files. The other keys of a
+task mean the same as in task.json, but here an unknown key is an error. A task with the name of a published one takes
+its labels and its prompt from there if the file gives none.
 """
 
 from __future__ import annotations
@@ -54,7 +57,14 @@ TASK_KEYS = (
 
 @dataclass(frozen=True)
 class OwnTask:
-    """One task as the file describes it. where: file and task, for messages."""
+    """One task as the file describes it.
+
+    Attributes:
+        name: The task's name.
+        where: The file and the task, for messages.
+        files: The file of each split.
+        card: The other keys.
+    """
 
     name: str
     where: str
@@ -64,25 +74,49 @@ class OwnTask:
 
 @dataclass(frozen=True)
 class OwnStream:
-    """The content of one stream file."""
+    """The content of one stream file.
+
+    Attributes:
+        name: The stream's name.
+        tasks: Its tasks, in order.
+    """
 
     name: str
     tasks: tuple[OwnTask, ...]
 
     @property
     def task_names(self) -> tuple[str, ...]:
+        """The names of the tasks, in order."""
         return tuple(task.name for task in self.tasks)
 
     def load(self, seed: int = 0) -> list[Task]:
-        """The tasks with their rows. seed: of the validation rows held out where a task has no file of them."""
+        """Loads the tasks with their rows.
+
+        Args:
+            seed: Seed for the validation rows held out of a task that has no file of them.
+
+        Returns:
+            The tasks, in order.
+
+        Raises:
+            DataError: A file is missing or wrong.
+        """
         return [_load(task, seed) for task in self.tasks]
 
 
 def load_stream(stream: str | Sequence[str], data: str | None, *, option: str) -> list[Task]:
-    """The tasks of a stream, which is a published one's name, a stream file, a task found under ``data``, or a list of
-    such tasks. option: what the user gives the data by, for messages.
+    """Loads the tasks of a stream.
 
-    Raises ``RecipeError`` if the stream needs data and there are none, or has its own and is given others.
+    Args:
+        stream: The name of a published stream, a stream file, a task under `data`, or a list of such tasks.
+        data: The data, as for `nacre.tasks.reading.sources.load_tasks`.
+        option: The option that sets the data, for messages.
+
+    Returns:
+        The tasks, in order.
+
+    Raises:
+        RecipeError: The stream needs data and has none, or has its own and is given others.
     """
     if not isinstance(stream, str):
         return load_tasks(stream, data)
@@ -103,12 +137,16 @@ def load_stream(stream: str | Sequence[str], data: str | None, *, option: str) -
 
 
 def is_stream_file(name: str) -> bool:
-    """Whether a stream's name is that of a file."""
+    """Returns whether a stream's name is that of a file."""
     return name.endswith(ENDINGS)
 
 
 def read_stream(path: Path) -> OwnStream:
-    """The stream of a file, without a look at the rows; ``DataError`` with file, key and value for what is wrong."""
+    """Reads a stream file, but not the rows.
+
+    Raises:
+        DataError: The file is wrong; the message names the file, the key and the value.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -156,7 +194,7 @@ def _check_keys(where: str, content: Mapping[Any, Any], known: tuple[str, ...]) 
 
 def _check_labels(where: str, value: Any) -> None:
     """YAML reads yes, no, on and off as truth values, which no row would carry."""
-    if isinstance(value, list) and (switches := [one for one in value if isinstance(one, bool)]):
+    if isinstance(value, list) and (switches := [entry for entry in value if isinstance(entry, bool)]):
         raise DataError(
             f"{where}, labels: YAML reads yes, no, on, off, true and false without quotes as truth values, here as "
             f"{switches[0]}; put such labels in quotes."

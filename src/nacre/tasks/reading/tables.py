@@ -1,7 +1,7 @@
-"""From a data file to its records: JSON lines (plain or gzip), JSON lists, CSV and Parquet, with the place of each.
+"""From a data file to its records: JSON lines (plain or gzip), JSON lists, CSV and Parquet.
 
-A record is a mapping of field names to whatever the file holds; what of it is text and what is a label is decided in
-``nacre.tasks.reading.fields``.
+A record maps field names to whatever the file holds. `nacre.tasks.reading.fields` decides which of them is the text
+and which is the label.
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {  # what files and data sets call t
 
 @dataclass(frozen=True)
 class RawRecord:
-    """One record and its number (from 1): the line in a text file, the row elsewhere."""
+    """One record of a data file.
+
+    Attributes:
+        number: Its number, from 1: the line in a text file, the row elsewhere.
+        values: What it holds, by field name.
+    """
 
     number: int
     values: Mapping[str, Any]
@@ -38,14 +43,16 @@ class RawRecord:
 
 @dataclass(frozen=True)
 class Table:
-    """The records of one split, as they were found.
+    """The records of one split, as the source has them.
 
-    name: what error messages call the place, the file's path as the user gave it.
-    unit: what a record's number counts.
-    columns: the header, for kinds of files that have one.
-    classes: class names of integer columns, in order of the integers (Hugging Face datasets only).
-    origin: what goes into the task's source. Nothing in it depends on where the data folder lies.
-    definition: what the file says of the task itself (Super-NaturalInstructions' schema only).
+    Attributes:
+        name: What error messages call the source: the file's path as the user gave it.
+        unit: What a record's number counts.
+        records: The records, in order.
+        columns: The header, for kinds of files that have one.
+        classes: Class names of integer columns, in order of the integers (Hugging Face datasets only).
+        origin: What goes into the task's source. Nothing in it depends on where the data folder lies.
+        definition: What the file says about the task itself (Super-NaturalInstructions' schema only).
     """
 
     name: str
@@ -57,12 +64,24 @@ class Table:
     definition: str | None = None
 
     def at(self, record: RawRecord) -> str:
-        """The place of a record, for messages: ``FILE, line 7``."""
+        """Returns the full place of a record, for error messages: `DATA/task/train.jsonl, line 7`."""
         return f"{self.name}, {self.unit} {record.number}"
+
+    def place(self, record: RawRecord) -> str:
+        """Returns the place of a record without the folder, which differs between machines: `train.jsonl, line 7`.
+
+        On the Hugging Face Hub the split's name takes the place of the file's.
+        """
+        file = self.origin.get("file") or self.origin.get("hub", {}).get("split", "")
+        return f"{file}, {self.unit} {record.number}" if file else f"{self.unit} {record.number}"
 
 
 def read_table(path: Path) -> Table:
-    """All records of a file; ``DataError`` with file and line for whatever cannot be read."""
+    """Reads all records of a file.
+
+    Raises:
+        DataError: The file cannot be read; the message names the file and the line.
+    """
     if path.is_dir():
         raise DataError(f"{path} is a folder; a data file is expected there.")
     definition = None
@@ -81,7 +100,11 @@ def read_table(path: Path) -> Table:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file; ``DataError`` with file and line if it is damaged."""
+    """Reads the value of a JSON file.
+
+    Raises:
+        DataError: The file cannot be read or is not valid JSON; the message names the file and the line.
+    """
     try:
         return _parse(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
@@ -106,7 +129,7 @@ def _read(path: Path) -> tuple[str, tuple[str, ...] | None, tuple[RawRecord, ...
         return "line", *_csv(path)
     if name.endswith(".parquet"):
         return "row", *_parquet(path)
-    raise DataError(f"{path}: files of this kind are not read; {', '.join(ENDINGS)} are.")
+    raise DataError(f"{path}: files of this kind cannot be read; {', '.join(ENDINGS)} can.")
 
 
 def _gzip_lines(path: Path) -> Iterator[RawRecord]:
@@ -146,7 +169,7 @@ def _json(path: Path) -> tuple[tuple[RawRecord, ...], str | None]:
     if isinstance(content, dict) and "Instances" in content:
         content, definition = content["Instances"], _definition(path, content.get("Definition"))
     if not isinstance(content, list):
-        raise DataError(f"{path}: a JSON list of objects is expected, this is {_kind(content)}.")
+        raise DataError(f"{path}: a JSON list of objects is expected, but this is {_kind(content)}.")
     records = (RawRecord(n, _mapping(value, f"{path}, row {n}")) for n, value in enumerate(content, start=1))
     return tuple(records), definition
 
@@ -193,7 +216,7 @@ def _parquet(path: Path) -> tuple[tuple[str, ...], tuple[RawRecord, ...]]:
 
 
 class _ConstantError(ValueError):
-    """NaN or Infinity in JSON, which the format does not know and which no label can be."""
+    """NaN or Infinity in JSON: the format does not allow them, and neither can be a label."""
 
 
 def _parse(text: str) -> Any:
@@ -205,7 +228,7 @@ def _parse(text: str) -> Any:
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise DataError(f"{where}: an object with fields is expected, this is {_kind(value)}.")
+        raise DataError(f"{where}: an object with fields is expected, but this is {_kind(value)}.")
     return value
 
 

@@ -1,23 +1,30 @@
-"""Rows of unlabelled text."""
+"""Rows of unlabeled text."""
 
 from __future__ import annotations
 
 from nacre.errors import DataError
 from nacre.tasks.reading.fields import is_text
-from nacre.tasks.reading.tables import Table
+from nacre.tasks.reading.tables import RawRecord, Table
 from nacre.tasks.task import Row
 
 
 def read_texts(table: Table, column: str) -> tuple[Row, ...]:
-    """The texts of a split, in the order of its records; other fields are left alone.
+    """Reads the texts of a split.
 
-    ``DataError`` with file and line for a row whose text is missing, empty or no string.
+    Args:
+        table: The records of the split.
+        column: The field that holds the text; other fields are ignored.
+
+    Returns:
+        A row for each record, in their order.
+
+    Raises:
+        DataError: A text is missing, empty or not a string; the message names the file and the line.
     """
-    return tuple(Row(_text(table, number, column), "") for number in range(len(table.records)))
+    return tuple(Row(_text(table, record, column), "") for record in table.records)
 
 
-def _text(table: Table, number: int, column: str) -> str:
-    record = table.records[number]
+def _text(table: Table, record: RawRecord, column: str) -> str:
     where = table.at(record)
     if column not in record.values:
         raise DataError(

@@ -1,7 +1,7 @@
 """A validation split held out of the training rows, for sources that have none of their own.
 
-The published files ship the test split a second time as ``dev``; choosing anything on that is choosing on the test
-rows. So a part of the training rows is held out instead, the same ones for the same seed on every machine.
+The published files repeat the test split as `dev`; choosing anything on it is choosing on the test rows. Therefore
+some of the training rows are held out instead, the same ones for the same seed on every machine.
 """
 
 from __future__ import annotations
@@ -21,12 +21,24 @@ MOST = 1000
 def hold_out_validation(
     train: Sequence[Row], test: Sequence[Row], *, name: str, by_label: bool, seed: int
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    """Split ``train`` into (training rows, validation rows), both in their old order.
+    """Splits training rows into training and validation rows.
 
-    A tenth of the rows, at most 1,000, at least one; in proportion to the labels when ``by_label``, with one row of
-    every label that can spare one, even where that is more than a tenth. Never taken are rows whose text (white space
-    aside) occurs again in train or in test, nor the last row of a label. The choice depends on the rows, the
-    task's ``name`` and ``seed``. ``DataError`` when no row can be taken.
+    A tenth of the rows is held out, at least one and at most 1,000. With `by_label` they are in proportion to the
+    labels, with one row of every label that can spare one, even if that is more than a tenth. A row stays in training
+    if its text (ignoring white space) occurs again in train or test, or if it is the last of its label.
+
+    Args:
+        train: The training rows.
+        test: The test rows.
+        name: The task's name, on which the choice depends.
+        by_label: Whether targets are labels.
+        seed: Seed of the choice.
+
+    Returns:
+        Training rows and validation rows, each in their old order.
+
+    Raises:
+        DataError: No row can be held out.
     """
     repeats = Counter(_key(text) for row in train for text, _ in row.learned)
     tested = {_key(row.text) for row in test}
@@ -55,7 +67,7 @@ def hold_out_validation(
 def _quotas(sizes: dict[str, int], spare: dict[str, int]) -> dict[str, int]:
     """How many rows each label gives: one each, then one at a time to the label furthest below its share.
 
-    Shares are compared as whole numbers and ties go to the larger label, so that no machine rounds another way.
+    Shares are compared as whole numbers and ties go to the larger label, so that all machines agree.
     """
     total = sum(sizes.values())
     wanted = min(MOST, max(1, total // ONE_IN))
