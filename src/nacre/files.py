@@ -33,6 +33,11 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", name).strip("-.")[:40] or "task"
 
 
+def numbered_name(number: int, name: str) -> str:
+    """`NN-name`, as a part of a file's name; see `safe_name`."""
+    return f"{number:02d}-{safe_name(name)}"
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write to a temporary name beside ``path``, flush to disk, rename. A killed process leaves the old file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,20 @@ from nacre.errors import CheckpointError
 LEARNER_SCHEMA = "nacre.learner/2"
 
 Document = dict[str, Any]
+
+
+def upgraded_recipe(document: Mapping[str, Any]) -> Document:
+    """A run's `recipe.yaml` as this version would have written it.
+
+    Args:
+        document: The file's content; it is not changed.
+    """
+    return _with_head(document)
+
+
+def _with_head(recipe: Mapping[str, Any]) -> Document:
+    """Before recipes could name a classification head, there was one kind only."""
+    return {"head": "growing", **recipe}
 
 
 def upgraded_learner(document: Document, tensor_names: Iterable[str], file: Path) -> Document:

@@ -26,7 +26,7 @@ from helpers.command import Call, Outcome, assert_one_line_error, contents, one_
 from helpers.tiny import write_task
 from nacre.evaluation.scoring import is_right
 from nacre.files import hash_of, sha256
-from nacre.records.run import Record
+from nacre.records.run import RunRecord
 from nacre.registry import METHODS, MODIFIERS
 from nacre.tasks.published.streams import stream_names
 
@@ -207,7 +207,7 @@ def test_json_is_all_that_standard_output_holds(started: tuple[Path, Outcome]) -
 
 def test_results(finished: Path) -> None:
     found = results(finished)
-    Record.model_validate(found)
+    RunRecord.model_validate(found)
     assert found["schema"] == "nacre.results/1"
     assert found["tasks"] == NAMES
     assert (found["method"], found["stream"], found["seed"], found["metric"]) == ("seq_ft", "own", 3, "exact_match")

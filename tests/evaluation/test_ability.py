@@ -38,7 +38,7 @@ from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.models.host import Host
 from nacre.models.loading import load_host
-from nacre.records.run import Record
+from nacre.records.run import RunRecord
 from nacre.registry import build_method
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
@@ -708,7 +708,7 @@ def recipe_of(tmp_path: Path, output: str, model: Path, **more: Any) -> Recipe:
     return Recipe.model_validate(document | more)
 
 
-def told(record: Record) -> dict[str, Any]:
+def told(record: RunRecord) -> dict[str, Any]:
     """What a record says of base ability, less the time it took."""
     assert record.base_ability is not None
     return record.base_ability.model_dump(exclude={"results": {"__all__": {"seconds"}}})
@@ -723,7 +723,7 @@ def test_a_run_measures_before_and_after_the_stream(architecture: str, tmp_path:
     assert [(one.after, one.task) for one in found.results] == [
         (after, task) for after in ("before", "plants") for task in ABILITIES
     ]
-    assert Record.read(tmp_path / "run" / "results.json") == record
+    assert RunRecord.read(tmp_path / "run" / "results.json") == record
     files = tmp_path / "run" / "base_ability"
     scores = {
         (after, task): AbilityScore.model_validate_json((files / stage / f"{task}.json").read_text())
@@ -771,7 +771,7 @@ def test_the_first_measurement_is_of_the_untouched_model(tmp_path: Path, tiny_mo
 def test_a_method_with_a_model_for_each_task_is_measured_after_each(tmp_path: Path, tiny_model: Any) -> None:
     """Every copy begins from the untouched host; none is measured inside another."""
     every = {"base_ability": {"tasks": ["winogrande"], "when": "every"}, "method": "independent"}
-    with pytest.raises(RecipeError, match=r"no last one to measure\. Set base_ability\.when=every\."):
+    with pytest.raises(RecipeError, match=r"not with a last one to measure\. Set base_ability\.when=every\."):
         run(recipe_of(tmp_path, "ends", tiny_model("llama"), **{**every, "base_ability": {}}), ignore)
     run(recipe_of(tmp_path, "run", tiny_model("llama"), **every), ignore)
     (task,) = load_ability_tasks(["winogrande"], str(tmp_path / "ability"))
@@ -830,9 +830,9 @@ def test_the_command_the_page_and_the_comparison_show_it(tmp_path: Path, tiny_mo
     outcome = nacre("run", file)
     assert outcome.code == 0, outcome.err
     assert outcome.err == "", "lm-eval's bars and lines stay out"
-    record = Record.read(tmp_path / "run" / "results.json")
+    record = RunRecord.read(tmp_path / "run" / "results.json")
     assert record.base_ability is not None
-    one = record.base_ability.ends()[0]
+    one = record.base_ability.before_after()[0]
     assert (one.task, one.metric) == ("hellaswag", "acc")
     assert "base ability, in %" in outcome.out
     assert f"base ability, before: hellaswag, acc {100 * one.before.value:.1f}" in outcome.out

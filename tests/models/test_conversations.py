@@ -603,9 +603,9 @@ def test_a_run(nacre: Call, tmp_path: Path) -> None:
     assert_one_line_error(bare, "put a chat_template.jinja into the model's folder")
     assert not (tmp_path / "run").exists()
     (model / "chat_template.jinja").write_text(BEADS)
-    turns_text = nacre(*arguments, "--output", tmp_path / "run", "--json")
-    assert turns_text.code == 0, said.err
-    assert len(json.loads(turns_text.out)["matrix"]) == 2
+    outcome = nacre(*arguments, "--output", tmp_path / "run", "--json")
+    assert outcome.code == 0, outcome.err
+    assert len(json.loads(outcome.out)["matrix"]) == 2
     protocol = json.loads((tmp_path / "run" / "protocol.json").read_text())
     assert BEADS in json.dumps(protocol, ensure_ascii=False).encode().decode("unicode_escape")
     assert_one_line_error(
@@ -619,7 +619,7 @@ def test_cut_conversations_are_counted(nacre: Call, tmp_path: Path) -> None:
     model = write_tiny_model("llama", tmp_path / "model")
     (model / "chat_template.jinja").write_text(BEADS)
     arguments = ("check", tmp_path / "data", "--model", model, "--max-target-length", 8, "--max-source-length")
-    turns_text = nacre(*arguments, 12)
-    assert turns_text.code == 0, said.err
-    assert "2 of 2 texts in test of 'talk' are cut: inputs have 12 tokens." in one_line(turns_text.out)
+    outcome = nacre(*arguments, 12)
+    assert outcome.code == 0, outcome.err
+    assert "2 of 2 texts in test of 'talk' are cut: inputs have 12 tokens." in one_line(outcome.out)
     assert "are cut" not in nacre(*arguments, 30).out

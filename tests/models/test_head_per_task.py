@@ -33,7 +33,7 @@ from nacre.parts.part import Learner as Seen
 from nacre.parts.part import Memory
 from nacre.records.compare import read_runs
 from nacre.registry import build_method
-from nacre.runs.recipe import Recipe
+from nacre.runs.recipe import Recipe, training_settings
 from nacre.runs.run import run
 from nacre.tasks.reading.sources import load_tasks
 from nacre.tasks.task import Task
@@ -567,7 +567,7 @@ def test_a_run_from_the_command_line(
     protocol = json.loads((growing / "protocol.json").read_text())["protocol"]
     assert "task identity at test" not in protocol
     assert protocol["decoding"] == "the most likely of all classes learnt so far"
-    runs, _ = read_runs([told, growing])
+    runs, _ = read_runs([told, growing], training_settings)
     assert "head" not in {**runs[0].settings, **runs[1].settings}, "the protocol says it; older recipes do not"
     said = nacre("compare", told, growing)
     assert_one_line_error(said, "cannot be ranked", "task identity at test is", "decoding is")
@@ -640,7 +640,7 @@ def test_wrong_heads_are_refused_in_one_line(
 def test_a_plan_says_that_the_task_is_told(nacre: Call, data: Path, tmp_path: Path) -> None:
     given = flags(data, tmp_path / "model", tmp_path / "run")
     told, untold = nacre(*given, "--set", "head=per_task", "--dry-run"), nacre(*given, "--dry-run")
-    assert "per_task (the task is told in training and at test)" in one_line(told.out)
+    assert "per_task (the task is given in training and at test)" in one_line(told.out)
     assert "told in training" not in one_line(untold.out)
 
 

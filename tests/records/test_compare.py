@@ -19,16 +19,17 @@ from helpers.command import Call, assert_one_line_error, one_line
 from helpers.page import Page
 from helpers.tiny import write_task
 from nacre.errors import CheckpointError, RecipeError
-from nacre.evaluation.matrix import DEFINITIONS, metrics
+from nacre.evaluation.matrix import DEFINITIONS, run_metrics
 from nacre.evaluation.uncertainty import Interval, over_rows, over_seeds, student_quantile, student_within
 from nacre.files import hash_of
 from nacre.records.compare import compare, judge, read_runs
 from nacre.records.comparison import Comparison
 from nacre.records.end_tasks import EndAverage, EndTaskRecord
 from nacre.records.predictions import final_scores
-from nacre.records.run import Record, Seconds
+from nacre.records.run import RunRecord, Seconds
 from nacre.report.comparison import mean_matrix, render_comparison
 from nacre.report.intervals import axis_over
+from nacre.runs.recipe import training_settings
 
 TASKS = ("animals", "plants", "tools")
 ROWS = 400
@@ -59,10 +60,10 @@ def plant(
     count = len(shares)
     matrix = [[(0.9 if task < stage else 0.1) for task in range(count)] for stage in range(count)] + [shares]
     told = changes.pop("told", protocol())
-    record = Record(
+    record = RunRecord(
         method=method, title=method.title(), parameters=parameters or {"rank": 4}, stream="own", tasks=list(TASKS),
         model="tiny", seed=seed, metric="exact_match", matrix=matrix, valid_answers=matrix,
-        **vars(metrics(matrix, [len(one) for one in last])), trainable_parameters=1,
+        **(run_metrics(matrix, [len(one) for one in last])), trainable_parameters=1,
         trainable_parameters_per_task=[1] * count, stored_parameters=1,
         seconds=Seconds(train=[1.0] * count, evaluate=[1.0] * (count + 1)), peak_rss_bytes=1,
         protocol=told, protocol_hash=hash_of(told), definitions=DEFINITIONS, **changes,
@@ -110,7 +111,7 @@ def planted(tmp_path: Path) -> Path:
 
 
 def compared(*places: Path, **options: Any) -> Comparison:
-    runs, unfinished = read_runs(places)
+    runs, unfinished = read_runs(places, training_settings)
     return compare(runs, unfinished=unfinished, **options)
 
 
@@ -311,7 +312,7 @@ def test_seeds_of_other_settings_are_other_groups(tmp_path: Path) -> None:
 def test_an_undefined_metric_stays_undefined(tmp_path: Path) -> None:
     for seed in (1, 2):
         place = plant(tmp_path, "joint", seed, better(seed))
-        record = Record.read(place / "results.json")
+        record = RunRecord.read(place / "results.json")
         record.model_copy(update={"forgetting": None if seed == 1 else 0.1}).write(place / "results.json")
     group = compared(tmp_path).groups[0]
     assert group.metrics["forgetting"] is None
@@ -370,13 +371,15 @@ def test_many_differences_are_counted(tmp_path: Path) -> None:
 def test_the_same_run_twice_is_no_second_seed(nacre: Call, tmp_path: Path) -> None:
     place = plant(tmp_path, "a", 1, better(1))
     shutil.copytree(place, tmp_path / "copy")
-    assert_one_line_error(nacre("compare", tmp_path, "--output", tmp_path / "p.html"), "is no second seed")
-    assert len(read_runs([place, tmp_path / place.name / ".." / place.name])[0]) == 1  # named twice is one run
+    assert_one_line_error(nacre("compare", tmp_path, "--output", tmp_path / "p.html"), "is not a second seed")
+    assert (
+        len(read_runs([place, tmp_path / place.name / ".." / place.name], training_settings)[0]) == 1
+    )  # named twice is one run
 
 
 def test_folders_without_runs(nacre: Call, tmp_path: Path) -> None:
     page = ("--output", tmp_path / "page.html")
-    assert_one_line_error(nacre("compare", tmp_path / "nowhere", *page), "nowhere", "is no folder")
+    assert_one_line_error(nacre("compare", tmp_path / "nowhere", *page), "nowhere", "is not a folder")
     assert_one_line_error(nacre("compare", tmp_path, *page), "there is no results.json in it")
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "recipe.yaml").write_text("method: a\n")
@@ -414,7 +417,7 @@ def test_a_score_that_is_no_mean_over_rows_is_not_drawn_again(tmp_path: Path) ->
     told = protocol(tasks=[tasks[0], {**tasks[1], "metric": "macro_f1"}, tasks[2]])
     for method, rows in (("a", better), ("b", baseline)):
         place = plant(tmp_path, method, 1, rows(1), told=told)
-        record = Record.read(place / "results.json")
+        record = RunRecord.read(place / "results.json")
         record.matrix[-1][1] = 0.5
         record.write(place / "results.json")
     pair = compared(tmp_path).pairs[0]
@@ -430,7 +433,7 @@ def test_a_task_answered_last_in_an_earlier_stage(tmp_path: Path) -> None:
         own = place / "tasks" / f"{number:02d}-{name}" / "predictions"
         own.mkdir(parents=True)
         shutil.move(last / f"{number:02d}-{name}.jsonl.gz", own / f"01-{name}.jsonl.gz")
-    scores = final_scores(place, Record.read(place / "results.json"))
+    scores = final_scores(place, RunRecord.read(place / "results.json"))
     assert [score.tolist() for score in scores] == better(1)
 
 
@@ -445,7 +448,7 @@ def test_runs_as_nacre_leaves_them(nacre: Call, tmp_path: Path, tiny_model: Call
             *("--set", "optim.learning_rate=0.05"),
         )
         assert said.code == 0, said.err
-    runs, _ = read_runs([tmp_path / "runs"])
+    runs, _ = read_runs([tmp_path / "runs"], training_settings)
     for run in runs:
         assert [score.mean() for score in run.final] == pytest.approx(run.record.matrix[-1])
     found = compare(runs)
@@ -488,7 +491,7 @@ def test_the_command_prints_and_draws(
 
 
 def test_the_page_says_the_numbers(planted: Path) -> None:
-    runs, _ = read_runs([planted])
+    runs, _ = read_runs([planted], training_settings)
     found = compare(runs)
     text = render_comparison(found, {str(run.path): run.record for run in runs})
     best = found.groups[0].metrics["average_accuracy"]
@@ -506,7 +509,7 @@ def test_the_page_says_the_numbers(planted: Path) -> None:
 def test_many_groups_get_a_box_each(tmp_path: Path) -> None:
     for number in range(7):
         plant(tmp_path, f"method{number}", 1, better(number))
-    runs, _ = read_runs([tmp_path])
+    runs, _ = read_runs([tmp_path], training_settings)
     text = render_comparison(compare(runs, samples=1000), {str(run.path): run.record for run in runs})
     assert text.count('<figure class="small">') == 7
     assert "–</td>" in text  # no interval over one seed
@@ -515,7 +518,7 @@ def test_many_groups_get_a_box_each(tmp_path: Path) -> None:
 
 def test_mean_matrices_are_entry_by_entry(tmp_path: Path) -> None:
     runs = [plant(tmp_path, "a", seed, better(seed)) for seed in (1, 2)]
-    records = [Record.read(run / "results.json") for run in runs]
+    records = [RunRecord.read(run / "results.json") for run in runs]
     records[0].matrix[0][0] = None
     found = mean_matrix(records)
     assert found[0][0] is None
@@ -555,7 +558,7 @@ def open_page() -> Iterator[Callable[[Path], Any]]:
 
 
 def test_a_browser_draws_the_intervals(open_page: Callable[[Path], Any], planted: Path, tmp_path: Path) -> None:
-    runs, _ = read_runs([planted])
+    runs, _ = read_runs([planted], training_settings)
     found = compare(runs)
     file = tmp_path / "page.html"
     file.write_text(render_comparison(found, {str(run.path): run.record for run in runs}))

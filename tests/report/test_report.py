@@ -15,11 +15,11 @@ import pytest
 from helpers.page import Page
 from nacre.errors import NacreError
 from nacre.records.end_tasks import EndAverage, EndTaskRecord
-from nacre.records.run import Matrix, Record, Seconds, Tokens
+from nacre.records.plain import differing_keys
+from nacre.records.run import Matrix, RunRecord, Seconds, Tokens
 from nacre.report import palette, render, write_report
 from nacre.report.names import run_names, shorten
 from nacre.report.numbers import percent, points, seconds, size, total_seconds
-from nacre.report.settings import differing_keys
 
 FOUR = ("topics", "reviews", "questions", "entities")
 FIFTEEN = tuple(f"task-{number}" for number in range(1, 16))
@@ -37,7 +37,7 @@ def score(stage: int, index: int) -> float:
     return (0.91 - 0.0123 * (stage - index) if stage > index else 0.07 + 0.0031 * stage) + 0.00077 * index
 
 
-def record(tasks: tuple[str, ...] = FOUR, *, matrix: Matrix | None = None, **changes: Any) -> Record:
+def record(tasks: tuple[str, ...] = FOUR, *, matrix: Matrix | None = None, **changes: Any) -> RunRecord:
     """A finished run over the tasks; ``changes`` replaces any field."""
     count = len(tasks)
     filled: Matrix = [[score(stage, index) for index in range(count)] for stage in range(count + 1)]
@@ -67,7 +67,7 @@ def record(tasks: tuple[str, ...] = FOUR, *, matrix: Matrix | None = None, **cha
         "protocol_hash": "a" * 64,
         "definitions": {"average_accuracy": "mean of the last row", "odd": "R[i][j] < 1 & so on"},
     }
-    return Record(**(fields | changes))
+    return RunRecord(**(fields | changes))
 
 
 @pytest.mark.parametrize("tasks", [("only",), FOUR, FIFTEEN, ODD], ids=("1", "4", "15", "odd"))
@@ -123,7 +123,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     made = record()
     made.write(tmp_path / "results.json")
     shuffled = record(protocol=dict(reversed(PROTOCOL.items())), definitions=dict(reversed(made.definitions.items())))
-    assert render([made]) == render([made]) == render([Record.read(tmp_path / "results.json")]) == render([shuffled])
+    assert render([made]) == render([made]) == render([RunRecord.read(tmp_path / "results.json")]) == render([shuffled])
     write_report(tmp_path / "report.html", [made])
     assert (tmp_path / "report.html").read_text() == render([made])
 
@@ -241,7 +241,7 @@ def browser() -> Iterator[Any]:
     ],
     ids=("1", "4", "15", "odd", "three", "two15"),
 )
-def test_a_browser_opens_the_page_offline(browser: Any, tmp_path: Path, records: list[Record]) -> None:
+def test_a_browser_opens_the_page_offline(browser: Any, tmp_path: Path, records: list[RunRecord]) -> None:
     write_report(tmp_path / "report.html", records)
     address = (tmp_path / "report.html").as_uri()
     context = browser.new_context()

@@ -24,10 +24,9 @@ from nacre.events import Event, ProbeStarted, ignore
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.records.end_tasks import EndResult, average
-from nacre.records.run import Record
+from nacre.records.run import RunRecord
 from nacre.registry import build_method
-from nacre.runs.probes.end_tasks import fine_tuned
-from nacre.runs.probes.fine_tuning import FineTuning
+from nacre.runs.probes.end_tasks import FineTuning, fine_tuned
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 from nacre.tasks.published.das import END_TASKS, ORDER_7, EndTask
@@ -256,7 +255,7 @@ def test_a_run_measures_every_end_task_with_every_seed_after_the_last_domain(tmp
     (mean,) = record.end_tasks.averages
     by_seed = [statistics.fmean(one.f1 for one in record.end_tasks.results if one.seed == seed) for seed in (1, 2)]
     assert mean.f1 == pytest.approx(statistics.fmean(by_seed))
-    assert Record.read(tmp_path / "run" / "results.json") == record
+    assert RunRecord.read(tmp_path / "run" / "results.json") == record
     assert [task["name"] for task in record.protocol["end tasks"]["tasks"]] == ["asc_restaurant", "acl_arc"]
     files = sorted(path.name for path in (tmp_path / "run" / "end_tasks" / "02-corpus_acl").iterdir())
     assert files == [f"{task}-seed{seed}.json" for task in ("acl_arc", "asc_restaurant") for seed in (1, 2)]
@@ -267,7 +266,7 @@ def test_the_command_prints_perplexity_and_end_tasks(tmp_path: Path, nacre: Call
     file.write_text(recipe_of(tmp_path, "run").yaml())
     outcome = nacre("run", file)
     assert outcome.code == 0
-    record = Record.read(tmp_path / "run" / "results.json")
+    record = RunRecord.read(tmp_path / "run" / "results.json")
     assert record.perplexity is not None
     assert record.end_tasks is not None
     assert "inc_lora: perplexity" in outcome.out
@@ -300,7 +299,7 @@ def test_an_interrupted_run_goes_on_at_the_next_end_task_and_finds_the_same(tmp_
     assert len(started) == 4 + 8 - 3, "three were done"
     assert record.end_tasks is not None
 
-    def numbers(record: Record) -> list[dict[str, object]]:
+    def numbers(record: RunRecord) -> list[dict[str, object]]:
         assert record.end_tasks is not None
         return [one.model_dump(exclude={"seconds"}) for one in record.end_tasks.results]
 
@@ -330,7 +329,7 @@ def test_what_has_no_end_task_says_so_before_anything_is_written(tmp_path: Path)
     write_text(tmp_path / "data", "farm")
     with pytest.raises(RecipeError, match="'farm' has no end task"):
         run(recipe.model_copy(update={"stream": ["farm"]}), ignore)
-    with pytest.raises(RecipeError, match="no last one to copy"):
+    with pytest.raises(RecipeError, match="not with a last one to copy"):
         run(recipe.model_copy(update={"method": "independent"}), ignore)
     text_host("llama").model.save_pretrained(tmp_path / "llama")
     text_host("llama").tokenizer.save_pretrained(tmp_path / "llama")

@@ -28,7 +28,7 @@ from nacre.events import Event, OnEvent, as_document, ignore
 from nacre.files import build_folder, sha256, write_atomically
 from nacre.learning.settings import Optim
 from nacre.models.host import Host
-from nacre.records.run import Record
+from nacre.records.run import RunRecord
 from nacre.runs.directory import RunDirectory
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
@@ -190,7 +190,7 @@ def test_stopped_once(
     seen: list[dict[str, Any]] = []
     record = run(recipe(method, output), lambda event: seen.append(json.loads(json.dumps(as_document(event)))))
     assert_same(output, expected)
-    assert record == Record.read(output / "results.json")
+    assert record == RunRecord.read(output / "results.json")
 
     trained = [event["name"] for event in seen if event["event"] == "stage"]
     assert trained == list(NAMES[committed:])  # what was committed is not trained again
@@ -548,7 +548,7 @@ def test_a_run_with_odd_names(
     assert folders[:4] == ["00-before", "01-two-words", "02-two-words", "03-naïve-名前"]
     for folder in folders:
         assert len(list((tmp_path / "run" / "tasks" / folder / "predictions").iterdir())) == len(names)
-    assert Record.read(tmp_path / "run" / "results.json").tasks == names
+    assert RunRecord.read(tmp_path / "run" / "results.json").tasks == names
 
 
 def test_a_name_with_a_leading_dot(tiny_model: Model, tmp_path: Path) -> None:

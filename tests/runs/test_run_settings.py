@@ -10,10 +10,9 @@ import pytest
 from helpers.tiny import write_task, write_tiny_model
 from nacre.events import ignore
 from nacre.models.loading import load_host
-from nacre.records.run import Record
+from nacre.records.run import RunRecord
 from nacre.runs.recipe import read_recipe
 from nacre.runs.run import run
-from nacre.runs.stream import tasks_of
 
 COLUMNS = range(3)
 
@@ -27,7 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def carried_out(place: Path, name: str, *settings: str) -> Record:
+def carried_out(place: Path, name: str, *settings: str) -> RunRecord:
     flags = {
         "method": "seq_lora",
         "stream": ["animals", "birds", "fish"],
@@ -38,7 +37,7 @@ def carried_out(place: Path, name: str, *settings: str) -> Record:
     return run(read_recipe(None, flags, ["optim.learning_rate=0.03", *settings]), ignore)
 
 
-def defined(record: Record) -> list[list[bool]]:
+def defined(record: RunRecord) -> list[list[bool]]:
     return [[score is not None for score in row] for row in record.matrix]
 
 
@@ -75,8 +74,8 @@ def test_independent_copies_keep_their_scores_whatever_is_measured(place: Path) 
 
 def test_measuring_on_validation_rows_touches_no_test_row(place: Path) -> None:
     flags = {"method": "seq_lora", "stream": ["animals"], "data": str(place / "data")}
-    usual = tasks_of(read_recipe(None, flags, []))[0]
-    chosen = tasks_of(read_recipe(None, flags, ["measure_on=validation"]))[0]
+    usual = read_recipe(None, flags, []).tasks()[0]
+    chosen = read_recipe(None, flags, ["measure_on=validation"]).tasks()[0]
     assert chosen.test == usual.validation != usual.test
     assert chosen.train == usual.train
     record = carried_out(place, "validation", "measure_on=validation")

@@ -19,10 +19,9 @@ from nacre.events import ignore
 from nacre.files import hash_of
 from nacre.learning.settings import Optim
 from nacre.models.families import Lengths
-from nacre.records.run import Record
+from nacre.records.run import RunRecord
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
-from nacre.runs.stream import tasks_of
 from nacre.tasks.published.streams import get_stream
 from nacre.tasks.published.written import INSTRUCTION, SUPERNI, TRACE
 from nacre.tasks.reading.sources import load_tasks
@@ -120,7 +119,7 @@ def recipe(stream: str, data: Path | None, model: Path, output: Path, **changes:
     )
 
 
-def carried_out(*arguments: Any, **changes: Any) -> Record:
+def carried_out(*arguments: Any, **changes: Any) -> RunRecord:
     """The record of a run, whose numbers are all shares."""
     found = run(recipe(*arguments, **changes), ignore)
     last = found.matrix[-1]
@@ -162,7 +161,7 @@ def test_trace_rows_of_another_wording_stay_whole(tmp_path):
 def test_trace_runs(tmp_path, tiny_model):
     data = write_trace(tmp_path / "data", published=True)
     found = carried_out("trace", data, tiny_model("t5"), tmp_path / "run")
-    assert found.metrics == TITLES
+    assert found.task_metrics == TITLES
     assert found.protocol["tasks"][7]["metric"] == "sari"
     file = tmp_path / "run" / "tasks" / "08-20Minuten" / "predictions" / "03-MeetingBank.jsonl.gz"
     lines = [json.loads(line) for line in gzip.decompress(file.read_bytes()).decode().splitlines()]
@@ -288,7 +287,7 @@ def test_superni_runs(tmp_path, tiny_model):
         write_superni(tmp_path, task.name)
     stream = [task.name for task in SUPERNI[:2]]
     found = carried_out(stream, tmp_path, tiny_model("t5"), tmp_path / "run")
-    assert found.metrics == ["ROUGE-L", "ROUGE-L"]
+    assert found.task_metrics == ["ROUGE-L", "ROUGE-L"]
 
 
 # Somebody's own stream.
@@ -347,7 +346,7 @@ def test_own_stream_runs_from_anywhere(tmp_path, tiny_model, monkeypatch, nacre:
     monkeypatch.chdir(tmp_path)
     found = carried_out("streams/stream.yaml", None, tiny_model("llama"), tmp_path / "run", max_source_length=40)
     assert found.stream == "helpdesk"
-    assert found.metrics == ["macro-F1", "BLEU"]
+    assert found.task_metrics == ["macro-F1", "BLEU"]
     monkeypatch.chdir("/")
     again = nacre("run", tmp_path / "run" / "recipe.yaml", "--output", tmp_path / "again", "--json")
     assert again.code == 0, again.err
@@ -368,7 +367,7 @@ def test_own_stream_is_planned_without_a_model(tmp_path, nacre: Call):
 def test_own_stream_takes_no_data_folder(tmp_path):
     file = own_stream(tmp_path)
     with pytest.raises(RecipeError, match=r"names its own files and takes no --data"):
-        tasks_of(Recipe(method="seq_lora", stream=str(file), data=str(tmp_path)))
+        Recipe(method="seq_lora", stream=str(file), data=str(tmp_path)).tasks()
 
 
 @pytest.mark.parametrize(

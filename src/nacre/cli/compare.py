@@ -13,13 +13,7 @@ from nacre.cli.display import percent, table_console
 if TYPE_CHECKING:
     from nacre.records.comparison import Comparison, OverRows, OverSeeds
 
-NO = "-"
-HEADINGS = {
-    "learning_accuracy": "learning",
-    "pooled_accuracy": "pooled",
-    "backward_transfer": "backward",
-    "forward_transfer": "forward",
-}
+UNDEFINED = "-"
 
 
 def compare(
@@ -40,52 +34,57 @@ def compare(
     from nacre.records.compare import compare as carry_out
     from nacre.records.compare import read_runs
     from nacre.report.comparison import write_comparison
+    from nacre.runs.recipe import training_settings
 
     if output.is_dir() or not output.parent.is_dir():
         raise RecipeError(f"Output '{output}' is a folder, or lies in a folder that does not exist.")
-    runs, unfinished = read_runs(folders)
-    found = carry_out(runs, seed=seed, samples=samples, unfinished=unfinished)
-    write_comparison(output, found, {str(run.path): run.record for run in runs})
+    runs, unfinished = read_runs(folders, training_settings)
+    comparison = carry_out(runs, seed=seed, samples=samples, unfinished=unfinished)
+    write_comparison(output, comparison, {str(run.path): run.record for run in runs})
     if as_json:
-        typer.echo(found.as_json())
+        typer.echo(comparison.as_json())
     else:
-        _print(found, output)
+        _print(comparison, output)
 
 
-def _print(found: Comparison, page: Path) -> None:
+def _print(comparison: Comparison, page: Path) -> None:
     console = table_console(150)
-    console.print(f"{found.stream}: {len(found.tasks)} tasks, {sum(len(one.runs) for one in found.groups)} runs")
+    runs = sum(len(group.runs) for group in comparison.groups)
+    console.print(f"{comparison.stream}: {len(comparison.tasks)} tasks, {runs} runs")
     console.print("Mean over seeds in %, and the 95 % interval over seeds (Student).\n")
-    console.print(_groups(found))
-    if found.pairs:
+    console.print(_groups(comparison))
+    if comparison.pairs:
         console.print("\nAverage accuracy, first less second, in points, with 95 % intervals.")
         console.print(
             "Over seeds: what other seeds would give. Over rows: what other test rows would give (paired bootstrap).\n"
         )
-        console.print(_pairs(found))
-    for path in found.unfinished:
+        console.print(_pairs(comparison))
+    for path in comparison.unfinished:
         console.print(f"Not finished, left out: {path}", soft_wrap=True)
     console.print(f"The page: {page}", soft_wrap=True)
 
 
-def _groups(found: Comparison) -> Table:
+def _groups(comparison: Comparison) -> Table:
+    from nacre.records.compare import HEADLINE
+    from nacre.records.run import all_metrics
+
     table = Table(box=None, pad_edge=False)
     table.add_column("method")
-    others = [name for name in found.definitions if name != "average_accuracy"]
-    for heading in ("seeds", "average", "interval", *(HEADINGS.get(name, name.replace("_", " ")) for name in others)):
+    others = [metric for metric in all_metrics() if metric.key in comparison.definitions and metric.key != HEADLINE]
+    for heading in ("seeds", "average", "interval", *(metric.heading for metric in others)):
         table.add_column(heading, justify="right")
-    for group in found.groups:
-        means = [_mean(group.metrics[name]) for name in others]
-        average = group.metrics["average_accuracy"]
+    for group in comparison.groups:
+        means = [_mean(group.metrics[metric.key]) for metric in others]
+        average = group.metrics[HEADLINE]
         table.add_row(group.name, str(len(group.seeds)), _mean(average), _interval(average), *means)
     return table
 
 
-def _pairs(found: Comparison) -> Table:
+def _pairs(comparison: Comparison) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("first", "is", "than second", "difference", "over seeds", "over rows", "because"):
         table.add_column(heading, justify="right" if heading in ("difference", "over seeds", "over rows") else "left")
-    for pair in found.pairs:
+    for pair in comparison.pairs:
         spread = pair.metrics["average_accuracy"]
         table.add_row(
             *(pair.first, pair.verdict, pair.second, _mean(spread, sign=True)),
@@ -95,12 +94,12 @@ def _pairs(found: Comparison) -> Table:
 
 
 def _mean(spread: OverSeeds | None, sign: bool = False) -> str:
-    return NO if spread is None else _signed(spread.mean, sign)
+    return UNDEFINED if spread is None else _signed(spread.mean, sign)
 
 
 def _interval(interval: OverSeeds | OverRows | None, sign: bool = False) -> str:
     if interval is None or interval.low is None or interval.high is None:
-        return NO
+        return UNDEFINED
     return f"{_signed(interval.low, sign)} to {_signed(interval.high, sign)}"
 
 

@@ -31,9 +31,8 @@ from nacre.events import (
 )
 
 if TYPE_CHECKING:
-    from nacre.records.base_ability import AbilityRecord
-    from nacre.records.end_tasks import EndTaskRecord
-    from nacre.records.run import Record
+    from nacre.records.probe import ProbeTable
+    from nacre.records.run import RunRecord
 
 
 class Display:
@@ -133,11 +132,17 @@ class Display:
             self.bar = None
 
 
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+def percent(value: float | None, sign: bool = False) -> str:
+    """A fraction in percent.
+
+    Args:
+        value: The fraction; None gives a dash.
+        sign: Whether a gain has a plus.
+    """
+    return "-" if value is None else f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
 
 
-def print_record(record: Record) -> None:
+def print_record(record: RunRecord) -> None:
     """The matrix and the metrics of a run."""
     from nacre.records.run import TASK_IDENTITY
 
@@ -147,17 +152,15 @@ def print_record(record: Record) -> None:
     if (speed := record.seconds.tokens_per_second) is not None and record.training is not None:
         padding = percent(record.training.padding_share)
         console.print(f"Training: {speed:,.0f} tokens a second; padding: {padding} %.", soft_wrap=True)
-    if (told := record.protocol.get(TASK_IDENTITY)) is not None:
-        console.print(f"{TASK_IDENTITY.capitalize()}: {told}.", soft_wrap=True)
+    if (identity := record.protocol.get(TASK_IDENTITY)) is not None:
+        console.print(f"{TASK_IDENTITY.capitalize()}: {identity}.", soft_wrap=True)
     if record.perplexity is not None:
         console.print(perplexity_table(record))
-    if record.end_tasks is not None:
-        console.print(end_task_table(record.end_tasks))
-    if record.base_ability is not None:
-        console.print(ability_table(record.base_ability))
+    for probe in record.probes:
+        console.print(probe_table(probe.table()))
 
 
-def perplexity_table(record: Record) -> Table:
+def perplexity_table(record: RunRecord) -> Table:
     """Of tasks of unlabelled text, after each task."""
     table = Table(title=f"{record.method}: perplexity", title_justify="left", box=None, pad_edge=False)
     table.add_column("after")
@@ -168,35 +171,20 @@ def perplexity_table(record: Record) -> Table:
     return table
 
 
-def end_task_table(ends: EndTaskRecord) -> Table:
-    """Means over seeds, in percent."""
-    table = Table(title="end tasks, in %", title_justify="left", box=None, pad_edge=False)
-    for heading in ("after", "F1", "+-", "accuracy", "+-"):
-        table.add_column(heading, justify="left" if heading == "after" else "right")
-    for one in ends.averages:
-        table.add_row(
-            one.after,
-            percent(one.f1),
-            percent(one.f1_deviation),
-            percent(one.accuracy),
-            percent(one.accuracy_deviation),
-        )
+def probe_table(probe: ProbeTable) -> Table:
+    """What a probe found, in percent, with deviations or standard errors where there are any."""
+    table = Table(title=f"{probe.title.lower()}, in %", title_justify="left", box=None, pad_edge=False)
+    table.add_column(probe.first.lower())
+    for heading in probe.columns:
+        table.add_column(heading, justify="right")
+        table.add_column("+-", justify="right")
+    for name, values in probe.rows:
+        cells = [text for value in values for text in (percent(value.value, value.signed), percent(value.error))]
+        table.add_row(name, *cells)
     return table
 
 
-def ability_table(abilities: AbilityRecord) -> Table:
-    """Before and after, in percent, with standard errors over rows."""
-    table = Table(title="base ability, in %", title_justify="left", box=None, pad_edge=False)
-    for heading in ("task", "metric", "before", "+-", "after", "+-", "change", "+-"):
-        table.add_column(heading, justify="left" if heading in ("task", "metric") else "right")
-    for one in abilities.ends():
-        values = [part for score in (one.before, one.after) for part in (score.value, score.standard_error)]
-        error = percent(one.change.standard_error)
-        table.add_row(one.task, one.metric, *map(percent, values), f"{100 * one.change.value:+.1f}", error)
-    return table
-
-
-def print_comparison(records: Sequence[Record], page: Path) -> None:
+def print_comparison(records: Sequence[RunRecord], page: Path) -> None:
     """Matrices side by side where they fit, the metrics, what was forgotten, and where the page is."""
     from rich.columns import Columns
 
@@ -216,44 +204,40 @@ def table_console(needed: int) -> Console:
     return console
 
 
-def matrix_table(record: Record) -> Table:
-    several = len(set(record.metrics)) > 1
-    what = "scores" if several else "accuracy" if record.metrics[0] == "exact match" else record.metrics[0]
+def matrix_table(record: RunRecord) -> Table:
+    """The score matrix in percent, a line a stage."""
+    several = len(set(record.task_metrics)) > 1
+    what = "scores" if several else "accuracy" if record.task_metrics[0] == "exact match" else record.task_metrics[0]
     table = Table(title=f"{record.method}: {what} in %", title_justify="left", box=None, pad_edge=False)
     table.add_column("after")
-    for task, metric in zip(record.tasks, record.metrics, strict=True):
+    for task, metric in zip(record.tasks, record.task_metrics, strict=True):
         table.add_column(f"{task}\n{metric}" if several else task, justify="right")
     for name, row in zip(["(before)", *record.tasks], record.matrix, strict=True):
         table.add_row(name, *[percent(score) for score in row])
     return table
 
 
-def metrics_table(records: Sequence[Record]) -> Table:
+def metrics_table(records: Sequence[RunRecord]) -> Table:
+    """A line a run: its metrics in percent, and its cost."""
+    from nacre.evaluation.matrix import RUN_METRICS
+
     table = Table(box=None, pad_edge=False)
-    for heading in ("method", "average", "learning", "forgetting", "backward", "forward", "trainable", "seconds"):
+    for heading in ("method", *(metric.heading for metric in RUN_METRICS), "trainable", "seconds"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for record in records:
         seconds = sum(value or 0 for value in [*record.seconds.train, *record.seconds.evaluate])
-        table.add_row(
-            record.method,
-            percent(record.average_accuracy),
-            percent(record.learning_accuracy),
-            percent(record.forgetting),
-            percent(record.backward_transfer),
-            percent(record.forward_transfer),
-            f"{record.trainable_parameters:,}",
-            f"{seconds:.1f}",
-        )
+        values = [percent(record.value(metric.key)) for metric in RUN_METRICS]
+        table.add_row(record.method, *values, f"{record.trainable_parameters:,}", f"{seconds:.1f}")
     return table
 
 
-def forgotten(record: Record) -> str:
+def forgotten(record: RunRecord) -> str:
     """One sentence on what the run forgot."""
     last = record.matrix[-1]
-    learnt = [record.matrix[number + 1][number] for number in range(len(record.tasks))]
+    learned = [record.matrix[number + 1][number] for number in range(len(record.tasks))]
     falls = [
         (before - after, task, before, after)
-        for task, before, after in zip(record.tasks, learnt, last, strict=True)
+        for task, before, after in zip(record.tasks, learned, last, strict=True)
         if before is not None and after is not None
     ]
     if not falls or record.forgetting is None:
@@ -261,7 +245,7 @@ def forgotten(record: Record) -> str:
         return f"{record.method} saw all tasks at once, so it has nothing to forget: average accuracy {average} %."
     fall, task, before, after = max(falls)
     if fall <= 0:
-        return f"{record.method} forgot nothing: no task is worse at the end than when it was learnt."
+        return f"{record.method} forgot nothing: no task is worse at the end than when it was learned."
     return (
         f"{record.method} forgot {percent(record.forgetting)} points on average; most of '{task}', which fell from "
         f"{percent(before)} to {percent(after)} %."

@@ -50,13 +50,13 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "model", recipe.model
     yield "stream", recipe.stream_name
     yield "data", recipe.data or "none"
-    yield "identity", f"{recipe.identity} (lines in the prompt that tell the task)"
+    yield "identity", f"{recipe.identity} (lines in the prompt that name the task)"
     if recipe.head != "growing":
-        yield "head", f"{recipe.head} (the task is told in training and at test)"
+        yield "head", f"{recipe.head} (the task is given in training and at test)"
     yield "measured", f"{recipe.matrix} matrix, on {recipe.measure_on} rows"
-    if (ability := recipe.base_ability) is not None:
-        when = "before and after the stream" if ability.when == "ends" else "before it and after every task"
-        yield "base ability", f"{', '.join(ability.tasks)}, {when}; rows from {ability.data or 'the Hugging Face Hub'}"
+    for key, probe in recipe.probes.items():
+        if (summary := probe.summary()) is not None:
+            yield key.replace("_", " "), summary
     yield "seed", str(recipe.seed)
     yield "output", f"{recipe.output}{FOLDER[plan.folder]}"
 

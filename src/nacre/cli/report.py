@@ -14,10 +14,10 @@ def report(
 ) -> None:
     """Write one self-contained page that shows the runs; it opens offline."""
     from nacre.errors import RecipeError
-    from nacre.records.run import Record
+    from nacre.records.run import RunRecord
     from nacre.report import write_report
 
-    records = [Record.read(run / "results.json") for run in runs]
+    records = [RunRecord.read(run / "results.json") for run in runs]
     if output is None and len(runs) > 1:
         raise RecipeError("Several runs make a page of their own: name it with --output FILE.html.")
     page = output or runs[0] / "report.html"

@@ -1,4 +1,4 @@
-"""The score matrix and what continual learning reads from it.
+"""The score matrix and the metrics of continual learning.
 
 R has T + 1 rows and T columns: R[0] before any learning, R[i] after the i-th task; column j is the stream's j-th task
 (1-based in the formulas). An entry that is not defined is None, and so is every metric that would need it.
@@ -6,49 +6,138 @@ R has T + 1 rows and T columns: R[0] before any learning, R[i] after the i-th ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-Rows = Sequence[Sequence[float | None]]
-
-DEFINITIONS = {
-    "average_accuracy": "mean over j of R[T][j]",
-    "learning_accuracy": "mean over j of R[j][j]",
-    "pooled_accuracy": "sum over j of n_j R[T][j] / sum of n_j, n_j test rows of task j",
-    "forgetting": "mean over j < T of (max over j <= l < T of R[l][j]) - R[T][j] (Chaudhry et al. 2018, from when a "
-    "task was learnt); negative values are not clipped",
-    "backward_transfer": "mean over j < T of R[T][j] - R[j][j] (Lopez-Paz and Ranzato 2017)",
-    "forward_transfer": "mean over j > 1 of R[j-1][j] - R[0][j] (Lopez-Paz and Ranzato 2017; R[0] is the pretrained "
-    "model, not a random one)",
-}
+ScoreMatrix = Sequence[Sequence[float | None]]
+Unit = Literal["%", "points"]
+Direction = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """Fractions; formulas in ``DEFINITIONS``."""
+class RunMetric:
+    """A number that sums up a run.
 
-    average_accuracy: float | None
-    learning_accuracy: float | None
-    pooled_accuracy: float | None
-    forgetting: float | None
-    backward_transfer: float | None
-    forward_transfer: float | None
+    Attributes:
+        key: Its name in records, `results.json` and definitions.
+        title: Its name on pages.
+        unit: `%` of a fraction, or `points` of a difference of fractions.
+        better: Which values are better.
+        definition: The formula in words, with its source.
+        compute: From the matrix [T + 1][T] and the number of test rows of each task [T]; None where not defined.
+    """
+
+    key: str
+    title: str
+    unit: Unit
+    better: Direction
+    definition: str
+    compute: Callable[[ScoreMatrix, Sequence[int]], float | None]
+
+    @property
+    def heading(self) -> str:
+        """A short name for the column of a table."""
+        return self.title.split()[0].lower()
+
+    @property
+    def signed(self) -> bool:
+        """Whether the value is a gain, which is shown with its sign."""
+        return self.unit == "points" and self.better == "higher"
 
 
-def metrics(matrix: Rows, test_rows: Sequence[int]) -> Metrics:
-    """matrix: `[T + 1][T]`; test_rows: n_j of each task."""
+def _average_accuracy(matrix: ScoreMatrix, test_rows: Sequence[int]) -> float | None:
+    return _mean(matrix[len(test_rows)])
+
+
+def _learning_accuracy(matrix: ScoreMatrix, test_rows: Sequence[int]) -> float | None:
+    return _mean(_diagonal(matrix, len(test_rows)))
+
+
+def _pooled_accuracy(matrix: ScoreMatrix, test_rows: Sequence[int]) -> float | None:
+    last = matrix[len(test_rows)]
+    return _ratio(_sum([_times(score, rows) for score, rows in zip(last, test_rows, strict=True)]), sum(test_rows))
+
+
+def _forgetting(matrix: ScoreMatrix, test_rows: Sequence[int]) -> float | None:
     count = len(test_rows)
     last = matrix[count]
-    learnt = [matrix[j + 1][j] for j in range(count)]
-    earlier = range(count - 1)
-    return Metrics(
-        average_accuracy=_mean(last),
-        learning_accuracy=_mean(learnt),
-        pooled_accuracy=_ratio(_sum([_times(last[j], test_rows[j]) for j in range(count)]), sum(test_rows)),
-        forgetting=_mean([_minus(_largest([matrix[i][j] for i in range(j + 1, count)]), last[j]) for j in earlier]),
-        backward_transfer=_mean([_minus(last[j], learnt[j]) for j in earlier]),
-        forward_transfer=_mean([_minus(matrix[j][j], matrix[0][j]) for j in range(1, count)]),
-    )
+    return _mean([_minus(_largest([matrix[i][j] for i in range(j + 1, count)]), last[j]) for j in range(count - 1)])
+
+
+def _backward_transfer(matrix: ScoreMatrix, test_rows: Sequence[int]) -> float | None:
+    count = len(test_rows)
+    learned = _diagonal(matrix, count)
+    return _mean([_minus(matrix[count][j], learned[j]) for j in range(count - 1)])
+
+
+def _forward_transfer(matrix: ScoreMatrix, test_rows: Sequence[int]) -> float | None:
+    return _mean([_minus(matrix[j][j], matrix[0][j]) for j in range(1, len(test_rows))])
+
+
+AVERAGE_ACCURACY = RunMetric(
+    "average_accuracy", "Average accuracy", "%", "higher", "mean over j of R[T][j]", _average_accuracy
+)
+FORGETTING = RunMetric(
+    "forgetting",
+    "Forgetting",
+    "points",
+    "lower",
+    "mean over j < T of (max over j <= l < T of R[l][j]) - R[T][j] (Chaudhry et al. 2018, from when a task was "
+    "learnt); negative values are not clipped",
+    _forgetting,
+)
+RUN_METRICS = (
+    AVERAGE_ACCURACY,
+    RunMetric("learning_accuracy", "Learning accuracy", "%", "higher", "mean over j of R[j][j]", _learning_accuracy),
+    RunMetric(
+        "pooled_accuracy",
+        "Pooled accuracy",
+        "%",
+        "higher",
+        "sum over j of n_j R[T][j] / sum of n_j, n_j test rows of task j",
+        _pooled_accuracy,
+    ),
+    FORGETTING,
+    RunMetric(
+        "backward_transfer",
+        "Backward transfer",
+        "points",
+        "higher",
+        "mean over j < T of R[T][j] - R[j][j] (Lopez-Paz and Ranzato 2017)",
+        _backward_transfer,
+    ),
+    RunMetric(
+        "forward_transfer",
+        "Forward transfer",
+        "points",
+        "higher",
+        "mean over j > 1 of R[j-1][j] - R[0][j] (Lopez-Paz and Ranzato 2017; R[0] is the pretrained model, not a "
+        "random one)",
+        _forward_transfer,
+    ),
+)
+"""Every metric of a run, in the order in which they are shown."""
+
+DEFINITIONS = {metric.key: metric.definition for metric in RUN_METRICS}
+
+
+def run_metrics(matrix: ScoreMatrix, test_rows: Sequence[int]) -> dict[str, float | None]:
+    """Every metric of a run, by key.
+
+    Args:
+        matrix: Scores as fractions, [T + 1][T].
+        test_rows: n_j of each task, [T].
+
+    Returns:
+        Fractions; None where a metric is not defined.
+    """
+    return {metric.key: metric.compute(matrix, test_rows) for metric in RUN_METRICS}
+
+
+def _diagonal(matrix: ScoreMatrix, count: int) -> list[float | None]:
+    """Each task's score when it was just learned."""
+    return [matrix[j + 1][j] for j in range(count)]
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

@@ -1,20 +1,31 @@
-"""What a run found of its model's base ability."""
+"""The results of a run's base ability."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from nacre.evaluation.base_ability.scores import DEFINITION, AbilityScore, Programs, Score, score_of
-
-BEFORE = "before"
+from nacre.records.probe import ProbeMetric, ProbeRecord, ProbeTable, ProbeValue
 
 
 class AbilityResult(BaseModel):
-    """One task's, at one stage. after: the task learnt last, or ``before`` any. changes: against before, row by row."""
+    """One benchmark's scores at one stage.
+
+    Attributes:
+        after: The task that was learned last, or `before` any.
+        task: The benchmark.
+        rows: How many of its rows were measured.
+        scores: By metric.
+        changes: Row by row against `before`, by metric; null before any task is learned.
+        truncated: How many inputs were cut.
+        seconds: How long it took.
+        programs: What became of generated programs; null without any.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -22,15 +33,15 @@ class AbilityResult(BaseModel):
     task: str
     rows: int
     scores: dict[str, Score]
-    changes: dict[str, Score] | None = Field(description="null before any task is learnt")
+    changes: dict[str, Score] | None = Field(description="null before any task is learned")
     truncated: int
     seconds: float
     programs: Programs | None
 
 
 @dataclass(frozen=True)
-class Ends:
-    """One metric of one task: before any task, after the last one, and the change."""
+class BeforeAfter:
+    """One metric of one benchmark: before any task, after the last one, and the change."""
 
     task: str
     metric: str
@@ -40,7 +51,7 @@ class Ends:
 
 
 class AbilityAverage(BaseModel):
-    """Over the multiple-choice tasks at one stage. change: against before."""
+    """Mean over the multiple-choice benchmarks at one stage, and its change against `before`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,21 +60,69 @@ class AbilityAverage(BaseModel):
     change: float | None
 
 
-class AbilityRecord(BaseModel):
-    """What ``results.json`` says of base ability; rows, likelihoods and programs are in the files."""
+class AbilityRecord(ProbeRecord):
+    """What `results.json` says of base ability; rows, likelihoods and programs are in the files.
 
-    model_config = ConfigDict(extra="forbid")
+    Attributes:
+        definition: How benchmarks are scored, in words.
+        results: One for each stage and benchmark.
+        averages: One for each stage; none where only programs were written.
+    """
+
+    metrics: ClassVar[tuple[ProbeMetric, ...]] = (
+        ProbeMetric(
+            "base_ability",
+            "Base ability",
+            "%",
+            "higher",
+            "mean over the multiple-choice tasks of base ability after the last task, acc_norm or else acc",
+        ),
+        ProbeMetric(
+            "base_ability_change",
+            "Base ability, change",
+            "points",
+            "higher",
+            "that mean less what it was before any task",
+        ),
+    )
 
     definition: str = DEFINITION
     results: list[AbilityResult]
     averages: list[AbilityAverage] = Field(description="none where only programs were written")
 
-    def ends(self) -> list[Ends]:
-        """Each task's metrics before any task and after the last."""
+    def values(self, last_task: str) -> dict[str, float | None]:
+        last = self.averages[-1] if self.averages else None
+        return {
+            "base_ability": None if last is None else last.value,
+            "base_ability_change": None if last is None else last.change,
+        }
+
+    def table(self) -> ProbeTable:
+        return ProbeTable(
+            title="Base ability",
+            note="Published benchmarks of what pre-training taught, before any task and after the last one. In "
+            "percent, ± standard error; the change in points, with the standard error over the same rows.",
+            first="Benchmark",
+            columns=("Before", "After", "Change"),
+            rows=tuple(
+                (
+                    f"{ends.task}, {ends.metric}",
+                    (
+                        ProbeValue(ends.before.value, ends.before.standard_error),
+                        ProbeValue(ends.after.value, ends.after.standard_error),
+                        ProbeValue(ends.change.value, ends.change.standard_error, signed=True),
+                    ),
+                )
+                for ends in self.before_after()
+            ),
+        )
+
+    def before_after(self) -> list[BeforeAfter]:
+        """Each benchmark's metrics before any task and after the last."""
         last = self.results[-1].after
         first = {result.task: result for result in self.results if result.changes is None}
         return [
-            Ends(result.task, metric, first[result.task].scores[metric], score, (result.changes or {})[metric])
+            BeforeAfter(result.task, metric, first[result.task].scores[metric], score, (result.changes or {})[metric])
             for result in self.results
             if result.after == last and result.changes is not None
             for metric, score in result.scores.items()
@@ -71,10 +130,15 @@ class AbilityRecord(BaseModel):
 
 
 def record_of(stages: Sequence[str], scores: Sequence[Sequence[AbilityScore]]) -> AbilityRecord:
-    """Of the stages, the first of which is before any task, and each stage's scores, by task."""
+    """Put scores together, with their changes.
+
+    Args:
+        stages: Their names; the first is before any task.
+        scores: Of each stage, each benchmark's scores.
+    """
     results, averages = [], []
-    for number, (after, found) in enumerate(zip(stages, scores, strict=True)):
-        for first, score in zip(scores[0], found, strict=True):
+    for number, (after, present) in enumerate(zip(stages, scores, strict=True)):
+        for first, score in zip(scores[0], present, strict=True):
             results.append(
                 AbilityResult(
                     after=after,
@@ -87,7 +151,7 @@ def record_of(stages: Sequence[str], scores: Sequence[Sequence[AbilityScore]]) -
                     programs=score.programs,
                 )
             )
-        if (value := _average(found)) is not None:
+        if (value := _average(present)) is not None:
             base = _average(scores[0])
             change = value - base if number and base is not None else None
             averages.append(AbilityAverage(after=after, value=value, change=change))

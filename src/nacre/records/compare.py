@@ -7,7 +7,7 @@ are ranked.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
@@ -18,43 +18,36 @@ import numpy as np
 import yaml
 
 from nacre.errors import RecipeError
-from nacre.evaluation.matrix import DEFINITIONS
+from nacre.evaluation.matrix import AVERAGE_ACCURACY, RunMetric
 from nacre.evaluation.uncertainty import Interval, Spread, over_rows, over_seeds
 from nacre.files import to_json
+from nacre.migrations import upgraded_recipe
 from nacre.records.comparison import Comparison, Group, OverRows, OverSeeds, Pair, Verdict
-from nacre.records.differences import differences
-from nacre.records.predictions import NotByRow, Scores, final_scores
-from nacre.records.run import Record
+from nacre.records.plain import differences, leaves
+from nacre.records.predictions import NotByRow, RowScores, final_scores
+from nacre.records.probe import ProbeMetric
+from nacre.records.run import RunRecord, all_metrics, probe_kinds
 
-HEADLINE = "average_accuracy"
-END_TASKS = {
-    "end_task_f1": "F1 of the end tasks' own copies after the last domain, mean over end tasks and their seeds",
-    "end_task_accuracy": "accuracy of the same copies",
-}
-"""Of runs that measured end tasks, what joins the other metrics."""
-
-BASE_ABILITY = {
-    "base_ability": "mean over the multiple-choice tasks of base ability after the last task, acc_norm or else acc",
-    "base_ability_change": "that mean less what it was before any task",
-}
-"""Likewise, of runs that measured base ability."""
+HEADLINE = AVERAGE_ACCURACY.key
 
 SHOWN_DIFFERENCES = 8
 
-_NO_TRAINING = {
-    *("method", "set", "seed", "output", "data", "model"),  # in the record, or places
-    *("stream", "identity", "limit_train", "limit_test", "measure_on", "matrix", "evaluation"),  # in the protocol
-    *("head", "base_ability"),  # likewise
-}
-"""Keys of a recipe that do not say how was trained."""
+TrainingSettings = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""From a run's recipe to those of its settings that affect training and that its record does not hold."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run and how it was trained."""
+class FinishedRun:
+    """A finished run and how it was trained.
+
+    Attributes:
+        path: Its folder.
+        record: Its results.
+        settings: How it was trained, besides the method's parameters.
+    """
 
     path: Path
-    record: Record
+    record: RunRecord
     settings: dict[str, Any]
 
     @property
@@ -63,61 +56,76 @@ class Run:
         return to_json([self.record.method, self.record.parameters, self.settings])
 
     @cached_property
-    def final(self) -> list[Scores]:
-        """See ``final_scores``."""
+    def final(self) -> list[RowScores]:
+        """The last row of the matrix, test row by test row; see `final_scores`."""
         return final_scores(self.path, self.record)
 
 
-def read_runs(places: Sequence[Path]) -> tuple[list[Run], list[Path]]:
-    """The finished runs in these folders, and the folders of unfinished ones that were found on the way.
+def read_runs(folders: Sequence[Path], settings_of: TrainingSettings) -> tuple[list[FinishedRun], list[Path]]:
+    """Read the finished runs in these folders.
 
-    places: run folders, or folders that hold run folders at any depth. Raises ``RecipeError`` for a place without
-    any finished run.
+    Args:
+        folders: Of runs, or folders that hold such folders at any depth.
+        settings_of: Which settings of a recipe put runs into different groups.
+
+    Returns:
+        The runs, and the folders of unfinished ones that were seen on the way.
+
+    Raises:
+        RecipeError: For a folder without any finished run.
     """
     finished: dict[Path, Path] = {}  # full path -> path as given
     unfinished: dict[Path, Path] = {}
-    for place in places:
-        if not place.is_dir():
-            raise RecipeError(f"'{place}' is no folder; name folders of runs, or folders that hold some.")
-        if (place / "results.json").exists():
-            done, begun = [place], []
+    for folder in folders:
+        if not folder.is_dir():
+            raise RecipeError(f"'{folder}' is not a folder; name folders of runs, or folders that hold some.")
+        if (folder / "results.json").exists():
+            done, begun = [folder], []
         else:
-            done = sorted(file.parent for file in place.rglob("results.json"))
-            begun = sorted(file.parent for file in place.rglob("recipe.yaml") if file.parent not in done)
+            done = sorted(file.parent for file in folder.rglob("results.json"))
+            begun = sorted(file.parent for file in folder.rglob("recipe.yaml") if file.parent not in done)
         if not done:
             why = "the runs in it are not finished" if begun else "there is no results.json in it, at any depth"
-            raise RecipeError(f"'{place}' holds no finished run: {why}.")
+            raise RecipeError(f"'{folder}' holds no finished run: {why}.")
         finished.update((path.resolve(), path) for path in done)
         unfinished.update((path.resolve(), path) for path in begun)
-    runs = [Run(path, Record.read(path / "results.json"), _settings(path)) for path in finished.values()]
+    runs = [
+        FinishedRun(path, RunRecord.read(path / "results.json"), _settings(path, settings_of))
+        for path in finished.values()
+    ]
     return runs, list(unfinished.values())
 
 
 def compare(
-    runs: Sequence[Run], *, seed: int = 0, samples: int = 10_000, unfinished: Sequence[Path] = ()
+    runs: Sequence[FinishedRun], *, seed: int = 0, samples: int = 10_000, unfinished: Sequence[Path] = ()
 ) -> Comparison:
-    """Groups of runs, summarized and compared in pairs. seed, samples: of the bootstrap.
+    """Summarize groups of runs, and compare every two of them.
 
-    Raises ``RecipeError`` if two runs were measured by different protocols (naming what differs and both values), or
-    are the same one twice.
+    Args:
+        runs: Finished runs of one protocol.
+        seed: Of the bootstrap.
+        samples: Of the bootstrap.
+        unfinished: Folders of runs that were left out, which the result names.
+
+    Raises:
+        RecipeError: If two runs were measured by different protocols (naming what differs and both values), or are the
+            same one twice.
     """
     check_protocols(runs)
-    grouped: defaultdict[str, list[Run]] = defaultdict(list)
+    grouped: defaultdict[str, list[FinishedRun]] = defaultdict(list)
     for run in runs:
         grouped[run.key].append(run)
     members = [sorted(group, key=lambda run: run.record.seed) for group in grouped.values()]
     for group in members:
         _check_seeds(group)
-    defined = {
-        **DEFINITIONS,
-        **(END_TASKS if any(run.record.end_tasks for run in runs) else {}),
-        **(BASE_ABILITY if any(run.record.base_ability for run in runs) else {}),
-    }
-    groups = [_group(group, name, defined) for group, name in zip(members, _names(members), strict=True)]
+    measured = {type(probe) for run in runs for probe in run.record.probes}
+    not_measured = {metric for kind in probe_kinds() if kind not in measured for metric in kind.metrics}
+    metrics = [metric for metric in all_metrics() if metric not in not_measured]
+    groups = [_group(group, name, metrics) for group, name in zip(members, _names(members), strict=True)]
     order = sorted(range(len(groups)), key=lambda index: _rank(groups[index]))
     pairs = [
-        _pair((groups[one], members[one]), (groups[two], members[two]), seed, samples)
-        for one, two in combinations(order, 2)
+        _pair((groups[first], members[first]), (groups[second], members[second]), seed, samples)
+        for first, second in combinations(order, 2)
     ]
     record = runs[0].record
     return Comparison(
@@ -129,28 +137,32 @@ def compare(
         groups=[groups[index] for index in order],
         pairs=pairs,
         unfinished=[str(path) for path in unfinished],
-        definitions=defined,
+        definitions={metric.key: metric.definition for metric in metrics},
     )
 
 
-def check_protocols(runs: Sequence[Run]) -> None:
-    """Raise ``RecipeError`` naming the fields that differ, with their values, unless all protocols are the same."""
+def check_protocols(runs: Sequence[FinishedRun]) -> None:
+    """Refuse runs whose numbers are not comparable.
+
+    Raises:
+        RecipeError: If not all protocols are the same; it names what differs.
+    """
     first = runs[0]
     other = next((run for run in runs if run.record.protocol_hash != first.record.protocol_hash), None)
     if other is None:
         return
-    found = differences(first.record.protocol, other.record.protocol)
-    more = f"; and {len(found) - SHOWN_DIFFERENCES} more" if len(found) > SHOWN_DIFFERENCES else ""
+    different = differences(first.record.protocol, other.record.protocol)
+    more = f"; and {len(different) - SHOWN_DIFFERENCES} more" if len(different) > SHOWN_DIFFERENCES else ""
     raise RecipeError(
         f"Runs of different protocols cannot be ranked, because a difference may come from the data, the prompts or "
         f"the scoring. Between '{first.path}' (there) and '{other.path}' (here): "
-        f"{'; '.join(found[:SHOWN_DIFFERENCES])}{more}. Compare runs of one protocol; 'nacre report' draws others side "
-        "by side."
+        f"{'; '.join(different[:SHOWN_DIFFERENCES])}{more}. Compare runs of one protocol; 'nacre report' draws others "
+        "side by side."
     )
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    """How was trained, from the run's recipe; nothing where it was taken away."""
+def _settings(folder: Path, settings_of: TrainingSettings) -> dict[str, Any]:
+    """How the run was trained, from its recipe; empty where the recipe was deleted."""
     try:
         recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     except FileNotFoundError:
@@ -159,43 +171,36 @@ def _settings(folder: Path) -> dict[str, Any]:
         recipe = None
     if not isinstance(recipe, dict):
         raise RecipeError(f"'{folder / 'recipe.yaml'}' is damaged: it holds no recipe.")
-    return {key: value for key, value in recipe.items() if key not in _NO_TRAINING}
+    return settings_of(upgraded_recipe(recipe))
 
 
-def _check_seeds(group: Sequence[Run]) -> None:
-    for one, two in pairwise(group):
-        if one.record.seed == two.record.seed:
+def _check_seeds(group: Sequence[FinishedRun]) -> None:
+    for first, second in pairwise(group):
+        if first.record.seed == second.record.seed:
             raise RecipeError(
-                f"'{one.path}' and '{two.path}' are the same method, settings and seed ({one.record.seed}): a run "
-                "repeated is no second seed; leave one of them out."
+                f"'{first.path}' and '{second.path}' are the same method, settings and seed ({first.record.seed}): a "
+                "repeated run is not a second seed; leave one of them out."
             )
 
 
-def _names(members: Sequence[Sequence[Run]]) -> list[str]:
+def _names(members: Sequence[Sequence[FinishedRun]]) -> list[str]:
     """The method's name and, where several groups have it, the parameters and settings in which they differ."""
-    leaves = [_leaves({**group[0].record.parameters, **group[0].settings}) for group in members]
+    flat = [leaves({**group[0].record.parameters, **group[0].settings}) for group in members]
     names = []
-    for group, own in zip(members, leaves, strict=True):
+    for group, own in zip(members, flat, strict=True):
         method = group[0].record.method
-        twins = [other for these, other in zip(members, leaves, strict=True) if these[0].record.method == method]
+        twins = [other for these, other in zip(members, flat, strict=True) if these[0].record.method == method]
         keys = sorted({key for twin in twins for key in twin})
         differing = [key for key in keys if any(twin.get(key) != own.get(key) for twin in twins)]
-        names.append(", ".join([method, *(f"{key}={own.get(key, 'not set')}" for key in differing)]))
+        names.append(", ".join([method, *(f"{key}={_text(own.get(key, 'not set'))}" for key in differing)]))
     return names
 
 
-def _leaves(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted keys and their values as text."""
-    found: dict[str, str] = {}
-    for key, one in value.items():
-        if isinstance(one, dict):
-            found.update(_leaves(one, f"{prefix}{key}."))
-        else:
-            found[f"{prefix}{key}"] = one if isinstance(one, str) else to_json(one, indent=None)
-    return found
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else to_json(value, indent=None)
 
 
-def _group(runs: Sequence[Run], name: str, defined: Iterable[str]) -> Group:
+def _group(runs: Sequence[FinishedRun], name: str, metrics: Sequence[RunMetric | ProbeMetric]) -> Group:
     record = runs[0].record
     return Group(
         name=name,
@@ -205,28 +210,13 @@ def _group(runs: Sequence[Run], name: str, defined: Iterable[str]) -> Group:
         settings=runs[0].settings,
         seeds=[run.record.seed for run in runs],
         runs=[str(run.path) for run in runs],
-        metrics={metric: _summary([_value(run.record, metric) for run in runs]) for metric in defined},
+        metrics={metric.key: _summary([run.record.value(metric.key) for run in runs]) for metric in metrics},
     )
-
-
-def _value(record: Record, metric: str) -> float | None:
-    if metric in BASE_ABILITY:
-        averages = record.base_ability.averages if record.base_ability else []
-        return None if not averages else averages[-1].value if metric == "base_ability" else averages[-1].change
-    if metric not in END_TASKS:
-        value: float | None = getattr(record, metric)
-        return value
-    last = (
-        next((one for one in record.end_tasks.averages if one.after == record.tasks[-1]), None)
-        if record.end_tasks
-        else None
-    )
-    return None if last is None else last.f1 if metric == "end_task_f1" else last.accuracy
 
 
 def _rank(group: Group) -> tuple[bool, float, str]:
-    found = group.metrics[HEADLINE]
-    return (found is None, -found.mean if found else 0.0, group.name)
+    spread = group.metrics[HEADLINE]
+    return (spread is None, -spread.mean if spread else 0.0, group.name)
 
 
 def _summary(values: Sequence[float | None]) -> OverSeeds | None:
@@ -242,8 +232,10 @@ def _plain(spread: Spread) -> OverSeeds:
     return OverSeeds(n=spread.n, mean=spread.mean, deviation=spread.deviation, low=low, high=high)
 
 
-def _pair(one: tuple[Group, Sequence[Run]], two: tuple[Group, Sequence[Run]], seed: int, samples: int) -> Pair:
-    (first, first_runs), (second, second_runs) = one, two
+def _pair(
+    left: tuple[Group, Sequence[FinishedRun]], right: tuple[Group, Sequence[FinishedRun]], seed: int, samples: int
+) -> Pair:
+    (first, first_runs), (second, second_runs) = left, right
     seeds = sorted(set(first.seeds) & set(second.seeds))
     ours = [run for run in first_runs if run.record.seed in seeds]  # both in the order of their seeds
     theirs = [run for run in second_runs if run.record.seed in seeds]
@@ -266,17 +258,19 @@ def _pair(one: tuple[Group, Sequence[Run]], two: tuple[Group, Sequence[Run]], se
     )
 
 
-def _paired(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> OverSeeds | None:
+def _paired(ours: Sequence[FinishedRun], theirs: Sequence[FinishedRun], metric: str) -> OverSeeds | None:
     """The differences seed by seed, summarized."""
     values = [
-        None if (left := _value(our.record, metric)) is None or (right := _value(their.record, metric)) is None
+        None if (left := our.record.value(metric)) is None or (right := their.record.value(metric)) is None
         else left - right
         for our, their in zip(ours, theirs, strict=True)
     ]  # fmt: skip
     return _summary(values)
 
 
-def _rows(ours: Sequence[Run], theirs: Sequence[Run], seed: int, samples: int) -> tuple[OverRows | None, str]:
+def _rows(
+    ours: Sequence[FinishedRun], theirs: Sequence[FinishedRun], seed: int, samples: int
+) -> tuple[OverRows | None, str]:
     """The interval over test rows, or None and why there is none."""
     if not ours:
         return None, "no seed is in both"
@@ -299,9 +293,18 @@ def _side(low: float, high: float) -> Verdict:
 
 
 def judge(seeds: int, over_seeds: Verdict | None, over_rows: Verdict | None, no_rows: str) -> tuple[Verdict, str]:
-    """The verdict by both intervals, and what it rests on. no_rows: why there is no interval over rows.
+    """Judge a difference by both intervals.
 
     One seed shows nothing about the method, however many rows it was tested on: another seed may turn the difference.
+
+    Args:
+        seeds: How many seeds both groups have.
+        over_seeds: The verdict by the interval over seeds; None where there is none.
+        over_rows: The verdict by the interval over test rows; None where there is none.
+        no_rows: Why there is no interval over rows.
+
+    Returns:
+        The verdict, and what it rests on.
     """
     if not seeds:
         return "not shown", "no seed is in both"

@@ -1,11 +1,14 @@
-"""What the end tasks of a run came to."""
+"""The results of a run's end tasks."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from nacre.records.probe import ProbeMetric, ProbeRecord, ProbeTable, ProbeValue
 
 DEFINITION = (
     "each end task's own copy of the model is fine-tuned whole, with a new linear head on its first token; macro_f1: "
@@ -15,7 +18,21 @@ DEFINITION = (
 
 
 class EndResult(BaseModel):
-    """One copy's. after: the domain learnt last; corpus: the end task's own."""
+    """The result of one fine-tuned copy.
+
+    Attributes:
+        after: The domain that was learned last.
+        corpus: The end task's own domain.
+        task: The end task.
+        seed: The copy's seed.
+        train_rows: Rows it was fine-tuned on.
+        test_rows: Rows it was tested on.
+        accuracy: Share of right answers.
+        macro_f1: Mean F1 over the labels among the test rows.
+        f1: The one that papers report: micro-F1 of ChemProt, macro-F1 of the others.
+        seconds: How long it took.
+        answers: To the test rows, in their order.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,7 +50,7 @@ class EndResult(BaseModel):
 
 
 class EndAverage(BaseModel):
-    """Over the end tasks for each seed, then over seeds; deviations are null for a single seed."""
+    """Means over the end tasks for each seed, then over seeds; deviations are null for a single seed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,23 +63,69 @@ class EndAverage(BaseModel):
     macro_f1_deviation: float | None
 
 
-class EndTaskRecord(BaseModel):
-    """What ``results.json`` says of the end tasks; their answers are in the files."""
+class EndTaskRecord(ProbeRecord):
+    """What `results.json` says of the end tasks; their answers are in the files.
 
-    model_config = ConfigDict(extra="forbid")
+    Attributes:
+        definition: How copies are fine-tuned and scored, in words.
+        results: One for each stage, end task and seed.
+        averages: One for each stage.
+    """
+
+    metrics: ClassVar[tuple[ProbeMetric, ...]] = (
+        ProbeMetric(
+            "end_task_f1",
+            "End tasks, F1",
+            "%",
+            "higher",
+            "F1 of the end tasks' own copies after the last domain, mean over end tasks and their seeds",
+        ),
+        ProbeMetric("end_task_accuracy", "End tasks, accuracy", "%", "higher", "accuracy of the same copies"),
+    )
 
     definition: str = DEFINITION
     results: list[EndResult]
     averages: list[EndAverage]
 
+    def values(self, last_task: str) -> dict[str, float | None]:
+        last = next((mean for mean in self.averages if mean.after == last_task), None)
+        return {
+            "end_task_f1": None if last is None else last.f1,
+            "end_task_accuracy": None if last is None else last.accuracy,
+        }
+
+    def table(self) -> ProbeTable:
+        return ProbeTable(
+            title="End tasks",
+            note=f"{self.definition[:1].upper()}{self.definition[1:]}. In percent, ± deviation over seeds.",
+            first="After",
+            columns=("F1", "macro-F1", "Accuracy"),
+            rows=tuple(
+                (
+                    mean.after,
+                    (
+                        ProbeValue(mean.f1, mean.f1_deviation),
+                        ProbeValue(mean.macro_f1, mean.macro_f1_deviation),
+                        ProbeValue(mean.accuracy, mean.accuracy_deviation),
+                    ),
+                )
+                for mean in self.averages
+            ),
+        )
+
 
 def average(after: str, results: Sequence[EndResult]) -> EndAverage:
-    """Of the results after one domain: over tasks, then over seeds."""
+    """Average the results after one domain over tasks, then over seeds.
+
+    Args:
+        after: The domain.
+        results: Of any domains.
+    """
     own = [result for result in results if result.after == after]
     seeds = sorted({result.seed for result in own})
 
-    def over_tasks(what: str) -> list[float]:
-        return [statistics.fmean(getattr(one, what) for one in own if one.seed == seed) for seed in seeds]
+    def over_tasks(score: str) -> list[float]:
+        return [statistics.fmean(getattr(result, score) for result in own if result.seed == seed) for seed in seeds]
 
     def deviation(values: list[float]) -> float | None:
         return statistics.stdev(values) if len(values) > 1 else None

@@ -1,11 +1,16 @@
-"""The last row of a run's matrix, test row by test row, from the predictions that its stages stored."""
+"""Predictions on disk: what a stage's folder holds of each measured task, written and read here only.
+
+A stage's folder has `predictions/NN-TASK.jsonl.gz`, where NN counts the tasks that were measured at that stage. A line
+holds a test row's answer, target and whether it is right, with its score where the metric gives rows scores that are
+not just right or wrong; of unlabelled text, the right and all predicted tokens of a chunk.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +18,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nacre.errors import CheckpointError
-from nacre.files import safe_name
-from nacre.records.run import Record
+from nacre.evaluation.perplexity import TextScore
+from nacre.evaluation.scoring import TaskScore
+from nacre.files import numbered_name, safe_name
+from nacre.records.run import RunRecord
+from nacre.tasks.task import Task
 
-Scores = NDArray[np.float64]
+RowScores = NDArray[np.float64]
+
+FOLDER, ENDING = "predictions", ".jsonl.gz"
 
 
 class NotByRow(Exception):
     """Why a run's last row has no scores of single test rows, as the end of a sentence."""
 
 
-def final_scores(run: Path, record: Record) -> list[Scores]:
-    """Each task's scores after the last task, [n_j] in the order of its test rows; their mean is the matrix's entry.
+def write_predictions(
+    stage: Path, answered: Mapping[str, tuple[Task, TaskScore]], texts: Mapping[str, TextScore]
+) -> None:
+    """Write what was predicted at a stage.
 
-    Where a task was answered last in an earlier stage (``independent`` keeps each task's own copy), its scores are
-    those of that stage. Raises ``NotByRow`` if predictions are missing, or if a task's score is no mean over rows, and
-    ``CheckpointError`` if exact-match predictions contradict the record.
+    Args:
+        stage: The stage's folder.
+        answered: Each task with targets and its answers, by name.
+        texts: The scores of tasks of unlabelled text, by name.
     """
-    files = _files(run, record.tasks)
+    folder = stage / FOLDER
+    folder.mkdir()
+    lines = {name: _answer_lines(task, score) for name, (task, score) in answered.items()}
+    lines |= {name: _text_lines(score) for name, score in texts.items()}
+    for number, (name, own) in enumerate(lines.items(), start=1):
+        content = "\n".join(own) + "\n"
+        (folder / f"{numbered_name(number, name)}{ENDING}").write_bytes(gzip.compress(content.encode(), mtime=0))
+
+
+def final_scores(run: Path, record: RunRecord) -> list[RowScores]:
+    """Read the last row of a run's matrix, test row by test row.
+
+    Where a task was answered last in an earlier stage (`independent` keeps each task's own copy), its scores are those
+    of that stage.
+
+    Args:
+        run: The run's folder.
+        record: Its record.
+
+    Returns:
+        Each task's scores after the last task, [n_j] in the order of its test rows; their mean is the matrix's entry.
+
+    Raises:
+        NotByRow: If predictions are missing, or if a task's score is not a mean over rows.
+        CheckpointError: If predictions contradict the record.
+    """
+    files = _last_files(run, record.tasks)
     scores = []
     for index, task in enumerate(record.tasks):
         if task not in files:
@@ -39,30 +78,42 @@ def final_scores(run: Path, record: Record) -> list[Scores]:
     return scores
 
 
-def _files(run: Path, tasks: Sequence[str]) -> dict[str, Path]:
+def _answer_lines(task: Task, score: TaskScore) -> Iterable[str]:
+    by_row = score.by_row if task.metric != "exact_match" else None
+    extra = [{}] * len(score.answers) if by_row is None else [{"score": value} for value in by_row]
+    for answer, row, right, scored in zip(score.answers, task.test, score.right, extra, strict=True):
+        yield json.dumps({"answer": answer, "target": row.target, "right": right, **scored}, ensure_ascii=False)
+
+
+def _text_lines(score: TextScore) -> Iterable[str]:
+    for right, tokens in zip(score.right, score.tokens, strict=True):
+        yield json.dumps({"right": right, "tokens": tokens})
+
+
+def _last_files(run: Path, tasks: Sequence[str]) -> dict[str, Path]:
     """For each task the predictions of the last stage that has any."""
-    found: dict[str, Path] = {}
-    folders = [path for path in (run / "tasks").glob("*-*") if path.name.split("-")[0].isdigit()]
-    for folder in sorted(folders, key=lambda path: int(path.name.split("-")[0])):
+    last: dict[str, Path] = {}
+    stages = [path for path in (run / "tasks").glob("*-*") if path.name.split("-")[0].isdigit()]
+    for stage in sorted(stages, key=lambda path: int(path.name.split("-")[0])):
         # A file's number is the task's place among those measured; two long names may be cut to the same beginning.
         waiting = list(tasks)
-        for file in sorted((folder / "predictions").glob("*.jsonl.gz")):
-            name = file.name.removesuffix(".jsonl.gz").partition("-")[2]
+        for file in sorted((stage / FOLDER).glob(f"*{ENDING}")):
+            name = file.name.removesuffix(ENDING).partition("-")[2]
             task = next((task for task in waiting if safe_name(task) == name), None)
             if task is not None:
                 waiting.remove(task)
-                found[task] = file
-    return found
+                last[task] = file
+    return last
 
 
-def _scores(file: Path, record: Record, index: int) -> Scores:
+def _scores(file: Path, record: RunRecord, index: int) -> RowScores:
     task, entries = record.tasks[index], _entries(file)
     protocol = _protocol(record, index)
     metric = protocol.get("metric", record.metric)
     if any("tokens" in entry for entry in entries):
-        raise NotByRow(f"task '{task}' is unlabelled text, whose chunks are no rows")
+        raise NotByRow(f"task '{task}' is unlabelled text, whose chunks are not rows")
     if metric != "exact_match" and not all("score" in entry for entry in entries):
-        raise NotByRow(f"the score of task '{task}' ({metric}) is no mean over test rows")
+        raise NotByRow(f"the score of task '{task}' ({metric}) is not a mean over test rows")
     scores = np.array([float(entry.get("score", entry["right"])) for entry in entries])
     stored, counted = record.matrix[-1][index], protocol.get("rows", {}).get("test", len(scores))
     if stored is None or len(scores) != counted or abs(float(scores.mean()) - stored) > 1e-9:
@@ -83,8 +134,7 @@ def _entries(file: Path) -> list[dict[str, Any]]:
     raise CheckpointError(f"{file} is damaged: lines with 'answer', 'target' and 'right' are expected.")
 
 
-def _protocol(record: Record, index: int) -> dict[str, Any]:
+def _protocol(record: RunRecord, index: int) -> dict[str, Any]:
     """What the protocol says of one task."""
-    tasks = record.protocol.get("tasks") or [{}] * len(record.tasks)
-    found: dict[str, Any] = tasks[index]
-    return found
+    tasks: list[dict[str, Any]] = record.protocol.get("tasks") or [{}] * len(record.tasks)
+    return tasks[index]

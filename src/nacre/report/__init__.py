@@ -15,14 +15,14 @@ from markupsafe import Markup
 
 from nacre.errors import NacreError
 from nacre.files import write_atomically
-from nacre.records.run import Record
+from nacre.records.run import RunRecord
 from nacre.report import palette
 from nacre.report.page import page_of
 
 __all__ = ["render", "write_report"]
 
 
-def render(records: Sequence[Record]) -> str:
+def render(records: Sequence[RunRecord]) -> str:
     """The page of one run, or of several runs side by side, as HTML text.
 
     Raises ``NacreError`` without any record: an empty page would look like a run that found nothing.
@@ -34,7 +34,7 @@ def render(records: Sequence[Record]) -> str:
     return template.render(page=page_of(records), heat_colors=Markup(palette.css()))
 
 
-def write_report(path: Path, records: Sequence[Record]) -> None:
+def write_report(path: Path, records: Sequence[RunRecord]) -> None:
     """Write the page to ``path``; a reader sees the old page or the new one, never a part of it."""
     write_atomically(path, render(records))
 

@@ -9,27 +9,38 @@ from typing import Any
 
 from markupsafe import Markup
 
+from nacre.evaluation.matrix import AVERAGE_ACCURACY, RunMetric
 from nacre.files import write_atomically
 from nacre.records.comparison import Comparison, Group, OverRows, OverSeeds, Pair
-from nacre.records.run import Matrix, Record
+from nacre.records.probe import ProbeMetric
+from nacre.records.run import Matrix, RunRecord, all_metrics
 from nacre.report import environment, numbers, palette
 from nacre.report.curves import MARKERS, average_curves
 from nacre.report.heat import HeatMap, score_map
 from nacre.report.intervals import Axis, Strip, axis_over, bar, dots
-from nacre.report.metrics import METRICS, Definition, Metric
+from nacre.report.metrics import Definition, value_text
 from nacre.report.names import columns
 from nacre.report.settings import Entry, entries_of
 
-HEADLINE = "average_accuracy"
-END_TASKS = (
-    Metric("end_task_f1", "End tasks, F1", "%", "higher"),
-    Metric("end_task_accuracy", "End tasks, accuracy", "%", "higher"),
-)
+HEADLINE = AVERAGE_ACCURACY.key
 
 
 @dataclass(frozen=True)
 class GroupLine:
-    """A group of runs. values: each metric's mean and standard deviation over seeds as text."""
+    """A group of runs as texts and drawings.
+
+    Attributes:
+        name: The group's.
+        title: The method's.
+        seeds: The runs' seeds.
+        mean: Average accuracy over seeds.
+        interval: Its 95 % interval.
+        strip: The same, drawn.
+        values: Each metric's mean and standard deviation over seeds.
+        map: The mean matrix.
+        settings: How the runs were trained.
+        runs: Their folders.
+    """
 
     name: str
     title: str
@@ -45,6 +56,8 @@ class GroupLine:
 
 @dataclass(frozen=True)
 class PairLine:
+    """A pair of groups as texts and a drawing."""
+
     first: str
     second: str
     verdict: str
@@ -55,44 +68,52 @@ class PairLine:
     strip: Strip
 
 
-def render_comparison(found: Comparison, records: Mapping[str, Record]) -> str:
-    """The page as HTML text. records: of the runs that were compared, under the names they have in the groups."""
-    by_group = [[records[run] for run in group.runs] for group in found.groups]
-    groups_axis = axis_over(_group_values(found.groups, by_group), zero=False)
-    pairs_axis = axis_over(_pair_values(found.pairs), zero=True)
-    shown = [metric for metric in (*METRICS, *END_TASKS) if metric.field in found.definitions]
-    titles = {metric.field: metric.title for metric in shown}
+def render_comparison(comparison: Comparison, records: Mapping[str, RunRecord]) -> str:
+    """Draw the page of a comparison.
+
+    Args:
+        comparison: What was found.
+        records: Of the runs that were compared, under the names they have in the groups.
+
+    Returns:
+        HTML text.
+    """
+    by_group = [[records[run] for run in group.runs] for group in comparison.groups]
+    groups_axis = axis_over(_group_values(comparison.groups, by_group), zero=False)
+    pairs_axis = axis_over(_pair_values(comparison.pairs), zero=True)
+    shown = [metric for metric in all_metrics() if metric.key in comparison.definitions]
+    titles = {metric.key: metric.title for metric in shown}
     page: dict[str, Any] = {
-        "title": f"{len(found.groups)} {'methods' if len(found.groups) != 1 else 'method'} over seeds",
-        "facts": _facts(found),
+        "title": f"{len(comparison.groups)} {'methods' if len(comparison.groups) != 1 else 'method'} over seeds",
+        "facts": _facts(comparison),
         "groups": [
-            _group(group, members, groups_axis, [metric.field for metric in shown])
-            for group, members in zip(found.groups, by_group, strict=True)
+            _group(group, members, groups_axis, shown)
+            for group, members in zip(comparison.groups, by_group, strict=True)
         ],
         "groups_axis": groups_axis,
-        "pairs": [_pair(pair, pairs_axis) for pair in found.pairs],
+        "pairs": [_pair(pair, pairs_axis) for pair in comparison.pairs],
         "pairs_axis": pairs_axis,
         "metrics": shown,
-        "definitions": [Definition(key, titles.get(key, key), (text,)) for key, text in found.definitions.items()],
-        "curves": average_curves(by_group, [group.name for group in found.groups]),
+        "definitions": [Definition(key, titles.get(key, key), (text,)) for key, text in comparison.definitions.items()],
+        "curves": average_curves(by_group, [group.name for group in comparison.groups]),
         "markers": MARKERS,
-        "crowded": len(found.tasks) > 6,
-        "most_tasks": len(found.tasks),
-        "longest_name": max(columns(task) for task in found.tasks),
-        "unfinished": found.unfinished,
+        "crowded": len(comparison.tasks) > 6,
+        "most_tasks": len(comparison.tasks),
+        "longest_name": max(columns(task) for task in comparison.tasks),
+        "unfinished": comparison.unfinished,
         "protocol": entries_of(by_group[0][0].protocol),
-        "protocol_hash": found.protocol_hash,
-        "draws": next((numbers.count(pair.rows.samples) for pair in found.pairs if pair.rows), None),
+        "protocol_hash": comparison.protocol_hash,
+        "draws": next((numbers.count(pair.rows.samples) for pair in comparison.pairs if pair.rows), None),
     }
     return environment().get_template("comparison.html.j2").render(page=page, heat_colors=Markup(palette.css()))
 
 
-def write_comparison(path: Path, found: Comparison, records: Mapping[str, Record]) -> None:
-    """Write the page to ``path``; a reader sees the old page or the new one, never a part of it."""
-    write_atomically(path, render_comparison(found, records))
+def write_comparison(path: Path, comparison: Comparison, records: Mapping[str, RunRecord]) -> None:
+    """Write the page to `path`; a reader sees the old page or the new one, never a part of it."""
+    write_atomically(path, render_comparison(comparison, records))
 
 
-def mean_matrix(records: Sequence[Record]) -> Matrix:
+def mean_matrix(records: Sequence[RunRecord]) -> Matrix:
     """Entry by entry over runs, for the eye only: metrics are means of each run's metric. None where one entry is."""
     rows, tasks = len(records[0].matrix), len(records[0].tasks)
     return [[_mean([record.matrix[row][task] for record in records]) for task in range(tasks)] for row in range(rows)]
@@ -103,12 +124,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
-def _facts(found: Comparison) -> list[tuple[str, str]]:
-    runs = sum(len(group.runs) for group in found.groups)
-    return [("Stream", found.stream), ("Tasks", str(len(found.tasks))), ("Model", found.model), ("Runs", str(runs))]
+def _facts(comparison: Comparison) -> list[tuple[str, str]]:
+    runs = sum(len(group.runs) for group in comparison.groups)
+    return [
+        ("Stream", comparison.stream),
+        ("Tasks", str(len(comparison.tasks))),
+        ("Model", comparison.model),
+        ("Runs", str(runs)),
+    ]
 
 
-def _group_values(groups: Sequence[Group], by_group: Sequence[Sequence[Record]]) -> list[float | None]:
+def _group_values(groups: Sequence[Group], by_group: Sequence[Sequence[RunRecord]]) -> list[float | None]:
     spreads = [group.metrics[HEADLINE] for group in groups]
     ends = [end for spread in spreads if spread for end in (spread.mean, spread.low, spread.high)]
     return [*ends, *(record.average_accuracy for records in by_group for record in records)]
@@ -123,7 +149,9 @@ def _pair_values(pairs: Sequence[Pair]) -> list[float | None]:
     return values
 
 
-def _group(group: Group, records: Sequence[Record], axis: Axis, metrics: Sequence[str]) -> GroupLine:
+def _group(
+    group: Group, records: Sequence[RunRecord], axis: Axis, metrics: Sequence[RunMetric | ProbeMetric]
+) -> GroupLine:
     spread = group.metrics[HEADLINE]
     interval = _interval(spread, numbers.percent)
     seeds = [
@@ -143,19 +171,17 @@ def _group(group: Group, records: Sequence[Record], axis: Axis, metrics: Sequenc
             bar(axis, "seeds", low, high, f"95 % over seeds: {interval}"),
             dots(axis, [(value, hover) for value, hover in seeds if value is not None]),
         ),
-        values=tuple(_value(key, group.metrics[key]) for key in metrics),
+        values=tuple(_value(metric, group.metrics[metric.key]) for metric in metrics),
         map=score_map(mean, group.name),
         settings=entries_of({"parameters": group.parameters, **group.settings}),
         runs=tuple(group.runs),
     )
 
 
-def _value(key: str, spread: OverSeeds | None) -> tuple[str, str]:
+def _value(metric: RunMetric | ProbeMetric, spread: OverSeeds | None) -> tuple[str, str]:
     if spread is None:
         return numbers.DASH, ""
-    signed = key.endswith("_transfer")
-    mean = numbers.points(spread.mean) if signed else numbers.percent(spread.mean)
-    return mean, "" if spread.deviation is None else f"± {numbers.percent(spread.deviation)}"
+    return value_text(metric, spread.mean), "" if spread.deviation is None else f"± {numbers.percent(spread.deviation)}"
 
 
 def _pair(pair: Pair, axis: Axis) -> PairLine:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nacre.records.run import Record
+from nacre.records.run import RunRecord
 from nacre.report import numbers
 from nacre.report.names import shorten
 
@@ -102,7 +102,7 @@ class Curves:
     legend: tuple[tuple[int, str], ...] = ()
 
 
-def curves_of(records: Sequence[Record], names: Sequence[str]) -> list[Curves]:
+def curves_of(records: Sequence[RunRecord], names: Sequence[str]) -> list[Curves]:
     """How the lines are shared out among boxes, so that no box holds more than can be told apart.
 
     Few runs over the same tasks: a box a task, a line a run. Otherwise each run by itself: all tasks in one wide
@@ -114,7 +114,7 @@ def curves_of(records: Sequence[Record], names: Sequence[str]) -> list[Curves]:
     return [_by_run(record, name) for record, name in zip(records, names, strict=True)]
 
 
-def average_curves(groups: Sequence[Sequence[Record]], names: Sequence[str]) -> Curves:
+def average_curves(groups: Sequence[Sequence[RunRecord]], names: Sequence[str]) -> Curves:
     """The average accuracy on the tasks learnt so far, after each task: the mean over each group's runs. One box while
     its lines can be told apart, else a box a group."""
     first = groups[0][0]
@@ -128,7 +128,7 @@ def average_curves(groups: Sequence[Sequence[Record]], names: Sequence[str]) -> 
     return Curves("", tuple(_small_chart(first, line.name, [line], (0, len(first.tasks))) for line in lines))
 
 
-def _learnt_so_far(records: Sequence[Record]) -> list[float | None]:
+def _learnt_so_far(records: Sequence[RunRecord]) -> list[float | None]:
     """(1/i) sum over j <= i of R[i][j] for each stage i, its mean over runs; None where an entry is not defined."""
     means: list[float | None] = [None]
     for stage in range(1, len(records[0].tasks) + 1):
@@ -138,7 +138,7 @@ def _learnt_so_far(records: Sequence[Record]) -> list[float | None]:
     return means
 
 
-def _by_task(records: Sequence[Record], names: Sequence[str]) -> Curves:
+def _by_task(records: Sequence[RunRecord], names: Sequence[str]) -> Curves:
     charts = []
     for index in range(len(records[0].tasks)):
         runs = enumerate(zip(records, names, strict=True))
@@ -147,19 +147,19 @@ def _by_task(records: Sequence[Record], names: Sequence[str]) -> Curves:
     return Curves(name="", charts=tuple(charts), legend=tuple(enumerate(names)))
 
 
-def _by_run(record: Record, name: str) -> Curves:
+def _by_run(record: RunRecord, name: str) -> Curves:
     if len(record.tasks) <= STYLES:
         return Curves(name=name, charts=(_wide(record),))
     charts = [_small(record, index, [_line(record, index, task, 0)]) for index, task in enumerate(record.tasks)]
     return Curves(name=name, charts=tuple(charts))
 
 
-def _wide(record: Record) -> Chart:
+def _wide(record: RunRecord) -> Chart:
     lines = [_line(record, index, task, index) for index, task in enumerate(record.tasks)]
     return _wide_chart("Accuracy on each task over the stream", lines, record)
 
 
-def _wide_chart(name: str, lines: Sequence[Line], record: Record) -> Chart:
+def _wide_chart(name: str, lines: Sequence[Line], record: RunRecord) -> Chart:
     return Chart(
         name=name,
         description=_description(lines),
@@ -173,13 +173,13 @@ def _wide_chart(name: str, lines: Sequence[Line], record: Record) -> Chart:
     )
 
 
-def _small(record: Record, index: int, lines: Sequence[Line]) -> Chart:
+def _small(record: RunRecord, index: int, lines: Sequence[Line]) -> Chart:
     last = len(record.tasks)
     stages = range(last + 1) if last <= STYLES else sorted({0, index + 1, last})
     return _small_chart(record, record.tasks[index], lines, stages)
 
 
-def _small_chart(record: Record, name: str, lines: Sequence[Line], stages: Iterable[int]) -> Chart:
+def _small_chart(record: RunRecord, name: str, lines: Sequence[Line], stages: Iterable[int]) -> Chart:
     return Chart(
         name=name,
         description=_description(lines),
@@ -190,18 +190,18 @@ def _small_chart(record: Record, name: str, lines: Sequence[Line], stages: Itera
     )
 
 
-def _small_tick(stage: int, record: Record) -> Tick:
+def _small_tick(stage: int, record: RunRecord) -> Tick:
     x = _x(stage, record)
     # Between the ends there is room for a number only where it does not run into theirs.
     near = stage != len(record.tasks) and not 16 <= x <= 91
     return Tick(x=x, text="before" if stage == 0 else "" if near else str(stage), name="")
 
 
-def _line(record: Record, index: int, name: str, style: int) -> Line:
+def _line(record: RunRecord, index: int, name: str, style: int) -> Line:
     return _drawn([row[index] for row in record.matrix], record, index + 1, name, style)
 
 
-def _drawn(scores: list[float | None], record: Record, learnt: int, name: str, style: int) -> Line:
+def _drawn(scores: list[float | None], record: RunRecord, learnt: int, name: str, style: int) -> Line:
     """The line of one score a stage; learnt: the stage at which it becomes firm."""
     stages = ("before any task", *(f"after {task}" for task in record.tasks))
     points = tuple(
@@ -231,7 +231,7 @@ def _mark(scores: list[float | None], stage: int, learnt: int) -> Literal["ring"
     return "dot" if any(neighbor is not None for neighbor in neighbors) else "lone"
 
 
-def _path(heights: Sequence[float | None], record: Record, first: int, last: int) -> str:
+def _path(heights: Sequence[float | None], record: RunRecord, first: int, last: int) -> str:
     """Path through the stages first to last; a stage without a score lifts the pen."""
     commands, pen = [], "M"
     for stage in range(first, last + 1):
@@ -271,7 +271,7 @@ def _description(lines: Sequence[Line]) -> str:
     return ". ".join("; ".join(point.hover for point in line.points) for line in lines if line.points) + "."
 
 
-def _x(stage: int, record: Record) -> float:
+def _x(stage: int, record: RunRecord) -> float:
     return round(100 * stage / len(record.tasks), 2)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nacre.records.run import Matrix, Record
+from nacre.records.run import Matrix, RunRecord
 from nacre.report import numbers
 from nacre.report.names import columns
 from nacre.report.palette import level
@@ -18,61 +18,76 @@ FITS_WIDE = 12
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One cell. level: step of the ramp, None where undefined. learnt: the task was learnt by then; just: last."""
+class HeatCell:
+    """One cell.
+
+    Attributes:
+        text: The number.
+        hover: What it is the number of.
+        level: Step of the color ramp; None where undefined.
+        learned: Whether the task was learned by then.
+        just: Whether it was learned last.
+    """
 
     text: str
     hover: str
     level: int | None
-    learnt: bool
+    learned: bool
     just: bool
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row: the task just learnt (None in the first row, before any) and its cells."""
+class HeatRow:
+    """One row: the task that was just learned (None in the first row, before any) and its cells."""
 
     task: str | None
-    cells: tuple[Cell, ...]
+    cells: tuple[HeatCell, ...]
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """T + 1 rows of T cells. metrics: what each column counts. crowded: smaller cells.
+    """T + 1 rows of T cells.
 
-    labels: how column labels stand: "level", "upright" (on end), or "turning" (on end where the window is narrow).
+    Attributes:
+        ramp: The color ramp: `score` or `valid`.
+        name: The run's name.
+        tasks: Headings of the columns.
+        metrics: What each column counts.
+        rows: The rows.
+        crowded: Whether cells are small.
+        labels: How column headings stand: level, upright (on end), or turning (on end where the window is narrow).
     """
 
     ramp: str
     name: str
     tasks: tuple[str, ...]
     metrics: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[HeatRow, ...]
     crowded: bool
     labels: Literal["level", "upright", "turning"]
 
 
-def score_map(record: Record, name: str) -> HeatMap:
+def score_map(record: RunRecord, name: str) -> HeatMap:
     """The score on each task after each task."""
     return _heat_map(record, record.matrix, "score", name)
 
 
-def valid_map(record: Record, name: str) -> HeatMap | None:
+def valid_map(record: RunRecord, name: str) -> HeatMap | None:
     """Share of answers that are answers of the task at all; None where no task has such a notion."""
     if all(value is None for row in record.valid_answers for value in row):
         return None
     return _heat_map(record, record.valid_answers, "valid", name)
 
 
-def _heat_map(record: Record, matrix: Matrix, ramp: str, name: str) -> HeatMap:
+def _heat_map(record: RunRecord, matrix: Matrix, ramp: str, name: str) -> HeatMap:
     tasks = tuple(record.tasks)
     rows = []
-    for learnt, (task, values) in enumerate(zip((None, *tasks), matrix, strict=True)):
+    for learned, (task, values) in enumerate(zip((None, *tasks), matrix, strict=True)):
         when = "before any task" if task is None else f"after {task}"
-        cells = (_cell(value, index, learnt, f"{when}, on {tasks[index]}") for index, value in enumerate(values))
-        rows.append(Row(task=task, cells=tuple(cells)))
+        cells = (_cell(value, index, learned, f"{when}, on {tasks[index]}") for index, value in enumerate(values))
+        rows.append(HeatRow(task=task, cells=tuple(cells)))
     crowded = len(tasks) > CROWDED
-    metrics = tuple(record.metrics) if ramp == "score" else ("valid answers",) * len(tasks)
+    metrics = tuple(record.task_metrics) if ramp == "score" else ("valid answers",) * len(tasks)
     return HeatMap(
         ramp=ramp, name=name, tasks=tasks, metrics=metrics, rows=tuple(rows), crowded=crowded, labels=_labels(tasks)
     )
@@ -87,11 +102,11 @@ def _labels(tasks: Sequence[str]) -> Literal["level", "upright", "turning"]:
     return "turning" if len(tasks) <= FEW else "upright"
 
 
-def _cell(value: float | None, index: int, learnt: int, where: str) -> Cell:
-    return Cell(
+def _cell(value: float | None, index: int, learned: int, where: str) -> HeatCell:
+    return HeatCell(
         text=numbers.percent(value),
         hover=f"{where}: " + ("not defined" if value is None else f"{numbers.percent(value, decimals=2)} %"),
         level=None if value is None else level(value),
-        learnt=index < learnt,
-        just=index == learnt - 1 and value is not None,
+        learned=index < learned,
+        just=index == learned - 1 and value is not None,
     )

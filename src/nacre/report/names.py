@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from unicodedata import combining, east_asian_width
 
-from nacre.records.run import Record
+from nacre.records.run import RunRecord
 
 
-def run_names(records: Sequence[Record]) -> list[str]:
+def run_names(records: Sequence[RunRecord]) -> list[str]:
     """One name a run: the method, and of stream, model, seed and parameters what tells the runs apart."""
     names = [record.method for record in records]
     for field, word in (("stream", ""), ("model", ""), ("seed", "seed ")):
@@ -20,7 +20,7 @@ def run_names(records: Sequence[Record]) -> list[str]:
     return _numbered(names)
 
 
-def _with_parameters(index: int, names: Sequence[str], records: Sequence[Record]) -> str:
+def _with_parameters(index: int, names: Sequence[str], records: Sequence[RunRecord]) -> str:
     twins = [record.parameters for record, name in zip(records, names, strict=True) if name == names[index]]
     own = records[index].parameters
     differing = [key for key in sorted(own) if any(twin.get(key) != own[key] for twin in twins)]

@@ -5,31 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nacre.records.run import TASK_IDENTITY, Record
+from nacre.evaluation.matrix import RUN_METRICS, RunMetric
+from nacre.records.plain import differing_keys
+from nacre.records.run import TASK_IDENTITY, RunRecord
 from nacre.report import numbers
 from nacre.report.curves import MARKERS, Curves, curves_of
-from nacre.report.further import Further, further_tables
+from nacre.report.extra_tables import ExtraTable, extra_tables
 from nacre.report.heat import HeatMap, score_map, valid_map
-from nacre.report.metrics import METRICS, Definition, Metric, definitions
+from nacre.report.metrics import Definition, definitions, value_text
 from nacre.report.names import columns, run_names
-from nacre.report.settings import Entry, differing_keys, entries_of
+from nacre.report.settings import Entry, entries_of
 
 SHOWN_DIFFERENCES = 12
 
 
 @dataclass(frozen=True)
-class Value:
-    """A metric of a run as text; share: length of its bar in percent, None without a bar."""
+class MetricValue:
+    """A metric of a run as text.
 
-    metric: Metric
+    Attributes:
+        metric: The metric.
+        text: Its value.
+        defined: Whether it has one.
+        share: Length of its bar in percent; None without a bar.
+    """
+
+    metric: RunMetric
     text: str
     defined: bool
     share: str | None
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Cost of one stage: before any task (task is None), or learning a task and evaluating after it."""
+class StageCost:
+    """Cost of one stage: before any task (`task` is None), or learning a task and evaluating after it."""
 
     task: str | None
     parameters: str
@@ -38,8 +47,18 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """speed: tokens a second and the share of padding, empty where they were not counted."""
+class RunCost:
+    """Cost of a run as texts.
+
+    Attributes:
+        trainable: Trainable parameters of the last task.
+        stored: Numbers kept besides the pretrained model.
+        train: Seconds of training.
+        speed: Tokens a second and the share of padding; empty where they were not counted.
+        evaluate: Seconds of evaluation.
+        memory: The most main memory used.
+        stages: The cost of each stage.
+    """
 
     trainable: str
     stored: str
@@ -47,33 +66,50 @@ class Cost:
     speed: str
     evaluate: numbers.Total
     memory: str
-    stages: tuple[Stage, ...]
+    stages: tuple[StageCost, ...]
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSection:
+    """A run on a page: its record, and everything that is shown of it."""
+
     name: str
-    record: Record
-    values: tuple[Value, ...]
+    record: RunRecord
+    values: tuple[MetricValue, ...]
     score: HeatMap
     valid: HeatMap | None
-    further: tuple[Further, ...]
-    cost: Cost
+    extra_tables: tuple[ExtraTable, ...]
+    cost: RunCost
     parameters: tuple[Entry, ...]
     protocol: tuple[Entry, ...]
 
 
 @dataclass(frozen=True)
 class Page:
-    """facts: what holds for all runs. differences: protocol keys that are not the same, None if comparable.
+    """Everything that the template prints.
 
-    crowded, most_tasks, longest_name (in columns): what heat maps beside each other must make room for.
+    Attributes:
+        title: The page's.
+        facts: What holds for all runs: a word and its value.
+        runs: The runs.
+        metrics: The metrics, in their order.
+        definitions: Of all metrics that the records define.
+        other_definitions: Those of metrics that have no column.
+        curves: The charts.
+        markers: SVG paths of the lines' markers.
+        differences: Protocol keys that are not the same in all runs; None if the runs are comparable.
+        more_differences: How many more there are.
+        crowded: Whether heat maps have small cells.
+        most_tasks: The largest number of tasks.
+        longest_name: The width of the longest task's name, in columns of text.
+        has_valid: Whether a run has a map of valid answers.
+        has_lone_marks: Whether a chart has a mark that no line reaches.
     """
 
     title: str
     facts: tuple[tuple[str, str], ...]
-    runs: tuple[Run, ...]
-    metrics: tuple[Metric, ...]
+    runs: tuple[RunSection, ...]
+    metrics: tuple[RunMetric, ...]
     definitions: list[Definition]
     other_definitions: list[Definition]
     curves: list[Curves]
@@ -87,13 +123,13 @@ class Page:
     has_lone_marks: bool
 
 
-def page_of(records: Sequence[Record]) -> Page:
+def page_of(records: Sequence[RunRecord]) -> Page:
     """The page of one run, or of several beside each other."""
     alone = len(records) == 1
     names = run_names(records)
     defined = definitions(records)
     curves = curves_of(records, names)
-    metrics = {metric.field for metric in METRICS}
+    keys = {metric.key for metric in RUN_METRICS}
     comparable = len({record.protocol_hash for record in records}) == 1
     differing = [] if comparable else differing_keys([record.protocol for record in records])
     runs = tuple(_run(record, name) for record, name in zip(records, names, strict=True))
@@ -101,9 +137,9 @@ def page_of(records: Sequence[Record]) -> Page:
         title=records[0].title if alone else _title(records),
         facts=_facts(records),
         runs=runs,
-        metrics=METRICS,
+        metrics=RUN_METRICS,
         definitions=defined,
-        other_definitions=[one for one in defined if one.field not in metrics],
+        other_definitions=[definition for definition in defined if definition.key not in keys],
         curves=curves,
         markers=MARKERS,
         differences=None if comparable else differing[:SHOWN_DIFFERENCES],
@@ -116,12 +152,12 @@ def page_of(records: Sequence[Record]) -> Page:
     )
 
 
-def _title(records: Sequence[Record]) -> str:
+def _title(records: Sequence[RunRecord]) -> str:
     methods = {record.method for record in records}
     return f"{len(records)} {'methods' if len(methods) == len(records) else 'runs'} side by side"
 
 
-def _facts(records: Sequence[Record]) -> tuple[tuple[str, str], ...]:
+def _facts(records: Sequence[RunRecord]) -> tuple[tuple[str, str], ...]:
     """What all runs share; a single run shares everything with itself."""
     candidates = (
         ("Method", [record.method for record in records]),
@@ -135,44 +171,44 @@ def _facts(records: Sequence[Record]) -> tuple[tuple[str, str], ...]:
     return tuple((word, values[0]) for word, values in candidates if len(set(values)) == 1 and values[0])
 
 
-def _scored_by(record: Record) -> str:
+def _scored_by(record: RunRecord) -> str:
     """The metric of all tasks, or each metric with its tasks."""
     by_metric: dict[str, list[str]] = {}
-    for task, metric in zip(record.tasks, record.metrics, strict=True):
+    for task, metric in zip(record.tasks, record.task_metrics, strict=True):
         by_metric.setdefault(metric, []).append(task)
     if len(by_metric) == 1:
-        return record.metrics[0]
+        return record.task_metrics[0]
     return "; ".join(f"{metric}: {', '.join(tasks)}" for metric, tasks in by_metric.items())
 
 
-def _run(record: Record, name: str) -> Run:
-    return Run(
+def _run(record: RunRecord, name: str) -> RunSection:
+    return RunSection(
         name=name,
         record=record,
-        values=tuple(_value(metric, record) for metric in METRICS),
+        values=tuple(_value(metric, record) for metric in RUN_METRICS),
         score=score_map(record, name),
         valid=valid_map(record, name),
-        further=further_tables(record),
+        extra_tables=extra_tables(record),
         cost=_cost(record),
         parameters=entries_of(record.parameters),
         protocol=entries_of(record.protocol),
     )
 
 
-def _value(metric: Metric, record: Record) -> Value:
-    value = metric.value(record)
+def _value(metric: RunMetric, record: RunRecord) -> MetricValue:
+    value = record.value(metric.key)
     has_bar = metric.unit == "%" and value is not None
     share = f"{100 * min(max(value or 0.0, 0.0), 1.0):.1f}" if has_bar else None
-    return Value(metric, metric.text(record), value is not None, share)
+    return MetricValue(metric, value_text(metric, value), value is not None, share)
 
 
-def _cost(record: Record) -> Cost:
+def _cost(record: RunRecord) -> RunCost:
     spent = record.seconds
     learning = zip(record.tasks, record.trainable_parameters_per_task, spent.train, spent.evaluate[1:], strict=True)
-    stages = [Stage(None, numbers.DASH, numbers.DASH, numbers.seconds(spent.evaluate[0]))]
+    stages = [StageCost(None, numbers.DASH, numbers.DASH, numbers.seconds(spent.evaluate[0]))]
     for task, parameters, train, evaluate in learning:
-        stages.append(Stage(task, numbers.count(parameters), numbers.seconds(train), numbers.seconds(evaluate)))
-    return Cost(
+        stages.append(StageCost(task, numbers.count(parameters), numbers.seconds(train), numbers.seconds(evaluate)))
+    return RunCost(
         trainable=numbers.count(record.trainable_parameters),
         stored=numbers.count(record.stored_parameters),
         train=numbers.total_seconds(spent.train),
@@ -183,7 +219,7 @@ def _cost(record: Record) -> Cost:
     )
 
 
-def _speed(record: Record) -> str:
+def _speed(record: RunRecord) -> str:
     speed = record.seconds.tokens_per_second
     if speed is None or record.training is None:
         return ""

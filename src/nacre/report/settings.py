@@ -1,9 +1,9 @@
-"""Nested settings as entries of a page, and what differs between them."""
+"""Nested settings as entries of a page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,13 @@ from nacre.files import to_json
 
 @dataclass(frozen=True)
 class Entry:
-    """A key with a text, or with entries of its own."""
+    """A key with a text, or with entries of its own.
+
+    Attributes:
+        key: The key; of an item in a list, its number.
+        text: The value; None where there are entries.
+        entries: What the value holds.
+    """
 
     key: str
     text: str | None
@@ -21,28 +27,17 @@ class Entry:
 
 def entries_of(settings: Mapping[str, Any]) -> tuple[Entry, ...]:
     """The settings in the order of their keys, whatever order they came in: the same values give the same bytes."""
-    return _entries(_canonical(settings))
-
-
-def differing_keys(all_settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Dotted keys whose values are not the same in all the settings, sorted."""
-    flat = [dict(_leaves("", _canonical(settings))) for settings in all_settings]
-    keys = sorted({key for one in flat for key in one})
-    return [key for key in keys if len({one.get(key) for one in flat}) > 1]
-
-
-def _canonical(settings: Mapping[str, Any]) -> Any:
-    return json.loads(to_json(dict(settings)))
+    return _entries(json.loads(to_json(dict(settings))))
 
 
 def _entries(value: Any) -> tuple[Entry, ...]:
-    pairs = value.items() if isinstance(value, dict) else ((str(number), one) for number, one in enumerate(value, 1))
-    return tuple(_entry(key, one) for key, one in pairs)
+    pairs = value.items() if isinstance(value, dict) else ((str(number), item) for number, item in enumerate(value, 1))
+    return tuple(_entry(key, item) for key, item in pairs)
 
 
 def _entry(key: str, value: Any) -> Entry:
-    if isinstance(value, list) and not any(isinstance(one, dict | list) for one in value):
-        return Entry(key, ", ".join(_text(one) for one in value) or "none")
+    if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
+        return Entry(key, ", ".join(_text(item) for item in value) or "none")
     if isinstance(value, dict | list):
         return Entry(key, None if value else "none", _entries(value))
     return Entry(key, _text(value))
@@ -50,9 +45,3 @@ def _entry(key: str, value: Any) -> Entry:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else to_json(value, indent=None)
-
-
-def _leaves(prefix: str, value: Any) -> list[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        return [leaf for key, one in value.items() for leaf in _leaves(f"{prefix}.{key}" if prefix else key, one)]
-    return [(prefix, to_json(value, indent=None))]

@@ -8,7 +8,7 @@ import torch
 
 from nacre.events import OnEvent
 from nacre.learning.settings import Optim
-from nacre.records.run import Record
+from nacre.records.run import RunRecord
 from nacre.report import write_report
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
@@ -17,7 +17,7 @@ METHODS = ("seq_lora", "am_lora", "joint")
 OPTIM = Optim(learning_rate=2e-3, epochs=2)
 
 
-def run_demo(output: Path, on_event: OnEvent) -> tuple[list[Record], Path]:
+def run_demo(output: Path, on_event: OnEvent) -> tuple[list[RunRecord], Path]:
     """Run (or read, where finished) the three methods under ``output``. Returns their records and the page's path."""
     # So small a model gains nothing from a second thread, and its numbers are then the same on any number of cores.
     torch.set_num_threads(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import platform
 import shutil
@@ -18,41 +17,21 @@ from typing import Any, Literal
 import torch
 import yaml
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
 
 from nacre.errors import CheckpointError, RecipeError
 from nacre.evaluation.gates import ROWS, TOKENS, SiteGates
-from nacre.evaluation.perplexity import TextScore
-from nacre.evaluation.scoring import TaskScore
 from nacre.events import Event, as_document
-from nacre.files import build_folder, hash_of, safe_name, to_json, write_atomically
+from nacre.files import build_folder, hash_of, numbered_name, to_json, write_atomically
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
-from nacre.records.differences import differences
-from nacre.runs.recipe import Recipe
-from nacre.tasks.task import Task
+from nacre.migrations import upgraded_recipe
+from nacre.records.plain import differences
+from nacre.records.predictions import write_predictions
+from nacre.runs.measuring import StageScores
+from nacre.runs.recipe import Recipe, probe_settings
+from nacre.runs.results import StageRow
 
 FolderState = Literal["new", "begun", "finished"]
-
-
-class Row(BaseModel):
-    """One row of the matrix and what it cost; ``row.json`` of a stage's folder. perplexity: of tasks of unlabelled
-    text; empty in a stream without any. train_tokens, train_positions: of the rows, over all steps, without and with
-    padding (``learning.batches.TokenCount``)."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    row: int
-    scores: list[float | None]
-    valid: list[float | None]
-    perplexity: list[float | None] = []
-    train_seconds: float | None
-    train_tokens: int | None = None
-    train_positions: int | None = None
-    evaluate_seconds: float
-    trainable_parameters: int | None
-    stored_parameters: int
-    peak_rss_bytes: int
 
 
 class RunDirectory:
@@ -71,7 +50,11 @@ class RunDirectory:
         return "begun" if (self.path / "recipe.yaml").exists() else "new"
 
     def check_place(self) -> None:
-        """Raise ``RecipeError`` unless the folder is new, empty, or a run's."""
+        """Refuse a folder that is not for a run.
+
+        Raises:
+            RecipeError: Unless the folder is new, empty, or a run's.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise RecipeError(f"Output '{self.path}' is a file; a run needs a folder of its own.")
         for parent in self.path.parents:
@@ -83,7 +66,12 @@ class RunDirectory:
             )
 
     def check_same(self, recipe: Recipe) -> None:
-        """Raise ``RecipeError`` naming the differences if the folder was begun with other settings."""
+        """Refuse to continue what was begun with other settings.
+
+        Raises:
+            RecipeError: If the settings differ; it names the differences.
+            CheckpointError: If the recipe there is damaged.
+        """
         file = self.path / "recipe.yaml"
         if not file.exists():
             return
@@ -93,13 +81,20 @@ class RunDirectory:
             there = None
         if not isinstance(there, dict):
             raise CheckpointError(f"{file} is damaged: it holds no recipe.")
-        here = recipe.document()
-        there = {"head": "growing", **there, "output": None}  # the only head there was before recipes could name one
-        self._refuse_differences(there, {**here, "output": None}, "settings")
+        there = {**upgraded_recipe(there), "output": None}
+        self._refuse_differences(there, {**recipe.document(), "output": None}, "settings")
 
     def begin(self, recipe: Recipe, protocol: Mapping[str, Any], checks: Callable[[], Mapping[str, Any]]) -> None:
-        """Write what is known before the first step, or compare it with what is there. checks: asked for when they are
-        written, because they read every row."""
+        """Write what is known before the first step, or compare it with what is there.
+
+        Args:
+            recipe: The run's.
+            protocol: The run's.
+            checks: Gives the content of `checks.json`; called only where that is written, because it reads every row.
+
+        Raises:
+            RecipeError: If the run was begun with other data, prompts or another model.
+        """
         file = self.path / "protocol.json"
         if file.exists():
             try:
@@ -116,7 +111,11 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder against a second process; ``RecipeError`` if another holds it."""
+        """Hold the folder against a second process.
+
+        Raises:
+            RecipeError: If another process holds it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
@@ -137,46 +136,46 @@ class RunDirectory:
             file.write(line + "\n")
 
     def stage_folder(self, number: int, name: str) -> Path:
-        """Where a stage lies; see ``stage_name``."""
-        return self.path / "tasks" / stage_name(number, name)
+        """Where a stage lies.
 
-    def write_stage(
-        self,
-        folder: Path,
-        row: Row,
-        learner: Learner,
-        scores: Mapping[str, tuple[Task, TaskScore]],
-        gates: Mapping[str, Sequence[SiteGates]],
-        texts: Mapping[str, TextScore],
-    ) -> None:
-        """Commit a stage: predictions (of a text its tokens, chunk by chunk), the row, gates (by task,
-        of a gated adapter) and, once something is learnt, the learner; the manifest last."""
+        Args:
+            number: Of its row in the matrix.
+            name: Its name.
+        """
+        return self.path / "tasks" / numbered_name(number, name)
+
+    def write_stage(self, folder: Path, row: StageRow, learner: Learner, scores: StageScores) -> None:
+        """Commit a stage: predictions, the row, gates (of a gated adapter) and, once something is learned, the learner;
+        the manifest last.
+
+        Args:
+            folder: Of the stage.
+            row: Of the matrix.
+            learner: After the stage.
+            scores: Of the tasks that were scored.
+        """
 
         def fill(place: Path) -> None:
             if learner.state.tasks:
                 checkpoint.write_files(learner.snapshot(), place)
-            (place / "predictions").mkdir()
-            for number, (task, score) in enumerate(scores.values(), start=1):
-                file = place / "predictions" / f"{stage_name(number, task.name)}.jsonl.gz"
-                file.write_bytes(_predictions(task, score))
-            for number, (name, text) in enumerate(texts.items(), start=len(scores) + 1):
-                file = place / "predictions" / f"{stage_name(number, name)}.jsonl.gz"
-                file.write_bytes(_tokens(text))
-            if gates:
-                (place / "gates.json").write_text(_gates(gates))
+            write_predictions(place, scores.answered, scores.texts)
+            if scores.gates:
+                (place / "gates.json").write_text(_gates(scores.gates))
             (place / "row.json").write_text(to_json(row.model_dump()) + "\n")
             checkpoint.write_manifest(place)
 
         build_folder(folder, fill)
 
-    def read_row(self, folder: Path) -> Row | None:
+    def read_row(self, folder: Path) -> StageRow | None:
         """The row of a complete stage; None if the stage was not finished.
 
-        Raises ``CheckpointError`` if it was finished and is damaged now."""
+        Raises:
+            CheckpointError: If it was finished and is damaged now.
+        """
         if not (folder / checkpoint.MANIFEST).exists():
             return None
         checkpoint.verify(folder)
-        return Row.model_validate_json((folder / "row.json").read_text())
+        return StageRow.model_validate_json((folder / "row.json").read_text())
 
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
@@ -184,8 +183,8 @@ class RunDirectory:
         if events.exists() and not events.read_bytes().endswith(b"\n"):
             with events.open("a") as file:
                 file.write("\n")  # the line that a killed process did not finish stays alone
-        places = (".*.partial", "tasks/.*.partial", "end_tasks/*/.*.partial", "base_ability/*/.*.partial")
-        for leftover in [leftover for place in places for leftover in self.path.glob(place)]:
+        patterns = (".*.partial", "tasks/.*.partial", *(f"{key}/*/.*.partial" for key in probe_settings()))
+        for leftover in [leftover for pattern in patterns for leftover in self.path.glob(pattern)]:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def _write_json(self, name: str, value: Any) -> None:
@@ -199,11 +198,6 @@ class RunDirectory:
                 f"{f'; and {len(different) - 8} more' if len(different) > 8 else ''}. "
                 "Choose another --output, or the same settings."
             )
-
-
-def stage_name(number: int, name: str) -> str:
-    """``NN-name``; characters that a file system may refuse become hyphens."""
-    return f"{number:02d}-{safe_name(name)}"
 
 
 def environment() -> dict[str, Any]:
@@ -228,24 +222,6 @@ def _version(name: str) -> str | None:
 
 def _visible(folder: Path) -> bool:
     return any(not file.name.startswith(".") for file in folder.iterdir())
-
-
-def _predictions(task: Task, score: TaskScore) -> bytes:
-    """A line for each answer; with its score where the metric gives rows scores that are not just right or wrong."""
-    scores = score.by_row if task.metric != "exact_match" else None
-    own = [{}] * len(score.answers) if scores is None else [{"score": one} for one in scores]
-    lines = (
-        json.dumps({"answer": answer, "target": row.target, "right": right, **scored}, ensure_ascii=False)
-        for answer, row, right, scored in zip(score.answers, task.test, score.right, own, strict=True)
-    )
-    return gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0)
-
-
-def _tokens(score: TextScore) -> bytes:
-    lines = (
-        json.dumps({"right": right, "tokens": tokens}) for right, tokens in zip(score.right, score.tokens, strict=True)
-    )
-    return gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0)
 
 
 def _gates(gates: Mapping[str, Sequence[SiteGates]]) -> str:

@@ -16,9 +16,7 @@ from nacre.parts.part import Part
 from nacre.per_task import PerTask, value_of
 from nacre.registry import per_task_parameters
 from nacre.runs.directory import FolderState, RunDirectory
-from nacre.runs.probes.base_ability import ability_tasks_of, check_abilities
-from nacre.runs.recipe import PLACES, Recipe
-from nacre.runs.stream import task_names, tasks_of
+from nacre.runs.recipe import Recipe, places
 from nacre.tasks.published.streams import get_stream
 from nacre.tasks.reading.hub import PREFIX
 from nacre.tasks.task import Task
@@ -77,10 +75,11 @@ def plan_of(recipe: Recipe) -> Plan:
     would stop a run before its first step is raised as it would be there, except what only the model can tell.
     """
     method = recipe.build()
-    check_abilities(recipe.base_ability, method)
     recipe = recipe.completed()
+    for probe in recipe.probes.values():
+        probe.check(method)
     unset: dict[str, str] = {}  # a place's key -> why it is not known
-    for key in PLACES:
+    for key in places():
         try:
             recipe = recipe.placed(key)
         except RecipeError as error:
@@ -91,9 +90,11 @@ def plan_of(recipe: Recipe) -> Plan:
         directory.check_same(recipe)
     no_data = unset.get("data") or _without_data(recipe)
     missing = [*unset.values(), *([no_data] if no_data and "data" not in unset else [])]
-    if "base_ability.data" not in unset and (no_rows := _without_ability_rows(recipe)):
-        missing.append(no_rows)
-    tasks = [_unread(name) for name in task_names(recipe)] if no_data else tasks_of(recipe)
+    for key, probe in recipe.probes.items():
+        known = all(f"{key}.{place}" not in unset for place in probe.places)
+        if known and (no_rows := probe.missing()) is not None:
+            missing.append(no_rows)
+    tasks = [_unread(name) for name in recipe.task_names] if no_data else recipe.tasks()
     stages = method.curriculum.stages(tasks)
     check_lists(method, recipe.optim, stages)
     if not no_data:
@@ -179,25 +180,12 @@ def _without_data(recipe: Recipe) -> str | None:
     if recipe.data is None:
         if recipe.stream_file is not None:
             return None
-        if set(task_names(recipe)) <= set(get_stream("demo").tasks):
+        if set(recipe.task_names) <= set(get_stream("demo").tasks):
             return None
         return "data: the folder that holds the stream's tasks is not given; pass --data."
     if recipe.data.startswith(PREFIX):
         return f"data: {recipe.data} is read over the network, which a dry run does not use."
     return None if Path(recipe.data).exists() else f"data: the folder {recipe.data} does not exist."
-
-
-def _without_ability_rows(recipe: Recipe) -> str | None:
-    """Why base ability could not be measured, as a sentence; None if it could, or is not to be. Raises what is wrong
-    with rows that are there."""
-    if (settings := recipe.base_ability) is None:
-        return None
-    if settings.data is None:
-        return "base_ability: its rows are read from the cache or over the network, which a dry run does not use."
-    if not Path(settings.data).exists():
-        return f"base_ability.data: the folder {settings.data} does not exist."
-    ability_tasks_of(settings)
-    return None
 
 
 def _unread(name: str) -> Task:

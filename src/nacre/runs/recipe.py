@@ -4,51 +4,77 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from nacre.errors import RecipeError, nearest
 from nacre.evaluation.decoding import Decoding
+from nacre.evaluation.scoring import check_metric, normalized_labels
 from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.models.classification_head import HeadKind
 from nacre.models.loading import DEMO
 from nacre.registry import build_method
-from nacre.runs.probes.base_ability_settings import BaseAbility
-from nacre.runs.probes.fine_tuning import FineTuning
-from nacre.tasks.reading.stream_file import is_stream_file, read_stream
+from nacre.runs.probes.base_ability import BaseAbility
+from nacre.runs.probes.end_tasks import FineTuning
+from nacre.runs.probes.probe import Probe
+from nacre.tasks.published.streams import get_stream
+from nacre.tasks.reading.stream_file import is_stream_file, load_stream, read_stream
+from nacre.tasks.task import Task
 from nacre.tasks.template import Identity
 
-PLACES = ("model", "data", "output", "stream", "base_ability.data")
-"""The keys that say where something is, and may name variables of the environment."""
+NOT_TRAINING: dict[str, JsonValue] = {"affects_training": False}
+"""Marks a field of a recipe that does not say how a model is trained: it says where something is or what is measured,
+or the run's record holds it. Runs that differ in other fields are different groups of a comparison."""
 
 
 class Recipe(BaseModel):
-    """What ``recipe.yaml`` holds. ``set`` are the method's parameters. ``model``, ``data``, ``output`` and a
-    stream file, and ``base_ability.data``, may name variables of the environment, ``$NACRE_DATA/long_sequence``."""
+    """What `recipe.yaml` holds. `set` are the method's parameters. `model`, `data`, `output`, a stream file, and the
+    places of probes such as `base_ability.data` may name variables of the environment, `$NACRE_DATA/long_sequence`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    method: str
+    method: str = Field(json_schema_extra=NOT_TRAINING)
     stream: str | list[str] = Field(
-        default="demo", description="a stream's name, a stream file (.yaml), or task names found under data"
+        default="demo",
+        description="a stream's name, a stream file (.yaml), or task names found under data",
+        json_schema_extra=NOT_TRAINING,
     )
-    model: str = Field(default="demo", description="a folder, a Hugging Face name, or 'demo'")
-    data: str | None = Field(default=None, description="where the tasks are; the demo's need none")
-    seed: int = Field(default=0, ge=0)
-    output: str | None = Field(default=None, description="the run's folder; {seed} in it stands for the seed")
-    identity: Identity = Field(default="none", description="prompt lines that tell the model its task")
-    limit_train: int | None = Field(default=None, ge=1, description="rows of a task to train on, at most")
-    limit_test: int | None = Field(default=None, ge=1, description="rows of a task to test on, at most")
+    model: str = Field(
+        default="demo", description="a folder, a Hugging Face name, or 'demo'", json_schema_extra=NOT_TRAINING
+    )
+    data: str | None = Field(
+        default=None, description="where the tasks are; the demo's need none", json_schema_extra=NOT_TRAINING
+    )
+    seed: int = Field(default=0, ge=0, json_schema_extra=NOT_TRAINING)
+    output: str | None = Field(
+        default=None,
+        description="the run's folder; {seed} in it stands for the seed",
+        json_schema_extra=NOT_TRAINING,
+    )
+    identity: Identity = Field(
+        default="none", description="prompt lines that tell the model its task", json_schema_extra=NOT_TRAINING
+    )
+    limit_train: int | None = Field(
+        default=None, ge=1, description="rows of a task to train on, at most", json_schema_extra=NOT_TRAINING
+    )
+    limit_test: int | None = Field(
+        default=None, ge=1, description="rows of a task to test on, at most", json_schema_extra=NOT_TRAINING
+    )
     measure_on: Literal["test", "validation"] = Field(
-        default="test", description="the rows that are measured; settings are chosen on validation rows"
+        default="test",
+        description="the rows that are measured; settings are chosen on validation rows",
+        json_schema_extra=NOT_TRAINING,
     )
     matrix: Literal["full", "seen", "last"] = Field(
-        default="full", description="what is measured: every task after every task; those learnt so far; the last row"
+        default="full",
+        description="what is measured: every task after every task; those learned so far; the last row",
+        json_schema_extra=NOT_TRAINING,
     )
     model_dropout: float | None = Field(
         default=None, ge=0, lt=1, description="dropout inside the pretrained model; None: what its configuration says"
@@ -56,28 +82,37 @@ class Recipe(BaseModel):
     head: HeadKind = Field(
         default="growing",
         description="how an encoder-only host chooses: one head that grows with the tasks' labels, or per_task: a head "
-        "for each task, which is told in training and at test",
+        "for each task, which is given in training and at test",
+        json_schema_extra=NOT_TRAINING,
     )
     optim: Optim = Field(default_factory=Optim)
-    evaluation: Decoding = Field(default_factory=Decoding)
+    evaluation: Decoding = Field(default_factory=Decoding, json_schema_extra=NOT_TRAINING)
     end_tasks: FineTuning | None = Field(
         default=None, description="copies fine-tuned on each domain's end task; of stream das, unless said otherwise"
     )
     base_ability: BaseAbility | None = Field(
-        default=None, description="published benchmarks of what pre-training taught, before and after; None: none"
+        default=None,
+        description="published benchmarks of what pre-training taught, before and after; None: none",
+        json_schema_extra=NOT_TRAINING,
     )
     parameters: dict[str, Any] = Field(default_factory=dict, alias="set")
 
     def build(self) -> Method:
+        """The method with its parameters.
+
+        Raises:
+            RecipeError: If there is no such method, or if a parameter is not what it takes.
+        """
         return build_method(self.method, self.parameters, instead=_top_level())
 
     def resolved(self) -> Recipe:
         """The recipe with every default written out and every place found, so that it says all of what is run.
 
-        Raises ``RecipeError`` if a variable of the environment is not set.
+        Raises:
+            RecipeError: If a variable of the environment is not set.
         """
         recipe = self.completed()
-        for key in PLACES:
+        for key in places():
             recipe = recipe.placed(key)
         return recipe
 
@@ -92,14 +127,18 @@ class Recipe(BaseModel):
                 "parameters": _plain(method.parameters),
                 "optim": self.optim.model_copy(update={"learning_rate": rate}),
                 "output": output.replace("{seed}", str(self.seed)),
-                "end_tasks": self.end_tasks or (FineTuning() if self.stream == "das" else None),
+                **{key: getattr(self, key) or kind.usual(self.stream) for key, kind in probe_settings().items()},
             }
         )
 
     def placed(self, key: str) -> Recipe:
         """The recipe with this one of its places found: variables of the environment replaced, local paths complete.
 
-        Raises ``RecipeError`` if a variable is not set.
+        Args:
+            key: One of `places()`.
+
+        Raises:
+            RecipeError: If a variable is not set.
         """
         group, _, inner = key.rpartition(".")
         if group:
@@ -118,17 +157,63 @@ class Recipe(BaseModel):
         return self.model_copy(update={key: found})
 
     def document(self) -> dict[str, Any]:
-        """Plain values, as written to ``recipe.yaml``."""
+        """Plain values, as written to `recipe.yaml`."""
         return self.model_dump(by_alias=True, mode="json")
 
+    def with_setting(self, key: str, value: Any) -> Recipe:
+        """The recipe with one setting changed.
+
+        Args:
+            key: A key of the recipe, dotted for one inside a group (`optim.batch_size`), or a parameter of the method.
+            value: A plain value.
+
+        Raises:
+            RecipeError: If there is no such key, or if it does not take this value.
+        """
+        document = self.document()
+        _set(document, key, value)
+        return _validated(document, None)
+
+    @property
+    def probes(self) -> dict[str, Probe]:
+        """The probes that the recipe asks for, by key."""
+        settings = {key: getattr(self, key) for key in probe_settings()}
+        return {key: probe for key, probe in settings.items() if probe is not None}
+
+    @property
+    def task_names(self) -> Sequence[str]:
+        """The stream's tasks in their order, without a look at the data."""
+        if self.stream_file is not None:
+            return read_stream(self.stream_file).task_names
+        return get_stream(self.stream).tasks if isinstance(self.stream, str) else self.stream
+
+    def tasks(self) -> list[Task]:
+        """Read the stream's tasks as the recipe wants them.
+
+        With `measure_on: validation`, the validation rows stand in the place of the test rows, which are not read.
+
+        Raises:
+            DataError: If a row, label, split or metric is not what a task needs.
+        """
+        tasks = []
+        for task in load_stream(str(self.stream_file or "") or self.stream, self.data, option="--data"):
+            normalized_labels(task)
+            check_metric(task)
+            if self.measure_on == "validation":
+                task = replace(task, test=task.validation)
+            tasks.append(task.with_identity(self.identity).limited(self.limit_train, self.limit_test).check())
+        return tasks
+
     def yaml(self) -> str:
+        """The text of `recipe.yaml`."""
         return yaml.safe_dump(self.document(), sort_keys=False, allow_unicode=True)
 
     @property
     def stream_file(self) -> Path | None:
         """Where the stream is described, if it is somebody's own; None for a named one or a list of tasks.
 
-        Raises ``RecipeError`` if a variable of the environment is not set.
+        Raises:
+            RecipeError: If a variable of the environment is not set.
         """
         if isinstance(self.stream, str) and is_stream_file(self.stream):
             return Path(expanded("stream", self.stream)).expanduser()
@@ -136,16 +221,47 @@ class Recipe(BaseModel):
 
     @property
     def stream_name(self) -> str:
-        """The stream's name; its file's own for a stream file, ``own`` for a list of tasks."""
+        """The stream's name; that in the file for a stream file, `own` for a list of tasks."""
         if self.stream_file is not None:
             return read_stream(self.stream_file).name
         return self.stream if isinstance(self.stream, str) else "own"
 
 
-def expanded(key: str, place: str) -> str:
-    """The place with ``$NAME`` and ``${NAME}`` replaced by what the environment says.
+def probe_settings() -> dict[str, type[Probe]]:
+    """The kinds of probes that a recipe may ask for, by key."""
+    nested = {key: _nested(key) for key in Recipe.model_fields}
+    return {key: kind for key, kind in nested.items() if kind is not None and issubclass(kind, Probe)}
 
-    Raises ``RecipeError`` naming the variable and the recipe's key if it is not set.
+
+def places() -> tuple[str, ...]:
+    """The keys that say where something is, and may name variables of the environment."""
+    own = ("model", "data", "output", "stream")
+    return (*own, *(f"{key}.{place}" for key, kind in probe_settings().items() for place in kind.places))
+
+
+def training_settings(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe says of how a model is trained, besides its method and parameters, which a record holds.
+
+    Args:
+        document: A recipe's plain values; keys that this version does not know are kept.
+    """
+    marked = {
+        key
+        for key, field in Recipe.model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("affects_training") is False
+    }
+    return {key: value for key, value in document.items() if key not in {*marked, "set"}}
+
+
+def expanded(key: str, place: str) -> str:
+    """Replace `$NAME` and `${NAME}` by what the environment says.
+
+    Args:
+        key: The recipe's key that holds the place.
+        place: A path or name.
+
+    Raises:
+        RecipeError: If a variable is not set; it names the variable and the key.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -159,9 +275,15 @@ def expanded(key: str, place: str) -> str:
 
 
 def read_recipe(path: Path | None, flags: Mapping[str, Any], settings: Iterable[str]) -> Recipe:
-    """The recipe of a file (None for none), overridden by flags (None means not given), overridden by KEY=VALUE.
+    """Read a recipe.
 
-    Raises ``RecipeError`` naming the file, key and value that is wrong.
+    Args:
+        path: Its file; None for none.
+        flags: Override the file; None for a flag that was not given.
+        settings: KEY=VALUE; override both.
+
+    Raises:
+        RecipeError: If something is wrong; it names the file, key and value.
     """
     document = {} if path is None else _read_yaml(path)
     document.update({key: value for key, value in flags.items() if value is not None})
@@ -171,6 +293,10 @@ def read_recipe(path: Path | None, flags: Mapping[str, Any], settings: Iterable[
         raise RecipeError(
             "A run needs a method: --method NAME, or 'method' in the recipe ('nacre methods' lists them)."
         )
+    return _validated(document, path)
+
+
+def _validated(document: dict[str, Any], path: Path | None) -> Recipe:
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
@@ -199,6 +325,10 @@ def _apply(document: dict[str, Any], setting: str) -> None:
         raise RecipeError(f"--set {setting}: the value is not valid YAML.") from None
     if isinstance(value, str):
         value = _number(value)
+    _set(document, key, value)
+
+
+def _set(document: dict[str, Any], key: str, value: Any) -> None:
     path = key.split(".")
     if path[0] not in _top_level():
         path = ["set", *path]  # everything that is no key of the recipe is a parameter of the method
@@ -206,7 +336,7 @@ def _apply(document: dict[str, Any], setting: str) -> None:
     for name in path[:-1]:
         place = place.setdefault(name, {})
         if not isinstance(place, dict):
-            raise RecipeError(f"--set {setting}: '{name}' is a single value and has no keys.")
+            raise RecipeError(f"--set {key}: '{name}' is a single value and has no keys.")
     place[path[-1]] = value
 
 
@@ -228,15 +358,17 @@ def _sentence(error: ValidationError, path: Path | None) -> str:
     where = ".".join(str(part) for part in first["loc"] if not re.search(r"float|int|tuple", str(part)))
     source = f"Recipe '{path}', " if path else ""
     if first["type"] == "extra_forbidden":
-        group = {
-            "optim": Optim.model_fields,
-            "evaluation": Decoding.model_fields,
-            "end_tasks": FineTuning.model_fields,
-            "base_ability": BaseAbility.model_fields,
-        }.get(str(first["loc"][0]))
-        known = set(group) if group and len(first["loc"]) > 1 else _top_level()
+        group = _nested(str(first["loc"][0])) if len(first["loc"]) > 1 else None
+        known = set(group.model_fields) if group else _top_level()
         return f"{source}there is no key '{where}'. {nearest(str(first['loc'][-1]), known)}"
     return f"{source}{where} = {first['input']!r}: {first['msg']}."
+
+
+def _nested(key: str) -> type[BaseModel] | None:
+    """The model that a recipe's key holds; None for a plain value."""
+    field = Recipe.model_fields.get(key)
+    kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,88 +1,150 @@
-"""End tasks: what a model has gained from the texts it read, measured by copies that are fine-tuned (DAS, order 7).
+"""End tasks: what a model gained from the texts it read, measured by copies that are fine-tuned (DAS, order 7).
 
-One result a stage, task and seed, each a file of the run's folder: ``end_tasks/NN-corpus/task-seedS.json``.
+Each stage, task and seed gives one result and one file in the run's folder: `end_tasks/NN-corpus/task-seedS.json`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field
 
 from nacre.adapters.merged import merged_copy
-from nacre.errors import CheckpointError, RecipeError
+from nacre.errors import RecipeError
 from nacre.evaluation.scoring import check_metric, score
 from nacre.events import OnEvent, ProbeMeasured, ProbeStarted
-from nacre.files import to_json, write_atomically
 from nacre.learning.learner import Learner
+from nacre.learning.settings import Optim
+from nacre.method import Method
 from nacre.methods.seq_ft import seq_ft
 from nacre.models.host import Host
 from nacre.records.end_tasks import EndResult, EndTaskRecord, average
-from nacre.runs.probes.fine_tuning import FineTuning
+from nacre.runs.content import task_content
+from nacre.runs.probes.probe import Measurement, Probe, SavedStage, read_result, write_result
 from nacre.tasks.published.das import END_TASKS, EndTask
 from nacre.tasks.reading.end_tasks import load_end_task
 from nacre.tasks.reading.hub import PREFIX
 from nacre.tasks.task import Task
 
 
-def end_tasks_of(settings: FineTuning | None, corpora: Sequence[str], data: str | None, host: Host) -> list[Task]:
-    """The domains' end tasks, in the stream's order; none if the run wants none.
+class FineTuning(Probe):
+    """The end tasks of the DAS benchmark; defaults as released by its authors (ContinualLM, approaches/finetune.py)."""
 
-    Raises ``RecipeError`` if a domain has none, if the host cannot be fine-tuned on them, or if there is no folder to
-    read them from; ``DataError`` for what is wrong with their rows.
-    """
-    if settings is None or settings.after == "never":
-        return []
-    if unknown := [corpus for corpus in corpora if corpus not in END_TASKS]:
-        raise RecipeError(
-            f"end_tasks: '{unknown[0]}' has no end task; {', '.join(END_TASKS)} have. Set end_tasks.after=never."
+    after: Literal["last", "each", "never"] = Field(
+        default="last", description="after which domains: the last one, each one, or not at all"
+    )
+    seeds: tuple[int, ...] = Field(
+        default=(2021, 111, 222, 333, 444), min_length=1, description="a copy is fine-tuned for each"
+    )
+    epochs: int | None = Field(default=None, ge=1, description="None: as released, 5 to 15 by task")
+    learning_rate: float = Field(default=3e-5, gt=0)
+    batch_size: int = Field(default=16, ge=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_source_length: int = Field(default=164, ge=8)
+    limit_train: int | None = Field(default=None, ge=1, description="rows to train on, at most")
+    limit_test: int | None = Field(default=None, ge=1, description="rows to test on, at most")
+
+    @classmethod
+    def usual(cls, stream: str | list[str]) -> FineTuning | None:
+        return cls() if stream == "das" else None
+
+    def optim(self, epochs: int) -> Optim:
+        """How a copy is trained. The rate falls linearly, without a warm-up.
+
+        Args:
+            epochs: Of the task, where the settings name none.
+        """
+        return Optim(
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            epochs=self.epochs or epochs,
+            weight_decay=self.weight_decay,
+            schedule="linear",
+            max_source_length=self.max_source_length,
         )
-    if host.family.head is None:
-        raise RecipeError(
-            f"end_tasks: copies of an encoder-only host are fine-tuned, and '{host.name}' is {host.family.name}. "
-            "Set end_tasks.after=never."
-        )
-    if data is None or data.startswith(PREFIX):
-        raise RecipeError("end_tasks: they are read from a folder; pass it as --data, or set end_tasks.after=never.")
-    separator = host.tokenizer.sep_token or host.tokenizer.eos_token
-    tasks = [load_end_task(END_TASKS[corpus], data, separator) for corpus in corpora]
-    for task in tasks:
-        check_metric(task)
-    return [task.limited(settings.limit_train, settings.limit_test) for task in tasks]
+
+    def check(self, method: Method) -> None:
+        if self.after != "never" and method.curriculum.needs_task_at_test:
+            raise RecipeError(
+                f"end_tasks: {method.display_name} ends with a model for each task, not with a last one to copy. "
+                "Set end_tasks.after=never."
+            )
+
+    def missing(self) -> str | None:
+        return None  # they lie with the stream's rows, and how they are read depends on the tokenizer
+
+    def summary(self) -> str | None:
+        when = {"last": "after the last domain", "each": "after every domain", "never": None}[self.after]
+        return when and f"copies fine-tuned {when}, {len(self.seeds)} seed(s) each"
+
+    def prepare(self, corpora: Sequence[str], data: str | None, host: Host) -> EndTaskMeasurement | None:
+        if self.after == "never":
+            return None
+        if unknown := [corpus for corpus in corpora if corpus not in END_TASKS]:
+            raise RecipeError(
+                f"end_tasks: '{unknown[0]}' has no end task; {', '.join(END_TASKS)} have. Set end_tasks.after=never."
+            )
+        if host.family.head is None:
+            raise RecipeError(
+                f"end_tasks: copies of an encoder-only host are fine-tuned, and '{host.name}' is {host.family.name}. "
+                "Set end_tasks.after=never."
+            )
+        if data is None or data.startswith(PREFIX):
+            raise RecipeError(
+                "end_tasks: they are read from a folder; pass it as --data, or set end_tasks.after=never."
+            )
+        separator = host.tokenizer.sep_token or host.tokenizer.eos_token
+        tasks = [load_end_task(END_TASKS[corpus], data, separator) for corpus in corpora]
+        for task in tasks:
+            check_metric(task)
+        return EndTaskMeasurement(self, [task.limited(self.limit_train, self.limit_test) for task in tasks])
 
 
-def measure_end_tasks(
-    folder: Path,
-    stages: Sequence[tuple[str, Path]],
-    tasks: Sequence[Task],
-    settings: FineTuning,
-    learner_of: Callable[[Path], Learner],
-    on_event: OnEvent,
-) -> EndTaskRecord:
-    """Fine-tune what is not there yet, and read the rest.
+@dataclass(frozen=True)
+class EndTaskMeasurement(Measurement):
+    """End tasks with their rows.
 
-    folder: of the results. stages: the domains after which is measured, each with its learner's folder, from which
-    ``learner_of`` makes the learner.
+    Attributes:
+        settings: How copies are fine-tuned.
+        tasks: The domains' end tasks, in the stream's order.
     """
-    results: list[EndResult] = []
-    for after, stage in stages:
-        learner: Learner | None = None
-        for end, task in zip(map(_end_of, tasks), tasks, strict=True):
-            for seed in settings.seeds:
-                file = folder / stage.name / f"{task.name}-seed{seed}.json"
-                result = _read(file)
-                if result is None:
-                    on_event(ProbeStarted("end_task", {"after": after, "task": task.name, "seed": seed}))
-                    learner = learner or learner_of(stage)
-                    result = fine_tuned(learner, end, task, settings, seed, after)
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    write_atomically(file, to_json(result.model_dump()) + "\n")
-                on_event(_measured(result))
-                results.append(result.model_copy(update={"answers": []}))
-    return EndTaskRecord(results=results, averages=[average(after, results) for after, _ in stages])
+
+    settings: FineTuning
+    tasks: Sequence[Task]
+
+    @property
+    def checked(self) -> Sequence[Task]:
+        return self.tasks
+
+    def protocol(self) -> dict[str, Any]:
+        settings = self.settings.model_dump(mode="json")
+        return {"settings": settings, "tasks": [task_content(task) for task in self.tasks]}
+
+    def stages(self, stages: Sequence[SavedStage]) -> Sequence[SavedStage]:
+        return stages[-1:] if self.settings.after == "last" else stages[1:]
+
+    def measure(
+        self, folder: Path, stages: Sequence[SavedStage], learner_of: Callable[[Path], Learner], on_event: OnEvent
+    ) -> EndTaskRecord:
+        results: list[EndResult] = []
+        for after, stage in stages:
+            learner: Learner | None = None
+            for task in self.tasks:
+                for seed in self.settings.seeds:
+                    file = folder / stage.name / f"{task.name}-seed{seed}.json"
+                    result = read_result(EndResult, file)
+                    if result is None:
+                        on_event(ProbeStarted("end_task", {"after": after, "task": task.name, "seed": seed}))
+                        learner = learner or learner_of(stage)
+                        result = fine_tuned(learner, _end_of(task), task, self.settings, seed, after)
+                        write_result(result, file)
+                    on_event(_measured(result))
+                    results.append(result.model_copy(update={"answers": []}))
+        return EndTaskRecord(results=results, averages=[average(after, results) for after, _ in stages])
 
 
 def fine_tuned(
@@ -91,13 +153,21 @@ def fine_tuned(
     """Fine-tune a copy of the learner's encoder on one end task, every parameter of it; the learner stays as it is.
 
     The result depends on the encoder, the task, the settings and the seed, and on nothing that ran before.
+
+    Args:
+        learner: Whose encoder is copied.
+        end: The end task.
+        task: Its rows.
+        settings: How the copy is trained.
+        seed: Of everything random.
+        after: The domain that was learned last.
     """
     started = time.monotonic()
     host = Host(merged_copy(learner.host.body), learner.host.tokenizer, name=learner.host.name)
     tuned = Learner(host, seq_ft(), seed=seed, optim=settings.optim(end.epochs), decoding=learner.decoding)
     tuned.learn(task)
     (answers,) = tuned.answer([task])
-    found = score(replace(task, metric="macro_f1"), answers)
+    scored = score(replace(task, metric="macro_f1"), answers)
     return EndResult(
         after=after,
         corpus=end.corpus,
@@ -105,10 +175,10 @@ def fine_tuned(
         seed=seed,
         train_rows=len(task.train),
         test_rows=len(task.test),
-        accuracy=found.accuracy,
-        macro_f1=found.value,
+        accuracy=scored.accuracy,
+        macro_f1=scored.value,
         # Every answer is one of the labels and every row has one, so that micro-F1 is the accuracy.
-        f1=found.accuracy if end.f1 == "micro" else found.value,
+        f1=scored.accuracy if end.f1 == "micro" else scored.value,
         seconds=time.monotonic() - started,
         answers=list(answers),
     )
@@ -126,12 +196,3 @@ def _measured(result: EndResult) -> ProbeMeasured:
         f"after {result.after}: {result.task}, seed {result.seed}: F1 {100 * result.f1:.1f}, "
         f"accuracy {100 * result.accuracy:.1f}",
     )
-
-
-def _read(file: Path) -> EndResult | None:
-    if not file.exists():
-        return None
-    try:
-        return EndResult.model_validate_json(file.read_text())
-    except (ValidationError, UnicodeDecodeError):
-        raise CheckpointError(f"{file} is damaged; delete it, and the same command measures it again.") from None

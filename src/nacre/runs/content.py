@@ -1,0 +1,21 @@
+"""What a protocol says of a task: its rows by content, not by file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nacre.files import hash_of
+from nacre.tasks.task import SPLITS, Task
+
+
+def task_content(task: Task) -> dict[str, Any]:
+    """The task's name, metric, labels and template, and the number and hash of each split's rows."""
+    return {
+        "name": task.name,
+        **({"kind": task.kind} if task.kind == "text" else {}),
+        "metric": task.metric,
+        "labels": list(task.labels) if task.labels else None,
+        "template": task.template.described(),
+        "rows": {split: len(task.rows(split)) for split in SPLITS},
+        "hash": {split: hash_of([row.content for row in task.rows(split)]) for split in SPLITS},
+    }

@@ -1,0 +1,63 @@
+"""How a learner is scored on tasks: in a run after each stage, and wherever scores must be comparable with a run's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nacre.evaluation.gates import SiteGates, has_gates, mean_gates
+from nacre.evaluation.perplexity import TextScore
+from nacre.evaluation.scoring import TaskScore, score
+from nacre.learning.learner import Learner
+from nacre.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class StageScores:
+    """The scores of a learner on some tasks.
+
+    Attributes:
+        answered: Tasks with targets and their scores, by name.
+        texts: Scores of tasks of unlabelled text, by name.
+        gates: Of a gated adapter, the mean gates at every site, by task.
+        seconds: How long scoring took, gates not counted.
+    """
+
+    answered: Mapping[str, tuple[Task, TaskScore]]
+    texts: Mapping[str, TextScore]
+    gates: Mapping[str, Sequence[SiteGates]]
+    seconds: float
+
+    def __contains__(self, task: str) -> bool:
+        """Whether the task was scored."""
+        return task in self.answered or task in self.texts
+
+    def value(self, task: str) -> float:
+        """The task's score by its metric, a fraction."""
+        return self.answered[task][1].value if task in self.answered else self.texts[task].value
+
+    def valid(self, task: str) -> float | None:
+        """The share of answers that are among the task's labels; None where it has no labels."""
+        return self.answered[task][1].valid if task in self.answered else None
+
+    def perplexity(self, task: str) -> float | None:
+        """The perplexity; None where the task is not unlabelled text."""
+        return self.texts[task].perplexity if task in self.texts else None
+
+
+def measure(learner: Learner, tasks: Sequence[Task]) -> StageScores:
+    """Score a learner on the test rows of tasks.
+
+    Args:
+        learner: Answers as its `decoding` says; nothing of it changes.
+        tasks: In the order in which they are answered.
+    """
+    started = time.monotonic()
+    with_targets = [task for task in tasks if task.kind == "answer"]
+    answers = learner.answer(with_targets) if with_targets else []
+    answered = {task.name: (task, score(task, own)) for task, own in zip(with_targets, answers, strict=True)}
+    texts = {task.name: learner.measure_text(task) for task in tasks if task.kind == "text"}
+    seconds = time.monotonic() - started
+    gates = {task.name: mean_gates(learner, task) for task in tasks} if has_gates(learner) else {}
+    return StageScores(answered, texts, gates, seconds)
