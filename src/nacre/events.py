@@ -247,7 +247,7 @@ Event = (
 OnEvent = Callable[[Event], None]
 """What is done with events (a file, a progress bar) is the caller's business."""
 
-KINDS: Mapping[type, str] = {
+EVENT_KINDS: Mapping[type, str] = {
     RunStarted: "run",
     Resumed: "resumed",
     StageStarted: "stage",
@@ -273,7 +273,7 @@ def as_document(event: Event) -> dict[str, Any]:
     """
     if isinstance(event, ProbeStarted | ProbeMeasured):
         return {"event": event.kind, **event.values}
-    return {"event": KINDS[type(event)], **{field.name: getattr(event, field.name) for field in fields(event)}}
+    return {"event": EVENT_KINDS[type(event)], **{field.name: getattr(event, field.name) for field in fields(event)}}
 
 
 def ignore(event: Event) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from helpers.tiny import tiny_host, tiny_task
 from nacre.adapters.low_rank import PlacedLowRank
 from nacre.errors import RecipeError, TrainingError
-from nacre.events import KINDS, FreeDimensionsCounted, Warned
+from nacre.events import EVENT_KINDS, FreeDimensionsCounted, Warned
 from nacre.functional.stacking import group_by_shape
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -166,7 +166,9 @@ def test_stacked_as_on_an_accelerator_it_trains_the_same(
 def told(learner: Learner) -> list[tuple[str, dict[str, Any]]]:
     events: list[tuple[str, dict[str, Any]]] = []
     wanted = (FreeDimensionsCounted, Warned)
-    learner.on_event = lambda event: isinstance(event, wanted) and events.append((KINDS[type(event)], asdict(event)))
+    learner.on_event = lambda event: (
+        isinstance(event, wanted) and events.append((EVENT_KINDS[type(event)], asdict(event)))
+    )
     return events
 
 

@@ -16,7 +16,7 @@ from helpers.page import Page
 from nacre.errors import NacreError
 from nacre.records.end_tasks import EndAverage, EndTaskRecord
 from nacre.records.plain import differing_keys
-from nacre.records.run import Matrix, RunRecord, Seconds, Tokens
+from nacre.records.run import Matrix, RunRecord, Seconds, TokenCounts
 from nacre.report import palette, render, write_report
 from nacre.report.names import run_names, shorten
 from nacre.report.numbers import percent, points, seconds, size, total_seconds
@@ -279,7 +279,7 @@ def test_what_only_some_runs_have_is_shown_where_it_is_there() -> None:
     run = record(
         perplexity=[[None] * 4, [12.3456] * 4, [234.5678, None, None, None], [3.0] * 4, [1e5] * 4],
         end_tasks=EndTaskRecord(results=[], averages=[average]),
-        training=Tokens(tokens=[900] * 4, positions=[1200] * 4, padding_share=0.25),
+        training=TokenCounts(tokens=[900] * 4, positions=[1200] * 4, padding_share=0.25),
         seconds=Seconds(train=[10.0] * 4, evaluate=[1.0] * 5, tokens_per_second=1234.5),
         definitions={"perplexity": "exp of something"},
     )

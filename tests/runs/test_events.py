@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from nacre.events import KINDS, Event, ProbeMeasured, ProbeStarted, StepTaken, as_document
+from nacre.events import EVENT_KINDS, Event, ProbeMeasured, ProbeStarted, StepTaken, as_document
 
 LINES = {
     "run": ["path", "method", "tasks", "seed", "penalties", "gradient_rules"],
@@ -26,11 +26,11 @@ LINES = {
 
 
 def test_every_kind_keeps_its_name_and_keys() -> None:
-    assert {kind: [field.name for field in fields(event)] for event, kind in KINDS.items()} == LINES
+    assert {kind: [field.name for field in fields(event)] for event, kind in EVENT_KINDS.items()} == LINES
 
 
 def test_every_event_has_a_name() -> None:
-    assert {*KINDS, ProbeStarted, ProbeMeasured} == set(get_args(Event))
+    assert {*EVENT_KINDS, ProbeStarted, ProbeMeasured} == set(get_args(Event))
 
 
 @pytest.mark.parametrize(

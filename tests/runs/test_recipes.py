@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from helpers.command import Call, contents
-from nacre.runs.plan import Plan, plan_of
+from nacre.runs.plan import RunPlan, plan_of
 from nacre.runs.recipe import read_recipe
 from nacre.tasks.published.streams import get_stream
 
@@ -70,7 +70,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def plan(name: str, *settings: str) -> Plan:
+def plan(name: str, *settings: str) -> RunPlan:
     return plan_of(read_recipe(FOLDER / name, {}, settings))
 
 

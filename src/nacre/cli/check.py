@@ -1,4 +1,4 @@
-"""``nacre check``: what is odd about the rows, before anything is trained on them."""
+"""`nacre check`: what is odd about the rows, before anything is trained on them."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def check(
     if identity not in lines:
         raise RecipeError(f"--identity {identity}: {', '.join(lines)} are possible.")
     tasks, unreadable = tasks_to_check(data, stream, lines[identity])
-    found = checks_of(tasks, _reader(model, max_source_length, max_target_length) if model is not None else None)
-    findings = [*map(plain, unreadable), *found["findings"]]
+    checks = checks_of(tasks, _reader(model, max_source_length, max_target_length) if model is not None else None)
+    findings = [*map(plain, unreadable), *checks["findings"]]
     if as_json:
-        typer.echo(json.dumps({**found, "findings": findings}, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps({**checks, "findings": findings}, indent=2, ensure_ascii=False))
     else:
-        _print(tasks, found, findings, FINDING_KINDS)
+        _print(tasks, checks, findings, FINDING_KINDS)
     if strict and any(finding["kind"] in STRICT for finding in findings):
         raise typer.Exit(1)
 
@@ -77,17 +77,17 @@ def _reader(model: str, source: int, target: int) -> tuple[Host, Lengths]:
 
 def _print(
     tasks: Sequence[Task],
-    found: Mapping[str, Any],
+    checks: Mapping[str, Any],
     findings: Iterable[Mapping[str, Any]],
     kinds: Mapping[FindingKind, str],
 ) -> None:
     console = table_console(100)
-    console.print(_table(tasks, found["truncated"]))
+    console.print(_table(tasks, checks["truncated"]))
     by_kind: dict[FindingKind, list[Mapping[str, Any]]] = {kind: [] for kind in kinds}
     for finding in findings:
         by_kind[finding["kind"]].append(finding)
     for kind, some in by_kind.items():
-        if kind == "truncation" and found["truncated"] is None:
+        if kind == "truncation" and checks["truncated"] is None:
             continue
         console.print(f"\n{kind}: {kinds[kind]}: {'none' if not some else len(some)}", soft_wrap=True)
         for finding in some:

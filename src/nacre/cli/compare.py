@@ -1,4 +1,4 @@
-"""``nacre compare``: methods over seeds, with what is shown and what may be chance."""
+"""`nacre compare`: methods over seeds, with what is shown and what may be chance."""
 
 from __future__ import annotations
 

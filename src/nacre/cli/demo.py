@@ -1,4 +1,4 @@
-"""``nacre demo``: forgetting, and what a method does against it, in two minutes without network or data."""
+"""`nacre demo`: forgetting, and what a method does against it, in two minutes without network or data."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def version_option(version: bool = typer.Option(False, "--version", help="Print 
 
 
 def main() -> None:
-    """Exit codes: 0 done; 1 a bug, with its traceback, or what ``check --strict`` found; 2 something the user can mend,
+    """Exit codes: 0 done; 1 a bug, with its traceback, or what `check --strict` found; 2 something the user can mend,
     in one line; 130 interrupted."""
     try:
         app()

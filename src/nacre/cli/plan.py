@@ -1,4 +1,4 @@
-"""What ``nacre run --dry-run`` prints."""
+"""What `nacre run --dry-run` prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from nacre.cli.display import table_console
 
 if TYPE_CHECKING:
-    from nacre.runs.plan import Plan, PlannedPart, PlannedStage
+    from nacre.runs.plan import PlannedPart, PlannedStage, RunPlan
 
 FOLDER = {
     "new": "",
@@ -19,7 +19,7 @@ FOLDER = {
 }
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: RunPlan) -> None:
     """The method's parts, the settings, a row for each task, and what is missing."""
     console = table_console(30 + 13 * len(plan.penalties))
     for name, text in _lines(plan):
@@ -30,7 +30,7 @@ def print_plan(plan: Plan) -> None:
         console.print(f"Missing: {sentence}", soft_wrap=True)
 
 
-def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
+def _lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
     recipe, optim = plan.recipe, plan.recipe.optim
     yield "method", f"{recipe.method}: {plan.title}"
     yield "adapter", plan.adapter
@@ -70,7 +70,7 @@ def _in_order(rules: list[PlannedPart], norm: float | None) -> Iterator[tuple[st
         yield "gradient rules", "none"
 
 
-def _stage_table(plan: Plan) -> Table:
+def _stage_table(plan: RunPlan) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("task")
     for heading in ("rows", "stored", "epochs", "rate", "steps"):

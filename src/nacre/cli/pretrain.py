@@ -1,4 +1,4 @@
-"""``nacre pretrain``: a tiny language model from text files, or from the demo's own text."""
+"""`nacre pretrain`: a tiny language model from text files, or from the demo's own text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``nacre report``: the page of one run, or of several side by side."""
+"""`nacre report`: the page of one run, or of several side by side."""
 
 from __future__ import annotations
 

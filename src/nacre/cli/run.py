@@ -1,4 +1,4 @@
-"""``nacre run``: a stream learnt by a method, in a folder that can be continued."""
+"""`nacre run`: a stream learned by a method, in a folder that can be continued."""
 
 from __future__ import annotations
 

@@ -34,8 +34,18 @@ class OverRows(_Frozen):
 
 
 class Group(_Frozen):
-    """Runs that differ in their seed only. settings: how was trained, besides the method's parameters.
-    metrics: None where a metric is not defined in every run."""
+    """Runs that differ in their seed only.
+
+    Attributes:
+        name: The method's and, where several groups have it, the settings in which they differ.
+        method: With its modifiers.
+        title: The method's.
+        parameters: The method's.
+        settings: How the runs were trained, besides the method's parameters.
+        seeds: The runs', in their order.
+        runs: Their folders.
+        metrics: By key; None where a metric is not defined in every run.
+    """
 
     name: str
     method: str
@@ -50,8 +60,16 @@ class Group(_Frozen):
 class Pair(_Frozen):
     """Two groups on the seeds that both have; every difference is the first's value less the second's.
 
-    over_seeds, over_rows: verdicts on the average accuracy of the first by one interval alone. verdict: by both, the
-    first is better (or worse) only if neither interval includes 0. reason: what the verdict rests on.
+    Attributes:
+        first: A group's name.
+        second: Another group's name.
+        seeds: Those that both have.
+        metrics: The differences over seeds, by key.
+        rows: The difference of average accuracy over test rows; None where rows have no scores.
+        over_seeds: The verdict on the first's average accuracy by the interval over seeds alone.
+        over_rows: The verdict by the interval over test rows alone.
+        verdict: By both: the first is better (or worse) only if neither interval includes 0.
+        reason: What the verdict rests on.
     """
 
     first: str
@@ -66,7 +84,19 @@ class Pair(_Frozen):
 
 
 class Comparison(_Frozen):
-    """groups: highest average accuracy first. pairs: every two of them, in that order. unfinished: left out."""
+    """What comparing runs gives.
+
+    Attributes:
+        stream: The runs'.
+        tasks: The runs'.
+        model: The runs'.
+        protocol_hash: The runs'.
+        bootstrap_seed: Of the interval over test rows.
+        groups: Highest average accuracy first.
+        pairs: Every two of the groups, in that order.
+        unfinished: Folders of runs that were left out.
+        definitions: Of each metric, in words.
+    """
 
     schema_: Literal["nacre.comparison/1"] = "nacre.comparison/1"
     stream: str
@@ -80,5 +110,6 @@ class Comparison(_Frozen):
     definitions: dict[str, str]
 
     def as_json(self) -> str:
+        """The comparison as JSON text."""
         document = self.model_dump()
         return to_json({"schema": document.pop("schema_"), **document})

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nacre.records.probe import ProbeMetric, ProbeRecord, ProbeTable, ProbeValue
 
-DEFINITION = (
+END_TASKS_DEFINITION = (
     "each end task's own copy of the model is fine-tuned whole, with a new linear head on its first token; macro_f1: "
     "mean F1 over the labels among the test rows; f1: the one that the papers' tables hold, ChemProt's micro-F1 and "
     "the others' macro-F1; averages: over tasks for each seed, then mean and sample deviation over seeds"
@@ -83,7 +83,7 @@ class EndTaskRecord(ProbeRecord):
         ProbeMetric("end_task_accuracy", "End tasks, accuracy", "%", "higher", "accuracy of the same copies"),
     )
 
-    definition: str = DEFINITION
+    definition: str = END_TASKS_DEFINITION
     results: list[EndResult]
     averages: list[EndAverage]
 

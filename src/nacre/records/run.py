@@ -29,7 +29,7 @@ class Seconds(BaseModel):
     Attributes:
         train: One entry a task, in stream order.
         evaluate: One entry a row of the matrix (T + 1).
-        tokens_per_second: Tokens learned per second of learning, without padding.
+        tokens_per_second: TokenCounts learned per second of learning, without padding.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -39,7 +39,7 @@ class Seconds(BaseModel):
     tokens_per_second: float | None = None
 
 
-class Tokens(BaseModel):
+class TokenCounts(BaseModel):
     """How many tokens training computed on.
 
     Attributes:
@@ -84,11 +84,11 @@ class RunRecord(BaseModel):
     forgetting: float | None
     backward_transfer: float | None
     forward_transfer: float | None
-    trainable_parameters: int = Field(description="of the last task learnt")
+    trainable_parameters: int = Field(description="of the last task learned")
     trainable_parameters_per_task: list[int | None]
     stored_parameters: int = Field(description="numbers kept besides the pretrained model, after the last task")
     seconds: Seconds
-    training: Tokens | None = Field(default=None, description="null in records from before it was counted")
+    training: TokenCounts | None = Field(default=None, description="null in records from before it was counted")
     end_tasks: EndTaskRecord | None = Field(default=None, description="of copies fine-tuned on end tasks")
     base_ability: AbilityRecord | None = Field(default=None, description="of what pre-training taught")
     peak_rss_bytes: int
@@ -146,7 +146,7 @@ class RunRecord(BaseModel):
         try:
             return cls.model_validate_json(path.read_text())
         except FileNotFoundError:
-            raise CheckpointError(f"{path} does not exist: the run is not finished, or this is no run.") from None
+            raise CheckpointError(f"{path} does not exist: the run is not finished, or this is not a run.") from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])

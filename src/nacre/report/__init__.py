@@ -23,9 +23,16 @@ __all__ = ["render", "write_report"]
 
 
 def render(records: Sequence[RunRecord]) -> str:
-    """The page of one run, or of several runs side by side, as HTML text.
+    """Draw the page of one run, or of several runs side by side.
 
-    Raises ``NacreError`` without any record: an empty page would look like a run that found nothing.
+    Args:
+        records: The runs'.
+
+    Returns:
+        HTML text.
+
+    Raises:
+        NacreError: Without any record: an empty page would look like a run without results.
     """
     if not records:
         raise NacreError("A report needs the record of at least one run; none was given.")
@@ -35,7 +42,7 @@ def render(records: Sequence[RunRecord]) -> str:
 
 
 def write_report(path: Path, records: Sequence[RunRecord]) -> None:
-    """Write the page to ``path``; a reader sees the old page or the new one, never a part of it."""
+    """Write the page to `path`; a reader sees the old page or the new one, never a part of it."""
     write_atomically(path, render(records))
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from nacre.evaluation.matrix import AVERAGE_ACCURACY, RunMetric
+from nacre.evaluation.matrix import RunMetric
 from nacre.files import write_atomically
+from nacre.records.compare import HEADLINE
 from nacre.records.comparison import Comparison, Group, OverRows, OverSeeds, Pair
 from nacre.records.probe import ProbeMetric
 from nacre.records.run import Matrix, RunRecord, all_metrics
@@ -21,8 +22,6 @@ from nacre.report.intervals import Axis, Strip, axis_over, bar, dots
 from nacre.report.metrics import Definition, value_text
 from nacre.report.names import columns
 from nacre.report.settings import Entry, entries_of
-
-HEADLINE = AVERAGE_ACCURACY.key
 
 
 @dataclass(frozen=True)

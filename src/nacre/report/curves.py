@@ -37,7 +37,7 @@ TICK_WIDTH = 12
 class Point:
     """A score at a stage, x from the left and y from the top in percent of the box.
 
-    mark: "ring" where the task was just learnt; "lone" where no line reaches it, so that it is not overlooked.
+    mark: "ring" where the task was just learned; "lone" where no line reaches it, so that it is not overlooked.
     """
 
     x: float
@@ -58,7 +58,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Line:
-    """One task's scores. faint: path of the stages before it is learnt; firm: from then on; gaps where undefined."""
+    """One task's scores. faint: path of the stages before it is learned; firm: from then on; gaps where undefined."""
 
     name: str
     style: int
@@ -90,6 +90,7 @@ class Chart:
 
     @property
     def has_lone_marks(self) -> bool:
+        """Whether a mark stands without a line."""
         return any(point.mark == "lone" for line in self.lines for point in line.points)
 
 
@@ -115,20 +116,20 @@ def curves_of(records: Sequence[RunRecord], names: Sequence[str]) -> list[Curves
 
 
 def average_curves(groups: Sequence[Sequence[RunRecord]], names: Sequence[str]) -> Curves:
-    """The average accuracy on the tasks learnt so far, after each task: the mean over each group's runs. One box while
+    """The average accuracy on the tasks learned so far, after each task: the mean over each group's runs. One box while
     its lines can be told apart, else a box a group."""
     first = groups[0][0]
-    means = [_learnt_so_far(group) for group in groups]
+    means = [_learned_so_far(group) for group in groups]
     if len(groups) <= STYLES:
         lines = [
             _drawn(mean, first, 1, name, style) for style, (mean, name) in enumerate(zip(means, names, strict=True))
         ]
-        return Curves("", (_wide_chart("Average accuracy on the tasks learnt so far", lines, first),))
+        return Curves("", (_wide_chart("Average accuracy on the tasks learned so far", lines, first),))
     lines = [_drawn(mean, first, 1, name, 0) for mean, name in zip(means, names, strict=True)]
     return Curves("", tuple(_small_chart(first, line.name, [line], (0, len(first.tasks))) for line in lines))
 
 
-def _learnt_so_far(records: Sequence[RunRecord]) -> list[float | None]:
+def _learned_so_far(records: Sequence[RunRecord]) -> list[float | None]:
     """(1/i) sum over j <= i of R[i][j] for each stage i, its mean over runs; None where an entry is not defined."""
     means: list[float | None] = [None]
     for stage in range(1, len(records[0].tasks) + 1):
@@ -201,15 +202,15 @@ def _line(record: RunRecord, index: int, name: str, style: int) -> Line:
     return _drawn([row[index] for row in record.matrix], record, index + 1, name, style)
 
 
-def _drawn(scores: list[float | None], record: RunRecord, learnt: int, name: str, style: int) -> Line:
-    """The line of one score a stage; learnt: the stage at which it becomes firm."""
+def _drawn(scores: list[float | None], record: RunRecord, learned: int, name: str, style: int) -> Line:
+    """The line of one score a stage; learned: the stage at which it becomes firm."""
     stages = ("before any task", *(f"after {task}" for task in record.tasks))
     points = tuple(
         Point(
             x=_x(stage, record),
             y=_y(score),
             hover=f"{name}, {stages[stage]}: {numbers.percent(score)} %",
-            mark=_mark(scores, stage, learnt),
+            mark=_mark(scores, stage, learned),
         )
         for stage, score in enumerate(scores)
         if score is not None
@@ -218,14 +219,14 @@ def _drawn(scores: list[float | None], record: RunRecord, learnt: int, name: str
     return Line(
         name=name,
         style=style,
-        faint=_path(heights, record, 0, learnt),
-        firm=_path(heights, record, learnt, len(record.tasks)),
+        faint=_path(heights, record, 0, learned),
+        firm=_path(heights, record, learned, len(record.tasks)),
         points=points,
     )
 
 
-def _mark(scores: list[float | None], stage: int, learnt: int) -> Literal["ring", "lone", "dot"]:
-    if stage == learnt:
+def _mark(scores: list[float | None], stage: int, learned: int) -> Literal["ring", "lone", "dot"]:
+    if stage == learned:
         return "ring"
     neighbors = scores[max(0, stage - 1) : stage] + scores[stage + 1 : stage + 2]
     return "dot" if any(neighbor is not None for neighbor in neighbors) else "lone"

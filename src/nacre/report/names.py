@@ -42,7 +42,7 @@ def columns(text: str) -> int:
 
 
 def shorten(text: str, width: int) -> str:
-    """The text, or its beginning and an ellipsis, in at most ``width`` columns."""
+    """The text, or its beginning and an ellipsis, in at most `width` columns."""
     if columns(text) <= width:
         return text
     while columns(text) > width - 1:

@@ -67,7 +67,7 @@ def size(number: int) -> str:
 
 
 def _negative_zero(text: str) -> str:
-    # "-0.0" says that something was lost when nothing was, and a hyphen is no minus.
+    # "-0.0" says that something was lost when nothing was, and a hyphen is not a minus sign.
     if not text.strip("-0."):
         return text.lstrip("-")
     return text.replace("-", MINUS)

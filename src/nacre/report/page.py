@@ -16,7 +16,7 @@ from nacre.report.metrics import Definition, definitions, value_text
 from nacre.report.names import columns, run_names
 from nacre.report.settings import Entry, entries_of
 
-SHOWN_DIFFERENCES = 12
+SHOWN_KEYS = 12
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ def page_of(records: Sequence[RunRecord]) -> Page:
         other_definitions=[definition for definition in defined if definition.key not in keys],
         curves=curves,
         markers=MARKERS,
-        differences=None if comparable else differing[:SHOWN_DIFFERENCES],
-        more_differences=max(0, len(differing) - SHOWN_DIFFERENCES),
+        differences=None if comparable else differing[:SHOWN_KEYS],
+        more_differences=max(0, len(differing) - SHOWN_KEYS),
         crowded=any(run.score.crowded for run in runs),
         most_tasks=max(len(record.tasks) for record in records),
         longest_name=max(columns(task) for record in records for task in record.tasks),

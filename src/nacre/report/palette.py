@@ -1,6 +1,6 @@
 """The colors of the heat maps: two ramps of 21 steps, each for light and for dark windows.
 
-The steps are classes of the style sheet (``.score .l13``), so that a cell carries a level and not a color, and the
+The steps are classes of the style sheet (`.score .l13`), so that a cell carries a level and not a color, and the
 window's scheme decides. Every step names the text color, black or white, that reads better on it.
 """
 
@@ -26,7 +26,7 @@ def level(fraction: float) -> int:
 
 
 def color(scheme: str, ramp: str, step: int) -> str:
-    """Background of one step, ``#rrggbb``: straight lines in sRGB between the five colors of the ramp."""
+    """Background of one step, `#rrggbb`: straight lines in sRGB between the five colors of the ramp."""
     stops = [_channels(stop) for stop in RAMPS[scheme][ramp]]
     position = step * (len(stops) - 1) / LEVELS
     left = min(int(position), len(stops) - 2)

@@ -1,4 +1,4 @@
-"""The checks of a stream as a run stores them, ``checks.json``, and as ``nacre check`` prints them."""
+"""The checks of a stream as a run stores them, `checks.json`, and as `nacre check` prints them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,19 @@ if TYPE_CHECKING:
 
 
 def checks_of(tasks: Sequence[Task], reader: tuple[Host, Lengths] | None = None) -> dict[str, Any]:
-    """``check_stream`` and, for a host and its lengths, how many texts of each split are cut.
+    """Check a stream's rows (`tasks.checking`), and count the texts that are cut.
 
-    truncated: rows that are cut by task and split, with the limit; None without a reader. Unlabelled texts are not
-    counted: they are packed, and nothing of them is lost.
+    Args:
+        tasks: The stream's.
+        reader: A host and its lengths; None to leave out the texts that are cut.
+
+    Returns:
+        The content of `checks.json`. `truncated`: rows that are cut, by task and split, with the limit; None without a
+        reader. Unlabelled texts are not counted: they are packed, and nothing of them is lost.
     """
-    found = check_stream(tasks, normalize)
+    checks = check_stream(tasks, normalize)
     if reader is None:
-        return {**found, "truncated": None}
+        return {**checks, "truncated": None}
     host, lengths = reader
     limit = host.family.source_limit(lengths)
     counts: dict[str, dict[str, int]] = {}
@@ -39,9 +44,9 @@ def checks_of(tasks: Sequence[Task], reader: tuple[Host, Lengths] | None = None)
             counts[task.name] = {split: finding.count for split, finding in findings}
             cut += [finding for _, finding in findings if finding.count]
     return {
-        **found,
+        **checks,
         "truncated": {"max_source_length": limit, "tasks": counts},
-        "findings": [*found["findings"], *map(plain, cut)],
+        "findings": [*checks["findings"], *map(plain, cut)],
     }
 
 
@@ -55,8 +60,19 @@ def _truncated(task: Task, host: Host, lengths: Lengths, limit: int) -> Iterator
 
 
 def tasks_to_check(data: str | None, stream: str | None, identity: Identity) -> tuple[list[Task], list[Finding]]:
-    """The tasks of a stream (its name, a stream file, or task names with commas), or all there are; and a finding for
-    each that cannot be read. Of a stream that is named, such a task is an error."""
+    """Read the tasks that `nacre check` looks at.
+
+    Args:
+        data: Their folder, `hub:NAME` or `hub:published`; None for the demo's.
+        stream: A stream's name, a stream file, or task names with commas; None for all tasks that there are.
+        identity: Prompt lines that tell the model its task.
+
+    Returns:
+        The tasks, and a finding for each that cannot be read; in a named stream, such a task is an error.
+
+    Raises:
+        DataError: If there is no task that can be read.
+    """
     if stream is not None:
         names = stream if is_stream_file(stream) or stream in stream_names() else stream.split(",")
         return [task.with_identity(identity) for task in load_stream(names, data, option="DATA")], []

@@ -33,9 +33,20 @@ class PlannedPart(BaseModel):
 
 
 class PlannedStage(BaseModel):
-    """One call of ``learn``. task_number: as the learner counts, 1 for a fresh copy. rows: new ones; kept: those that
-    a memory gives back. None: not known without the data, without having trained or, of the steps on
-    unlabelled text, without the tokenizer."""
+    """One call of `learn`. Numbers are None where they are not known without the data, without having trained or, of
+    the steps on unlabelled text, without the tokenizer.
+
+    Attributes:
+        name: The stage's.
+        tasks: Those that it learns.
+        task_number: As the learner counts, from 1; 1 for a fresh copy.
+        rows: New training rows.
+        kept: Rows that a memory gives back.
+        epochs: Over all rows.
+        learning_rate: Of the stage.
+        steps: Of the optimizer.
+        penalties: Each penalty's weight, by key.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,8 +61,22 @@ class PlannedStage(BaseModel):
     penalties: dict[str, float]
 
 
-class Plan(BaseModel):
-    """A recipe with everything worked out. missing: what a real run would not find, a sentence each."""
+class RunPlan(BaseModel):
+    """A recipe with everything worked out.
+
+    Attributes:
+        title: The method's.
+        adapter: With its settings, like the other parts.
+        start: How a new task's parameters begin.
+        penalties: Terms added to the loss.
+        gradient_rules: What acts between gradients and step, in its order.
+        memory: What is kept of past tasks' data.
+        curriculum: In which order tasks are learned.
+        stages: What is learned, call by call.
+        folder: How far a run in the output folder has come.
+        missing: What a real run would not find, a sentence each.
+        recipe: With every default written out.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,11 +93,17 @@ class Plan(BaseModel):
     recipe: Recipe
 
 
-def plan_of(recipe: Recipe) -> Plan:
-    """What ``run`` would do with this recipe.
+def plan_of(recipe: Recipe) -> RunPlan:
+    """Find out what `run` would do with a recipe.
 
-    Data that are not there leave the numbers of rows and steps open and are named in ``missing``. Everything else that
+    Data that are not there leave the numbers of rows and steps open and are named in `missing`. Everything else that
     would stop a run before its first step is raised as it would be there, except what only the model can tell.
+
+    Args:
+        recipe: What would be run.
+
+    Raises:
+        NacreError: What would stop the run.
     """
     method = recipe.build()
     recipe = recipe.completed()
@@ -99,7 +130,7 @@ def plan_of(recipe: Recipe) -> Plan:
     check_lists(method, recipe.optim, stages)
     if not no_data:
         recipe.evaluation.check(tasks)
-    return Plan(
+    return RunPlan(
         title=method.title,
         adapter=str(method.adapter),
         start=_planned(method.start),
@@ -115,10 +146,18 @@ def plan_of(recipe: Recipe) -> Plan:
 
 
 def check_lists(method: Method, optim: Optim, stages: Sequence[Stage]) -> None:
-    """Raise ``RecipeError`` naming a setting that lists more or fewer values than there are tasks to count.
+    """Refuse a setting that lists more or fewer values than a learner counts tasks.
 
     A learner counts its own tasks: on a stream of four, one that learns in sequence comes to four; one that learns
     them all at once, or a fresh copy for each, never gets beyond the first value.
+
+    Args:
+        method: Whose parts' settings are checked.
+        optim: Whose settings are checked.
+        stages: Of the run.
+
+    Raises:
+        RecipeError: If a list has another length; it names the setting.
     """
     needed = max(task_numbers(stages))
     settings = {"optim.learning_rate": optim.learning_rate, "optim.epochs": optim.epochs, **per_task_parameters(method)}

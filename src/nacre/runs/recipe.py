@@ -153,8 +153,8 @@ class Recipe(BaseModel):
         if key == "stream" and self.stream_file is None:  # a name, or several
             return self
         place = expanded(key, written)
-        found = str(Path(place).expanduser().resolve()) if key == "output" else _absolute(place)
-        return self.model_copy(update={key: found})
+        full = str(Path(place).expanduser().resolve()) if key == "output" else _absolute(place)
+        return self.model_copy(update={key: full})
 
     def document(self) -> dict[str, Any]:
         """Plain values, as written to `recipe.yaml`."""
@@ -266,10 +266,10 @@ def expanded(key: str, place: str) -> str:
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
-        if not (found := os.environ.get(name)):
+        if not (text := os.environ.get(name)):
             flag = f"--set {key}=FOLDER" if "." in key else f"--{key}"
             raise RecipeError(f"{key} = {place}: the environment variable {name} is not set; set it, or pass {flag}.")
-        return found
+        return text
 
     return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, place)
 
@@ -331,7 +331,7 @@ def _apply(document: dict[str, Any], setting: str) -> None:
 def _set(document: dict[str, Any], key: str, value: Any) -> None:
     path = key.split(".")
     if path[0] not in _top_level():
-        path = ["set", *path]  # everything that is no key of the recipe is a parameter of the method
+        path = ["set", *path]  # whatever is not a key of the recipe is a parameter of the method
     place = document
     for name in path[:-1]:
         place = place.setdefault(name, {})

@@ -15,7 +15,7 @@ from nacre.files import hash_of
 from nacre.learning.learner import Learner
 from nacre.method import Method
 from nacre.records.probe import ProbeRecord
-from nacre.records.run import RunRecord, Seconds, Tokens
+from nacre.records.run import RunRecord, Seconds, TokenCounts
 from nacre.runs.measuring import StageScores
 from nacre.runs.recipe import Recipe
 from nacre.tasks.task import Task
@@ -30,7 +30,7 @@ class StageRow(BaseModel):
         valid: Shares of answers that are among the labels, likewise.
         perplexity: Of tasks of unlabelled text; empty in a stream without any.
         train_seconds: How long learning took; None in row 0.
-        train_tokens: Tokens of the training rows over all steps (`learning.batches.TokenCount`).
+        train_tokens: TokenCounts of the training rows over all steps (`learning.batches.TokenCount`).
         train_positions: The same with padding.
         evaluate_seconds: How long scoring took.
         trainable_parameters: Of the task that was learned; None in row 0.
@@ -154,11 +154,11 @@ def _has_text(tasks: Sequence[Task]) -> bool:
     return any(task.kind == "text" for task in tasks)
 
 
-def _tokens(rows: Sequence[StageRow | None]) -> Tokens:
+def _tokens(rows: Sequence[StageRow | None]) -> TokenCounts:
     """rows: each task's; None for a task that has none of its own."""
     tokens = sum(row.train_tokens or 0 for row in rows if row)
     positions = sum(row.train_positions or 0 for row in rows if row)
-    return Tokens(
+    return TokenCounts(
         tokens=[row.train_tokens if row else None for row in rows],
         positions=[row.train_positions if row else None for row in rows],
         padding_share=1 - tokens / positions if positions else None,
