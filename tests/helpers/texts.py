@@ -1,4 +1,4 @@
-"""Tiny hosts with a mask token, and tiny tasks of unlabelled text."""
+"""Tiny hosts with a mask token, and tiny tasks of unlabeled text."""
 
 from __future__ import annotations
 

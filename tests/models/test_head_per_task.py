@@ -433,7 +433,7 @@ def test_a_fresh_learner_on_the_same_host_has_no_head() -> None:
 
 
 def test_text_between_labelled_tasks_is_learnt_as_ever() -> None:
-    """Unlabelled text has no head of its own kind: what is learnt of it is, to the bit, what a growing head's host
+    """Unlabeled text has no head of its own kind: what is learnt of it is, to the bit, what a growing head's host
     learns; and the tasks' heads lie still meanwhile."""
     found = {}
     for kind in ("growing", "per_task"):

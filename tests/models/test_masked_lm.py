@@ -1,4 +1,4 @@
-"""Unlabelled text: what is hidden, what the loss is, that every method learns it and goes on exactly as it would."""
+"""Unlabeled text: what is hidden, what the loss is, that every method learns it and goes on exactly as it would."""
 
 from __future__ import annotations
 
@@ -332,7 +332,7 @@ def test_a_task_of_text_has_neither_labels_nor_targets() -> None:
     rows = (Row("a dog", ""),)
     with pytest.raises(DataError, match="row has 'yes'"):
         Task("t", (Row("a dog", "yes"),), rows, rows, Template(), kind="text").check()
-    with pytest.raises(DataError, match="unlabelled text, and has labels"):
+    with pytest.raises(DataError, match="unlabeled text but has labels"):
         Task("t", rows, rows, rows, Template(), labels=("yes",), kind="text").check()
     with pytest.raises(DataError, match="target is empty"):
         Task("t", rows, rows, rows, Template()).check()

@@ -161,7 +161,7 @@ def print_record(record: RunRecord) -> None:
 
 
 def perplexity_table(record: RunRecord) -> Table:
-    """Of tasks of unlabelled text, after each task."""
+    """Of tasks of unlabeled text, after each task."""
     table = Table(title=f"{record.method}: perplexity", title_justify="left", box=None, pad_edge=False)
     table.add_column("after")
     for task in record.tasks:

@@ -25,7 +25,7 @@ class RunMetric:
         unit: `%` of a fraction, or `points` of a difference of fractions.
         better: Which values are better.
         definition: The formula in words, with its source.
-        compute: From the matrix [T + 1][T] and the number of test rows of each task [T]; None where not defined.
+        compute: From the matrix `[T + 1][T]` and the number of test rows of each task [T]; None where not defined.
     """
 
     key: str
@@ -126,7 +126,7 @@ def run_metrics(matrix: ScoreMatrix, test_rows: Sequence[int]) -> dict[str, floa
     """Every metric of a run, by key.
 
     Args:
-        matrix: Scores as fractions, [T + 1][T].
+        matrix: Scores as fractions, `[T + 1][T]`.
         test_rows: n_j of each task, [T].
 
     Returns:

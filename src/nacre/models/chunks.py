@@ -1,4 +1,4 @@
-"""Unlabelled text as chunks of one length: no token is padding, and no long text is cut off."""
+"""Unlabeled text as chunks of one length: no token is padding, and no long text is cut off."""
 
 from __future__ import annotations
 

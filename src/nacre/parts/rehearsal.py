@@ -22,7 +22,7 @@ class KeptTask:
     Attributes:
         task: Its name.
         rows: The numbers of the kept training rows, from 0.
-        examples: Each row's example as four texts (before, text, after, target); of unlabelled text, behind them,
+        examples: Each row's example as four texts (before, text, after, target); of unlabeled text, behind them,
             ``text``; of conversations, behind them, the kind and the turns.
     """
 

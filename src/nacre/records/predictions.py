@@ -2,7 +2,7 @@
 
 A stage's folder has `predictions/NN-TASK.jsonl.gz`, where NN counts the tasks that were measured at that stage. A line
 holds a test row's answer, target and whether it is right, with its score where the metric gives rows scores that are
-not just right or wrong; of unlabelled text, the right and all predicted tokens of a chunk.
+not just right or wrong; of unlabeled text, the right and all predicted tokens of a chunk.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def write_predictions(
     Args:
         stage: The stage's folder.
         answered: Each task with targets and its answers, by name.
-        texts: The scores of tasks of unlabelled text, by name.
+        texts: The scores of tasks of unlabeled text, by name.
     """
     folder = stage / FOLDER
     folder.mkdir()
@@ -111,7 +111,7 @@ def _scores(file: Path, record: RunRecord, index: int) -> RowScores:
     protocol = _protocol(record, index)
     metric = protocol.get("metric", record.metric)
     if any("tokens" in entry for entry in entries):
-        raise NotByRow(f"task '{task}' is unlabelled text, whose chunks are not rows")
+        raise NotByRow(f"task '{task}' is unlabeled text, whose chunks are not rows")
     if metric != "exact_match" and not all("score" in entry for entry in entries):
         raise NotByRow(f"the score of task '{task}' ({metric}) is not a mean over test rows")
     scores = np.array([float(entry.get("score", entry["right"])) for entry in entries])

@@ -77,7 +77,7 @@ class RunRecord(BaseModel):
     metric: str
     matrix: Matrix
     valid_answers: Matrix
-    perplexity: Matrix | None = Field(default=None, description="of tasks of unlabelled text; null without any")
+    perplexity: Matrix | None = Field(default=None, description="of tasks of unlabeled text; null without any")
     average_accuracy: float | None
     learning_accuracy: float | None
     pooled_accuracy: float | None

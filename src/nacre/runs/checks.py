@@ -29,7 +29,7 @@ def checks_of(tasks: Sequence[Task], reader: tuple[Host, Lengths] | None = None)
 
     Returns:
         The content of `checks.json`. `truncated`: rows that are cut, by task and split, with the limit; None without a
-        reader. Unlabelled texts are not counted: they are packed, and nothing of them is lost.
+        reader. Unlabeled texts are not counted: they are packed, and nothing of them is lost.
     """
     checks = check_stream(tasks, normalize)
     if reader is None:

@@ -19,7 +19,7 @@ class StageScores:
 
     Attributes:
         answered: Tasks with targets and their scores, by name.
-        texts: Scores of tasks of unlabelled text, by name.
+        texts: Scores of tasks of unlabeled text, by name.
         gates: Of a gated adapter, the mean gates at every site, by task.
         seconds: How long scoring took, gates not counted.
     """
@@ -42,7 +42,7 @@ class StageScores:
         return self.answered[task][1].valid if task in self.answered else None
 
     def perplexity(self, task: str) -> float | None:
-        """The perplexity; None where the task is not unlabelled text."""
+        """The perplexity; None where the task is not unlabeled text."""
         return self.texts[task].perplexity if task in self.texts else None
 
 

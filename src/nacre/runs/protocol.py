@@ -67,7 +67,7 @@ def _task_identity(learner: Learner) -> dict[str, Any]:
 
 
 def _text(tasks: Sequence[Task], host: Host) -> dict[str, Any]:
-    """How unlabelled text is cut and measured; nothing in a stream without any."""
+    """How unlabeled text is cut and measured; nothing in a stream without any."""
     if all(task.kind == "answer" for task in tasks):
         return {}
     head = host.family.head

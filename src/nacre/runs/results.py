@@ -28,7 +28,7 @@ class StageRow(BaseModel):
         row: Its number; 0 is before any learning.
         scores: Fractions, one a task; None where a task was not scored.
         valid: Shares of answers that are among the labels, likewise.
-        perplexity: Of tasks of unlabelled text; empty in a stream without any.
+        perplexity: Of tasks of unlabeled text; empty in a stream without any.
         train_seconds: How long learning took; None in row 0.
         train_tokens: TokenCounts of the training rows over all steps (`learning.batches.TokenCount`).
         train_positions: The same with padding.

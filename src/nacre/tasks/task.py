@@ -21,7 +21,7 @@ class Row:
 
     Attributes:
         text: The text to read. In a conversation, the contents of `turns`, one a line.
-        target: The answer: a label, or free text. Empty in a task of unlabelled text.
+        target: The answer: a label, or free text. Empty in a task of unlabeled text.
         references: Other answers that are as good as the target. Training uses the target alone.
         turns: All turns of a conversation before its last answer, which is the target.
         place: Where the row was read (`train.jsonl, line 7`), for messages. Rows that differ in it alone are equal.
@@ -66,7 +66,7 @@ class Task:
         metric: How answers are scored, a name in `nacre.tasks.metrics`. The three papers report `exact_match`.
         source: Where the rows came from (files with their hashes, seeds of held-out rows, rows left out). It is part
             of the protocol and holds plain values only.
-        kind: `text` for unlabelled text: there is nothing to answer, no template applies, and the texts themselves
+        kind: `text` for unlabeled text: there is nothing to answer, no template applies, and the texts themselves
             are learned, as in pre-training.
     """
 
@@ -109,7 +109,7 @@ class Task:
         """
         if self.kind == "text" and self.labels is not None:
             raise DataError(
-                f"Task '{self.name}' is unlabelled text but has labels; remove the labels, or the kind 'text'."
+                f"Task '{self.name}' is unlabeled text but has labels; remove the labels, or the kind 'text'."
             )
         for split in SPLITS:
             rows = self.rows(split)
@@ -122,7 +122,7 @@ class Task:
                         f"{where}: label '{row.target}' is not in the label set ({', '.join(self.labels)})."
                     )
                 if self.kind == "text" and row.target:
-                    raise DataError(f"{where}: unlabelled text has no target, but this row has '{row.target}'.")
+                    raise DataError(f"{where}: unlabeled text has no target, but this row has '{row.target}'.")
                 if bool(row.turns) != self.conversations:
                     raise DataError(f"{where}: either all rows of a task are conversations, or none are.")
                 if not row.text.strip() or (self.kind != "text" and not row.target.strip()):
