@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from nacre import Learner, Method, Optim, load_host, load_tasks
 from nacre.adapters.low_rank import LowRank
 from nacre.method import method
-from nacre.parts import part
-from nacre.parts.part import GradientRule
+from nacre.parts.part import GradientRule, LearnerView
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class ShrinkingGradients(GradientRule):
 
     factor: float
 
-    def apply(self, learner: part.Learner) -> None:
+    def apply(self, learner: LearnerView) -> None:
         """Scale the gradients in place, between the backward pass and clipping."""
         for group in learner.adapter.parameter_groups():
             for parameter in group.parameters:

@@ -10,10 +10,10 @@ from nacre.errors import CheckpointError
 
 LEARNER_SCHEMA = "nacre.learner/2"
 
-Document = dict[str, Any]
+OldDocument = dict[str, Any]
 
 
-def upgraded_recipe(document: Mapping[str, Any]) -> Document:
+def upgraded_recipe(document: Mapping[str, Any]) -> OldDocument:
     """A run's `recipe.yaml` as this version would have written it.
 
     Args:
@@ -22,12 +22,12 @@ def upgraded_recipe(document: Mapping[str, Any]) -> Document:
     return _with_head(document)
 
 
-def _with_head(recipe: Mapping[str, Any]) -> Document:
+def _with_head(recipe: Mapping[str, Any]) -> OldDocument:
     """Before recipes could name a classification head, there was one kind only."""
     return {"head": "growing", **recipe}
 
 
-def upgraded_learner(document: Document, tensor_names: Iterable[str], file: Path) -> Document:
+def upgraded_learner(document: OldDocument, tensor_names: Iterable[str], file: Path) -> OldDocument:
     """A saved learner's ``state.json`` in today's schema.
 
     Args:
@@ -46,13 +46,13 @@ def upgraded_learner(document: Document, tensor_names: Iterable[str], file: Path
     return document
 
 
-def _learner_1_to_2(document: Document, tensor_names: Iterable[str]) -> Document:
+def _learner_1_to_2(document: OldDocument, tensor_names: Iterable[str]) -> OldDocument:
     """Owners have a place each; a part's tensors stand where they belong in what it remembers.
 
     Schema 1 held ``slots`` and ``head`` (the head's values) at the top, ``head_kind`` only since there are two kinds,
     and named a part's tensors KEY/NAME.
     """
-    parts: Document = {key: dict(values) for key, values in document["parts"].items()}
+    parts: OldDocument = {key: dict(values) for key, values in document["parts"].items()}
     for path in tensor_names:
         key, _, name = path.partition("/")
         parts.setdefault(key, {})[name] = {"$tensor": path}
@@ -71,9 +71,9 @@ def _learner_1_to_2(document: Document, tensor_names: Iterable[str]) -> Document
     }
 
 
-def _elastic_1_to_2(values: Document) -> Document:
+def _elastic_1_to_2(values: OldDocument) -> OldDocument:
     """``fisher/NAME`` or, one for each task, ``2/fisher/NAME``: now a list of mappings."""
-    found: dict[str, dict[int, Document]] = {"fisher": {}, "anchor": {}}
+    found: dict[str, dict[int, OldDocument]] = {"fisher": {}, "anchor": {}}
     for path, reference in values.items():
         if path == "examples":
             continue
@@ -84,13 +84,13 @@ def _elastic_1_to_2(values: Document) -> Document:
     return {**ordered, "examples": values["examples"]}
 
 
-def _groups_1_to_2(values: Document) -> Document:
+def _groups_1_to_2(values: OldDocument) -> OldDocument:
     return {"groups": values}
 
 
-_PARTS_1_TO_2: dict[str, Callable[[Document], Document]] = {
+_PARTS_1_TO_2: dict[str, Callable[[OldDocument], OldDocument]] = {
     "elastic_weights": _elastic_1_to_2,
     "magnitude_mask": _groups_1_to_2,
 }
 
-_LEARNER_STEPS: dict[str, Callable[[Document, Iterable[str]], Document]] = {"nacre.learner/1": _learner_1_to_2}
+_LEARNER_STEPS: dict[str, Callable[[OldDocument, Iterable[str]], OldDocument]] = {"nacre.learner/1": _learner_1_to_2}

@@ -21,7 +21,7 @@ from nacre.methods.inc_lora import inc_lora
 from nacre.methods.seq_lora import seq_lora
 from nacre.models.families import Encoded
 from nacre.models.pooled_states import PooledStates
-from nacre.parts.part import Learner, Memory, MicroBatch, Penalty, Reading, Routing
+from nacre.parts.part import LearnerView, Memory, MicroBatch, Penalty, Reading, Routing
 from nacre.per_task import PerTask
 from nacre.seeds import derive
 from nacre.tasks.task import Task
@@ -57,10 +57,10 @@ class Reservoir(Memory):
     def needs_boundaries(self) -> bool:
         return False
 
-    def examples(self, learner: Learner, tasks: Sequence[Task]) -> list[Example]:
+    def examples(self, learner: LearnerView, tasks: Sequence[Task]) -> list[Example]:
         return []
 
-    def observe(self, learner: Learner, batch: MicroBatch) -> None:
+    def observe(self, learner: LearnerView, batch: MicroBatch) -> None:
         buffer = learner.remembered(self, Buffer) or Buffer([], 0)
         rows, seen = list(buffer.rows), buffer.seen
         logits = batch.logits.detach()[batch.labels != IGNORED]  # row after row
@@ -93,7 +93,7 @@ class FromBuffer(Penalty):
     def key(self) -> str:
         return f"from_buffer_{self.of}"
 
-    def value(self, learner: Learner) -> Tensor:
+    def value(self, learner: LearnerView) -> Tensor:
         buffer = learner.remembered(self, Buffer)
         if buffer is None:
             return torch.zeros((), device=learner.host.device)
@@ -146,7 +146,7 @@ class NearestGaussian(Routing):
             return None
         return "it chooses among one LoRA for each task; inc_lora has them"
 
-    def end(self, learner: Learner, tasks: Sequence[Task]) -> None:
+    def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         before = learner.remembered(self, Gaussians)
         for task in tasks:
             rows = learner.encode(task.examples("train"))
@@ -163,7 +163,7 @@ class NearestGaussian(Routing):
             before = Gaussians(means, scatter, len(rows) + (before.rows if before else 0))
         learner.remember(self, before)
 
-    def route(self, learner: Learner, reading: Reading) -> Route | None:
+    def route(self, learner: LearnerView, reading: Reading) -> Route | None:
         known = learner.remembered(self, Gaussians)
         slots = learner.adapter.tasks
         if all(reading.tasks):  # in training the slot is that of the row's own task

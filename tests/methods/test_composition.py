@@ -23,8 +23,7 @@ from nacre.methods.am_lora import am_lora
 from nacre.methods.inc_lora import inc_lora
 from nacre.methods.seq_lora import seq_lora
 from nacre.modifiers.l1 import l1
-from nacre.parts.part import GradientRule, Memory, Part, Start
-from nacre.parts.part import Learner as LearnerView
+from nacre.parts.part import GradientRule, LearnerView, Memory, Part, Start
 from nacre.parts.penalty import GroupL1
 from nacre.parts.start import Fresh
 from nacre.registry import METHODS, MODIFIERS, Registry, build_method, parameters_of

@@ -29,7 +29,7 @@ from nacre.models.families import Encoded, Lengths
 from nacre.models.growing_head import GrowingHead
 from nacre.models.host import Host
 from nacre.models.task_heads import TaskHeads
-from nacre.parts.part import Learner as Seen
+from nacre.parts.part import LearnerView as Seen
 from nacre.parts.part import Memory
 from nacre.records.compare import read_runs
 from nacre.registry import build_method

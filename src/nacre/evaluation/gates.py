@@ -15,7 +15,7 @@ from nacre.adapters.gated import GatedSite, PlacedGated
 from nacre.errors import NacreError
 from nacre.models.families import Encoded
 from nacre.models.roles import Role, layer_of, roles_of
-from nacre.parts.part import Learner
+from nacre.parts.part import LearnerView
 from nacre.tasks.task import Task
 
 ROWS = 32
@@ -54,13 +54,13 @@ class SiteGates:
     gates: tuple[tuple[str, float], ...]
 
 
-def has_gates(learner: Learner) -> bool:
+def has_gates(learner: LearnerView) -> bool:
     """Whether there is anything to look at: a gated adapter that has learned something."""
     return isinstance(learner.adapter, PlacedGated) and learner.adapter.tasks > 0
 
 
 @torch.no_grad()
-def mean_gates(learner: Learner, task: Task, rows: int = ROWS) -> list[SiteGates]:
+def mean_gates(learner: LearnerView, task: Task, rows: int = ROWS) -> list[SiteGates]:
     """The mean gates at every site on the test rows of a task: the gates of all tasks, also
     where `keep_gates` then leaves some of them out of the sum.
 
@@ -83,7 +83,7 @@ def mean_gates(learner: Learner, task: Task, rows: int = ROWS) -> list[SiteGates
 
 
 @torch.no_grad()
-def dropped_gates(learner: Learner, task: Task, rows: int = ROWS, batch_size: int = 16) -> dict[str, float]:
+def dropped_gates(learner: LearnerView, task: Task, rows: int = ROWS, batch_size: int = 16) -> dict[str, float]:
     """The share that `keep_gates` leaves out of the sum.
 
     Padding tokens count, because a site cannot tell them apart, neither here nor when it chooses. The choice is
@@ -114,7 +114,7 @@ def dropped_gates(learner: Learner, task: Task, rows: int = ROWS, batch_size: in
     return {site: total / tokens for site, (total, tokens) in totals.items()}
 
 
-def _gated(learner: Learner) -> PlacedGated:
+def _gated(learner: LearnerView) -> PlacedGated:
     if not has_gates(learner):
         raise NacreError(
             "There are no gates to look at: that needs a learner of a gated method (am_lora) after a task."
@@ -123,7 +123,7 @@ def _gated(learner: Learner) -> PlacedGated:
     return learner.adapter
 
 
-def _chosen(learner: Learner, task: Task, rows: int) -> list[Encoded]:
+def _chosen(learner: LearnerView, task: Task, rows: int) -> list[Encoded]:
     examples = task.examples("test")
     count = min(rows, len(examples))
     return learner.encode([examples[place * len(examples) // count] for place in range(count)])
@@ -163,7 +163,7 @@ def _of_equal_lengths(rows: Sequence[Encoded]) -> list[list[Encoded]]:
     return list(by_lengths.values())
 
 
-def _read(learner: Learner, rows: Sequence[Encoded]) -> None:
+def _read(learner: LearnerView, rows: Sequence[Encoded]) -> None:
     host = learner.host
     if host.family.is_generative:
         learner.loss_sum(rows)

@@ -258,20 +258,20 @@ class Learner:
         return sum(tensor.numel() for owner in self.owners.values() for tensor in owner.tensors().values())
 
     def remembered(self, part: Part, kind: type[S]) -> S | None:
-        """See `nacre.parts.part.Learner`."""
+        """See `nacre.parts.part.LearnerView`."""
         state = self.state.parts.get(part.remembers or part.key)
         assert state is None or isinstance(state, kind)
         return state
 
     def remember(self, part: Part, state: object) -> None:
-        """See `nacre.parts.part.Learner`."""
+        """See `nacre.parts.part.LearnerView`."""
         if part.State is None or not isinstance(state, part.State):
             raise TypeError(f"{part.key} remembers {part.State}, not a {type(state).__name__}.")
         as_tree(state, part.key)  # refused now, not when it is saved
         self.state.parts[part.remembers or part.key] = state
 
     def on_close(self, callback: Callable[[], object]) -> None:
-        """See `nacre.parts.part.Learner`."""
+        """See `nacre.parts.part.LearnerView`."""
         self._opened.callback(callback)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
@@ -283,12 +283,12 @@ class Learner:
         return self.host.family.loss_sum(self.host.model, self.host.on_device(self.host.family.batch(rows)))
 
     def predictions(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
-        """See `nacre.parts.part.Learner`."""
+        """See `nacre.parts.part.LearnerView`."""
         with self._autocast():
             return self.host.family.predictions(self._model, self.host.on_device(self.host.family.batch(rows)))
 
     def pooled_states(self, rows: Sequence[Encoded], states: PooledStates) -> Tensor:
-        """See `nacre.parts.part.Learner`."""
+        """See `nacre.parts.part.LearnerView`."""
         prompts = self.host.on_device(self.host.family.prompts(rows))
         with self.bypassed():
             return pooled_states(self.host, prompts, states)
@@ -487,6 +487,27 @@ class Learner:
             owner.remove()
         self.cache.clear()
         self.host.release()
+
+    def restart(self) -> Learner:
+        """Give the host back, and begin again in it with the same settings.
+
+        The host is bit for bit what it was, so that its hash need not be computed a second time.
+
+        Returns:
+            A learner that has learned nothing; this one is over.
+        """
+        self.remove()
+        again = Learner(
+            self.host,
+            self.method,
+            seed=self.state.seed,
+            optim=self.optim,
+            decoding=self.decoding,
+            head=self.head,
+            on_event=self.on_event,
+        )
+        again._pretrained = self._pretrained
+        return again
 
     def _check_finished(self) -> None:
         if self.unfinished is not None:

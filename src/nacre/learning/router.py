@@ -16,13 +16,13 @@ from nacre.models.pooled_states import PooledStates, pooled_states
 from nacre.parts.part import Reading, Routing
 
 if TYPE_CHECKING:
-    from nacre.parts.part import Learner
+    from nacre.parts.part import LearnerView
 
 
 class LearnerRouter:
     """The `Router` that a learner puts into its host's family."""
 
-    def __init__(self, learner: Learner, routing: Routing) -> None:
+    def __init__(self, learner: LearnerView, routing: Routing) -> None:
         self.learner = learner
         self.routing = routing
 
@@ -58,7 +58,7 @@ class LearnerRouter:
 class _Query:
     """Pooled states of one batch's inputs in the bare host, each kind computed once."""
 
-    def __init__(self, learner: Learner, batch: Batch) -> None:
+    def __init__(self, learner: LearnerView, batch: Batch) -> None:
         self.learner = learner
         self.batch = batch
         self.known: dict[PooledStates, Tensor] = {}

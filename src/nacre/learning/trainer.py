@@ -20,8 +20,7 @@ from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.models.batch import Batch
 from nacre.models.families import Encoded
-from nacre.parts.part import Learner as PartsLearner
-from nacre.parts.part import Step
+from nacre.parts.part import LearnerView, Step
 
 Terms = dict[str, tuple[Tensor, float]]
 """By part: the term before weighting, [], and its weight."""
@@ -43,7 +42,7 @@ class Loss:
     terms: dict[str, Tensor]
 
 
-class Trainee(PartsLearner, Protocol):
+class Trainee(LearnerView, Protocol):
     """What training needs of a learner."""
 
     @property

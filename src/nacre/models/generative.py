@@ -19,7 +19,7 @@ from nacre.models.batch import Batch
 from nacre.models.chunks import chunked
 from nacre.models.conversations import Chat, Piece, check_conversations, without_oldest
 from nacre.models.families import Encoded, Family, Lengths, Tokenizer, read_size
-from nacre.models.label_passes import Reading, read_as_prompt, read_by_encoder, takes_tree
+from nacre.models.label_passes import LabelReading, read_as_prompt, read_by_encoder, takes_tree
 from nacre.models.label_tree import Labels, LabelTree, tree_of
 from nacre.models.sampling import Sampling, SeededDraws
 from nacre.tasks.task import Task
@@ -68,7 +68,7 @@ class Generative(Family):
         """The newly written ids of `generate`'s output. prompts: its `input_ids`."""
 
     @abstractmethod
-    def reading(self, prompts: Batch, tree: LabelTree) -> Reading:
+    def reading(self, prompts: Batch, tree: LabelTree) -> LabelReading:
         """The batch, read once, with what may follow each node of the tree."""
 
     def prompts(self, rows: Sequence[Encoded]) -> Batch:
@@ -221,7 +221,7 @@ class EncoderDecoder(Generative):
         """All of it: the decoder's tokens."""
         return generated
 
-    def reading(self, prompts: Batch, tree: LabelTree) -> Reading:
+    def reading(self, prompts: Batch, tree: LabelTree) -> LabelReading:
         """By the encoder, once."""
         own: Any = self.model.generation_config
         start = own.bos_token_id if own.decoder_start_token_id is None else own.decoder_start_token_id
@@ -304,7 +304,7 @@ class DecoderOnly(Generative):
         """What stands in front of the target."""
         return repr(example.turns) if example.turns else example.after or example.text
 
-    def reading(self, prompts: Batch, tree: LabelTree) -> Reading:
+    def reading(self, prompts: Batch, tree: LabelTree) -> LabelReading:
         """As a cached prompt, once."""
         return read_as_prompt(self.model, prompts, tree)
 

@@ -23,7 +23,7 @@ MASKED = ("sdpa", "eager")
 """Attention implementations that add a mask of [B, heads, queries, keys] to the scores."""
 
 
-Reading = Callable[[Tensor, Tensor], Tensor]
+LabelReading = Callable[[Tensor, Tensor], Tensor]
 """A batch, read: logits of the token after given nodes of given rows, [k], [k] -> [k, V]. Only these go through the
 output layer."""
 
@@ -47,7 +47,7 @@ def takes_tree(model: nn.Module, tree: LabelTree, width: int) -> bool:
     return all(window is None or width + nodes < window for window in architecture.windows(config))
 
 
-def read_by_encoder(model: Any, prompts: Batch, tree: LabelTree, start: int) -> Reading:
+def read_by_encoder(model: Any, prompts: Batch, tree: LabelTree, start: int) -> LabelReading:
     """Read a batch by the encoder.
 
     Args:
@@ -77,7 +77,7 @@ def read_by_encoder(model: Any, prompts: Batch, tree: LabelTree, start: int) -> 
     return _at_nodes(logits, tree)
 
 
-def read_as_prompt(model: Any, prompts: Batch, tree: LabelTree) -> Reading:
+def read_as_prompt(model: Any, prompts: Batch, tree: LabelTree) -> LabelReading:
     """Read a batch as a cached prompt, whose last token is the tree's first node.
 
     Args:
@@ -159,7 +159,7 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
 
 
-def _output_layer(model: Any, states: Tensor) -> Reading:
+def _output_layer(model: Any, states: Tensor) -> LabelReading:
     """From the last hidden states [B, N, d] to logits, as the model itself does it."""
 
     def logits(rows: Tensor, nodes: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ def _output_layer(model: Any, states: Tensor) -> Reading:
     return logits
 
 
-def _at_nodes(logits: Tensor, tree: LabelTree) -> Reading:
+def _at_nodes(logits: Tensor, tree: LabelTree) -> LabelReading:
     """From every label's logits at every step, [B * labels, steps, V]."""
     by_label = logits.view(-1, len(tree.labels), *logits.shape[1:])
     positions = tree.positions.to(logits.device)

@@ -15,7 +15,7 @@ from nacre.errors import RecipeError
 from nacre.functional.fisher import divided_by_mean, drawn_labels, mean_squared_gradients
 from nacre.functional.losses import token_loss_sum
 from nacre.functional.penalties import elastic
-from nacre.parts.part import Learner, Penalty
+from nacre.parts.part import LearnerView, Penalty
 from nacre.per_task import PerTask, check_not_negative
 from nacre.seeds import derive
 from nacre.tasks.task import Task
@@ -82,7 +82,7 @@ class ElasticWeights(Penalty):
             "the next; seq_ft and seq_lora train the same parameters throughout"
         )
 
-    def value(self, learner: Learner) -> Tensor:
+    def value(self, learner: LearnerView) -> Tensor:
         """Until a first task has been learnt: 0, without a graph."""
         remembered = learner.remembered(self, ElasticState)
         if remembered is None:
@@ -96,7 +96,7 @@ class ElasticWeights(Penalty):
         ]
         return torch.stack(terms).sum()
 
-    def end(self, learner: Learner, tasks: Sequence[Task]) -> None:
+    def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         parameters, chosen = _trained(learner), self._chosen(learner, tasks)
         importances = mean_squared_gradients(self._losses(learner, chosen), list(parameters.values()))
         if self.normalize:
@@ -113,14 +113,14 @@ class ElasticWeights(Penalty):
             state = ElasticState([fisher], [anchor], examples)
         learner.remember(self, state)
 
-    def _chosen(self, learner: Learner, tasks: Sequence[Task]) -> list[Example]:
+    def _chosen(self, learner: LearnerView, tasks: Sequence[Task]) -> list[Example]:
         """A random sample of the training rows, in row order."""
         examples = [example for task in tasks for example in task.examples("train")]
         draw = random.Random(derive(learner.state.seed, self.key, "rows", learner.task_number))
         rows = sorted(draw.sample(range(len(examples)), min(self.samples, len(examples))))
         return [examples[row] for row in rows]
 
-    def _losses(self, learner: Learner, examples: Sequence[Example]) -> Iterator[Tensor]:
+    def _losses(self, learner: LearnerView, examples: Sequence[Example]) -> Iterator[Tensor]:
         """Each example's own loss, the negative sum of its tokens' log-probabilities, without dropout."""
         host = learner.host
         host.model.eval()  # as it is between tasks anyway
@@ -134,7 +134,7 @@ class ElasticWeights(Penalty):
             yield token_loss_sum(logits, drawn_labels(logits, labels, generator))
 
 
-def _trained(learner: Learner) -> dict[str, nn.Parameter]:
+def _trained(learner: LearnerView) -> dict[str, nn.Parameter]:
     """What the adapter trains, by its public names, behind the name that the host's body has in the model.
 
     Public names are part of saved files' format; where a parameter lies inside a site is not.

@@ -19,7 +19,7 @@ from nacre.features.magnitudes import CountedTokens, Magnitudes, summed_over_pro
 from nacre.features.masked_step import Masked, MaskedStep, check_threshold, with_roles
 from nacre.functional.masking import Count, kept_count, largest, largest_groups, random_features, row_sums
 from nacre.models.roles import ROLES, Role
-from nacre.parts.part import GradientRule, Learner, Step
+from nacre.parts.part import GradientRule, LearnerView, Step
 from nacre.per_task import PerTask, all_values, value_of
 from nacre.seeds import derive
 from nacre.tasks.task import Task
@@ -83,7 +83,7 @@ class MagnitudeMask(GradientRule):
         """Only to know where the first task ends, for a new threshold, or for new clusters."""
         return not self.first_task or self.clusters > 0 or isinstance(self.threshold, tuple)
 
-    def begin(self, learner: Learner, tasks: Sequence[Task]) -> None:
+    def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         threshold = value_of(self.threshold, learner.task_number, "threshold")
         if threshold == 0 or (learner.task_number == 1 and not self.first_task):
             return
@@ -107,7 +107,7 @@ class MagnitudeMask(GradientRule):
                 scores=lambda: self._scores(learner, masking),
             )
 
-    def apply(self, learner: Learner) -> None:
+    def apply(self, learner: LearnerView) -> None:
         if (masking := self._masking(learner)) is None:
             return
         if masking.rows is not None and (masks := masking.rows.take()) is not None:
@@ -117,15 +117,15 @@ class MagnitudeMask(GradientRule):
             masking.step.before(self._masks(learner, masking))
         masking.taken = learner.step
 
-    def after_step(self, learner: Learner) -> None:
+    def after_step(self, learner: LearnerView) -> None:
         if (masking := self._masking(learner)) is not None:
             masking.step.after()
 
-    def _masking(self, learner: Learner) -> ActiveMask | None:
+    def _masking(self, learner: LearnerView) -> ActiveMask | None:
         masking: ActiveMask | None = learner.resources.get(self.key)
         return masking
 
-    def _can_choose_early(self, learner: Learner) -> bool:
+    def _can_choose_early(self, learner: LearnerView) -> bool:
         """Whether the masks can be chosen in the backward pass already, so that nothing is computed that they throw
         away. Worth it where whole weights are trained, and possible where one process has all magnitudes, every
         feature stands for itself (clusters keep as many features as they hold, which only the device knows) and
@@ -136,7 +136,7 @@ class MagnitudeMask(GradientRule):
         full = isinstance(learner.adapter, PlacedFull)
         return full and first and alone and self.by == "magnitude" and self.clusters == 0
 
-    def _masks(self, learner: Learner, masking: ActiveMask) -> list[Tensor]:
+    def _masks(self, learner: LearnerView, masking: ActiveMask) -> list[Tensor]:
         maps = masking.step.maps
         if self.by == "random":
             where = (learner.state.seed, self.key, learner.task_number, learner.step.number)
@@ -150,7 +150,7 @@ class MagnitudeMask(GradientRule):
         whole = zip(scores, masking.groups, masking.kept, strict=True)
         return [largest_groups(score, groups, kept) for score, groups, kept in whole]
 
-    def _scores(self, learner: Learner, masking: ActiveMask) -> list[Tensor]:
+    def _scores(self, learner: LearnerView, masking: ActiveMask) -> list[Tensor]:
         if self.by == "weight":
             return [row_sums(effective_rows(found), 0) for found in masking.step.maps]
         if self.by == "gradient":
@@ -161,7 +161,7 @@ class MagnitudeMask(GradientRule):
             sums = [torch.zeros_like(total) for total in sums]
         return summed_over_processes(sums)
 
-    def _clusters(self, learner: Learner, tasks: Sequence[Task], maps: Sequence[FeatureMap]) -> list[Tensor]:
+    def _clusters(self, learner: LearnerView, tasks: Sequence[Task], maps: Sequence[FeatureMap]) -> list[Tensor]:
         if self.cluster_by == "weight":
             points = [effective_rows(found) for found in maps]
         else:
@@ -200,7 +200,7 @@ class ActiveMask:
 
 @torch.no_grad()
 def magnitude_profiles(
-    learner: Learner, maps: Sequence[FeatureMap], examples: Sequence[Example], tokens: CountedTokens
+    learner: LearnerView, maps: Sequence[FeatureMap], examples: Sequence[Example], tokens: CountedTokens
 ) -> list[Tensor]:
     """Each feature's mean magnitude on the tokens of each example.
 

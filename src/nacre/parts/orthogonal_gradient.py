@@ -14,7 +14,7 @@ from nacre.adapters.slotted import low_rank_in, why_no_past
 from nacre.errors import RecipeError
 from nacre.functional.projection import Space, part_within
 from nacre.functional.stacking import group_by_shape
-from nacre.parts.part import GradientRule, Learner
+from nacre.parts.part import GradientRule, LearnerView
 from nacre.parts.used_directions import Factor, FreeDimensions, UsedDirections, report_free_dimensions, up_to_date
 from nacre.tasks.task import Task
 
@@ -84,7 +84,7 @@ class OrthogonalGradient(GradientRule):
             return "sigma='flat' needs an adapter with a sigma, as lb_cl's; 'none' works here"
         return None
 
-    def begin(self, learner: Learner, tasks: Sequence[Task]) -> None:
+    def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         """Raises ``TrainingError`` if earlier tasks have used up all directions of a site."""
         known: dict[tuple[str, ...], UsedDirections] = learner.cache.get(self.key, {})
         groups = []
@@ -97,7 +97,7 @@ class OrthogonalGradient(GradientRule):
         report_free_dimensions(learner.on_event, [free for group in groups for free in group.free_dimensions()])
 
     @torch.no_grad()
-    def apply(self, learner: Learner) -> None:
+    def apply(self, learner: LearnerView) -> None:
         if self.on == "update":
             return
         for group in self._projection(learner).groups:
@@ -105,19 +105,19 @@ class OrthogonalGradient(GradientRule):
             _subtract(gradients, part_within(torch.stack(gradients), group.used.directions))
 
     @torch.no_grad()
-    def after_step(self, learner: Learner) -> None:
+    def after_step(self, learner: LearnerView) -> None:
         if self.on == "gradient":
             return
         for group in self._projection(learner).groups:
             values = [factor.values() for factor in group.factors]
             _subtract(values, part_within(torch.stack(values) - group.start, group.used.directions))
 
-    def end(self, learner: Learner, tasks: Sequence[Task]) -> None:
+    def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         before = learner.remembered(self, SpanShares)
         shares = [] if before is None else before.share_in_old_span
         learner.remember(self, SpanShares([*shares, self._projection(learner).share_in_span()]))
 
-    def _factors(self, learner: Learner) -> Iterator[Factor]:
+    def _factors(self, learner: LearnerView) -> Iterator[Factor]:
         """All that have a past, in the host's order."""
         for name, site in low_rank_in(learner.adapter).sites.items():
             parameters = site.parameters_by_group()
@@ -125,7 +125,7 @@ class OrthogonalGradient(GradientRule):
                 if len(stack) and (group != "sigma" or self.sigma == "flat"):
                     yield Factor(name, group, parameters[group], stack)
 
-    def _projection(self, learner: Learner) -> Projection:
+    def _projection(self, learner: LearnerView) -> Projection:
         projection: Projection = learner.resources[self.key]
         return projection
 

@@ -12,7 +12,7 @@ from nacre.adapters.adapter import Adapter
 from nacre.adapters.slotted import SlottedSite, low_rank_in, why_no_past
 from nacre.functional.penalties import overlaps
 from nacre.functional.stacking import group_by_shape, stacked
-from nacre.parts.part import Learner, Penalty
+from nacre.parts.part import LearnerView, Penalty
 from nacre.per_task import PerTask, check_not_negative
 from nacre.tasks.task import Task
 
@@ -39,15 +39,15 @@ class Orthogonality(Penalty):
     def objection(self, adapter: Adapter) -> str | None:
         return why_no_past(adapter)
 
-    def begin(self, learner: Learner, tasks: Sequence[Task]) -> None:
+    def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         learner.resources[self.key] = self._pairs(learner)
 
-    def value(self, learner: Learner) -> Tensor:
+    def value(self, learner: LearnerView) -> Tensor:
         pairs: Pairs = learner.resources.get(self.key) or self._pairs(learner)
         sizes = overlaps(pairs.new(), pairs.past, norm=self.norm)
         return sizes.sum() if self.reduce == "sum" else sizes.mean()
 
-    def _pairs(self, learner: Learner) -> Pairs:
+    def _pairs(self, learner: LearnerView) -> Pairs:
         sites = low_rank_in(learner.adapter).sites.values()
         directions = [found for site in sites for found in self._directions(site)]
         groups = group_by_shape(directions, lambda found: found.past.shape, learner.host.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nacre.adapters.adapter import Adapter
 from nacre.functional.orthonormality import orthonormality_error
-from nacre.parts.part import Learner, Penalty
+from nacre.parts.part import LearnerView, Penalty
 from nacre.per_task import PerTask, check_not_negative
 
 
@@ -33,7 +33,7 @@ class Orthonormality(Penalty):
             return None
         return "orthonormal factors leave no size to an update without a sigma; lb_cl's adapter has one"
 
-    def value(self, learner: Learner) -> Tensor:
+    def value(self, learner: LearnerView) -> Tensor:
         by_shape: dict[torch.Size, list[Tensor]] = {}
         for group in learner.adapter.parameter_groups():
             for parameter in group.parameters:

@@ -86,7 +86,7 @@ class MicroBatch:
         return sum(row.num_target_tokens for row in self.rows)
 
 
-class State(Protocol):
+class LearnerState(Protocol):
     """See `nacre.learning.state`: what must survive a restart."""
 
     @property
@@ -104,7 +104,7 @@ class Composition(Protocol):
         ...
 
 
-class Learner(Protocol):
+class LearnerView(Protocol):
     """What a part may see of the learner (`nacre.learning.learner`)."""
 
     @property
@@ -117,7 +117,7 @@ class Learner(Protocol):
         ...
 
     @property
-    def state(self) -> State: ...
+    def state(self) -> LearnerState: ...
     @property
     def method(self) -> Composition: ...
     @property
@@ -229,22 +229,22 @@ class Part(ABC):
         """
         return None
 
-    def prepare(self, learner: Learner, tasks: Sequence[Task]) -> None:
+    def prepare(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         """Called before the slot opens: the learner still answers as the last task left it."""
 
-    def begin(self, learner: Learner, tasks: Sequence[Task]) -> None:
+    def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         """Called when the adapter has its new slot, filled, and before the first step."""
 
-    def before_step(self, learner: Learner) -> None:
+    def before_step(self, learner: LearnerView) -> None:
         """Called when `learner.step` is set and nothing of the step has been computed."""
 
-    def end(self, learner: Learner, tasks: Sequence[Task]) -> None:
+    def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         """Called after the last step."""
 
-    def restored(self, learner: Learner) -> None:
+    def restored(self, learner: LearnerView) -> None:
         """Called after a learner was loaded, to rebuild what follows from what was saved."""
 
-    def serving(self, learner: Learner) -> AbstractContextManager[None]:
+    def serving(self, learner: LearnerView) -> AbstractContextManager[None]:
         """Entered around every answer and evaluation, for parts that serve other tensors than they train."""
         return nullcontext()
 
@@ -253,7 +253,7 @@ class Start(Part, ABC):
     """How a new task's parameters begin."""
 
     @abstractmethod
-    def fill(self, learner: Learner, tasks: Sequence[Task]) -> None:
+    def fill(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         """Fill the slot that the adapter has just opened for these tasks."""
 
 
@@ -263,7 +263,7 @@ class Penalty(Part, ABC):
     strength: PerTask
 
     @abstractmethod
-    def value(self, learner: Learner) -> Tensor:
+    def value(self, learner: LearnerView) -> Tensor:
         """The term before weighting, []. Its graph reaches trained parameters."""
 
     @final
@@ -278,7 +278,7 @@ class BatchTerm(Part, ABC):
     strength: PerTask
 
     @abstractmethod
-    def value(self, learner: Learner, batch: MicroBatch) -> Tensor:
+    def value(self, learner: LearnerView, batch: MicroBatch) -> Tensor:
         """The term before weighting, as a SUM over the rows' target tokens, []: like the task loss it is then divided
         by the number of target tokens of the whole step."""
 
@@ -298,10 +298,10 @@ class GradientRule(Part, ABC):
     reads_gradients: ClassVar[bool] = True
     """Whether `apply` looks at gradients or changes them."""
 
-    def apply(self, learner: Learner) -> None:
+    def apply(self, learner: LearnerView) -> None:
         """Change the gradients of trained parameters in place."""
 
-    def after_step(self, learner: Learner) -> None:
+    def after_step(self, learner: LearnerView) -> None:
         """Change trained parameters in place, after the optimizer's step; not called for a step that was skipped."""
 
 
@@ -316,14 +316,14 @@ class Memory(Part, ABC):
         return True
 
     @abstractmethod
-    def examples(self, learner: Learner, tasks: Sequence[Task]) -> Sequence[Example]:
+    def examples(self, learner: LearnerView, tasks: Sequence[Task]) -> Sequence[Example]:
         """Examples of past tasks, each with its `task`. Asked once a task, before its slot opens."""
 
-    def lessons(self, learner: Learner, tasks: Sequence[Task]) -> Sequence[Example]:
+    def lessons(self, learner: LearnerView, tasks: Sequence[Task]) -> Sequence[Example]:
         """More examples of the NEW tasks to learn, such as inputs to be generated later. Asked once a task."""
         return ()
 
-    def observe(self, learner: Learner, batch: MicroBatch) -> None:
+    def observe(self, learner: LearnerView, batch: MicroBatch) -> None:
         """See a micro-batch of training with its live logits, after its loss was computed."""
 
     def size(self, rows: int) -> int | None:
@@ -365,7 +365,7 @@ class Routing(Part, ABC):
         return None
 
     @abstractmethod
-    def route(self, learner: Learner, reading: Reading) -> Route | None:
+    def route(self, learner: LearnerView, reading: Reading) -> Route | None:
         """How to answer this batch; None: as the adapter does by itself."""
 
 
@@ -373,5 +373,5 @@ class Readout(Part, ABC):
     """Answers from evidence of its own instead of the host's logits, with or without an adapter."""
 
     @abstractmethod
-    def classify(self, learner: Learner, rows: Sequence[Encoded], labels: Sequence[str]) -> list[int | None]:
+    def classify(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str]) -> list[int | None]:
         """The number of the best label for each row; None where it knows none of them."""

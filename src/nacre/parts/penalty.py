@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from nacre.functional.penalties import absolute_mean, absolute_sum, norm_sum
-from nacre.parts.part import Learner, Penalty
+from nacre.parts.part import LearnerView, Penalty
 from nacre.per_task import PerTask, check_not_negative
 
 
@@ -35,7 +35,7 @@ class GroupL1(Penalty):
     def needed_groups(self) -> tuple[str, ...]:
         return (self.group,)
 
-    def value(self, learner: Learner) -> Tensor:
+    def value(self, learner: LearnerView) -> Tensor:
         groups = {group.name: group for group in learner.trainable()}
         reduce = absolute_sum if self.reduce == "sum" else absolute_mean
         return reduce(groups[self.group].parameters)
@@ -58,6 +58,6 @@ class NormPenalty(Penalty):
     def needed_groups(self) -> tuple[str, ...]:
         return self.groups
 
-    def value(self, learner: Learner) -> Tensor:
+    def value(self, learner: LearnerView) -> Tensor:
         groups = learner.trainable()
         return norm_sum([tensor for group in groups if group.name in self.groups for tensor in group.parameters])

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any, ClassVar
 
 from nacre.errors import RecipeError
-from nacre.parts.part import Learner, Memory
+from nacre.parts.part import LearnerView, Memory
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example, Turn
@@ -62,10 +62,10 @@ class Rehearsal(Memory):
         if self.per_task is not None and self.per_task < 0:
             raise RecipeError(f"per_task: {self.per_task} is not a number of rows to keep.")
 
-    def examples(self, learner: Learner, tasks: Sequence[Task]) -> list[Example]:
+    def examples(self, learner: LearnerView, tasks: Sequence[Task]) -> list[Example]:
         return [_example(values, kept.task) for kept in self._kept(learner) for values in kept.examples]
 
-    def end(self, learner: Learner, tasks: Sequence[Task]) -> None:
+    def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         kept = self._kept(learner)
         for task in tasks:
             examples = task.examples("train")
@@ -75,7 +75,7 @@ class Rehearsal(Memory):
             kept.append(KeptTask(task.name, rows, texts))
         learner.remember(self, RehearsalState(kept))
 
-    def _kept(self, learner: Learner) -> list[KeptTask]:
+    def _kept(self, learner: LearnerView) -> list[KeptTask]:
         state = learner.remembered(self, RehearsalState)
         return [] if state is None else list(state.kept)
 

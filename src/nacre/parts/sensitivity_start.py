@@ -16,7 +16,7 @@ from nacre.errors import RecipeError, TrainingError
 from nacre.functional.sensitivity import Match, Triplets, averaged_triplets, orthonormal_rows
 from nacre.models.roles import in_top_layers
 from nacre.parts.measured_sensitivity import is_dense, through_folded, through_triplets
-from nacre.parts.part import Learner, Start
+from nacre.parts.part import LearnerView, Start
 from nacre.parts.start import Fresh
 from nacre.seeds import derive
 from nacre.tasks.task import Task
@@ -67,7 +67,7 @@ class SensitivityStart(Start):
             return "orthonormalize='qr' would undo the size of an update without a sigma, which lb_cl's adapter has"
         return None
 
-    def fill(self, learner: Learner, tasks: Sequence[Task]) -> None:
+    def fill(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         adapter = low_rank_in(learner.adapter)
         if learner.task_number == 1:
             Fresh().fill(learner, tasks)
@@ -85,7 +85,7 @@ class SensitivityStart(Start):
             new = averaged_triplets(past, sensitivities[name], match=self.match, align=self.align == "align")
             site.write(self._adjusted(name, new))
 
-    def sensitivities(self, learner: Learner, tasks: Sequence[Task], names: Collection[str]) -> dict[str, Tensor]:
+    def sensitivities(self, learner: LearnerView, tasks: Sequence[Task], names: Collection[str]) -> dict[str, Tensor]:
         """S of all earlier tasks' triplets at these sites: name -> [t-1, r]."""
         rows = learner.encode(self.seed_rows(learner, tasks))
         tokens = sum(row.num_target_tokens for row in rows)
@@ -97,7 +97,7 @@ class SensitivityStart(Start):
                 found.add()
         return found.sensitivities
 
-    def seed_rows(self, learner: Learner, tasks: Sequence[Task]) -> list[Example]:
+    def seed_rows(self, learner: LearnerView, tasks: Sequence[Task]) -> list[Example]:
         """The rows that the sensitivities are measured on: all, if the task has no more."""
         examples = [example for task in tasks for example in task.examples("train")]
         generator = torch.Generator().manual_seed(derive(learner.state.seed, "seed samples", learner.task_number))

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 
 from nacre.functional.proximal import soft_threshold
-from nacre.parts.part import GradientRule, Learner
+from nacre.parts.part import GradientRule, LearnerView
 from nacre.per_task import PerTask, check_not_negative, value_of
 
 
@@ -39,7 +39,7 @@ class SoftThreshold(GradientRule):
         return (self.group,)
 
     @torch.no_grad()
-    def after_step(self, learner: Learner) -> None:
+    def after_step(self, learner: LearnerView) -> None:
         group = {group.name: group for group in learner.trainable()}[self.group]
         strength = value_of(self.strength, learner.task_number, self.key)
         entries = group.size if self.reduce == "mean" else 1

@@ -11,7 +11,7 @@ from nacre.adapters.slotted import low_rank_in, why_no_past
 from nacre.errors import RecipeError
 from nacre.functional.sensitivity import Triplets
 from nacre.models.roles import in_top_layers
-from nacre.parts.part import Learner, Start
+from nacre.parts.part import LearnerView, Start
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 
@@ -20,7 +20,7 @@ from nacre.tasks.task import Task
 class Fresh(Start):
     """The adapter's usual random start, drawn from the run's seed and the task's number."""
 
-    def fill(self, learner: Learner, tasks: Sequence[Task]) -> None:
+    def fill(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         learner.adapter.fresh(derive(learner.state.seed, "start", learner.task_number))
 
 
@@ -41,7 +41,7 @@ class CopyStart(Start):
     def objection(self, adapter: Adapter) -> str | None:
         return why_no_past(adapter)
 
-    def fill(self, learner: Learner, tasks: Sequence[Task]) -> None:
+    def fill(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         Fresh().fill(learner, tasks)
         if learner.task_number == 1:
             return

@@ -9,7 +9,7 @@ from typing import ClassVar
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.gated import Gated, PlacedGated
 from nacre.errors import RecipeError
-from nacre.parts.part import GradientRule, Learner
+from nacre.parts.part import GradientRule, LearnerView
 from nacre.per_task import PerTask, check_not_negative, value_of
 from nacre.tasks.task import Task
 
@@ -40,13 +40,13 @@ class StartOffset(GradientRule):
     def objection(self, adapter: Adapter) -> str | None:
         return None if isinstance(adapter, Gated) else "only a gated adapter (AM-LoRA) has scores to take it from"
 
-    def before_step(self, learner: Learner) -> None:
+    def before_step(self, learner: LearnerView) -> None:
         self._set(learner, max(0.0, 1 - learner.step.number / min(self.steps, learner.step.of)))
 
-    def end(self, learner: Learner, tasks: Sequence[Task]) -> None:
+    def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         self._set(learner, 0.0)
 
-    def _set(self, learner: Learner, share: float) -> None:
+    def _set(self, learner: LearnerView, share: float) -> None:
         assert isinstance(learner.adapter, PlacedGated)
         size = value_of(self.size, learner.task_number, "start_offset") if learner.task_number > 1 else 0.0
         learner.adapter.set_offset(size * share)

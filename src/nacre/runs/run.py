@@ -90,7 +90,14 @@ class Experiment:
         check_lists(self.method, recipe.optim, self.curriculum)
         recipe.evaluation.check(self.tasks)
         self.host = load_host(recipe.model, dropout=recipe.model_dropout)
-        self.learner = self._new_learner()
+        self.learner = Learner(
+            self.host,
+            self.method,
+            seed=recipe.seed,
+            optim=recipe.optim,
+            decoding=recipe.evaluation,
+            head=recipe.head,
+        )
         names = [task.name for task in self.tasks]
         prepared = {key: probe.prepare(names, recipe.data, self.host) for key, probe in recipe.probes.items()}
         self.measurements = {key: measurement for key, measurement in prepared.items() if measurement is not None}
@@ -196,16 +203,6 @@ class Experiment:
         self.emit(RunFinished(path=str(self.directory.path), already=False))
         return record
 
-    def _new_learner(self) -> Learner:
-        return Learner(
-            self.host,
-            self.method,
-            seed=self.recipe.seed,
-            optim=self.recipe.optim,
-            decoding=self.recipe.evaluation,
-            head=self.recipe.head,
-        )
-
     def _check_host(self) -> None:
         """Raise if the host cannot learn a task, or if a prompt leaves no room for a text."""
         for task in self.tasks:
@@ -232,17 +229,14 @@ class Experiment:
     def _ready(self, stage: Stage, last_complete: Path, learned: bool) -> None:
         """Bring the learner to where a stage begins. learned: whether a stage before it is complete."""
         if stage.afresh and self.learner.state.tasks:
-            self.learner.remove()
-            self.learner = self._new_learner()
-            self.learner.on_event = self.emit
+            self.learner = self.learner.restart()
         elif not stage.afresh and not self.learner.state.tasks and learned:
             self.learner.restore(checkpoint.read(last_complete), str(last_complete))
             self.emit(Resumed(folder=str(last_complete), tasks=list(self.learner.state.tasks)))
 
     def _as_saved(self, folder: Path) -> Learner:
         """From a stage's folder the learner as it was then, in the one host; the learner before it makes room."""
-        self.learner.remove()
-        self.learner = self._new_learner()
+        self.learner = self.learner.restart()
         if folder != self.directory.stage_folder(0, BEFORE):  # where nothing was learned, and nothing saved
             self.learner.restore(checkpoint.read(folder), str(folder))
         return self.learner
