@@ -109,7 +109,9 @@ class Method:
                 copies or self.adapter.grows or any(part.needs_boundaries for part in self.parts)
             ),
             "task identity at test": (
-                self.curriculum.needs_task_at_test or (self.routing is not None and self.routing.needs_task_at_test)
+                self.curriculum.needs_task_at_test
+                or self.adapter.needs_task_at_test
+                or (self.routing is not None and self.routing.needs_task_at_test)
             ),
             "foldable": self.adapter.sum_gated and self.routing is None,
             "grows with tasks": copies or self.adapter.grows,

@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Generation
 from helpers import tiny
 from helpers.command import Call, assert_one_line_error, contents
 from helpers.tiny import WORDS, tiny_host, tiny_task, write_task
+from nacre.adapters.prompt import Prompt
 from nacre.errors import CheckpointError, DataError, ModelError, NacreError, RecipeError
 from nacre.evaluation.base_ability import harness, measure, programs
 from nacre.evaluation.base_ability.benchmarks import ABILITIES, PUBLISHED, AbilityTask, load_ability_tasks
@@ -36,6 +37,7 @@ from nacre.evaluation.base_ability.scores import AbilityScore, score_of
 from nacre.events import Event, ProbeStarted, ignore
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
+from nacre.method import Method
 from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.records.run import RunRecord
@@ -132,9 +134,9 @@ def word_host(architecture: str, texts: str, positions: int = 512) -> Host:
 @torch.no_grad()
 def log_likelihood(host: Host, context: str, continuation: str, positions: int) -> float:
     """From the definition: the sum of the softmax's logarithms at the continuation's tokens, one text at a time."""
-    model, words = host.model, host.tokenizer
+    model, words, prefix = host.model, host.tokenizer, list(host.family.prefix_of(""))
     if host.family.name == "encoder-decoder":
-        source = torch.tensor([words(context)["input_ids"][-positions:]])
+        source = torch.tensor([prefix + words(context)["input_ids"][-positions:]])
         target = words(continuation, add_special_tokens=False)["input_ids"]
         start = [getattr(model.config, "decoder_start_token_id", None), *target[:-1]]
         logits = model(input_ids=source, decoder_input_ids=torch.tensor([start])).logits[0]
@@ -142,7 +144,7 @@ def log_likelihood(host: Host, context: str, continuation: str, positions: int) 
         before, whole = words(context)["input_ids"], words(context + continuation)["input_ids"]
         target = whole[len(before) :]
         read = whole[-(positions + 1) :][:-1]
-        logits = model(input_ids=torch.tensor([read])).logits[0, -len(target) :]
+        logits = model(input_ids=torch.tensor([prefix + read])).logits[0, -len(target) :]
     chosen = logits.double().log_softmax(-1)[range(len(target)), target]
     return math.fsum(chosen.tolist())
 
@@ -207,6 +209,28 @@ def test_it_does_so_with_pretrained_models(model: str, name: str) -> None:
     folder = delivered()
     host = load_host(str(folder.parent.parent / "models" / model))
     check_against_definition(host, folder, name, harness.positions(host), within=1e-3)
+
+
+def prompted(host: Host) -> Learner:
+    """A learner with a soft prompt of four tokens, far from any word."""
+    method = Method(title="Prompt tuning", sources=(), adapter=Prompt(tokens=4))
+    learner = Learner(host, method, optim=Optim(batch_size=4, learning_rate=0.3, max_target_length=8))
+    learner.learn(tiny_task())
+    return learner
+
+
+@pytest.mark.parametrize("architecture", ["llama", "t5", "bart"])
+def test_a_soft_prompt_stands_in_front_of_every_text(architecture: str, tmp_path: Path) -> None:
+    folder = write_abilities(tmp_path / "ability", 25)
+    (task,) = load_ability_tasks(["hellaswag"], str(folder), 100)
+    host = word_host(architecture, texts_of(task), positions=40)
+    plain = measure_ability(host, task).log_likelihoods
+    learner = prompted(host)
+    if architecture != "t5":
+        assert harness.positions(host) == 36
+    assert check_against_definition(host, folder, "hellaswag", 36, within=1e-9).log_likelihoods != plain
+    learner.remove()
+    assert measure_ability(host, task).log_likelihoods == plain
 
 
 def test_inputs_that_are_too_long_lose_their_beginning(tmp_path: Path) -> None:
@@ -293,11 +317,17 @@ def test_a_tokenizer_without_padding_or_with_an_end_token_behind_every_text(tmp_
     assert [value for row in found for value in row] == pytest.approx([value for row in plain for value in row])
 
 
+@pytest.mark.parametrize("soft_prompt", [False, True])
 @pytest.mark.parametrize("architecture", ["llama", "t5"])
-def test_answers_are_the_likeliest_token_after_token(architecture: str, tmp_path: Path) -> None:
-    """Whatever the model's own generation settings say, and as far as its positions go."""
+def test_answers_are_the_likeliest_token_after_token(architecture: str, soft_prompt: bool, tmp_path: Path) -> None:
+    """Whatever the model's own generation settings say, and as far as its positions go. Two prompts of unlike length
+    are read together, and behind a soft prompt, if there is one."""
     (task,) = load_ability_tasks(["humaneval"], str(write_abilities(tmp_path, 1)))
     host = word_host(architecture, texts_of(task), positions=90)
+    if soft_prompt:
+        prompted(host)
+    prefix = host.family.prefix_of("")
+    assert len(prefix) == 4 * soft_prompt
     host.model.generation_config = GenerationConfig(
         do_sample=True, repetition_penalty=9.0, max_length=3, bos_token_id=3, eos_token_id=1, decoder_start_token_id=0
     )
@@ -305,7 +335,7 @@ def test_answers_are_the_likeliest_token_after_token(architecture: str, tmp_path
     samples, cut = harness.samples_of(host, task, 2, budget)
     assert (budget, cut) == (8, 0)
     for document, sample in zip(task.documents, samples, strict=True):
-        ids, written = host.tokenizer(document["prompt"])["input_ids"], [0] * (architecture == "t5")
+        ids, written = [*prefix, *host.tokenizer(document["prompt"])["input_ids"]], [0] * (architecture == "t5")
         for _ in range(8):
             with torch.no_grad():
                 if architecture == "t5":
@@ -319,7 +349,7 @@ def test_answers_are_the_likeliest_token_after_token(architecture: str, tmp_path
     assert host.model.generation_config.repetition_penalty == 9.0
     longest = max(len(host.tokenizer(document["prompt"])["input_ids"]) for document in task.documents)
     if architecture == "llama":
-        assert harness.room(host, task, 1024) == 90 - longest
+        assert harness.room(host, task, 1024) == 90 - len(prefix) - longest
         assert harness.room(word_host("llama", texts_of(task), positions=20), task, 1024) == 10
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor
 
+from helpers.proofs import PROOFS
 from nacre.learning.learner import Learner
-from nacre.registry import METHODS
+from nacre.method import Method
+from nacre.models.host import Host
+from nacre.registry import METHODS, build_method
 
 # Orthogonal training needs room: in the tiny hosts' maps of eight rows, five tasks would find none.
 ROOM: dict[str, object] = {"rank": 2, "roles": ["query", "output"]}
@@ -70,6 +75,19 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
         {"roles": ["query", "key", "value", "output", "ffn_in", "ffn_gate", "ffn_out"], "rank": 2},
     ),
 }
+
+
+def held_method(variant: str) -> Method:
+    """A method of the contract: a variant of a registered one, or one that is written on the interfaces alone."""
+    return PROOFS[variant]() if variant in PROOFS else build_method(*VARIANTS[variant])
+
+
+HELD = (*VARIANTS, *PROOFS)
+
+
+def load(folder: Path, host: Host, method: Method) -> Learner:
+    """A saved learner; its method is built anew by its name, where it has one."""
+    return Learner.load(folder, host, None if method.name else method)
 
 
 def state_of(learner: Learner) -> dict[str, Tensor]:

@@ -1,10 +1,10 @@
-"""Methods written on the parts' interfaces alone, to prove that they suffice: DER++ as released, and routing by
-Gaussians as in EPI. They are no baselines: no paper's settings are checked here."""
+"""Methods written on the parts' interfaces alone, to prove that they suffice: DER++ as released, routing by Gaussians
+as in EPI, and progressive prompts. They are no baselines: no paper's settings are checked here."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -14,12 +14,15 @@ from torch.nn import functional as F
 
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.low_rank import LowRank
+from nacre.adapters.prompt import Prompt
 from nacre.adapters.route import Route
 from nacre.functional.losses import IGNORED, token_loss_sum
 from nacre.method import Method
 from nacre.methods.inc_lora import inc_lora
 from nacre.methods.seq_lora import seq_lora
 from nacre.models.families import Encoded
+from nacre.models.host import Host
+from nacre.models.masked_text import MaskedText, masking_of
 from nacre.models.pooled_states import PooledStates
 from nacre.parts.part import LearnerView, Memory, MicroBatch, Penalty, Reading, Routing
 from nacre.per_task import PerTask
@@ -30,12 +33,29 @@ from nacre.tasks.template import Example
 
 @dataclass(frozen=True)
 class StoredRow:
-    """A row as it was trained on, and the live logits of its target tokens [n, V]."""
+    """A row as it was trained on, and the live logits of its target tokens [n, V].
+
+    text, positions: Of a masked text, the text itself and which of its tokens were hidden; else empty.
+    """
 
     source: list[int]
     target: list[int]
     task: str
+    text: list[int]
+    positions: list[int]
     logits: Tensor
+
+    @classmethod
+    def of(cls, row: Encoded, logits: Tensor) -> StoredRow:
+        text, positions = ([*row.text.ids], [*row.text.positions]) if row.text else ([], [])
+        return cls([*row.source], [*row.target], row.task, text, positions, logits)
+
+    def row(self, host: Host) -> Encoded:
+        if not self.text:
+            return Encoded(tuple(self.source), tuple(self.target), False, task=self.task)
+        masking = masking_of(host.tokenizer)
+        text = MaskedText(tuple(self.text), masking, tuple(self.source), tuple(self.positions))
+        return Encoded.of_text(text, self.task)
 
 
 @dataclass(frozen=True)
@@ -65,7 +85,7 @@ class Reservoir(Memory):
         rows, seen = list(buffer.rows), buffer.seen
         logits = batch.logits.detach()[batch.labels != IGNORED]  # row after row
         for row, own in zip(batch.rows, logits.split([row.num_target_tokens for row in batch.rows]), strict=True):
-            stored = StoredRow(list(row.source), list(row.target), row.task, own.clone())
+            stored = StoredRow.of(row, own.clone())
             place = random.Random(derive(learner.state.seed, self.key, seen)).randint(0, seen)
             seen += 1
             if len(rows) < self.capacity:
@@ -99,7 +119,7 @@ class FromBuffer(Penalty):
             return torch.zeros((), device=learner.host.device)
         where = (learner.state.seed, self.key, learner.task_number, learner.step.number)
         drawn = random.Random(derive(*where)).sample(buffer.rows, min(self.rows, len(buffer.rows)))
-        rows = [Encoded(tuple(row.source), tuple(row.target), False, task=row.task) for row in drawn]
+        rows = [row.row(learner.host) for row in drawn]
         logits, labels = learner.predictions(rows)
         if self.of == "labels":
             return token_loss_sum(logits, labels) / sum(row.num_target_tokens for row in rows)
@@ -166,6 +186,8 @@ class NearestGaussian(Routing):
     def route(self, learner: LearnerView, reading: Reading) -> Route | None:
         known = learner.remembered(self, Gaussians)
         slots = learner.adapter.tasks
+        if slots == 0:
+            return None
         if all(reading.tasks):  # in training the slot is that of the row's own task
             names = learner.state.tasks
             chosen = torch.tensor([names.index(task) if task in names else slots - 1 for task in reading.tasks])
@@ -185,3 +207,16 @@ class NearestGaussian(Routing):
 def epi_like() -> Method:
     """A LoRA a task, and the task told by Gaussians: no task identity at test."""
     return replace(inc_lora(), name="", title="EPI-like").with_routing(NearestGaussian())
+
+
+def progressive_prompts(*, tokens: int = 3) -> Method:
+    """A prompt a task, in front of those of the tasks before it; the task is given at test."""
+    adapter = Prompt(tokens=tokens, slots="per_task", concatenate=True)
+    return Method(title="Progressive Prompts", sources=(), adapter=adapter)
+
+
+PROOFS: dict[str, Callable[[], Method]] = {
+    "der_pp": der_pp,
+    "epi_like": epi_like,
+    "progressive_prompts": progressive_prompts,
+}

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.contract import ROOM, VARIANTS, same_state, state_of
+from helpers.contract import HELD, ROOM, held_method, load, same_state, state_of
 from helpers.task_learner import TaskLearner
 from helpers.tiny import outputs, perturb, tiny_host, tiny_task
+from nacre.adapters.prompt import Prompt
 from nacre.errors import TrainingError
 from nacre.events import Event, StepTaken, TrainingPrepared
 from nacre.learning.learner import Learner
@@ -19,14 +20,13 @@ from nacre.method import Method
 from nacre.registry import build_method
 from nacre.tasks.task import Task
 
-OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1)
+OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1, max_target_length=8)
 TASKS = [tiny_task(name) for name in ("animals", "birds", "fish", "worms", "bees")]
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=HELD)
 def method(request: pytest.FixtureRequest) -> Method:
-    name, parameters = VARIANTS[request.param]
-    return build_method(name, parameters)
+    return held_method(request.param)
 
 
 @pytest.fixture(params=["t5", "llama", "roberta"])
@@ -108,7 +108,7 @@ def test_the_past_is_frozen_bit_for_bit(method: Method, architecture: str) -> No
         learnt.append(now)
         for number, earlier in enumerate(learnt[:-1]):
             for name, tensor in earlier.items():
-                if ".past_" in name:
+                if ".past_" in name or name.endswith(".prompts"):
                     assert torch.equal(now[name][: len(tensor)], tensor)
                 site = name.removesuffix(".down.weight").removesuffix(".up.weight")
                 if name.endswith("down.weight"):
@@ -132,7 +132,7 @@ def test_saved_and_loaded_gives_equal_logits_and_the_same_future(
     for tasks in portions[:2]:
         learner.learn(*tasks)
     learner.save(tmp_path / "saved")
-    loaded = Learner.load(tmp_path / "saved", tiny_host(architecture))
+    loaded = load(tmp_path / "saved", tiny_host(architecture), method)
     assert loaded.method == method
     assert same_state(loaded, learner)
     assert state_of(loaded).keys() == state_of(learner).keys()
@@ -174,10 +174,15 @@ def test_learning_learns(method: Method, architecture: str) -> None:
 
     # An encoder has to gather the answer in its first token, which takes more and smaller steps.
     rate, epochs = (1e-2, 30) if architecture == "roberta" else (3e-2, 10)
-    optim = Optim(batch_size=6, learning_rate=rate, log_every=1, epochs=epochs)
+    bound = 0.8
+    if isinstance(method.adapter, Prompt):
+        if architecture == "roberta":
+            pytest.skip("a random encoder hardly sees a prompt; tests/adapters/test_prompt has a real one")
+        rate, bound = 0.3, 0.9  # what a random decoder can be told by a prompt is little: at any rate it stops there
+    optim = Optim(batch_size=6, learning_rate=rate, log_every=1, epochs=epochs, max_target_length=8)
     learner = Learner(tiny_host(architecture), method, optim=optim, on_event=watch)
     learner.learn(*stages(method)[0])
-    assert sum(losses[-2:]) < 0.8 * sum(losses[:2])
+    assert sum(losses[-2:]) < bound * sum(losses[:2])
 
 
 def test_curricula_that_start_afresh_refuse_a_second_portion(method: Method) -> None:

@@ -1,8 +1,8 @@
-"""The parts' interfaces suffice: DER++ and routing by Gaussians, written on them alone, keep what all methods keep."""
+"""The parts' interfaces suffice: DER++, routing by Gaussians and progressive prompts, written on them
+alone. The contract holds them as it holds every method; here is what is their own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from helpers.contract import same_state, state_of
-from helpers.proofs import Buffer, Gaussians, NearestGaussian, Reservoir, der_pp, epi_like
+from helpers.proofs import PROOFS, Buffer, Gaussians, NearestGaussian, Reservoir, der_pp, epi_like
 from helpers.tiny import tiny_host, tiny_task
 from nacre.adapters.route import Route
 from nacre.errors import RecipeError, SlotTaken
@@ -23,9 +23,8 @@ from nacre.methods.inc_lora import inc_lora
 from nacre.methods.seq_lora import seq_lora
 from nacre.models.pooled_states import PooledStates
 
-OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1)
+OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1, max_target_length=8)
 TASKS = [tiny_task(name) for name in ("animals", "birds", "fish")]
-PROOFS: dict[str, Callable[[], Method]] = {"der_pp": der_pp, "epi_like": epi_like}
 
 
 @pytest.fixture(params=["t5", "llama", "roberta"])
@@ -160,9 +159,9 @@ def test_a_routing_without_slots_is_refused() -> None:
 def test_bypassed_is_the_bare_host(method: Method, architecture: str) -> None:
     learner = learned(method, architecture, 2)
     bare = tiny_host(architecture)
-    prompts = learner.host.family.prompts(learner.encode(TASKS[0].examples("test")))
-    inputs = {name: prompts[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad(), learner.bypassed():
+        prompts = learner.host.family.prompts(learner.encode(TASKS[0].examples("test")))
+        inputs = {name: prompts[name] for name in ("input_ids", "attention_mask")}
         ours = learner.host.body(**inputs, **_start(learner, len(inputs["input_ids"])))
     with torch.no_grad():
         theirs = bare.body(**inputs, **_start(learner, len(inputs["input_ids"])))

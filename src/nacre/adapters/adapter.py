@@ -53,10 +53,18 @@ class Adapter(ABC):
     sum_gated: ClassVar[bool]
     """Whether the tasks' updates are simply added, so that they can be folded into the host's weights."""
 
+    has_virtual_tokens: ClassVar[bool] = False
+    """Whether something stands in front of an input (`PlacedAdapter.virtual_tokens`)."""
+
     @property
     @abstractmethod
     def grows(self) -> bool:
         """Whether what is stored grows with the number of tasks."""
+
+    @property
+    @abstractmethod
+    def needs_task_at_test(self) -> bool:
+        """Whether an input must come with its task, in training and at test."""
 
     @property
     @abstractmethod
@@ -132,6 +140,13 @@ class PlacedAdapter(ABC):
         Raises:
             ModelError: If the adapter cannot follow such a route, or, once the host computes, if it does not fit the
                 batch.
+        """
+
+    @abstractmethod
+    def virtual_tokens(self, number: int) -> tuple[int, ...]:
+        """What stands in front of the inputs of task `number` (from 1): ids behind the host's vocabulary.
+
+        () where there is nothing, as in most adapters. Only the embedding of the stack that reads knows these ids.
         """
 
     @abstractmethod

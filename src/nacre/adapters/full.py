@@ -31,6 +31,10 @@ class Full(Adapter):
         return False
 
     @property
+    def needs_task_at_test(self) -> bool:
+        return False
+
+    @property
     def groups(self) -> tuple[str, ...]:
         return ("host",)
 
@@ -119,6 +123,9 @@ class PlacedFull(PlacedAdapter):
 
     def use(self, route: Route) -> AbstractContextManager[None]:
         raise ModelError("Full fine-tuning has one set of parameters: there is nothing that a route could choose from.")
+
+    def virtual_tokens(self, number: int) -> tuple[int, ...]:
+        return ()
 
     def pristine(self) -> dict[str, Tensor]:
         untrained = {id(parameter): self.untrained[name] for name, parameter in self.trained.items()}

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import nn
 
+from nacre.adapters.prompt import PromptTable
 from nacre.adapters.site import Site, take_away
 from nacre.errors import ModelError
 
@@ -23,9 +24,14 @@ def merged_copy(model: nn.Module) -> nn.Module:
         model: The host, with or without sites.
 
     Raises:
-        ModelError: If a site's weight is not a table of numbers that can be trained, as in a quantized model.
+        ModelError: If a site's weight is not a table of numbers that can be trained, as in a quantized model, or if
+            soft prompts stand in front of the input.
     """
     for name, module in model.named_modules():
+        if isinstance(module, PromptTable):
+            raise ModelError(
+                "A soft prompt cannot be merged: it stands in front of the input, and is no part of any weight."
+            )
         if isinstance(module, Site) and (obstacle := module.why_not_plain()) is not None:
             raise ModelError(
                 f"{name} cannot be merged and trained further: {obstacle}. Load the model without quantization."

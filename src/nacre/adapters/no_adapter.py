@@ -28,6 +28,10 @@ class NoAdapter(Adapter):
         return False
 
     @property
+    def needs_task_at_test(self) -> bool:
+        return False
+
+    @property
     def groups(self) -> tuple[str, ...]:
         return ()
 
@@ -63,6 +67,9 @@ class PlacedNothing(PlacedAdapter):
 
     def use(self, route: Route) -> AbstractContextManager[None]:
         raise ModelError("Without an adapter there is nothing that a route could choose from.")
+
+    def virtual_tokens(self, number: int) -> tuple[int, ...]:
+        return ()
 
     def pristine(self) -> dict[str, Tensor]:
         return dict(self.model.state_dict())

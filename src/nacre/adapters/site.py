@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import torch
@@ -177,16 +177,34 @@ def put_sites(model: nn.Module, linears: Mapping[str, nn.Module], wrap: Callable
     sites = {}
     for name, linear in linears.items():
         sites[name] = wrap(linear).train(linear.training)  # a new module would start in training mode
-        _replace(model, name, sites[name])
+        put_module(model, name, sites[name])
     return sites
 
 
 def take_away(model: nn.Module, sites: Mapping[str, Site]) -> None:
     """Put every base back where it was: the host is bit for bit what it was before."""
     for name, site in sites.items():
-        _replace(model, name, site.base)
+        put_module(model, name, site.base)
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module where the one of this name is."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
+
+
+def pristine_tensors(model: nn.Module, places: Iterable[str]) -> dict[str, Tensor]:
+    """The bare host's tensors by its own names.
+
+    Args:
+        model: The host.
+        places: Names of modules that stand in for one of the host's own, their `base`.
+    """
+    tensors = {}
+    for key, tensor in model.state_dict().items():
+        place = next((name for name in places if key.startswith(f"{name}.")), None)
+        if place is None:
+            tensors[key] = tensor
+        elif key.startswith(base := f"{place}.base."):
+            tensors[f"{place}.{key.removeprefix(base)}"] = tensor
+    return tensors

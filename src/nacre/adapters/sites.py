@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, final
 from torch import Tensor, nn
 
 from nacre.adapters.adapter import FeatureMap, PlacedAdapter
-from nacre.adapters.site import Site, put_sites, take_away
+from nacre.adapters.site import Site, pristine_tensors, put_sites, take_away
 from nacre.errors import CheckpointError
 from nacre.models.owner import ParameterGroup
 from nacre.models.roles import roles_of
@@ -119,15 +119,12 @@ class PlacedSites(PlacedAdapter, ABC, Generic[S]):
                 site.is_bypassed = was_bypassed
 
     @final
+    def virtual_tokens(self, number: int) -> tuple[int, ...]:
+        return ()
+
+    @final
     def pristine(self) -> dict[str, Tensor]:
-        tensors = {}
-        for key, tensor in self.model.state_dict().items():
-            site = next((name for name in self.sites if key.startswith(f"{name}.")), None)
-            if site is None:
-                tensors[key] = tensor
-            elif key.startswith(base := f"{site}.base."):
-                tensors[f"{site}.{key.removeprefix(base)}"] = tensor
-        return tensors
+        return pristine_tensors(self.model, self.sites)
 
     @final
     def take_out(self) -> None:

@@ -58,6 +58,11 @@ class SlottedAdapter(Adapter, ABC):
 
     @property
     @final
+    def needs_task_at_test(self) -> bool:
+        return False
+
+    @property
+    @final
     def scale(self) -> float:
         """`s`."""
         return 1.0 if self.alpha is None else self.alpha / self.rank

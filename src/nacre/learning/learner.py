@@ -21,6 +21,7 @@ from nacre.events import OnEvent, PastFolded, RowsEncoded, TrainingPrepared, ign
 from nacre.functional.losses import token_loss_sum
 from nacre.learning import checkpoint
 from nacre.learning.batches import Batches, TokenCount
+from nacre.learning.prefix import LearnerPrefix
 from nacre.learning.router import LearnerRouter
 from nacre.learning.settings import Optim
 from nacre.learning.snapshot import OwnerState, Snapshot, State, as_tree, from_tree
@@ -117,6 +118,7 @@ class Learner:
         except BaseException:
             host.release()
             raise
+        host.family.prefix = LearnerPrefix(self) if method.adapter.has_virtual_tokens else None
         self.owners: dict[str, Owner] = {"adapter": self.adapter}
         if classification_head is not None:
             self.owners["head"] = classification_head
@@ -289,15 +291,19 @@ class Learner:
 
     def pooled_states(self, rows: Sequence[Encoded], states: PooledStates) -> Tensor:
         """See `nacre.parts.part.LearnerView`."""
-        prompts = self.host.on_device(self.host.family.prompts(rows))
         with self.bypassed():
-            return pooled_states(self.host, prompts, states)
+            return pooled_states(self.host, self.host.on_device(self.host.family.prompts(rows)), states)
 
     @contextmanager
     def bypassed(self) -> Iterator[None]:
         """Inside, the host computes as if nothing had been learned, bit for bit."""
-        with self.adapter.bypassed(), self._routed_by(None):
-            yield
+        family = self.host.family
+        before, family.prefix = family.prefix, None
+        try:
+            with self.adapter.bypassed(), self._routed_by(None):
+                yield
+        finally:
+            family.prefix = before
 
     @contextmanager
     def under(self, route: Route) -> Iterator[None]:
@@ -482,7 +488,7 @@ class Learner:
 
     def remove(self) -> None:
         """Take everything that was learned out of the model, which is then bit for bit what it was."""
-        self.host.family.router = None
+        self.host.family.router = self.host.family.prefix = None
         for owner in self.owners.values():
             owner.remove()
         self.cache.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from nacre.errors import DataError
 from nacre.functional.losses import IGNORED
 from nacre.models.batch import Batch
 from nacre.models.pooled_states import PooledStates, pooled_states
+from nacre.models.prefix import without_prefix
 from nacre.parts.part import Reading, Routing
 
 if TYPE_CHECKING:
@@ -65,8 +66,11 @@ class _Query:
 
     def __call__(self, states: PooledStates) -> Tensor:
         if states not in self.known:
+            host = self.learner.host
+            words: Any = host.body.get_input_embeddings()  # type: ignore[operator]
+            inputs = without_prefix(_inputs(self.batch), len(words.weight))
             with self.learner.adapter.bypassed():
-                self.known[states] = pooled_states(self.learner.host, _inputs(self.batch), states)
+                self.known[states] = pooled_states(host, inputs, states)
         return self.known[states]
 
 

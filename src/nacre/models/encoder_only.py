@@ -44,6 +44,7 @@ class EncoderOnly(Family):
     name = "encoder-only"
     padding_side = "right"
     is_generative = False
+    prefix_at = 1
 
     model: Classifier
     head: ClassificationHead
@@ -96,7 +97,8 @@ class EncoderOnly(Family):
     def text_rows(self, texts: Sequence[str], lengths: Lengths, task: str = "") -> list[Encoded]:
         """Chunks of the texts, of which tokens are hidden."""
         masking = masking_of(self.tokenizer)
-        chunks = chunked([self.source_ids(text) for text in texts], self.source_limit(lengths))
+        limit = self._limit(lengths, self.reserved(lengths), task)
+        chunks = chunked([self.source_ids(text) for text in texts], limit)
         return [Encoded.of_text(MaskedText.of(chunk, masking), task) for chunk in chunks]
 
     def prompts(self, rows: Sequence[Encoded]) -> Batch:
@@ -159,7 +161,10 @@ class EncoderOnly(Family):
         prompts = self._prompts(rows)
         width = prompts["input_ids"].shape[1]
         positions = [
-            number * width + position for number, row in enumerate(rows) if row.text for position in row.text.positions
+            number * width + len(self.prefix_of(row.task)) + position  # the class token is never hidden
+            for number, row in enumerate(rows)
+            if row.text
+            for position in row.text.positions
         ]
         return prompts.extended(
             positions=torch.tensor(positions, dtype=torch.long),

@@ -23,6 +23,7 @@ from nacre.models.batch import Batch, Router
 from nacre.models.classification_head import ClassificationHead
 from nacre.models.label_tree import Labels
 from nacre.models.masked_text import MaskedText
+from nacre.models.prefix import Prefix
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
@@ -99,22 +100,27 @@ class Family(ABC):
         name: The family's, as messages and protocols print it.
         padding_side: Where prompts are padded.
         is_generative: Whether answers are free text, token by token.
+        prefix_at: Where in an input virtual tokens stand: in front of everything, or behind the class token.
         model: The host's model.
         tokenizer: Its tokenizer.
         head: Its classification head; None where answers are written.
         router: Decides, before a batch is read, which parameters answer; None where there is nothing to decide.
+        prefix: Which virtual tokens stand in front of an input; None where there are none. `Encoded` rows do not hold
+            them: they are written when rows become a batch.
         multiple: Inputs that are padded at all are padded to a multiple of so many tokens.
     """
 
     name: ClassVar[str]
     padding_side: ClassVar[str]
     is_generative: ClassVar[bool]
+    prefix_at: ClassVar[int]
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer, head: ClassificationHead | None) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.head = head
         self.router: Router | None = None
+        self.prefix: Prefix | None = None
         self.multiple = 8
         self._is_routing = False
         # Test rows are read after every task, rehearsed rows in every later one: they are tokenized once.
@@ -282,8 +288,16 @@ class Family(ABC):
     @final
     def source_limit(self, lengths: Lengths) -> int:
         """How many tokens an input may have in this host: the given length, or what its positions leave."""
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        return min(lengths.source, positions - self.reserved(lengths)) if positions else lengths.source
+        return self._limit(lengths, self.reserved(lengths))
+
+    @final
+    def prefix_of(self, task: str) -> tuple[int, ...]:
+        """The virtual tokens in front of an input of this task ("" if nobody said which); () where there are none.
+
+        Raises:
+            DataError: If they depend on the task, and it was not given.
+        """
+        return () if self.prefix is None else self.prefix.tokens(task)
 
     @final
     def text(self, ids: Sequence[int] | Tensor) -> str:
@@ -311,8 +325,36 @@ class Family(ABC):
 
     def _encode_parts(self, example: Example, lengths: Lengths) -> Encoded:
         """An example that is an input in three parts and a target."""
-        source, truncated = self._sources(example.before, example.text, example.after, self.source_limit(lengths))
+        limit = self._limit(lengths, self.reserved(lengths), example.task)
+        source, truncated = self._sources(example.before, example.text, example.after, limit)
         return Encoded(tuple(source), self.encode_target(example, lengths), truncated, task=example.task)
+
+    def _limit(self, lengths: Lengths, reserved: int, task: str | None = None) -> int:
+        """How many tokens an input may have: the given length, or what the host's positions leave.
+
+        Args:
+            lengths: The given ones. Virtual tokens do not count among them: all methods read the same text.
+            reserved: Positions that an input cannot have.
+            task: The input's; None: as if there were no virtual tokens.
+
+        Raises:
+            DataError: If the virtual tokens leave nothing.
+        """
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        if not positions:
+            return lengths.source
+        prefix = 0 if task is None else len(self.prefix_of(task))
+        if prefix > (room := positions - reserved) - 2:
+            raise DataError(
+                f"The {prefix} prompt tokens in front of an input of task '{task}' leave no room for its text in the "
+                f"{room} positions that this model has for them: make the prompts shorter, or share one."
+            )
+        return int(min(lengths.source, room - prefix))
+
+    def _read(self, row: Encoded) -> tuple[int, ...]:
+        """What the model reads of a row: its source with the virtual tokens of its task."""
+        prefix, at = self.prefix_of(row.task), self.prefix_at
+        return (*row.source[:at], *prefix, *row.source[at:]) if prefix else row.source
 
     def _texts(self, examples: Sequence[Example], lengths: Lengths) -> list[Encoded]:
         """Texts as rows. A chunk may hold texts of several tasks; then it is of none."""
@@ -347,7 +389,7 @@ class Family(ABC):
 
     def _prompts(self, rows: Sequence[Encoded]) -> Batch:
         """The rows' inputs, padded."""
-        sources = [row.source for row in rows]
+        sources = [self._read(row) for row in rows]
         width = self.width(sources)
         ids = self._padded(sources, self.pad, width, self.padding_side)
         mask = self._padded([[1] * len(source) for source in sources], 0, width, self.padding_side)

@@ -38,6 +38,7 @@ class Generative(Family):
     """
 
     is_generative = True
+    prefix_at = 0
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer) -> None:
         super().__init__(model, tokenizer, head=None)
@@ -269,7 +270,7 @@ class DecoderOnly(Generative):
 
     def text_rows(self, texts: Sequence[str], lengths: Lengths, task: str = "") -> list[Encoded]:
         """Every token of a chunk but its first is to be predicted from those before it."""
-        limit = min(lengths.source, getattr(self.model.config, "max_position_embeddings", lengths.source))
+        limit = self._limit(lengths, 0, task)
         chunks = chunked([list(self.tokenizer(text)["input_ids"]) for text in texts], limit)
         return [Encoded(chunk[:1], chunk[1:], truncated=False, task=task) for chunk in chunks]
 
@@ -279,12 +280,14 @@ class DecoderOnly(Generative):
 
     def batch(self, rows: Sequence[Encoded]) -> Batch:
         """`input_ids` [B, S] hold inputs and targets."""
-        whole = [row.source + row.target for row in rows]
+        whole = [self._read(row) + row.target for row in rows]
         width = self.width(whole)
         tensors = {
             "input_ids": self._padded(whole, self.pad, width),
             "attention_mask": self._padded([[1] * len(ids) for ids in whole], 0, width),
-            "labels": self._padded([_to_be_written(row) for row in rows], IGNORED, width),
+            "labels": self._padded(
+                [[IGNORED] * len(self.prefix_of(row.task)) + _to_be_written(row) for row in rows], IGNORED, width
+            ),
         }
         return Batch(tensors, tuple(row.task for row in rows))
 
@@ -311,7 +314,7 @@ class DecoderOnly(Generative):
     def _conversation(self, example: Example, lengths: Lengths) -> Encoded:
         """Token ids of a conversation. One that is too long loses its oldest answers first, each with the turns that
         led to it, and then the end of its last turn; the last answer, which is the target, always stays."""
-        limit, turns = self.source_limit(lengths), example.turns
+        limit, turns = self._limit(lengths, self.reserved(lengths), example.task), example.turns
         pieces, ids = self._pieces(example, turns)
         while _size(ids[:-1]) > limit and (fewer := without_oldest(turns)) != turns:
             turns = fewer

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nacre.errors import RecipeError
+from nacre.models.reader import reader_of
 
 if TYPE_CHECKING:
     from nacre.models.host import Host
@@ -44,8 +45,7 @@ def pooled_states(host: Host, inputs: Mapping[str, Tensor], states: PooledStates
     Raises:
         RecipeError: If the stack has no such layer.
     """
-    body: Any = host.body
-    reader = body.get_encoder() if host.family.name == "encoder-decoder" else body.base_model
+    reader: Any = reader_of(host.body)
     was_training = reader.training
     reader.eval()
     try:

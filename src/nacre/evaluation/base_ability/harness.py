@@ -73,11 +73,11 @@ def check_host(host: Host) -> None:
 
 
 def positions(host: Host) -> int:
-    """How many tokens the host takes at once."""
+    """How many tokens the host takes at once, behind its virtual ones."""
     config: Any = host.model.config
     parts = (config, getattr(config, "encoder", None), getattr(config, "decoder", None))
     limits = [getattr(part, "max_position_embeddings", None) for part in parts]
-    return min((int(limit) for limit in limits if limit), default=_NO_POSITIONS)
+    return min((int(limit) for limit in limits if limit), default=_NO_POSITIONS) - len(host.family.prefix_of(""))
 
 
 def room(host: Host, task: AbilityTask, max_new_tokens: int) -> int:
@@ -219,9 +219,16 @@ def _model_class() -> Any:
 
         def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
             batch = self._batch(inps, attn_mask, labels)
+            prefix = self._prefix(inps)
+            count = prefix.shape[1] if attn_mask is None else 0  # a decoder that reads it gives logits for it, too
+            mask = None if attn_mask is None else torch.cat([torch.ones_like(prefix), attn_mask], 1)
             with self.host.family.routed(batch):
-                logits: Tensor = super()._model_call(inps, attn_mask, labels)
-            return logits
+                logits: Tensor = super()._model_call(torch.cat([prefix, inps], 1), mask, labels)
+            return logits[:, count:]
+
+        def _prefix(self, ids: Tensor) -> Tensor:
+            """The virtual tokens in front of every row of a batch [B, S], as [B, k]."""
+            return ids.new_tensor(self.host.family.prefix_of("")).expand(len(ids), -1)
 
         def _batch(self, inps: Tensor, attn_mask: Tensor | None, labels: Tensor | None) -> Batch:
             """What a router is shown of a call. lm-eval gives a decoder neither mask nor labels."""
@@ -243,11 +250,18 @@ def _model_class() -> Any:
         ) -> Tensor:
             """Greedy, whatever the model's own generation settings say. lm-eval would let a decoder of its own write
             as many tokens more as the prompt has."""
-            start = context.shape[1] if self.backend == "causal" else 1
+            prefix = self._prefix(context)
+            count = prefix.shape[1] if self.backend == "causal" else 0
+            start = count + context.shape[1] if self.backend == "causal" else 1
             stopping = helpers.stop_sequences_criteria(self.tokenizer, stop, start, len(context))
             family = self.host.family
             assert isinstance(family, Generative)
-            prompts = Batch({"input_ids": context, "attention_mask": attention_mask}, ("",) * len(context))
+            # Between these and a short row there is padding, which nobody sees and no position counts.
+            inputs = {
+                "input_ids": torch.cat([prefix, context], 1),
+                "attention_mask": torch.cat([torch.ones_like(prefix), attention_mask], 1),
+            }
+            prompts = Batch(inputs, ("",) * len(context))
             greedy = family.generation(family.greedy(self.new_tokens))
             with torch.no_grad(), greedy as settings, family.routed(prompts):
                 written: Tensor = self.model.generate(
@@ -255,6 +269,6 @@ def _model_class() -> Any:
                     generation_config=settings,
                     stopping_criteria=stopping,
                 )
-            return written
+            return written[:, count:]
 
     return HostModel

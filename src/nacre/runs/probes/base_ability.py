@@ -56,6 +56,11 @@ class BaseAbility(Probe):
                 f"base_ability: {method.display_name} ends with a model for each task, not with a last one to measure. "
                 "Set base_ability.when=every."
             )
+        if method.traits["task identity at test"] and not method.curriculum.needs_task_at_test:
+            raise RecipeError(
+                f"base_ability: {method.display_name} must be given the task of every input, and a benchmark is none "
+                "of the stream's tasks. Leave base_ability out."
+            )
         lm_eval("")
         if "humaneval" in self.tasks:
             containment()

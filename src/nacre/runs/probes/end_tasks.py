@@ -73,6 +73,11 @@ class FineTuning(Probe):
                 f"end_tasks: {method.display_name} ends with a model for each task, not with a last one to copy. "
                 "Set end_tasks.after=never."
             )
+        if self.after != "never" and (method.routing is not None or method.adapter.has_virtual_tokens):
+            raise RecipeError(
+                f"end_tasks: what {method.display_name} has learned is no part of the encoder's weights, so that a "
+                "copy of the encoder would not have it. Set end_tasks.after=never."
+            )
 
     def missing(self) -> str | None:
         return None  # they lie with the stream's rows, and how they are read depends on the tokenizer

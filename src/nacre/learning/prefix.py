@@ -1,0 +1,30 @@
+"""Where an adapter's virtual tokens meet the host: asked for every row that becomes part of a batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nacre.errors import DataError
+
+if TYPE_CHECKING:
+    from nacre.learning.learner import Learner
+
+
+class LearnerPrefix:
+    """The `Prefix` that a learner puts into its host's family."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+
+    def tokens(self, task: str) -> tuple[int, ...]:
+        """See `nacre.models.prefix.Prefix`. A task that was never learned has those of the newest one."""
+        adapter, learned = self.learner.adapter, self.learner.state.tasks
+        if not self.learner.method.adapter.needs_task_at_test:
+            return adapter.virtual_tokens(adapter.tasks)
+        if not task:
+            raise DataError(
+                f"{self.learner.method.display_name} must be given the task of every input, and none was: name it, as "
+                "in predict(inputs, task=...)."
+            )
+        is_newest = task == self.learner.unfinished or task not in learned
+        return adapter.virtual_tokens(adapter.tasks if is_newest else learned.index(task) + 1)
