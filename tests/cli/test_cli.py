@@ -647,16 +647,17 @@ def test_a_model_folder_without_a_config(refused: Refused, tmp_path: Path) -> No
     folder.mkdir()
     refused({"model": folder}, f"Model folder '{folder}' has no config.json: it is not a Hugging Face model folder.")
     (folder / "config.json").write_text("{broken")
-    refused({"model": folder}, f"Model '{folder}' cannot be read: ")
+    refused({"model": folder}, f"Model '{folder}' cannot be loaded (config.json): ")
     (folder / "config.json").write_text('{"model_type": "no_such_type"}')
-    refused({"model": folder}, f"Model '{folder}' cannot be read: ")
+    refused({"model": folder}, f"Model '{folder}' cannot be loaded (config.json): ")
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "tokenizer.json"])
 def test_a_model_folder_that_is_incomplete(refused: Refused, tiny_model: Model, tmp_path: Path, missing: str) -> None:
     folder = Path(shutil.copytree(tiny_model("t5"), tmp_path / "model"))
     (folder / missing).unlink()
-    refused({"model": folder}, f"Model '{folder}' cannot be loaded: ")
+    what = "weights" if missing == "model.safetensors" else "tokenizer"
+    refused({"model": folder}, f"Model '{folder}' cannot be loaded ({what}): ")
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ def check(
     Exits with 0 whatever is found; see --strict. A run stores the same in its checks.json.
     """
     from nacre.errors import RecipeError
+    from nacre.models.quiet import quiet_transformers
     from nacre.runs.checks import checks_of, tasks_to_check
     from nacre.tasks.checking.findings import FINDING_KINDS, plain
 
@@ -57,7 +58,8 @@ def check(
     if identity not in lines:
         raise RecipeError(f"--identity {identity}: {', '.join(lines)} are possible.")
     tasks, unreadable = tasks_to_check(data, stream, lines[identity])
-    checks = checks_of(tasks, _reader(model, max_source_length, max_target_length) if model is not None else None)
+    with quiet_transformers():
+        checks = checks_of(tasks, _reader(model, max_source_length, max_target_length) if model is not None else None)
     findings = [*map(plain, unreadable), *checks["findings"]]
     if as_json:
         typer.echo(json.dumps({**checks, "findings": findings}, indent=2, ensure_ascii=False))

@@ -22,6 +22,7 @@ from nacre.models.families import Encoded, Family, Lengths, Tokenizer, read_size
 from nacre.models.label_passes import LabelReading, read_as_prompt, read_by_encoder, takes_tree
 from nacre.models.label_tree import Labels, LabelTree, tree_of
 from nacre.models.sampling import Sampling, SeededDraws
+from nacre.models.vocabulary import padding_of
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example, Turn
 
@@ -57,8 +58,7 @@ class Generative(Family):
     @property
     def pad(self) -> int:
         """The tokenizer's, or its end token."""
-        # Padding is always masked out, so that a tokenizer without a padding token can lend its end token.
-        return self.end if self.tokenizer.pad_token_id is None else int(self.tokenizer.pad_token_id)
+        return padding_of(self.model, self.tokenizer, instead=self.end)
 
     @abstractmethod
     def target_ids(self, example: Example) -> list[int]:

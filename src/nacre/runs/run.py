@@ -22,6 +22,7 @@ from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
 from nacre.models.host import Host
 from nacre.models.loading import load_host
+from nacre.models.quiet import quiet_transformers
 from nacre.parts.curriculum import Stage
 from nacre.records.probe import BEFORE, ProbeRecord
 from nacre.records.run import RunRecord
@@ -37,6 +38,7 @@ from nacre.runs.results import StageRow, record_of, stage_row
 from nacre.tasks.task import Task
 
 
+@quiet_transformers()
 def run(recipe: Recipe, on_event: OnEvent) -> RunRecord:
     """Carry out a recipe in its output folder, or what of it is not done yet.
 
