@@ -121,10 +121,12 @@ class RowsEncoded:
     Attributes:
         rows: Their number.
         truncated: How many of them were longer than the input may be, and were cut.
+        cut_targets: How many of them have a target that was longer than it may be, and has lost its end token.
     """
 
     rows: int
     truncated: int
+    cut_targets: int
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ LINES = {
     "folded": ["sites", "folded", "obstacles", "ratios"],
     "room": ["site", "factor", "left", "width", "remaining"],
     "trainable": ["groups"],
-    "rows": ["rows", "truncated"],
+    "rows": ["rows", "truncated", "cut_targets"],
     "step": ["step", "steps", "loss", "terms", "rate"],
     "warning": ["text"],
     "evaluate": ["row", "tasks"],

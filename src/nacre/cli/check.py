@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from nacre.tasks.template import Identity
 
 STRICT = ("leak", "unreadable")
+OF_A_MODEL = ("truncation", "spelling")
+"""Kinds of findings that need a model."""
 
 
 def check(
@@ -33,7 +35,7 @@ def check(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Count the texts that are too long for this model: folder, name, or 'demo'.")
+        str | None, typer.Option(help="Count what is too long or cannot be written: folder, name, or 'demo'.")
     ] = None,
     max_source_length: Annotated[int, typer.Option(min=1, help="Tokens that an input may have (with --model).")] = 512,
     max_target_length: Annotated[
@@ -89,7 +91,7 @@ def _print(
     for finding in findings:
         by_kind[finding["kind"]].append(finding)
     for kind, some in by_kind.items():
-        if kind == "truncation" and checks["truncated"] is None:
+        if kind in OF_A_MODEL and checks["truncated"] is None:
             continue
         console.print(f"\n{kind}: {kinds[kind]}: {'none' if not some else len(some)}", soft_wrap=True)
         for finding in some:

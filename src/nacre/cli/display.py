@@ -73,10 +73,8 @@ class Display:
                 self.console.print(f"Earlier tasks are not folded at {sites - folded} of {sites} linear maps: {why}.")
             case TrainingPrepared(groups=groups):
                 self._show_groups(groups)
-            case RowsEncoded(rows=rows, truncated=truncated) if truncated:
-                self.console.print(
-                    f"{truncated} of {rows} training texts are longer than the input may be, and were cut."
-                )
+            case RowsEncoded():
+                self._show_cut(event)
             case StepTaken():
                 self._move_bar(event)
             case RowMeasured(number=number, scores=scores, tasks=tasks):
@@ -91,6 +89,17 @@ class Display:
                 self._drop_bar()
                 if already:
                     self.console.print(f"{path} is finished already; nothing was run.")
+
+    def _show_cut(self, event: RowsEncoded) -> None:
+        if event.truncated:
+            self.console.print(
+                f"{event.truncated} of {event.rows} training texts are longer than the input may be, and were cut."
+            )
+        if event.cut_targets:
+            self.console.print(
+                f"Warning: {event.cut_targets} of {event.rows} training targets are longer than a target may be, and "
+                "were cut before their end token: no answer learned from them ends (optim.max_target_length)."
+            )
 
     @contextmanager
     def interruptible(self, advice: str) -> Iterator[None]:

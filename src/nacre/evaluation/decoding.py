@@ -179,5 +179,5 @@ def _check_distinct(texts: Sequence[str], labels: Labels) -> None:
         if label and label in labels[:number]:
             raise DataError(
                 f"Labels '{texts[labels.index(label)]}' and '{texts[number]}' are the same tokens to this host, and "
-                "decode=labels cannot tell them apart: rename one, or use decode=free."
+                "decode=labels cannot tell them apart: rename one."
             )

@@ -17,7 +17,8 @@ from nacre.errors import CheckpointError, DataError, TrainingError
 from nacre.evaluation.decoding import Decoding, answer, token_budget
 from nacre.evaluation.perplexity import TextScore, measure_text
 from nacre.evaluation.scoring import TaskScore, score
-from nacre.events import OnEvent, PastFolded, RowsEncoded, TrainingPrepared, ignore
+from nacre.evaluation.spelling import as_labels, cut_targets, label_spellings, respelled_targets, say_respelled
+from nacre.events import OnEvent, PastFolded, RowsEncoded, TrainingPrepared, Warned, ignore
 from nacre.functional.losses import token_loss_sum
 from nacre.learning import checkpoint
 from nacre.learning.batches import Batches, TokenCount
@@ -90,6 +91,7 @@ class Learner:
 
         Raises:
             ModelError: If the host already carries a learner, or if the method does not fit it.
+            RecipeError: If the host's positions do not hold targets or answers of these lengths.
         """
         if not isinstance(host, Host) or not isinstance(method, Method):
             raise TypeError("Learner needs a host and a method: Learner(Host(model, tokenizer), am_lora()).")
@@ -114,6 +116,7 @@ class Learner:
             host.family.multiple = self.optim.pad_to_multiple_of
             host.model.to(PartialState(cpu=_only_cpu()).device)
             classification_head = host.use_head(head)
+            host.family.check_lengths(self.lengths, self.decoding.max_new_tokens)
             self.adapter: PlacedAdapter = method.adapter.place(host.body)
         except BaseException:
             host.release()
@@ -166,10 +169,25 @@ class Learner:
             self.resources.clear()
             self._opened.close()
 
+    def check(self, task: Task) -> None:
+        """Check that the host can learn a task, and can answer it as `decoding` says.
+
+        Raises:
+            DataError: If it cannot.
+        """
+        self.host.family.check(task)
+        if self._writes_labels:
+            label_spellings(self.host.family, task)
+
+    @property
+    def _writes_labels(self) -> bool:
+        """Whether answers are written freely, so that a label has to be read in them."""
+        return self.method.readout is None and self.decoding.decode == "free"
+
     def _learn(self, tasks: Sequence[Task]) -> None:
         self._check_curriculum(tasks)
         for task in tasks:
-            self.host.family.check(task)
+            self.check(task)
         self.unfinished = " + ".join(task.name for task in tasks)
         self._number = self.adapter.tasks + 1
         for part in self.method.parts:
@@ -186,7 +204,7 @@ class Learner:
             part.begin(self, tasks)
         self.on_event(TrainingPrepared(groups=[(group.name, group.size) for group in self.trainable()]))
         if self.trainable():
-            self._train([*(example for task in tasks for example in task.examples("train")), *more, *earlier])
+            self._train(tasks, [*(example for task in tasks for example in task.examples("train")), *more, *earlier])
         for part in self.method.parts:
             part.end(self, tasks)
         for owner in self.owners.values():
@@ -202,9 +220,9 @@ class Learner:
         earlier = memory.examples(self, tasks) if memory.mixed else ()
         return earlier, memory.lessons(self, tasks)
 
-    def _train(self, examples: Sequence[Example]) -> None:
+    def _train(self, tasks: Sequence[Task], examples: Sequence[Example]) -> None:
         rows = self.encode(examples)
-        self.on_event(RowsEncoded(rows=len(rows), truncated=sum(row.truncated for row in rows)))
+        self._report(tasks, examples, rows)
         batches = Batches(
             rows=rows,
             seed=self.state.seed,
@@ -219,6 +237,22 @@ class Learner:
                 self.work = train(self, batches, self.optim, accelerator, self.on_event)
             finally:
                 self._model, self._autocast = self.host.model, nullcontext
+
+    def _report(self, tasks: Sequence[Task], examples: Sequence[Example], rows: Sequence[Encoded]) -> None:
+        """Say what of the rows training does not see, or answers cannot give."""
+        family = self.host.family
+        # Texts are packed: their rows are other ones than the examples, and have no targets.
+        targets = [] if any(example.kind == "text" for example in examples) else rows
+        cut = cut_targets(family, targets)
+        truncated = sum(row.truncated for row in rows)
+        self.on_event(RowsEncoded(rows=len(rows), truncated=truncated, cut_targets=len(cut)))
+        for task in tasks if targets and self._writes_labels else ():
+            if task.labels is not None:
+                continue
+            own = [number for number, example in enumerate(examples) if example.task == task.name]
+            there = [examples[number] for number in own]
+            if respelled := respelled_targets(family, there, [rows[number] for number in own]):
+                self.on_event(Warned(say_respelled(f"train of '{task.name}'", there, respelled)))
 
     def begin_step(self, step: Step) -> None:
         """Tell everybody that a step begins."""
@@ -343,7 +377,7 @@ class Learner:
             if self.method.readout is not None:
                 return [self._read_out(task) for task in tasks]
             self.decoding.check(tasks)
-            return answer(
+            answers = answer(
                 self.host,
                 [task.examples("test") for task in tasks],
                 self.lengths,
@@ -351,6 +385,9 @@ class Learner:
                 token_budget(self.host, tasks, self.lengths, self.decoding),
                 [task.labels for task in tasks],
             )
+        if not self._writes_labels:
+            return answers
+        return [as_labels(self.host.family, task, own) for task, own in zip(tasks, answers, strict=True)]
 
     def _read_out(self, task: Task) -> list[str]:
         if task.labels is None:

@@ -91,6 +91,14 @@ class EncoderOnly(Family):
         number = self.head.labels.number(example.task, example.target)
         return () if number is None else (number,)
 
+    def spelling(self, example: Example) -> str:
+        """The target: labels are chosen whole."""
+        return example.target
+
+    def is_cut(self, target: Sequence[int]) -> bool:
+        """Never: a target is one class."""
+        return False
+
     def cue(self, example: Example) -> str:
         """The task, where each has classes of its own."""
         return example.task if isinstance(self.head.labels, TaskHeads) else ""

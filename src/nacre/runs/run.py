@@ -100,11 +100,11 @@ class Experiment:
             decoding=recipe.evaluation,
             head=recipe.head,
         )
+        self._check_host()
         names = [task.name for task in self.tasks]
         prepared = {key: probe.prepare(names, recipe.data, self.host) for key, probe in recipe.probes.items()}
         self.measurements = {key: measurement for key, measurement in prepared.items() if measurement is not None}
         self.protocol = protocol_of(recipe, self.tasks, self.learner, self.measurements)
-        self._check_host()
 
     def emit(self, event: Event) -> None:
         """Write an event down and pass it on."""
@@ -208,7 +208,7 @@ class Experiment:
     def _check_host(self) -> None:
         """Raise if the host cannot learn a task, or if a prompt leaves no room for a text."""
         for task in self.tasks:
-            self.host.family.check(task)
+            self.learner.check(task)
             if task.kind == "answer":
                 self.host.family.encode(task.template.example("a", "a", task.labels), self.learner.lengths)
 

@@ -17,7 +17,9 @@ from nacre.tasks.task import SPLITS, Split, Task
 
 CHECKS_SCHEMA = "nacre.checks/2"
 
-FindingKind = Literal["leak", "overlap", "identical", "repeats", "labels", "identity", "truncation", "unreadable"]
+FindingKind = Literal[
+    "leak", "overlap", "identical", "repeats", "labels", "identity", "truncation", "spelling", "unreadable"
+]
 FINDING_KINDS: dict[FindingKind, str] = {
     "leak": "test rows that the model trains on, in any task, or that settings are chosen on",
     "overlap": "other texts that occur in two splits",
@@ -25,7 +27,8 @@ FINDING_KINDS: dict[FindingKind, str] = {
     "repeats": "texts that occur twice in one split",
     "labels": "labels that cannot be distinguished, or that no row of a split has",
     "identity": "whether a prompt reveals which task it belongs to",
-    "truncation": "texts longer than the input may be",
+    "truncation": "texts longer than the input may be, and targets longer than a target may be",
+    "spelling": "labels and targets that the model's tokenizer writes in another way",
     "unreadable": "tasks that cannot be read",
 }
 
