@@ -43,7 +43,7 @@ def upgraded_learner(document: OldDocument, tensor_names: Iterable[str], file: P
             known = ", ".join([*_LEARNER_STEPS, LEARNER_SCHEMA])
             raise CheckpointError(f"{file} has schema {schema}; this version reads {known}.")
         document = _LEARNER_STEPS[schema](document, tensor_names)
-    return document
+    return {"forms": {}, **document}  # learners did not always keep how their tasks are asked
 
 
 def _learner_1_to_2(document: OldDocument, tensor_names: Iterable[str]) -> OldDocument:

@@ -224,7 +224,7 @@ def test_a_task_that_comes_again_goes_on_with_its_head() -> None:
     learner = learnt("seq_lora", [ANIMALS, FISH])
     other = rows_of(learner, "fish")
     before = rows_of(learner, "animals")
-    learner.learn(replace(ANIMALS, labels=("yes", "no", "maybe")))
+    learner.learn(replace(ANIMALS, labels=("yes", "no", "maybe")), again=True)
     assert heads_of(learner).tasks == ["animals", "animals", "fish", "fish", "animals"]
     assert equal(rows_of(learner, "fish"), other)
     assert not torch.equal(rows_of(learner, "animals")[0][:2], before[0])

@@ -57,6 +57,7 @@ def write_files(snapshot: Snapshot, folder: Path) -> None:
         "optim": dict(snapshot.optim),
         "decoding": dict(snapshot.decoding),
         "model": dict(snapshot.host),
+        "forms": dict(snapshot.forms),
     }
     (folder / "state.json").write_text(to_json(document) + "\n", encoding="utf-8")
 
@@ -115,6 +116,7 @@ def read(folder: Path) -> Snapshot:
         optim=document["optim"],
         decoding=document["decoding"],
         host=document["model"],
+        forms=document["forms"],
     )
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from nacre.adapters.adapter import PlacedAdapter
+from nacre.adapters.merged import merged_copy
 from nacre.adapters.route import Route
-from nacre.errors import CheckpointError, DataError, TrainingError
+from nacre.adapters.site import Site
+from nacre.errors import CheckpointError, DataError, ModelError, TrainingError, nearest
 from nacre.evaluation.decoding import Decoding, answer, token_budget
 from nacre.evaluation.perplexity import TextScore, measure_text
 from nacre.evaluation.scoring import TaskScore, score
@@ -23,6 +25,7 @@ from nacre.functional.losses import token_loss_sum
 from nacre.learning import checkpoint
 from nacre.learning.batches import Batches, TokenCount
 from nacre.learning.prefix import LearnerPrefix
+from nacre.learning.prompts import Conversation, TaskForm, prompt_example
 from nacre.learning.router import LearnerRouter
 from nacre.learning.settings import Optim
 from nacre.learning.snapshot import OwnerState, Snapshot, State, as_tree, from_tree
@@ -93,8 +96,16 @@ class Learner:
             ModelError: If the host already carries a learner, or if the method does not fit it.
             RecipeError: If the host's positions do not hold targets or answers of these lengths.
         """
-        if not isinstance(host, Host) or not isinstance(method, Method):
-            raise TypeError("Learner needs a host and a method: Learner(Host(model, tokenizer), am_lora()).")
+        if not isinstance(host, Host):
+            raise TypeError(
+                f"Learner needs a host first, not a {type(host).__name__}: Learner(load_host(NAME), method), or "
+                "Learner(Host(model, tokenizer), method)."
+            )
+        if not isinstance(method, Method):
+            raise TypeError(
+                f"Learner needs a method behind the host, not a {type(method).__name__}: Learner(host, am_lora()), or "
+                "Learner(host, build_method(NAME))."
+            )
         host.claim(method.display_name)
         self.host = host
         self.method = method
@@ -108,6 +119,7 @@ class Learner:
         self.cache: dict[str, Any] = {}
         self.work = TokenCount()
         self.unfinished: str | None = None  # what is being learned; after an error, what was
+        self.removed = False
         self._opened = ExitStack()  # what parts close when learning a task stops
         self._number: int | None = None  # of the task being learned
         self._model: torch.nn.Module = host.model  # while a task is learned: what accelerate made of it
@@ -130,6 +142,10 @@ class Learner:
                 self.owners["routing"] = routing
             host.family.router = LearnerRouter(self, method.routing)
         self._pretrained: str | None = None
+
+    def __repr__(self) -> str:
+        learned = ", ".join(self.state.tasks) or "nothing yet"
+        return f"Learner({self.method.display_name} in {self.host.name}, seed {self.state.seed}; learned: {learned})"
 
     @property
     def pretrained(self) -> str:
@@ -154,16 +170,20 @@ class Learner:
         """How many tokens inputs and targets may have in training."""
         return Lengths(self.optim.max_source_length, self.optim.max_target_length)
 
-    def learn(self, *tasks: Task) -> None:
+    def learn(self, *tasks: Task, again: bool = False) -> None:
         """Learn one task; with a joint curriculum, several at once. Earlier tasks' frozen tensors do not move.
 
+        Args:
+            tasks: One task, or several at once.
+            again: Whether a task may have been learned before; it is learned as a further one then.
+
         Raises:
-            DataError: If the host cannot learn such a task; nothing has happened then.
-            TrainingError: If the curriculum does not work that way, if a loss is not finite, or if nothing can be
-                learned from a batch.
+            DataError: If a task has no rows, or if the host cannot learn such a task; nothing has happened then.
+            TrainingError: If the curriculum does not work that way, if a task has been learned before, if a loss is not
+                finite, or if nothing can be learned from a batch.
         """
         try:
-            self._learn(tasks)
+            self._learn(tasks, again)
         finally:
             self._number = None
             self.resources.clear()
@@ -184,9 +204,10 @@ class Learner:
         """Whether answers are written freely, so that a label has to be read in them."""
         return self.method.readout is None and self.decoding.decode == "free"
 
-    def _learn(self, tasks: Sequence[Task]) -> None:
+    def _learn(self, tasks: Sequence[Task], again: bool) -> None:
         self._check_curriculum(tasks)
-        for task in tasks:
+        for number, task in enumerate(tasks):
+            self._check_rows(task, () if again else [*self.state.tasks, *(other.name for other in tasks[:number])])
             self.check(task)
         self.unfinished = " + ".join(task.name for task in tasks)
         self._number = self.adapter.tasks + 1
@@ -210,6 +231,7 @@ class Learner:
         for owner in self.owners.values():
             owner.freeze()
         self.state.tasks += [task.name for task in tasks]
+        self.state.forms |= {task.name: TaskForm.of(task) for task in tasks}
         self.unfinished = None
 
     def _extra_examples(self, tasks: Sequence[Task]) -> tuple[Sequence[Example], Sequence[Example]]:
@@ -368,6 +390,7 @@ class Learner:
         Raises:
             DataError: If a task is unlabeled text, or if labels are to be chosen and it has none.
         """
+        self._check_usable()
         for task in tasks:
             if task.kind == "text":
                 raise DataError(
@@ -399,30 +422,56 @@ class Learner:
             best += self.method.readout.classify(self, rows[start : start + size], task.labels)
         return ["" if number is None else task.labels[number] for number in best]
 
-    def evaluate(self, tasks: Sequence[Task]) -> list[TaskScore]:
-        """Accuracy and share of valid answers on the test rows of each task."""
+    @overload
+    def evaluate(self, tasks: Task) -> TaskScore: ...
+
+    @overload
+    def evaluate(self, tasks: Sequence[Task]) -> list[TaskScore]: ...
+
+    def evaluate(self, tasks: Task | Sequence[Task]) -> TaskScore | list[TaskScore]:
+        """Accuracy and share of valid answers on the test rows of one task, or of each of several.
+
+        Raises:
+            DataError: If a task cannot be answered, see `answer`.
+            TrainingError: If learning a task stopped halfway.
+        """
+        if isinstance(tasks, Task):
+            return self.evaluate([tasks])[0]
         return [score(task, answers) for task, answers in zip(tasks, self.answer(tasks), strict=True)]
 
     def measure_text(self, task: Task) -> TextScore:
         """Token accuracy and perplexity on the test rows of a task of unlabeled text."""
         if task.kind != "text":
             raise DataError(f"Task '{task.name}' has targets; evaluate() scores the answers to it.")
+        self._check_usable()
         with self._serving():
             return measure_text(self.host, task, self.lengths, self.decoding.batch_size)
 
-    def predict(self, inputs: Sequence[str], task: str = "") -> list[str]:
+    @overload
+    def predict(self, inputs: str, task: str = "") -> str: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict(self, inputs: Sequence[str | Conversation], task: str = "") -> list[str]: ...
+
+    def predict(self, inputs: str | Sequence[str | Conversation], task: str = "") -> str | list[str]:
         """Free answers to finished prompts. A prompt has no label set, so that `decoding.decode` does not matter here.
 
         Args:
-            inputs: The prompts.
+            inputs: The prompts, or one alone. A prompt is a text, or a conversation: a list of messages, each with
+                `role` and `content`, which the tokenizer's chat template writes out.
             task: Which one they are of. Only methods and heads that need the task at test are given it, and must be.
 
         Returns:
-            Answers of at most `decoding.max_new_tokens` tokens, or else of the targets' limit.
+            An answer for each prompt, of at most `decoding.max_new_tokens` tokens, or else of the targets' limit.
 
         Raises:
-            DataError: If no such task has been learned, or none is named where one must be.
+            DataError: If no such task has been learned, if none is named where one must be, or if something is no
+                prompt.
+            TrainingError: If learning a task stopped halfway.
         """
+        if isinstance(inputs, str):
+            return self.predict([inputs], task)[0]
+        self._check_usable()
         if task and task not in self.state.tasks:
             learned = ", ".join(self.state.tasks) or "none"
             raise DataError(f"predict(task='{task}'): no such task has been learned; learned so far: {learned}.")
@@ -431,13 +480,66 @@ class Learner:
                 f"{self.method.display_name} chooses among a task's labels: evaluate() or answer() give them."
             )
         limit = self.decoding.max_new_tokens or self.lengths.target
-        examples = [Example("", text, "", "", task=task) for text in inputs]
+        examples = [prompt_example(prompt, task) for prompt in inputs]
         with self._serving():
             return answer(self.host, [examples], self.lengths, self.decoding, limit)[0]
 
+    @overload
+    def ask(self, task: str, texts: str) -> str: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def ask(self, task: str, texts: Sequence[str | Conversation]) -> list[str]: ...
+
+    def ask(self, task: str, texts: str | Sequence[str | Conversation]) -> str | list[str]:
+        """Answers to texts of a task that has been learned, asked as its rows were.
+
+            learner.ask("topic", "The match ended two to one.")
+
+        Args:
+            task: The task's name. Its instruction, options and labels are kept with the learner.
+            texts: The texts, or one alone. In a task of conversations a text is the user's message, and a conversation
+                is a list of messages.
+
+        Returns:
+            An answer for each text, as `evaluate` would score it.
+
+        Raises:
+            DataError: If no such task has been learned, or if it has nothing to answer.
+            TrainingError: If learning a task stopped halfway.
+        """
+        if isinstance(texts, str):
+            return self.ask(task, [texts])[0]
+        if task not in self.state.tasks:
+            raise DataError(f"ask('{task}'): no such task has been learned. {nearest(task, self.state.tasks)}")
+        if task not in self.state.forms:
+            raise DataError(
+                f"ask('{task}'): an older version saved this learner, without how the task is asked: give finished "
+                "prompts to predict()."
+            )
+        return self.answer([self.state.forms[task].filled(task, texts)])[0]
+
+    def merged(self) -> torch.nn.Module:
+        """A copy of the model, in Hugging Face's form, with what was learned added to its weights.
+
+        It shares nothing with the host, so that `learner.merged().save_pretrained(folder)` writes an ordinary model.
+
+        Raises:
+            ModelError: If the method's updates depend on the input or the task, and no one weight holds them.
+            TrainingError: If learning a task stopped halfway.
+        """
+        self._check_usable()
+        merged = merged_copy(self.host.body)
+        chosen_anew = self.method.routing is not None or self.method.readout is not None
+        if chosen_anew or any(isinstance(module, Site) for module in merged.modules()):
+            raise ModelError(
+                f"{self.method.display_name} answers in a way that depends on the input, and no one weight holds that: "
+                "use learner.save(folder)."
+            )
+        return merged
+
     def snapshot(self) -> Snapshot:
         """Everything that the learner's future depends on, except the pretrained model. Tensors are not copied."""
-        self._check_finished()
+        self._check_usable()
         return Snapshot(
             seed=self.state.seed,
             tasks=tuple(self.state.tasks),
@@ -448,6 +550,7 @@ class Learner:
             optim=self.optim.model_dump(),
             decoding=self.decoding.model_dump(),
             host={"name": self.host.name, "hash": self.pretrained},
+            forms={name: as_tree(form, name) for name, form in self.state.forms.items()},
         )
 
     def restore(self, snapshot: Snapshot, where: str = "The snapshot") -> None:
@@ -481,6 +584,7 @@ class Learner:
             snapshot.seed,
             list(snapshot.tasks),
             {key: from_tree(kinds[key], tree, key, self.host.device) for key, tree in snapshot.parts.items()},
+            {name: from_tree(TaskForm, tree, name, self.host.device) for name, tree in snapshot.forms.items()},
         )
         for part in self.method.parts:
             part.restored(self)
@@ -524,7 +628,13 @@ class Learner:
         return learner
 
     def remove(self) -> None:
-        """Take everything that was learned out of the model, which is then bit for bit what it was."""
+        """Take everything that was learned out of the model, which is then bit for bit what it was.
+
+        This learner is over then; a second call does nothing.
+        """
+        if self.removed:
+            return
+        self.removed = True
         self.host.family.router = self.host.family.prefix = None
         for owner in self.owners.values():
             owner.remove()
@@ -552,15 +662,29 @@ class Learner:
         again._pretrained = self._pretrained
         return again
 
-    def _check_finished(self) -> None:
-        if self.unfinished is not None:
+    def _check_usable(self) -> None:
+        if self.removed:
+            raise TrainingError(
+                "This learner was removed from its model, and what it had learned with it: make a new Learner, or load "
+                "one that was saved."
+            )
+        if self.unfinished is not None and self._number is None:
             raise TrainingError(
                 f"Learning '{self.unfinished}' stopped halfway, and the adapter with it: load the learner as it was "
                 "saved before, or make a new one."
             )
 
+    def _check_rows(self, task: Task, learned: Sequence[str]) -> None:
+        if not task.train:
+            raise DataError(f"Task '{task.name}' has no rows to train on.")
+        if task.name in learned:
+            raise TrainingError(
+                f"Task '{task.name}' has been learned already: give other rows a name of their own, or call "
+                "learn(task, again=True)."
+            )
+
     def _check_curriculum(self, tasks: Sequence[Task]) -> None:
-        self._check_finished()
+        self._check_usable()
         stages = self.method.curriculum.stages(tasks) if tasks else []
         if len(stages) != 1:
             raise TrainingError(

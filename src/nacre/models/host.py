@@ -64,6 +64,9 @@ class Host:
         self.tokenizer = tokenizer
         check_vocabulary(self.body, tokenizer)
 
+    def __repr__(self) -> str:
+        return f"Host({self.name}, {self.family.name})"
+
     @property
     def body(self) -> nn.Module:
         """What was pretrained, and where adapters are placed."""
