@@ -40,8 +40,7 @@ def upgraded_learner(document: OldDocument, tensor_names: Iterable[str], file: P
     """
     while (schema := document.get("schema")) != LEARNER_SCHEMA:
         if schema not in _LEARNER_STEPS:
-            known = ", ".join([*_LEARNER_STEPS, LEARNER_SCHEMA])
-            raise CheckpointError(f"{file} has schema {schema}; this version reads {known}.")
+            raise CheckpointError(f"{file} has schema {schema}; this version reads {', '.join(LEARNER_SCHEMAS)}.")
         document = _LEARNER_STEPS[schema](document, tensor_names)
     return {"forms": {}, **document}  # learners did not always keep how their tasks are asked
 
@@ -94,3 +93,6 @@ _PARTS_1_TO_2: dict[str, Callable[[OldDocument], OldDocument]] = {
 }
 
 _LEARNER_STEPS: dict[str, Callable[[OldDocument, Iterable[str]], OldDocument]] = {"nacre.learner/1": _learner_1_to_2}
+
+LEARNER_SCHEMAS = (*_LEARNER_STEPS, LEARNER_SCHEMA)
+"""The formats of saved learners that this version reads."""

@@ -25,6 +25,7 @@ from nacre.events import Event, RowMeasured, StepTaken, TrainingPrepared
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
+from nacre.manifest import MANIFEST, write_manifest
 from nacre.models.families import Encoded, Lengths
 from nacre.models.growing_head import GrowingHead
 from nacre.models.host import Host
@@ -489,8 +490,8 @@ def test_learners_saved_before_there_was_a_choice_have_a_growing_head(tmp_path: 
     owners = document.pop("owners")
     old = {"schema": "nacre.learner/1", "slots": owners["adapter"]["slots"], "head": owners["head"]}
     file.write_text(json.dumps({**document, **old}))
-    (tmp_path / "saved" / checkpoint.MANIFEST).unlink()
-    checkpoint.write_manifest(tmp_path / "saved")
+    (tmp_path / "saved" / MANIFEST).unlink()
+    write_manifest(tmp_path / "saved")
     loaded = Learner.load(tmp_path / "saved", tiny_host("roberta"))
     assert type(loaded.host.model.head) is GrowingHead
     assert loaded.answer([ANIMALS]) == learner.answer([ANIMALS])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -21,6 +22,7 @@ from nacre.evaluation.perplexity import TextScore, measure_text
 from nacre.evaluation.scoring import TaskScore, score
 from nacre.evaluation.spelling import as_labels, cut_targets, label_spellings, respelled_targets, say_respelled
 from nacre.events import OnEvent, PastFolded, RowsEncoded, TrainingPrepared, Warned, ignore
+from nacre.files import to_json
 from nacre.functional.losses import token_loss_sum
 from nacre.learning import checkpoint
 from nacre.learning.batches import Batches, TokenCount
@@ -40,6 +42,7 @@ from nacre.models.owner import Owner, ParameterGroup
 from nacre.models.pooled_states import PooledStates, pooled_states
 from nacre.parts.part import MicroBatch, Part, Step
 from nacre.per_task import value_of
+from nacre.records.plain import differences
 from nacre.registry import build_method
 from nacre.seeds import derive
 from nacre.tasks.task import Task
@@ -561,7 +564,7 @@ class Learner:
             where: What an error calls it.
 
         Raises:
-            CheckpointError: If it does not fit this host or method.
+            CheckpointError: If it does not fit this host, method or seed.
         """
         if self.pretrained != snapshot.host["hash"]:
             raise CheckpointError(
@@ -570,6 +573,12 @@ class Learner:
             )
         if snapshot.head != self.head:
             raise CheckpointError(f"{where} was made with head={snapshot.head}, and this learner has head={self.head}.")
+        if snapshot.seed != self.state.seed:
+            raise CheckpointError(
+                f"{where} was made with seed {snapshot.seed}, and this learner has seed {self.state.seed}."
+            )
+        if different := self._other_method(snapshot):
+            raise CheckpointError(f"{where} was made by another method: {different}.")
         kinds = {part.remembers or part.key: part.State for part in self.method.parts if part.State is not None}
         for key in snapshot.parts:
             if key not in kinds:
@@ -661,6 +670,13 @@ class Learner:
         )
         again._pretrained = self._pretrained
         return again
+
+    def _other_method(self, snapshot: Snapshot) -> str:
+        """In what a snapshot's method differs; nothing can be said of one that was put together by hand."""
+        if not self.method.name or not snapshot.method["name"]:
+            return ""
+        here = json.loads(to_json({"name": self.method.name, "parameters": dict(self.method.parameters)}))
+        return "; ".join(differences(dict(snapshot.method), here, "method"))
 
     def _check_usable(self) -> None:
         if self.removed:
