@@ -13,6 +13,7 @@ Whoever wants to know passes `on_event`, a function that is called with each eve
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -280,3 +281,9 @@ def as_document(event: Event) -> dict[str, Any]:
 
 def ignore(event: Event) -> None:
     """The `on_event` of whoever does not want to know."""
+
+
+def only_warn(event: Event) -> None:
+    """The `on_event` of whoever names none: what a user should know becomes a Python warning."""
+    if isinstance(event, Warned):
+        warnings.warn(event.text, stacklevel=2)

@@ -21,7 +21,7 @@ from nacre.evaluation.decoding import Decoding, answer, token_budget
 from nacre.evaluation.perplexity import TextScore, measure_text
 from nacre.evaluation.scoring import TaskScore, score
 from nacre.evaluation.spelling import as_labels, cut_targets, label_spellings, respelled_targets, say_respelled
-from nacre.events import OnEvent, PastFolded, RowsEncoded, TrainingPrepared, Warned, ignore
+from nacre.events import OnEvent, PastFolded, RowsEncoded, TrainingPrepared, Warned, only_warn
 from nacre.files import to_json
 from nacre.functional.losses import token_loss_sum
 from nacre.learning import checkpoint
@@ -49,6 +49,11 @@ from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
 S = TypeVar("S")
+
+ROUNDED_AWAY = (
+    "an update that is smaller than their rounding is lost, which most are at usual rates. Load the model in float32; "
+    "optim.mixed_precision=bf16 computes in half precision and keeps full weights."
+)
 
 
 class Learner:
@@ -82,7 +87,7 @@ class Learner:
         optim: Optim | None = None,
         decoding: Decoding | None = None,
         head: HeadKind = "growing",
-        on_event: OnEvent = ignore,
+        on_event: OnEvent = only_warn,
     ) -> None:
         """A learner that has learned nothing yet.
 
@@ -93,7 +98,7 @@ class Learner:
             optim: How to train; by default `Optim()`.
             decoding: How to answer; by default `Decoding()`.
             head: The kind of classification head of an encoder-only host.
-            on_event: Called with what happens (see `nacre.events`).
+            on_event: Called with what happens (see `nacre.events`); by default warnings become Python's.
 
         Raises:
             ModelError: If the host already carries a learner, or if the method does not fit it.
@@ -227,6 +232,8 @@ class Learner:
         for part in self.method.parts:
             part.begin(self, tasks)
         self.on_event(TrainingPrepared(groups=[(group.name, group.size) for group in self.trainable()]))
+        if not self.state.tasks and (dtypes := _half_precisions(self.trainable())):
+            self.on_event(Warned(f"The trained weights are {dtypes}: {ROUNDED_AWAY}"))
         if self.trainable():
             self._train(tasks, [*(example for task in tasks for example in task.examples("train")), *more, *earlier])
         for part in self.method.parts:
@@ -719,6 +726,12 @@ class Learner:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(derive(self.state.seed, *where))
             yield
+
+
+def _half_precisions(groups: Sequence[ParameterGroup]) -> str:
+    """The types of trained parameters in which usual updates are rounded away, as text; empty if there are none."""
+    dtypes = {parameter.dtype for group in groups for parameter in group.parameters}
+    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes & {torch.float16, torch.bfloat16}))
 
 
 def _head_kind(snapshot: Snapshot) -> HeadKind:
