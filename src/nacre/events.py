@@ -174,6 +174,19 @@ class EvaluationStarted:
 
 
 @dataclass(frozen=True)
+class RowsAnswered:
+    """A batch of test rows was answered, or its texts measured. Not in `events.jsonl`: it moves a progress bar.
+
+    Attributes:
+        done: How many rows are answered by now.
+        rows: How many there are.
+    """
+
+    done: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class RowMeasured:
     """A row of the score matrix is known, measured now or read from a finished stage.
 
@@ -240,6 +253,7 @@ Event = (
     | StepTaken
     | Warned
     | EvaluationStarted
+    | RowsAnswered
     | RowMeasured
     | ProbeStarted
     | ProbeMeasured
@@ -268,8 +282,16 @@ EVENT_KINDS: Mapping[type, str] = {
 these names nor the names of the attributes may change."""
 
 
+def is_kept(event: Event) -> bool:
+    """Whether `events.jsonl` has a line for the event; what passes by with each batch has none."""
+    return not isinstance(event, RowsAnswered)
+
+
 def as_document(event: Event) -> dict[str, Any]:
     """The event as a line of `events.jsonl` holds it, without the time.
+
+    Args:
+        event: One that is kept (`is_kept`).
 
     Returns:
         `event`, the kind's name, and then the attributes in their order.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from nacre.cli.display import percent, table_console
+from nacre.cli.screen import percent, screen
 
 if TYPE_CHECKING:
     from nacre.records.comparison import Comparison, OverRows, OverSeeds
@@ -48,7 +48,7 @@ def compare(
 
 
 def _print(comparison: Comparison, page: Path) -> None:
-    console = table_console(150)
+    console = screen()
     runs = sum(len(group.runs) for group in comparison.groups)
     console.print(f"{comparison.stream}: {len(comparison.tasks)} tasks, {runs} runs")
     console.print("Mean over seeds in %, and the 95 % interval over seeds (Student).\n")

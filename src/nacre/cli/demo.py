@@ -17,7 +17,8 @@ def demo(
     """Teach the embedded model four small tasks with three methods, and show what each of them forgot."""
     import json
 
-    from nacre.cli.display import Display, print_comparison
+    from nacre.cli.display import Display
+    from nacre.cli.records import print_records
 
     display = Display(error=as_json)
     from nacre.runs.demo import run_demo
@@ -27,4 +28,4 @@ def demo(
     if as_json:
         typer.echo(json.dumps([json.loads(record.as_json()) for record in records], indent=2))
     else:
-        print_comparison(records, page)
+        print_records(records, page)

@@ -21,7 +21,7 @@ from nacre.evaluation.decoding import Decoding, answer, token_budget
 from nacre.evaluation.perplexity import TextScore, measure_text
 from nacre.evaluation.scoring import TaskScore, score
 from nacre.evaluation.spelling import as_labels, cut_targets, label_spellings, respelled_targets, say_respelled
-from nacre.events import OnEvent, PastFolded, RowsEncoded, TrainingPrepared, Warned, only_warn
+from nacre.events import OnEvent, PastFolded, RowsAnswered, RowsEncoded, TrainingPrepared, Warned, only_warn
 from nacre.files import to_json
 from nacre.functional.losses import token_loss_sum
 from nacre.learning import checkpoint
@@ -417,6 +417,7 @@ class Learner:
                 self.decoding,
                 token_budget(self.host, tasks, self.lengths, self.decoding),
                 [task.labels for task in tasks],
+                self.on_event,
             )
         if not self._writes_labels:
             return answers
@@ -430,6 +431,7 @@ class Learner:
         best: list[int | None] = []
         for start in range(0, len(rows), size):
             best += self.method.readout.classify(self, rows[start : start + size], task.labels)
+            self.on_event(RowsAnswered(done=len(best), rows=len(rows)))
         return ["" if number is None else task.labels[number] for number in best]
 
     @overload
@@ -455,7 +457,7 @@ class Learner:
             raise DataError(f"Task '{task.name}' has targets; evaluate() scores the answers to it.")
         self._check_usable()
         with self._serving():
-            return measure_text(self.host, task, self.lengths, self.decoding.batch_size)
+            return measure_text(self.host, task, self.lengths, self.decoding.batch_size, self.on_event)
 
     @overload
     def predict(self, inputs: str, task: str = "") -> str: ...  # type: ignore[overload-overlap]

@@ -17,6 +17,7 @@ from nacre.events import (
     RunStarted,
     StageStarted,
     Warned,
+    is_kept,
 )
 from nacre.learning.learner import Learner
 from nacre.models.host import Host
@@ -111,8 +112,9 @@ class Experiment:
         self.places = _places(self.saved, self.curriculum)
 
     def emit(self, event: Event) -> None:
-        """Write an event down and pass it on."""
-        self.directory.append(event)
+        """Write an event down, if it is kept, and pass it on."""
+        if is_kept(event):
+            self.directory.append(event)
         self._on_event(event)
 
     def begin(self) -> None:
@@ -209,7 +211,8 @@ class Experiment:
         for task in self.tasks:
             self.learner.check(task)
             if task.kind == "answer":
-                self.host.family.encode(task.template.example("a", "a", task.labels), self.learner.lengths)
+                example = replace(task.template.example("a", "a", task.labels), task=task.name)
+                self.host.family.encode(example, self.learner.lengths)
 
     def _checked(self) -> list[Task]:
         """The tasks without the validation rows that stand in the place of the test rows, which would seem to leak."""
