@@ -9,6 +9,10 @@ from typing import Any
 from nacre.errors import CheckpointError
 
 LEARNER_SCHEMA = "nacre.learner/2"
+RECORD_SCHEMA = "nacre.results/2"
+
+OLD_RECORD_SCHEMAS = ("nacre.results/1",)
+"""Formats of `results.json` from before it held its own hash."""
 
 OldDocument = dict[str, Any]
 
@@ -25,6 +29,15 @@ def upgraded_recipe(document: Mapping[str, Any]) -> OldDocument:
 def _with_head(recipe: Mapping[str, Any]) -> OldDocument:
     """Before recipes could name a classification head, there was one kind only."""
     return {"head": "growing", **recipe}
+
+
+def upgraded_record(document: Mapping[str, Any]) -> OldDocument:
+    """A run's `results.json` in today's schema, without the hash that its own did not have.
+
+    Args:
+        document: The file's content; it is not changed.
+    """
+    return {**document, "schema": RECORD_SCHEMA}
 
 
 def upgraded_learner(document: OldDocument, tensor_names: Iterable[str], file: Path) -> OldDocument:

@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,13 +19,14 @@ import yaml
 from helpers.command import Call, assert_one_line_error, one_line
 from helpers.page import Page
 from helpers.tiny import write_task
-from nacre.errors import CheckpointError, RecipeError
+from nacre.errors import CheckpointError, NacreError, RecipeError
 from nacre.evaluation.matrix import DEFINITIONS, run_metrics
 from nacre.evaluation.uncertainty import Interval, over_rows, over_seeds, student_quantile, student_within
 from nacre.files import hash_of
+from nacre.manifest import write_manifest
 from nacre.records.compare import compare, judge, read_runs
 from nacre.records.comparison import Comparison
-from nacre.records.end_tasks import EndAverage, EndTaskRecord
+from nacre.records.end_tasks import EndResult, EndTaskRecord, average
 from nacre.records.predictions import final_scores
 from nacre.records.run import RunRecord, Seconds
 from nacre.report.comparison import mean_matrix, render_comparison
@@ -58,7 +60,8 @@ def plant(
     """A finished run whose last row was answered so; the rest of its matrix is made up."""
     shares = [sum(one) / len(one) for one in last]
     count = len(shares)
-    matrix = [[(0.9 if task < stage else 0.1) for task in range(count)] for stage in range(count)] + [shares]
+    made_up = [[(0.9 if task < stage else 0.1) for task in range(count)] for stage in range(count)] + [shares]
+    matrix = changes.pop("matrix", made_up)
     told = changes.pop("told", protocol())
     record = RunRecord(
         method=method, title=method.title(), parameters=parameters or {"rank": 4}, stream="own", tasks=list(TASKS),
@@ -79,6 +82,8 @@ def plant(
     for number, name in enumerate(TASKS, start=1):
         wrong = json.dumps({"answer": "a", "target": "b", "right": False}) + "\n"
         (before / f"{number:02d}-{name}.jsonl.gz").write_bytes(gzip.compress(wrong.encode() * len(last[0])))
+    for stage in (predictions.parent, before.parent):
+        write_manifest(stage)
     recipe = {"method": method, "seed": seed, "output": str(place), "optim": optim or {"learning_rate": 0.1}}
     (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     record.write(place / "results.json")
@@ -310,10 +315,10 @@ def test_seeds_of_other_settings_are_other_groups(tmp_path: Path) -> None:
 
 
 def test_an_undefined_metric_stays_undefined(tmp_path: Path) -> None:
-    for seed in (1, 2):
-        place = plant(tmp_path, "joint", seed, better(seed))
-        record = RunRecord.read(place / "results.json")
-        record.model_copy(update={"forgetting": None if seed == 1 else 0.1}).write(place / "results.json")
+    undefined: list[float | None] = [None] * 3
+    shares = [sum(one) / len(one) for one in better(1)]
+    plant(tmp_path, "joint", 1, better(1), matrix=[[0.1] * 3, undefined, undefined, shares])
+    plant(tmp_path, "joint", 2, better(2))
     group = compared(tmp_path).groups[0]
     assert group.metrics["forgetting"] is None
     assert group.metrics["average_accuracy"] is not None
@@ -321,16 +326,14 @@ def test_an_undefined_metric_stays_undefined(tmp_path: Path) -> None:
 
 def test_end_tasks_join_the_metrics(nacre: Call, tmp_path: Path) -> None:
     def ends(f1: float) -> EndTaskRecord:
-        shared: dict[str, Any] = dict.fromkeys(
-            ("f1_deviation", "accuracy_deviation", "macro_f1", "macro_f1_deviation"), 0.0
-        )
-        return EndTaskRecord(
-            results=[],
-            averages=[
-                EndAverage(after="plants", f1=0.1, accuracy=0.1, **shared),
-                EndAverage(after="tools", f1=f1, accuracy=0.5, **shared),
-            ],
-        )
+        results = [
+            EndResult(
+                after=after, corpus="c", task="t", seed=1, train_rows=1, test_rows=1, accuracy=0.5, macro_f1=0.0,
+                f1=value, seconds=1.0, answers=[],
+            )
+            for after, value in (("plants", 0.1), ("tools", f1))
+        ]  # fmt: skip
+        return EndTaskRecord(results=results, averages=[average(after, results) for after in ("plants", "tools")])
 
     for seed in (1, 2):
         plant(tmp_path, "a", seed, better(seed), end_tasks=ends(0.6 + 0.1 * seed))
@@ -396,11 +399,37 @@ def test_predictions_of_another_run_are_refused(tmp_path: Path) -> None:
     other = plant(tmp_path, "b", 1, baseline(1))
     file = Path("tasks/03-tools/predictions/02-plants.jsonl.gz")
     shutil.copy(other / file, place / file)
+    with pytest.raises(CheckpointError, match=r"02-plants\.jsonl\.gz is damaged: its sha256 differs"):
+        compared(tmp_path)
+    stage = (place / file).parents[1]
+    write_manifest(stage)
     with pytest.raises(CheckpointError, match=r"02-plants.*which is not what results\.json says of task 'plants'"):
         compared(tmp_path)
     (place / file).write_bytes(b"no gzip")
+    write_manifest(stage)
     with pytest.raises(CheckpointError, match=r"02-plants\.jsonl\.gz is damaged"):
         compared(tmp_path)
+
+
+def test_a_recipe_that_was_changed_after_the_run_is_refused(
+    nacre: Call, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    for name in ("animals", "plants"):
+        write_task(tmp_path / "data", name)
+    said = nacre(
+        *("run", "--method", "inc_lora", "--stream", "animals,plants", "--data", tmp_path / "data", "--limit-train", 4),
+        *("--model", tiny_model("t5"), "--output", tmp_path / "run", "--set", "optim.learning_rate=1e-05"),
+    )
+    assert said.code == 0, said.err
+    runs, _ = read_runs([tmp_path / "run"], training_settings)
+    assert runs[0].settings["optim"]["learning_rate"] == 1e-05
+    file = tmp_path / "run" / "recipe.yaml"
+    for old, new in (("batch_size: 16", "batch_size: 17"), ("weight_decay: 0.0", "weight_decay: 2020-01-01")):
+        before = file.read_text()
+        file.write_text(before.replace(old, new, 1))
+        with pytest.raises(NacreError, match=re.escape(str(file))):
+            read_runs([tmp_path / "run"], training_settings)
+        file.write_text(before)
 
 
 def test_without_predictions_only_seeds_are_judged(planted: Path) -> None:
@@ -416,10 +445,8 @@ def test_a_score_that_is_no_mean_over_rows_is_not_drawn_again(tmp_path: Path) ->
     tasks = protocol()["tasks"]
     told = protocol(tasks=[tasks[0], {**tasks[1], "metric": "macro_f1"}, tasks[2]])
     for method, rows in (("a", better), ("b", baseline)):
-        place = plant(tmp_path, method, 1, rows(1), told=told)
-        record = RunRecord.read(place / "results.json")
-        record.matrix[-1][1] = 0.5
-        record.write(place / "results.json")
+        first, _, third = (sum(one) / len(one) for one in rows(1))
+        plant(tmp_path, method, 1, rows(1), told=told, matrix=[[0.1] * 3] * 3 + [[first, 0.5, third]])
     pair = compared(tmp_path).pairs[0]
     assert pair.rows is None
     assert pair.verdict == "not shown"
@@ -433,6 +460,7 @@ def test_a_task_answered_last_in_an_earlier_stage(tmp_path: Path) -> None:
         own = place / "tasks" / f"{number:02d}-{name}" / "predictions"
         own.mkdir(parents=True)
         shutil.move(last / f"{number:02d}-{name}.jsonl.gz", own / f"01-{name}.jsonl.gz")
+        write_manifest(own.parent)
     scores = final_scores(place, RunRecord.read(place / "results.json"))
     assert [score.tolist() for score in scores] == better(1)
 

@@ -112,6 +112,7 @@ def events(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
 
 
 TIMES = {"seconds", "peak_rss_bytes", "train_seconds", "evaluate_seconds"}
+HASHES = {"sha256", "recipe_hash"}  # of times, and of the folder's own name
 BY_CONTENT = {"results.json", "row.json"}  # hold times beside what must be the same
 NOT_COMPARED = {"events.jsonl", "report.html", "manifest.json", "recipe.yaml", ".lock"}
 
@@ -123,7 +124,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if path.name in BY_CONTENT:
             document = json.loads(path.read_text())
-            found[name] = {key: value for key, value in document.items() if key not in TIMES}
+            found[name] = {key: value for key, value in document.items() if key not in TIMES | HASHES}
         elif path.is_dir() or path.name in NOT_COMPARED:
             found[name] = None
         else:

@@ -20,7 +20,7 @@ import yaml
 from nacre.errors import RecipeError
 from nacre.evaluation.matrix import AVERAGE_ACCURACY, RunMetric
 from nacre.evaluation.uncertainty import Interval, Spread, over_rows, over_seeds
-from nacre.files import to_json
+from nacre.files import hash_of, to_json
 from nacre.migrations import upgraded_recipe
 from nacre.records.comparison import Comparison, Group, OverRows, OverSeeds, Pair, Verdict
 from nacre.records.plain import differences, leaves
@@ -89,11 +89,7 @@ def read_runs(folders: Sequence[Path], settings_of: TrainingSettings) -> tuple[l
             raise RecipeError(f"'{folder}' holds no finished run: {why}.")
         finished.update((path.resolve(), path) for path in done)
         unfinished.update((path.resolve(), path) for path in begun)
-    runs = [
-        FinishedRun(path, RunRecord.read(path / "results.json"), _settings(path, settings_of))
-        for path in finished.values()
-    ]
-    return runs, list(unfinished.values())
+    return [_finished(path, settings_of) for path in finished.values()], list(unfinished.values())
 
 
 def compare(
@@ -161,17 +157,31 @@ def check_protocols(runs: Sequence[FinishedRun]) -> None:
     )
 
 
-def _settings(folder: Path, settings_of: TrainingSettings) -> dict[str, Any]:
+def _finished(folder: Path, settings_of: TrainingSettings) -> FinishedRun:
+    record = RunRecord.read(folder / "results.json")
+    return FinishedRun(folder, record, _settings(folder / "recipe.yaml", record, settings_of))
+
+
+def _settings(file: Path, record: RunRecord, settings_of: TrainingSettings) -> dict[str, Any]:
     """How the run was trained, from its recipe; empty where the recipe was deleted."""
     try:
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+        recipe = yaml.safe_load(file.read_bytes())
     except FileNotFoundError:
         return {}
     except (yaml.YAMLError, UnicodeDecodeError):
         recipe = None
     if not isinstance(recipe, dict):
-        raise RecipeError(f"'{folder / 'recipe.yaml'}' is damaged: it holds no recipe.")
+        raise RecipeError(f"'{file}' is damaged: it holds no recipe.")
+    if record.recipe_hash not in (None, _hash(recipe)):
+        raise RecipeError(f"'{file}' was changed after the run: it is not the recipe that results.json is of.")
     return settings_of(upgraded_recipe(recipe))
+
+
+def _hash(recipe: Mapping[Any, Any]) -> str:
+    try:
+        return hash_of(recipe)
+    except (TypeError, ValueError, RecursionError):  # YAML holds more than a recipe does
+        return "not a recipe's"
 
 
 def _check_seeds(group: Sequence[FinishedRun]) -> None:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nacre.errors import CheckpointError
 from nacre.files import to_json
+from nacre.records.fields import Count, Duration, Finite, Share
 
 ROW, LEARNED = "row.json", "learned.json"
 """A stage that holds `learned.json` was learned and not yet measured; one that holds `row.json` is finished."""
-
-Share = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]
-"""A score; sums of floats may end a rounding outside of 0 to 1."""
-
-Count = Annotated[int, Field(ge=0)]
-Duration = Annotated[FiniteFloat, Field(ge=0)]
 
 
 class Learned(BaseModel):
@@ -60,7 +55,7 @@ class StageRow(BaseModel):
     row: Count
     scores: list[Share | None]
     valid: list[Share | None]
-    perplexity: list[FiniteFloat | None] = []
+    perplexity: list[Finite | None] = []
     train_seconds: Duration | None
     train_tokens: Count | None = None
     train_positions: Count | None = None

@@ -122,6 +122,7 @@ def record_of(
         peak_rss_bytes=max(row.peak_rss_bytes for row in rows.values()),
         protocol=protocol,
         protocol_hash=hash_of(protocol),
+        recipe_hash=hash_of(recipe.document()),
         definitions=DEFINITIONS | ({"perplexity": PERPLEXITY} if _has_text(tasks) else {}),
     )
 

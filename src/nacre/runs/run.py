@@ -63,8 +63,9 @@ def run(recipe: Recipe, on_event: OnEvent) -> RunRecord:
     directory.check_place()
     directory.check_same(recipe)
     if directory.results.exists():
+        record = RunRecord.read(directory.results)
         on_event(RunFinished(path=str(directory.path), already=True))
-        return RunRecord.read(directory.results)
+        return record
     experiment = Experiment(recipe, directory, on_event)
     with directory.locked():
         experiment.begin()
