@@ -10,7 +10,7 @@ from rich.console import Console
 
 from helpers.command import Call
 from nacre.cli.display import Display
-from nacre.cli.screen import BEST, WORST, Grid, extremes, say
+from nacre.cli.screen import BEST, WORST, Grid, extremes, percent, say
 from nacre.events import EvaluationStarted, RowsAnswered, StageStarted, StepTaken, TrainingPrepared, Warned
 
 WORDS = (
@@ -92,6 +92,17 @@ def test_color_is_off_where_the_terminal_says_so(
     with screen.capture() as capture:
         say(screen, "Warning: so it is.", "yellow")
     assert ("\x1b[33m" in capture.get()) is colored
+
+
+def test_nothing_gained_has_no_sign() -> None:
+    assert [percent(value, sign=True) for value in (None, 0.031, -0.031, 0.0, -0.0001)] == [
+        "-",
+        "+3.1",
+        "-3.1",
+        "0.0",
+        "0.0",
+    ]
+    assert [percent(value) for value in (1.0, -0.0001)] == ["100.0", "0.0"]
 
 
 def test_trained_parameters_take_one_line_unless_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

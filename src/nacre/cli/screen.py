@@ -121,9 +121,12 @@ def percent(value: float | None, sign: bool = False) -> str:
 
     Args:
         value: The fraction; None gives a dash.
-        sign: Whether a gain has a plus.
+        sign: Whether a gain has a plus; nothing gained or lost has no sign.
     """
-    return UNDEFINED if value is None else f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
+    if value is None:
+        return UNDEFINED
+    text = f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
+    return text if text.strip("+-0.") else text.lstrip("+-")
 
 
 def _is_bounded(console: Console) -> bool:
