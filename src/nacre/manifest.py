@@ -35,14 +35,19 @@ class Binding(BaseModel):
     previous: Hash | None = None
 
 
-class Manifest(Binding):
+class Manifest(BaseModel):
     """The content of `manifest.json`.
 
     Attributes:
+        run, previous: The stage's binding.
         schema_: The format of the learner in the folder.
         sha256: The hash of every file by its name, relative to the folder.
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: Hash | None = None
+    previous: Hash | None = None
     schema_: str = Field(alias="schema")
     sha256: dict[str, Hash] = Field(min_length=1)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nacre.errors import CheckpointError
 
 LEARNER_SCHEMA = "nacre.learner/2"
-RECORD_SCHEMA = "nacre.results/2"
+RECORD_SCHEMA: Final = "nacre.results/2"
 
 OLD_RECORD_SCHEMAS = ("nacre.results/1",)
 """Formats of `results.json` from before it held its own hash."""

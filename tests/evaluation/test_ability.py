@@ -30,6 +30,7 @@ from nacre.evaluation.base_ability.benchmarks import ABILITIES, PUBLISHED, Abili
 from nacre.evaluation.base_ability.measure import measure_ability, trial_of
 from nacre.evaluation.base_ability.programs import Limits, containment, run_program
 from nacre.evaluation.base_ability.scores import AbilityScore, score_of
+from nacre.evaluation.decoding import Decoding
 from nacre.events import Event, ProbeStarted, ignore
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -210,7 +211,10 @@ def test_it_does_so_with_pretrained_models(model: str, name: str) -> None:
 def prompted(host: Host) -> Learner:
     """A learner with a soft prompt of four tokens, far from any word."""
     method = Method(title="Prompt tuning", sources=(), adapter=Prompt(tokens=4))
-    learner = Learner(host, method, optim=Optim(batch_size=4, learning_rate=0.3, max_target_length=8))
+    optim = Optim(batch_size=4, learning_rate=0.3, max_target_length=8)
+    learner = Learner(
+        host, method, optim=optim, decoding=Decoding(decode="labels")
+    )  # words of others: it knows no label
     learner.learn(tiny_task())
     return learner
 

@@ -98,4 +98,4 @@ def test_warnings_become_pythons_where_nobody_listens() -> None:
         Learner(tiny_host("t5", torch.bfloat16), seq_ft()).learn(tiny_task())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        only_warn(RowsEncoded(1, 0))
+        only_warn(RowsEncoded(rows=1, truncated=0, cut_targets=0))

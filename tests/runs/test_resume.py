@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from helpers.tiny import write_task
 from nacre.cli.main import main
 from nacre.errors import CheckpointError, NacreError, RecipeError
-from nacre.events import Event, OnEvent, as_document, ignore
+from nacre.events import Event, OnEvent, as_document, ignore, is_kept
 from nacre.files import build_folder, sha256, write_atomically
 from nacre.learning.settings import Optim
 from nacre.models.host import Host
@@ -97,7 +97,7 @@ def stop_at(kind: str, times: int = 1, **values: object) -> OnEvent:
 
     def stop(event: Event) -> None:
         nonlocal seen
-        if {"event": kind, **values}.items() <= as_document(event).items():
+        if is_kept(event) and {"event": kind, **values}.items() <= as_document(event).items():
             seen += 1
             if seen == times:
                 raise Stop(kind)
@@ -190,7 +190,12 @@ def test_stopped_once(
     assert (output / "results.json").exists() == ended
     torch.manual_seed(3)
     seen: list[dict[str, Any]] = []
-    record = run(recipe(method, output), lambda event: seen.append(json.loads(json.dumps(as_document(event)))))
+
+    def note(event: Event) -> None:
+        if is_kept(event):
+            seen.append(json.loads(json.dumps(as_document(event))))
+
+    record = run(recipe(method, output), note)
     assert_same(output, expected)
     assert record == RunRecord.read(output / "results.json")
 
@@ -368,7 +373,7 @@ def test_killed(
     assert not (output / "results.json").exists()
     assert not (output / "tasks" / "03-tools").exists()
     assert call([*command, "--output", str(output)], monkeypatch) == 0
-    assert "Continuing after 2 finished task(s)" in " ".join(capsys.readouterr().out.split())
+    assert "Continuing after 2 finished tasks" in " ".join(capsys.readouterr().out.split())
     assert [event["tasks"] for event in events(output, "resumed")] == [["animals", "plants"]]
     assert [event["name"] for event in events(output, "stage")] == [*NAMES, "tools"]
     assert_same(output, uninterrupted)

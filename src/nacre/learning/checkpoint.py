@@ -111,17 +111,17 @@ def read(folder: Path) -> Snapshot:
     )
 
 
-class _Named(BaseModel):
+class _SavedMethod(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
-
-
-class _SavedMethod(_Named):
     parameters: dict[str, Any]
 
 
-class _SavedHost(_Named):
+class _SavedHost(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
     hash: str
 
 

@@ -374,12 +374,12 @@ class Family(ABC):
         if not positions:
             return lengths.source
         prefix = 0 if task is None else len(self.prefix_of(task))
-        if prefix > (room := positions - reserved) - 2:
+        if prefix and prefix > (room := positions - reserved) - 2:
             raise DataError(
                 f"The {prefix} prompt tokens in front of an input of task '{task}' leave no room for its text in the "
                 f"{room} positions that this model has for them: make the prompts shorter, or share one."
             )
-        return int(min(lengths.source, room - prefix))
+        return int(min(lengths.source, positions - reserved - prefix))
 
     def _read(self, row: Encoded) -> tuple[int, ...]:
         """What the model reads of a row: its source with the virtual tokens of its task."""

@@ -11,5 +11,5 @@ Share = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]
 """A score; sums of floats may end a rounding outside of 0 to 1."""
 
 Difference = Annotated[float, Field(ge=-1 - 1e-9, le=1 + 1e-9)]
-Count = Annotated[int, Field(ge=0)]
+Number = Annotated[int, Field(ge=0)]
 Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -15,7 +15,7 @@ from nacre.migrations import OLD_RECORD_SCHEMAS, RECORD_SCHEMA, upgraded_record
 from nacre.records.base_ability import AbilityRecord
 from nacre.records.checking import problem_of
 from nacre.records.end_tasks import EndTaskRecord
-from nacre.records.fields import Count, Difference, Duration, Share
+from nacre.records.fields import Difference, Duration, Number, Share
 from nacre.records.probe import ProbeMetric, ProbeRecord
 from nacre.tasks.metrics import title
 
@@ -55,8 +55,8 @@ class TokenCounts(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tokens: list[Count | None]
-    positions: list[Count | None]
+    tokens: list[Number | None]
+    positions: list[Number | None]
     padding_share: Share | None
 
 
@@ -91,14 +91,14 @@ class RunRecord(BaseModel):
     forgetting: Difference | None
     backward_transfer: Difference | None
     forward_transfer: Difference | None
-    trainable_parameters: Count = Field(description="of the last task learned")
-    trainable_parameters_per_task: list[Count | None]
-    stored_parameters: Count = Field(description="numbers kept besides the pretrained model, after the last task")
+    trainable_parameters: Number = Field(description="of the last task learned")
+    trainable_parameters_per_task: list[Number | None]
+    stored_parameters: Number = Field(description="numbers kept besides the pretrained model, after the last task")
     seconds: Seconds
     training: TokenCounts | None = Field(default=None, description="null in records from before it was counted")
     end_tasks: EndTaskRecord | None = Field(default=None, description="of copies fine-tuned on end tasks")
     base_ability: AbilityRecord | None = Field(default=None, description="of what pre-training taught")
-    peak_rss_bytes: Count
+    peak_rss_bytes: Number
     protocol: dict[str, Any]
     protocol_hash: str
     recipe_hash: str | None = Field(default=None, description="of the content of recipe.yaml; null in older records")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nacre.errors import CheckpointError
 from nacre.files import to_json
-from nacre.records.fields import Count, Duration, Finite, Share
+from nacre.records.fields import Duration, Finite, Number, Share
 
 ROW, LEARNED = "row.json", "learned.json"
 """A stage that holds `learned.json` was learned and not yet measured; one that holds `row.json` is finished."""
@@ -28,9 +28,9 @@ class Learned(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     train_seconds: Duration
-    train_tokens: Count
-    train_positions: Count
-    trainable_parameters: Count
+    train_tokens: Number
+    train_positions: Number
+    trainable_parameters: Number
 
 
 class StageRow(BaseModel):
@@ -52,23 +52,23 @@ class StageRow(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    row: Count
+    row: Number
     scores: list[Share | None]
     valid: list[Share | None]
     perplexity: list[Finite | None] = []
     train_seconds: Duration | None
-    train_tokens: Count | None = None
-    train_positions: Count | None = None
+    train_tokens: Number | None = None
+    train_positions: Number | None = None
     evaluate_seconds: Duration
-    trainable_parameters: Count | None
-    stored_parameters: Count
-    peak_rss_bytes: Count
+    trainable_parameters: Number | None
+    stored_parameters: Number
+    peak_rss_bytes: Number
 
 
-Document = TypeVar("Document", Learned, StageRow)
+StageFile = TypeVar("StageFile", Learned, StageRow)
 
 
-def read_document(kind: type[Document], file: Path) -> Document:
+def read_document(kind: type[StageFile], file: Path) -> StageFile:
     """Read one of the files.
 
     Raises:
