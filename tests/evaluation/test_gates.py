@@ -146,10 +146,10 @@ def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hooks(model) == before
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
-    def fail(rows: object) -> Tensor:
+    def fail(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(learner, "loss_sum", fail)
+    monkeypatch.setattr(learner.host.family, "_predictions", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         mean_gates(learner, tiny_task())
     assert hooks(model) == before
