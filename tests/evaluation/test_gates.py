@@ -200,7 +200,7 @@ def test_runs_write_them_after_each_stage(finished: Path, recipe: Recipe) -> Non
         folder = finished / "tasks" / f"{number:02d}-{name}"
         document = json.loads((folder / "gates.json").read_text())
         assert list(document["tasks"]) == list(NAMES)
-        assert document["rows"] == 32
+        assert document["rows"] == 8
         assert "gold answer" in document["tokens"]
         listed = json.loads((folder / "manifest.json").read_text())["sha256"]
         assert listed["gates.json"] == sha256(folder / "gates.json")
