@@ -300,7 +300,7 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
     tensors, values = learner.adapter.tensors(), learner.adapter.values()
     ((name, tensor),) = tensors.items()
     for wrong in ({}, {name: tensor[:1]}, {name: tensor[:, :2]}, {name: tensor, "more": tensor}):
-        with pytest.raises(CheckpointError, match=r"prompts' of shape \[2, 3, 16\] is needed"):
+        with pytest.raises(CheckpointError, match=r"prompts' is .*float32 \[2, 3, 16\] is needed|'more' has no place"):
             learner.adapter.load(wrong, values)
 
 

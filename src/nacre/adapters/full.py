@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from nacre.adapters.adapter import Adapter, FeatureMap, PlacedAdapter
 from nacre.adapters.route import Route
 from nacre.errors import CheckpointError, ModelError
+from nacre.models.fit import Form, check_fit, count_of
 from nacre.models.owner import ParameterGroup, stop_training
 from nacre.models.roles import ARCHITECTURES, ROLES, find_linears, roles_of
 
@@ -86,17 +87,19 @@ class PlacedFull(PlacedAdapter):
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        self.tasks = values.get("slots", 0)
+        tasks = count_of("adapter", values, "slots")
+        own = dict(self.model.named_parameters())
+        wanted = {name: parameter for name, parameter in own.items() if name in self.trained or name in tensors}
+        check_fit("adapter", tensors, {name: Form.of(each) for name, each in wanted.items()} if tasks else {})
+        for name, tensor in tensors.items():
+            if name not in self.trained and not torch.equal(tensor.to(own[name].device), own[name]):
+                raise CheckpointError(f"The saved model has trained parameter '{name}', which is frozen in this host.")
+        self.tasks = tasks
         if self.tasks == 0:
             self.take_out()
             return
-        for name, parameter in self.model.named_parameters():
-            if name in self.trained:
-                if name not in tensors or tensors[name].shape != parameter.shape:
-                    raise CheckpointError(f"The saved model does not fit this host: parameter '{name}'.")
-                parameter.copy_(tensors[name])
-            elif name in tensors and not torch.equal(tensors[name].to(parameter), parameter):
-                raise CheckpointError(f"The saved model has trained parameter '{name}', which is frozen in this host.")
+        for name, parameter in self.trained.items():
+            parameter.copy_(tensors[name])
 
     def folding_summary(self) -> dict[str, Any]:
         """There is no update apart from the weights."""

@@ -26,6 +26,7 @@ from nacre.functional.gating import (
     selector_keys,
     selector_scores,
 )
+from nacre.models.fit import Form
 from nacre.models.owner import ParameterGroup, stop_training
 from nacre.seeds import derive
 
@@ -299,6 +300,11 @@ class GatedSite(SlottedSite):
     def public_tensors(self) -> dict[str, Tensor]:
         zero = {"zero_score": self.zero_score.detach()} if self.settings.zero_lora == "learned" else {}
         return {**self.slots.public_tensors(), "selector": self.selector.detach(), **zero}
+
+    def forms(self, tasks: int) -> dict[str, Form]:
+        slots = self.number_after(tasks)
+        zero = {"zero_score": Form.of(self.zero_score)} if self.settings.zero_lora == "learned" else {}
+        return {**self.slots.forms(slots), "selector": Form((slots, self.d_out), self.slots.dtype), **zero}
 
     @torch.no_grad()
     def load_public(self, tensors: Mapping[str, Tensor]) -> None:

@@ -21,6 +21,7 @@ from nacre.adapters.slotted import PlacedSlots, SlottedAdapter, SlottedSite
 from nacre.errors import ModelError
 from nacre.functional.fused_low_rank import fused_update
 from nacre.functional.low_rank import folded_weight, summed_update
+from nacre.models.fit import Form
 from nacre.models.owner import ParameterGroup, stop_training
 from nacre.seeds import derive
 
@@ -203,6 +204,9 @@ class LowRankSite(SlottedSite):
 
     def public_tensors(self) -> dict[str, Tensor]:
         return self.slots.public_tensors()
+
+    def forms(self, tasks: int) -> dict[str, Form]:
+        return self.slots.forms(self.number_after(tasks))
 
     def load_public(self, tensors: Mapping[str, Tensor]) -> None:
         self.slots.load_public(tensors)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nacre.adapters.adapter import Adapter, FeatureMap, PlacedAdapter
 from nacre.adapters.route import Route
 from nacre.errors import ModelError
+from nacre.models.fit import check_fit, count_of
 from nacre.models.owner import ParameterGroup
 
 
@@ -57,7 +58,8 @@ class PlacedNothing(PlacedAdapter):
         return {}
 
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        self.tasks = values.get("slots", 0)
+        check_fit("adapter", tensors, {})
+        self.tasks = count_of("adapter", values, "slots")
 
     def freeze(self) -> None:
         """There is nothing to freeze."""

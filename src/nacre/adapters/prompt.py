@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from nacre.adapters.adapter import Adapter, FeatureMap, PlacedAdapter
 from nacre.adapters.route import Route
 from nacre.adapters.site import allow_saving, forbid_saving, pristine_tensors, put_module
-from nacre.errors import CheckpointError, ModelError, RecipeError
+from nacre.errors import ModelError, RecipeError
+from nacre.models.fit import Form, check_fit, count_of
 from nacre.models.owner import ParameterGroup, stop_training
 from nacre.models.reader import reader_of
 from nacre.seeds import derive
@@ -201,17 +202,14 @@ class PlacedPrompt(PlacedAdapter):
         return {} if self.tasks == 0 else {f"{self.place}.prompts": self.prompts.table().detach()}
 
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        self.tasks = values.get("slots", 0)
+        tasks = count_of("adapter", values, "slots")
         past, name = self.prompts.past, f"{self.place}.prompts"
+        slots = tasks if self.settings.slots == "per_task" else min(tasks, 1)
+        check_fit("adapter", tensors, {name: Form((slots, *past.shape[1:]), past.dtype)} if tasks else {})
+        self.tasks = tasks
         if self.tasks == 0:
             self.prompts.past, self.prompts.newest = past[:0], None
             return
-        shape = (self.tasks if self.settings.slots == "per_task" else 1, *past.shape[1:])
-        if tensors.keys() != {name} or tensors[name].shape != shape:
-            raise CheckpointError(
-                f"The saved adapter does not fit this model and method: '{name}' of shape {list(shape)} is needed; "
-                f"there are {', '.join(f'{key} {list(tensor.shape)}' for key, tensor in tensors.items()) or 'none'}."
-            )
         table = tensors[name].to(past, copy=True)
         self.prompts.past, self.prompts.newest = table[:-1], nn.Parameter(table[-1].clone())
         self.freeze()

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from nacre.adapters.adapter import FeatureMap
 from nacre.errors import ModelError
+from nacre.models.fit import Form
 
 
 class Site(nn.Module, ABC):
@@ -78,13 +79,12 @@ class Site(nn.Module, ABC):
         """What is saved of an open site, by name, detached."""
 
     @abstractmethod
-    def load_public(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `public_tensors` gave.
+    def forms(self, tasks: int) -> dict[str, Form]:
+        """What `public_tensors` gives after so many tasks."""
 
-        Raises:
-            KeyError: If one is missing.
-            RuntimeError: If one has another shape.
-        """
+    @abstractmethod
+    def load_public(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `public_tensors` gave; every tensor has its form."""
 
     @abstractmethod
     def effective_weight(self) -> Tensor | None:

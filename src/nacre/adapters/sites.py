@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nacre.adapters.adapter import FeatureMap, PlacedAdapter
 from nacre.adapters.site import Site, pristine_tensors, put_sites, take_away
-from nacre.errors import CheckpointError
+from nacre.models.fit import check_fit, count_of
 from nacre.models.owner import ParameterGroup
 from nacre.models.roles import roles_of
 from nacre.seeds import derive
@@ -85,19 +85,17 @@ class PlacedSites(PlacedAdapter, ABC, Generic[S]):
 
     @final
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        self.tasks = values.get("slots", 0)
+        tasks = count_of("adapter", values, "slots")
+        by_site = {name: site.forms(tasks) for name, site in self.sites.items()} if tasks else {}
+        forms = {f"{name}.{kind}": form for name, own in by_site.items() for kind, form in own.items()}
+        check_fit("adapter", tensors, forms)
+        self.tasks = tasks
         if self.tasks == 0:
             for site in self.sites.values():
                 site.close()
             return
-        try:
-            for name, site in self.sites.items():
-                prefix = f"{name}."
-                site.load_public(
-                    {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-                )
-        except (KeyError, RuntimeError) as error:
-            raise CheckpointError(f"The saved adapter does not fit this model and method: {error}.") from None
+        for name, site in self.sites.items():
+            site.load_public({kind: tensors[f"{name}.{kind}"] for kind in by_site[name]})
         self.freeze()
 
     @final

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nacre.functional.sensitivity import Triplets
+from nacre.models.fit import Form
 
 
 @final
@@ -158,14 +159,21 @@ class SlotStack(nn.Module):
         }
         return tensors | ({"sigma": self.sigma.detach(), "past_sigma": self.past_sigma} if self.has_sigma else {})
 
+    def forms(self, slots: int) -> dict[str, Form]:
+        """What `public_tensors` gives with so many slots."""
+        shapes: dict[str, tuple[int, ...]] = {
+            "down.weight": (self.rank, self.d_in),
+            "up.weight": (self.d_out, self.rank),
+            "past_down": (slots - 1, self.rank, self.d_in),
+            "past_up": (slots - 1, self.rank, self.d_out),
+        }
+        if self.has_sigma:
+            shapes |= {"sigma": (self.rank,), "past_sigma": (slots - 1, self.rank)}
+        return {name: Form(shape, self.dtype) for name, shape in shapes.items()}
+
     @torch.no_grad()
     def load_public(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `public_tensors` gave.
-
-        Raises:
-            KeyError: If one is missing.
-            RuntimeError: If one has another shape.
-        """
+        """Take over what `public_tensors` gave."""
         self.open()
         stacks = self.past_by_group()
         self._set_past(

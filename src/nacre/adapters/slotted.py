@@ -90,6 +90,7 @@ class SlottedSite(Site, ABC):
 
     Attributes:
         slots: The factors of all tasks.
+        is_shared: Whether these have one slot together.
     """
 
     def __init__(self, base: nn.Module, settings: SlottedAdapter) -> None:
@@ -98,6 +99,7 @@ class SlottedSite(Site, ABC):
         like = self.new_tensor(0)
         self.slots = SlotStack(settings.rank, self.d_in, self.d_out, like=like, has_sigma=has_sigma)
         self.dropout = settings.dropout
+        self.is_shared = settings.slots == "shared"
 
     @property
     @abstractmethod
@@ -117,6 +119,11 @@ class SlottedSite(Site, ABC):
     @final
     def is_open(self) -> bool:
         return self.slots.is_open
+
+    @final
+    def number_after(self, tasks: int) -> int:
+        """How many slots there are after so many tasks, at least one."""
+        return 1 if self.is_shared else tasks
 
     @final
     def past_by_group(self) -> dict[str, Tensor]:

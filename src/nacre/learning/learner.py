@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from torch import Tensor
 
 from nacre.adapters.adapter import PlacedAdapter
@@ -26,6 +26,7 @@ from nacre.files import to_json
 from nacre.functional.losses import token_loss_sum
 from nacre.learning import checkpoint
 from nacre.learning.batches import Batches, TokenCount
+from nacre.learning.precision import accelerator_of, only_cpu
 from nacre.learning.prefix import LearnerPrefix
 from nacre.learning.prompts import Conversation, TaskForm, prompt_example
 from nacre.learning.router import LearnerRouter
@@ -42,6 +43,7 @@ from nacre.models.owner import Owner, ParameterGroup
 from nacre.models.pooled_states import PooledStates, pooled_states
 from nacre.parts.part import MicroBatch, Part, Step
 from nacre.per_task import value_of
+from nacre.randomness import seeded
 from nacre.records.plain import differences
 from nacre.registry import build_method
 from nacre.seeds import derive
@@ -134,7 +136,7 @@ class Learner:
         self._autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
         try:
             host.family.multiple = self.optim.pad_to_multiple_of
-            host.model.to(PartialState(cpu=_only_cpu()).device)
+            host.model.to(PartialState(cpu=only_cpu()).device)
             classification_head = host.use_head(head)
             host.family.check_lengths(self.lengths, self.decoding.max_new_tokens)
             self.adapter: PlacedAdapter = method.adapter.place(host.body)
@@ -262,8 +264,8 @@ class Learner:
             batch_size=self.optim.batch_size,
             epochs=int(value_of(self.optim.epochs, self.task_number, "optim.epochs")),
         )
-        with self._seeded("learn", self.task_number):
-            accelerator = Accelerator(mixed_precision=self.optim.mixed_precision, cpu=_only_cpu())
+        seed = derive(self.state.seed, "learn", self.task_number)
+        with seeded(seed), accelerator_of(self.optim.mixed_precision) as accelerator:
             self._autocast = accelerator.autocast
             try:
                 self.work = train(self, batches, self.optim, accelerator, self.on_event)
@@ -594,16 +596,21 @@ class Learner:
                 raise CheckpointError(
                     f"{where} remembers something for '{key}', which is not a part of {self.method.display_name}."
                 )
+        parts = {key: from_tree(kinds[key], tree, key, self.host.device) for key, tree in snapshot.parts.items()}
+        for name, saved in snapshot.owners.items():
+            if name not in self.owners and saved.tensors:
+                raise CheckpointError(f"{where} holds a {name}, which this host and method do not have.")
         nothing = OwnerState({}, {})
-        for name, owner in self.owners.items():
-            saved = snapshot.owners.get(name, nothing)
-            owner.load(saved.tensors, saved.values)
-        self.state = State(
-            snapshot.seed,
-            list(snapshot.tasks),
-            {key: from_tree(kinds[key], tree, key, self.host.device) for key, tree in snapshot.parts.items()},
-            {name: from_tree(TaskForm, tree, name, self.host.device) for name, tree in snapshot.forms.items()},
-        )
+        try:
+            for name, owner in self.owners.items():
+                saved = snapshot.owners.get(name, nothing)
+                owner.load(saved.tensors, saved.values)
+        except CheckpointError:
+            for owner in self.owners.values():  # those that fit have taken theirs over
+                owner.load({}, {})
+            raise
+        forms = {name: from_tree(TaskForm, tree, name, self.host.device) for name, tree in snapshot.forms.items()}
+        self.state = State(snapshot.seed, list(snapshot.tasks), parts, forms)
         for part in self.method.parts:
             part.restored(self)
 
@@ -721,14 +728,6 @@ class Learner:
                 f"has learned {', '.join(self.state.tasks)} already: make a new Learner."
             )
 
-    @contextmanager
-    def _seeded(self, *where: str | int) -> Iterator[None]:
-        """Seed torch for what happens inside, and leave the caller's own random state as it was."""
-        devices = range(torch.cuda.device_count())
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(derive(self.state.seed, *where))
-            yield
-
 
 def _half_precisions(groups: Sequence[ParameterGroup]) -> str:
     """The types of trained parameters in which usual updates are rounded away, as text; empty if there are none."""
@@ -738,8 +737,3 @@ def _half_precisions(groups: Sequence[ParameterGroup]) -> str:
 
 def _head_kind(snapshot: Snapshot) -> HeadKind:
     return "per_task" if snapshot.head == "per_task" else "growing"
-
-
-def _only_cpu() -> bool:
-    """accelerate forms a group of processes on CPUs only if it is told that there is nothing else."""
-    return not torch.accelerator.is_available()

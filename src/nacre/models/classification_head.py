@@ -7,7 +7,9 @@ from typing import Any, Literal, final
 
 from torch import Tensor, nn
 
+from nacre.errors import CheckpointError
 from nacre.models.classifier import Classifier
+from nacre.models.fit import check_fit
 from nacre.models.growing_head import GrowingHead
 from nacre.models.label_head import LabelHead
 from nacre.models.mlm_head import MlmHead, new_mlm_head
@@ -92,7 +94,16 @@ class ClassificationHead:
         return self.labels.values() | ({"text": self.learns_text} if learned else {})
 
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Take over what `tensors` and `values` gave, bit for bit. From two empty mappings: forget everything."""
+        """Take over what `tensors` and `values` gave, bit for bit. From two empty mappings: forget everything.
+
+        Raises:
+            CheckpointError: If they do not fit each other or this host.
+        """
+        _check_rows(values)
+        forms = self.labels.forms(len(values.get("classes", ())))
+        if "text" in values:
+            forms |= {f"{MLM_PREFIX}{name}": form for name, form in self.mlm.forms().items()}
+        check_fit("head", tensors, forms)
         self.learns_text = bool(values.get("text", False))
         self.labels.load(tensors, values)
         mlm = {name.removeprefix(MLM_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(MLM_PREFIX)}
@@ -113,3 +124,13 @@ class ClassificationHead:
             self.model.mlm_head.restore()
         else:
             self.model.mlm_head = None
+
+
+def _check_rows(values: Mapping[str, Any]) -> None:
+    """Whether labels, tasks and the newest rows can be of one head."""
+    classes, newest = values.get("classes", []), values.get("newest", [])
+    tasks = values.get("tasks", classes)
+    names = all(isinstance(name, str) for name in (*classes, *tasks))
+    numbers = all(isinstance(number, int) and 0 <= number < len(classes) for number in newest)
+    if not (names and numbers and len(tasks) == len(classes)):
+        raise CheckpointError("The saved head is damaged: its labels, their tasks and the newest rows do not agree.")

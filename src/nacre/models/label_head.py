@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nacre.models.fit import Form
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 
@@ -132,6 +133,11 @@ class LabelHead(nn.Module, ABC):
     def row_values(self) -> dict[str, Any]:
         """The label of each row and the numbers of the newest; nothing before the first task."""
         return {"classes": list(self.classes), "newest": self.newest.tolist()} if self.classes else {}
+
+    def forms(self, classes: int) -> dict[str, Form]:
+        """What `tensors` gives with so many classes."""
+        width, dtype = self.frozen_weight.shape[1], self.frozen_weight.dtype
+        return {"weight": Form((classes, width), dtype), "bias": Form((classes,), dtype)} if classes else {}
 
     def load_rows(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take over what `tensors` and `row_values` gave, bit for bit. Nothing is trainable then."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForMaskedLM
 
+from nacre.models.fit import Form
+from nacre.randomness import seeded
 from nacre.seeds import derive
 
 
@@ -53,6 +55,10 @@ class MlmHead(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """What it has learned, by name; nothing before it has learned anything."""
         return {name: parameter.detach() for name, parameter in self._own.items()} if self.learned else {}
+
+    def forms(self) -> dict[str, Form]:
+        """What `tensors` gives once it has learned something."""
+        return {name: Form.of(parameter) for name, parameter in self._own.items()}
 
     @property
     def fingerprint(self) -> str:
@@ -101,8 +107,7 @@ def new_mlm_head(encoder: Any) -> MlmHead:
     setattr(model, model.base_model_prefix, encoder)
     (head,) = [module for name, module in model.named_children() if name != model.base_model_prefix]
     head.to_empty(device="cpu")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(0, "masked-LM head"))
+    with seeded(derive(0, "masked-LM head")):
         for module in head.modules():
             model._init_weights(module)
     like = next(encoder.parameters())

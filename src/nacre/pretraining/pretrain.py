@@ -18,6 +18,7 @@ from nacre.pretraining.settings import PretrainResult, PretrainSettings
 from nacre.pretraining.tokenizer import load_tokenizer, train_tokenizer
 from nacre.pretraining.training import Progress, mean_loss, train
 from nacre.pretraining.windows import hold_out, windows_of
+from nacre.randomness import seeded
 from nacre.seeds import derive
 
 
@@ -63,8 +64,7 @@ def pretrain(
         words = load_tokenizer(tokenizer, settings) if tokenizer else train_tokenizer(texts, settings)
         learned, held_out = hold_out(windows_of(texts, words, settings), settings, source)
         batches = WindowBatches(words, settings)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(settings.seed, "pretrain", "weights"))
+        with seeded(derive(settings.seed, "pretrain", "weights")):
             model = new_model(words, settings)
             before = mean_loss(model, batches, held_out)
             train(model, batches, learned, progress)
