@@ -21,6 +21,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from helpers.outcome import assert_same, outcome
 from helpers.tiny import write_task
 from nacre.cli.main import main
 from nacre.errors import CheckpointError, NacreError, RecipeError
@@ -109,34 +110,6 @@ def events(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """What ``events.jsonl`` says, one line each; of one kind."""
     lines = (folder / "events.jsonl").read_text().splitlines()
     return [event for event in map(json.loads, lines) if kind in (None, event["event"])]
-
-
-TIMES = {"seconds", "peak_rss_bytes", "train_seconds", "evaluate_seconds"}
-HASHES = {"sha256", "recipe_hash"}  # of times, and of the folder's own name
-BY_CONTENT = {"results.json", "row.json"}  # hold times beside what must be the same
-NOT_COMPARED = {"events.jsonl", "report.html", "manifest.json", "recipe.yaml", ".lock"}
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """Everything that a run leaves behind and that no clock has part in: file -> hash or content."""
-    found: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.name in BY_CONTENT:
-            document = json.loads(path.read_text())
-            found[name] = {key: value for key, value in document.items() if key not in TIMES | HASHES}
-        elif path.is_dir() or path.name in NOT_COMPARED:
-            found[name] = None
-        else:
-            found[name] = sha256(path)
-    found["settings"] = {**yaml.safe_load((folder / "recipe.yaml").read_text()), "output": None}
-    return found
-
-
-def assert_same(folder: Path, other: Path) -> None:
-    here, there = outcome(folder), outcome(other)
-    assert {name for name in here.keys() | there.keys() if here.get(name) != there.get(name)} == set()
-    assert "tasks/03-tools/adapter.safetensors" in here
 
 
 def test_the_comparison_sees_another_seed(recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ No learner and no model is needed to read or write one.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,10 +51,10 @@ def write_files(snapshot: Snapshot, folder: Path) -> None:
     """Write everything but the manifest."""
     for name, owner in snapshot.owners.items():
         if owner.tensors or name == "adapter":
-            save_file(_own_copies(owner.tensors), folder / f"{name}.safetensors")
+            _save_tensors(owner.tensors, folder / f"{name}.safetensors")
     tensors: dict[str, Tensor] = {}
     parts = {key: _taken_out(tree, key, tensors) for key, tree in snapshot.parts.items()}
-    save_file(_own_copies(tensors), folder / "state.safetensors")
+    _save_tensors(tensors, folder / "state.safetensors")
     document = {
         "schema": LEARNER_SCHEMA,
         "seed": snapshot.seed,
@@ -147,8 +148,12 @@ def _tensors_of(folder: Path, name: str, manifest: Manifest) -> dict[str, Tensor
     return load_file(folder / name) if name in manifest.sha256 else {}  # an owner that has learned nothing has no file
 
 
-def _own_copies(tensors: Any) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    own_copies = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(own_copies, file)
+    except SafetensorError as error:  # a full disk, among others
+        raise CheckpointError(f"{file} cannot be written: {error}.") from None
 
 
 def _taken_out(tree: Tree, name: str, tensors: dict[str, Tensor]) -> Tree:
