@@ -39,6 +39,7 @@ from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.records.run import RunRecord
 from nacre.registry import build_method
+from nacre.runs.probes.probe import read_result
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 
@@ -584,6 +585,13 @@ def told(record: RunRecord) -> dict[str, Any]:
     return record.base_ability.model_dump(exclude={"results": {"__all__": {"seconds"}}})
 
 
+def written(run: Path, stage: str, task: str) -> AbilityScore:
+    """What a run's folder holds of a benchmark at a stage."""
+    score = read_result(AbilityScore, run / "base_ability" / stage / f"{task}.json", run / "tasks" / stage)
+    assert score is not None
+    return score
+
+
 @pytest.mark.parametrize("architecture", ["llama", "t5"])
 def test_a_run_measures_before_and_after_the_stream(architecture: str, tmp_path: Path, tiny_model: Any) -> None:
     every = {"tasks": list(ABILITIES), "run_generated_code": True}
@@ -594,9 +602,8 @@ def test_a_run_measures_before_and_after_the_stream(architecture: str, tmp_path:
         (after, task) for after in ("before", "plants") for task in ABILITIES
     ]
     assert RunRecord.read(tmp_path / "run" / "results.json") == record
-    files = tmp_path / "run" / "base_ability"
     scores = {
-        (after, task): AbilityScore.model_validate_json((files / stage / f"{task}.json").read_text())
+        (after, task): written(tmp_path / "run", stage, task)
         for after, stage in (("before", "00-before"), ("plants", "02-plants"))
         for task in ABILITIES
     }
@@ -630,12 +637,10 @@ def test_the_first_measurement_is_of_the_untouched_model(tmp_path: Path, tiny_mo
     run(recipe, ignore)
     (task,) = load_ability_tasks(["arc_challenge"], str(tmp_path / "ability"))
     plain = measure_ability(load_host(str(tiny_model("llama"))), task)
-    written = (tmp_path / "run" / "base_ability" / "00-before" / "arc_challenge.json").read_text()
-    assert AbilityScore.model_validate_json(written).log_likelihoods == plain.log_likelihoods
+    before, after = (written(tmp_path / "run", stage, "arc_challenge") for stage in ("00-before", "02-plants"))
+    assert before.log_likelihoods == plain.log_likelihoods
     learner = Learner.load(tmp_path / "run" / "tasks" / "02-plants")
-    after = (tmp_path / "run" / "base_ability" / "02-plants" / "arc_challenge.json").read_text()
-    found = measure_ability(learner.host, task).log_likelihoods
-    assert AbilityScore.model_validate_json(after).log_likelihoods == found
+    assert after.log_likelihoods == measure_ability(learner.host, task).log_likelihoods
 
 
 def test_a_method_with_a_model_for_each_task_is_measured_after_each(tmp_path: Path, tiny_model: Any) -> None:
@@ -647,9 +652,8 @@ def test_a_method_with_a_model_for_each_task_is_measured_after_each(tmp_path: Pa
     (task,) = load_ability_tasks(["winogrande"], str(tmp_path / "ability"))
     for stage in ("01-animals", "02-plants"):
         learner = Learner.load(tmp_path / "run" / "tasks" / stage)
-        written = (tmp_path / "run" / "base_ability" / stage / "winogrande.json").read_text()
         found = measure_ability(learner.host, task).log_likelihoods
-        assert AbilityScore.model_validate_json(written).log_likelihoods == found
+        assert written(tmp_path / "run", stage, "winogrande").log_likelihoods == found
 
 
 def test_an_interrupted_run_goes_on_at_the_next_benchmark_and_finds_the_same(tmp_path: Path, tiny_model: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import statistics
 from pathlib import Path
 
@@ -313,6 +314,18 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     file.write_text(file.read_text()[:40])
     with pytest.raises(CheckpointError, match=r"acl_arc-seed1\.json is damaged"):
         run(recipe_of(tmp_path, "run"), ignore)
+
+
+def test_a_result_of_another_learner_is_refused(tmp_path: Path) -> None:
+    for name, seed in (("run", 1), ("other", 2)):
+        run(recipe_of(tmp_path, name, seed=seed), ignore)
+    (tmp_path / "run" / "results.json").unlink()
+    file = Path("end_tasks") / "02-corpus_acl" / "acl_arc-seed1.json"
+    shutil.copy(tmp_path / "other" / file, tmp_path / "run" / file)
+    with pytest.raises(CheckpointError, match=r"acl_arc-seed1\.json was measured on another learner.*delete it"):
+        run(recipe_of(tmp_path, "run", seed=1), ignore)
+    (tmp_path / "run" / file).unlink()
+    run(recipe_of(tmp_path, "run", seed=1), ignore)
 
 
 def test_das_measures_end_tasks_unless_told_otherwise(tmp_path: Path) -> None:

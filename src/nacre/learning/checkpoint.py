@@ -47,6 +47,11 @@ def save(snapshot: Snapshot, folder: Path) -> None:
     build_folder(folder, fill)
 
 
+def is_learners(name: str) -> bool:
+    """Whether a file of a folder belongs to the learner, and not to what else a run keeps there."""
+    return name == STATE or name.endswith(".safetensors")
+
+
 def write_files(snapshot: Snapshot, folder: Path) -> None:
     """Write everything but the manifest."""
     for name, owner in snapshot.owners.items():

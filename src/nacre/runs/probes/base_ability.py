@@ -128,7 +128,7 @@ class AbilityMeasurement(Measurement):
             of_stage: list[AbilityScore] = []
             for task in self.tasks:
                 file = folder / stage.name / f"{task.name}.json"
-                score = read_result(AbilityScore, file)
+                score = read_result(AbilityScore, file, stage)
                 if score is None:
                     on_event(ProbeStarted("ability", {"after": after, "task": task.name}))
                     learner = learner or learner_of(stage)
@@ -139,7 +139,7 @@ class AbilityMeasurement(Measurement):
                         max_new_tokens=self.settings.max_new_tokens,
                         run_generated_code=self.settings.run_generated_code,
                     )
-                    write_result(score, file, indent=None)
+                    write_result(score, file, stage, indent=None)
                 on_event(_measured(after, score))
                 of_stage.append(score)
             scores.append(of_stage)

@@ -141,12 +141,12 @@ class EndTaskMeasurement(Measurement):
             for task in self.tasks:
                 for seed in self.settings.seeds:
                     file = folder / stage.name / f"{task.name}-seed{seed}.json"
-                    result = read_result(EndResult, file)
+                    result = read_result(EndResult, file, stage)
                     if result is None:
                         on_event(ProbeStarted("end_task", {"after": after, "task": task.name, "seed": seed}))
                         learner = learner or learner_of(stage)
                         result = fine_tuned(learner, _end_of(task), task, self.settings, seed, after)
-                        write_result(result, file)
+                        write_result(result, file, stage)
                     on_event(_measured(result))
                     results.append(result.model_copy(update={"answers": []}))
         return EndTaskRecord(results=results, averages=[average(after, results) for after, _ in stages])
