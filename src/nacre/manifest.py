@@ -7,6 +7,7 @@ predecessor was made anew, is recognized.
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -21,40 +22,40 @@ MANIFEST = "manifest.json"
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Binding(BaseModel):
+@dataclass(frozen=True)
+class Binding:
     """Where a stage belongs.
 
     Attributes:
-        run: Hash of what makes the run what it is; None where the folder is of no run, or older than bindings are.
+        run: Hash of what makes the run what it is.
         previous: Hash of the manifest of the stage before; None for a run's first stage.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    run: Hash | None = None
-    previous: Hash | None = None
+    run: str
+    previous: str | None
 
 
 class Manifest(BaseModel):
     """The content of `manifest.json`.
 
     Attributes:
-        run, previous: The stage's binding.
         schema_: The format of the learner in the folder.
         sha256: The hash of every file by its name, relative to the folder.
+        run: See `Binding`; None where the folder is of no run, or older than bindings are.
+        previous: See `Binding`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    run: Hash | None = None
-    previous: Hash | None = None
     schema_: str = Field(alias="schema")
     sha256: dict[str, Hash] = Field(min_length=1)
+    run: Hash | None = None
+    previous: Hash | None = None
 
     @property
-    def binding(self) -> Binding:
-        """Where the stage belongs."""
-        return Binding(run=self.run, previous=self.previous)
+    def binding(self) -> Binding | None:
+        """Where the stage belongs, if the manifest says so."""
+        return None if self.run is None else Binding(self.run, self.previous)
 
     def check(self, folder: Path, *required: str) -> None:
         """Compare every listed file with what it was when it was written.
@@ -102,7 +103,7 @@ def write_manifest(folder: Path, binding: Binding | None = None) -> None:
     """
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / MANIFEST]
     hashes = {file.relative_to(folder).as_posix(): sha256(file) for file in files}
-    bound = {} if binding is None else binding.model_dump(exclude_none=True)
+    bound = {key: value for key, value in (asdict(binding) if binding else {}).items() if value is not None}
     document = {"schema": LEARNER_SCHEMA, "sha256": hashes, **bound}
     (folder / MANIFEST).write_text(to_json(document) + "\n", encoding="utf-8")
 

@@ -11,7 +11,7 @@ import yaml
 from nacre.files import sha256
 
 TIMES = {"seconds", "peak_rss_bytes", "train_seconds", "evaluate_seconds"}
-HASHES = {"sha256", "recipe_hash"}  # of times, and of the folder's own name
+HASH = "sha256"  # of times, too
 BY_CONTENT = {"results.json", "row.json"}  # hold times beside what must be the same
 NOT_COMPARED = {"events.jsonl", "report.html", "manifest.json", "recipe.yaml", ".lock"}
 
@@ -23,7 +23,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if path.name in BY_CONTENT:
             document = json.loads(path.read_text())
-            found[name] = {key: value for key, value in document.items() if key not in TIMES | HASHES}
+            found[name] = {key: value for key, value in document.items() if key not in TIMES | {HASH}}
         elif path.is_dir() or path.name in NOT_COMPARED:
             found[name] = None
         else:

@@ -20,11 +20,11 @@ import yaml
 from nacre.errors import RecipeError
 from nacre.evaluation.matrix import AVERAGE_ACCURACY, RANGES, RunMetric
 from nacre.evaluation.uncertainty import Interval, Spread, over_rows, over_seeds
-from nacre.files import hash_of, to_json
+from nacre.files import to_json
 from nacre.migrations import upgraded_recipe
 from nacre.records.comparison import Comparison, Group, OverRows, OverSeeds, Pair, TaskOrder, Verdict
 from nacre.records.orders import orders_of
-from nacre.records.plain import leaves
+from nacre.records.plain import hash_of_recipe, leaves
 from nacre.records.predictions import NotByRow, RowScores, final_scores
 from nacre.records.probe import ProbeMetric
 from nacre.records.run import RunRecord, all_metrics, probe_kinds
@@ -212,7 +212,7 @@ def _settings(file: Path, record: RunRecord, settings_of: TrainingSettings) -> d
 
 def _hash(recipe: Mapping[Any, Any]) -> str:
     try:
-        return hash_of(recipe)
+        return hash_of_recipe(recipe)
     except (TypeError, ValueError, RecursionError):  # YAML holds more than a recipe does
         return "not a recipe's"
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nacre.files import to_json
+from nacre.files import hash_of, to_json
 
 
 def leaves(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,6 +58,18 @@ def differences(there: Any, here: Any, key: str = "") -> list[str]:
             for difference in differences(old, new, f"{key}[{number}]")
         ]
     return [] if there == here else [f"{key} is {_short(there)} there and {_short(here)} here"]
+
+
+def hash_of_recipe(document: Mapping[Any, Any]) -> str:
+    """Hash of a recipe as its run's record holds it: of all settings but where the run lies.
+
+    Args:
+        document: The recipe's plain values.
+
+    Raises:
+        TypeError, ValueError: If they are not plain values.
+    """
+    return hash_of({**document, "output": None})
 
 
 def _is_list(value: Any) -> bool:

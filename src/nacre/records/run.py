@@ -101,7 +101,7 @@ class RunRecord(BaseModel):
     peak_rss_bytes: Number
     protocol: dict[str, Any]
     protocol_hash: str
-    recipe_hash: str | None = Field(default=None, description="of the content of recipe.yaml; null in older records")
+    recipe_hash: str | None = Field(default=None, description="of recipe.yaml, less its output; null in old records")
     definitions: dict[str, str] = Field(description="the formula behind each metric, in words")
 
     def value(self, key: str) -> float | None:

@@ -12,6 +12,7 @@ from nacre.evaluation.perplexity import PERPLEXITY
 from nacre.files import hash_of
 from nacre.learning.learner import Learner
 from nacre.method import Method
+from nacre.records.plain import hash_of_recipe
 from nacre.records.probe import ProbeRecord
 from nacre.records.run import RunRecord, Seconds, TokenCounts
 from nacre.records.stage import Learned, StageRow
@@ -122,7 +123,7 @@ def record_of(
         peak_rss_bytes=max(row.peak_rss_bytes for row in rows.values()),
         protocol=protocol,
         protocol_hash=hash_of(protocol),
-        recipe_hash=hash_of(recipe.document()),
+        recipe_hash=hash_of_recipe(recipe.document()),
         definitions=DEFINITIONS | ({"perplexity": PERPLEXITY} if _has_text(tasks) else {}),
     )
 
