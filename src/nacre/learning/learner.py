@@ -137,6 +137,10 @@ class Learner:
         try:
             host.family.multiple = self.optim.pad_to_multiple_of
             host.model.to(PartialState(cpu=only_cpu()).device)
+            if host.settle():
+                on_event(Warned(host.unlike))
+            if self.decoding.decode == "labels":
+                host.family.ways.check_labels()
             classification_head = host.use_head(head)
             host.family.check_lengths(self.lengths, self.decoding.max_new_tokens)
             self.adapter: PlacedAdapter = method.adapter.place(host.body)
@@ -360,7 +364,7 @@ class Learner:
     def pooled_states(self, rows: Sequence[Encoded], states: PooledStates) -> Tensor:
         """See `nacre.parts.part.LearnerView`."""
         with self.bypassed():
-            return pooled_states(self.host, self.host.on_device(self.host.family.prompts(rows)), states)
+            return torch.stack(self.host.read(rows, lambda prompts, _: pooled_states(self.host, prompts, states)))
 
     @contextmanager
     def bypassed(self) -> Iterator[None]:

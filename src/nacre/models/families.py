@@ -24,6 +24,7 @@ from nacre.models.classification_head import ClassificationHead
 from nacre.models.label_tree import Labels
 from nacre.models.masked_text import MaskedText
 from nacre.models.prefix import Prefix
+from nacre.models.ways import Ways
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
@@ -107,6 +108,7 @@ class Family(ABC):
         router: Decides, before a batch is read, which parameters answer; None where there is nothing to decide.
         prefix: Which virtual tokens stand in front of an input; None where there are none. `Encoded` rows do not hold
             them: they are written when rows become a batch.
+        ways: What may be done with rows side by side, where something is not known of the architecture.
         multiple: Inputs that are padded at all are padded to a multiple of so many tokens.
     """
 
@@ -121,6 +123,7 @@ class Family(ABC):
         self.head = head
         self.router: Router | None = None
         self.prefix: Prefix | None = None
+        self.ways = Ways()
         self.multiple = 8
         self._is_routing = False
         # Test rows are read after every task, rehearsed rows in every later one: they are tokenized once.
@@ -402,17 +405,18 @@ class Family(ABC):
         `read` gives the token ids of the whole input around a text; `beginning` is the input's, for a message.
         """
         ids = read(text)
+        if len(ids) > limit and not self.tokenizer.is_fast:  # tokenizers in Python (ByT5's) tell no offsets
+            text = text[: _longest(len(text), lambda size: len(read(text[:size])) <= limit)]
+            if not text:
+                raise _no_room(beginning, limit)
+            ids = read(text)
         while len(ids) > limit:
             # Drop as many of the text's tokens as there are too many. Tokens at the seams may merge differently
             # afterwards, hence the loop; several tokens may share one character, so each round drops at least one.
             offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             keep = len(offsets) - (len(ids) - limit)
             if keep <= 0:
-                raise DataError(
-                    f"The instruction, options and answer cue alone fill the {limit} tokens an input may have "
-                    f"(prompt begins '{' '.join(beginning.split())[:60]}'): raise max_source_length, or lower "
-                    "max_target_length where the model's positions hold both."
-                )
+                raise _no_room(beginning, limit)
             text = text[: min(offsets[keep - 1][1], len(text) - 1)]
             ids = read(text)
         return ids, text
@@ -430,6 +434,23 @@ class Family(ABC):
         if side == "left":
             return torch.tensor([[fill] * (width - len(row)) + list(row) for row in rows])
         return torch.tensor([list(row) + [fill] * (width - len(row)) for row in rows])
+
+
+def _longest(size: int, fits: Callable[[int], bool]) -> int:
+    """The largest size below the given one that fits, by bisection; 0 always does."""
+    least = 0
+    while size - least > 1:
+        middle = (least + size) // 2
+        least, size = (middle, size) if fits(middle) else (least, middle)
+    return least
+
+
+def _no_room(beginning: str, limit: int) -> DataError:
+    return DataError(
+        f"The instruction, options and answer cue alone fill the {limit} tokens an input may have (prompt begins "
+        f"'{' '.join(beginning.split())[:60]}'): raise max_source_length, or lower max_target_length where the model's "
+        "positions hold both."
+    )
 
 
 def read_size(batch: Batch) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from nacre.models.batch import Batch
 from nacre.models.chunks import chunked
 from nacre.models.conversations import Chat, Piece, check_conversations, without_oldest
 from nacre.models.families import Encoded, Family, Lengths, Tokenizer, read_size
-from nacre.models.label_passes import LabelReading, read_as_prompt, read_by_encoder, takes_tree
+from nacre.models.label_passes import LabelReading, read_as_prompt, read_by_encoder, read_whole, takes_tree
 from nacre.models.label_tree import Labels, LabelTree, tree_of
 from nacre.models.sampling import Sampling, SeededDraws
 from nacre.models.seam import joint_of, special_texts
@@ -116,6 +116,7 @@ class Generative(Family):
             eos_token_id=sorted(self._ends),
             bos_token_id=own.bos_token_id,
             decoder_start_token_id=own.decoder_start_token_id,
+            use_cache=self.ways.cached,
         )
 
     @final
@@ -149,11 +150,10 @@ class Generative(Family):
 
     def _passes(self, prompts: Batch, labels: Labels) -> Iterator[Batch]:
         """The batch, or, where every label is a sequence of its own, parts of it that fit into memory."""
-        tree, size = tree_of(labels), prompts.size
-        if not takes_tree(self.model, tree, prompts["input_ids"].shape[1]):
-            steps = len(tree.labels) * max(map(len, tree.labels))
-            config: Any = self.model.config
-            size = max(1, LOGITS_AT_ONCE // (steps * int(config.vocab_size)))
+        tree, size, width = tree_of(labels), prompts.size, prompts["input_ids"].shape[1]
+        if not takes_tree(self.model, tree, width):
+            steps = len(tree.labels) * (max(map(len, tree.labels)) + (0 if self.ways.labels_cached else width))
+            size = max(1, LOGITS_AT_ONCE // (steps * embeddings_of(self.model)))
         for start in range(0, prompts.size, size):
             yield prompts.rows(start, start + size)
 
@@ -206,7 +206,7 @@ class EncoderDecoder(Generative):
             ModelError: If it does not, or if it has no embedding for that token.
         """
         model: Any = self.model
-        if not 0 <= self.start < (rows := embeddings_of(model.get_decoder())):
+        if not 0 <= self.start < (rows := int(model.config.get_text_config(decoder=True).vocab_size)):
             raise ModelError(f"decoder_start_token_id is {self.start}, and the decoder has embeddings for {rows} only.")
         first = getattr(model.config, "decoder_start_token_id", None)
         if hasattr(model, "prepare_decoder_input_ids_from_labels"):
@@ -287,8 +287,8 @@ class EncoderDecoder(Generative):
         return generated
 
     def reading(self, prompts: Batch, tree: LabelTree) -> LabelReading:
-        """By the encoder, once."""
-        return read_by_encoder(self.model, prompts, tree, self.start)
+        """By the encoder, once, or with every label."""
+        return read_by_encoder(self.model, prompts, tree, self.start, once=self.ways.labels_cached)
 
 
 @final
@@ -380,8 +380,9 @@ class DecoderOnly(Generative):
         return repr(example.turns) if example.turns else example.after or example.text
 
     def reading(self, prompts: Batch, tree: LabelTree) -> LabelReading:
-        """As a cached prompt, once."""
-        return read_as_prompt(self.model, prompts, tree)
+        """As a cached prompt, once, or with every label."""
+        read = read_as_prompt if self.ways.labels_cached else read_whole
+        return read(self.model, prompts, tree)
 
     def _bare(self, text: str) -> list[int]:
         """Token ids of a text without what the tokenizer adds."""

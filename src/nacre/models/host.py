@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from nacre.errors import ModelError
-from nacre.models.architectures import config_of, model_types_of
+from nacre.models.architectures import architecture_of, config_of, model_types_of
 from nacre.models.batch import Batch
 from nacre.models.classification_head import ClassificationHead, HeadKind
 from nacre.models.classifier import Classifier
@@ -21,8 +22,12 @@ from nacre.models.generative import DecoderOnly, EncoderDecoder, Generative
 from nacre.models.label_tree import Labels
 from nacre.models.mlm_head import has_mlm_head, mlm_head_of
 from nacre.models.sampling import Sampling
+from nacre.models.self_check import find_ways
 from nacre.models.vocabulary import check_vocabulary
+from nacre.models.ways import by_length
 from nacre.seeds import derive
+
+R = TypeVar("R")
 
 _CLAIMED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 """By body: who learns in it. Beside the hosts, because several may hold one model."""
@@ -62,6 +67,7 @@ class Host:
         self.family = _family(model, tokenizer)
         self.model = self.family.model
         self.tokenizer = tokenizer
+        self._settled = False
         check_vocabulary(self.body, tokenizer)
 
     def __repr__(self) -> str:
@@ -129,11 +135,56 @@ class Host:
         """A batch of the family's, where the model is."""
         return batch.to(self.device)
 
+    def read(
+        self, rows: Sequence[Encoded], reader: Callable[[Batch, Sequence[int]], Iterable[R]], *, apart: bool = False
+    ) -> list[R]:
+        """Read rows' inputs as one batch, or, where the architecture reads padding, as a batch for each length.
+
+        Args:
+            rows: Their sources are what is read.
+            reader: Gives a result for each row of a batch. It is also given the rows' places among all of them.
+            apart: Whether rows of unlike length must not share a batch even so.
+
+        Returns:
+            The results in the order of the rows.
+        """
+
+        def together(places: Sequence[int]) -> Iterable[R]:
+            return reader(self.on_device(self.family.prompts([rows[place] for place in places])), places)
+
+        places = range(len(rows))
+        if self.family.ways.padded and not apart:
+            return list(together(places))
+        sizes = [len(row.source) + len(self.family.prefix_of(row.task)) for row in rows]
+        return by_length(places, sizes.__getitem__, together)
+
+    def settle(self) -> bool:
+        """Find out how the architecture can be run in batches, where nothing is known of it; only the first time.
+
+        Returns:
+            Whether something was found just now that has to be done in another way; see `unlike`.
+
+        Raises:
+            ModelError: If it cannot be trained, or does not answer as it is trained.
+        """
+        if self._settled or not isinstance(self.family, Generative) or architecture_of(self.model.config) is not None:
+            return False
+        self.family.ways = find_ways(self.family, self.device)
+        self._settled = True
+        return bool(self.unlike)
+
+    @property
+    def unlike(self) -> str:
+        """What is done in another way than with known architectures, in a sentence; empty if nothing is."""
+        instead = self.family.ways.described()
+        kind = config_of(self.model).model_type
+        return instead and f"The architecture '{kind}' was compared with itself, row by row, and differs: {instead}."
+
     @torch.inference_mode()
     def write(self, rows: Sequence[Encoded], max_new_tokens: int) -> list[str]:
         """Answers to the rows' inputs, one batch: greedy, at most `max_new_tokens` tokens each; of an encoder-only
         host, labels."""
-        return self.family.answers(self.on_device(self.family.prompts(rows)), max_new_tokens)
+        return self.read(rows, lambda prompts, _: self.family.answers(prompts, max_new_tokens))
 
     @torch.inference_mode()
     def sample(
@@ -170,16 +221,21 @@ class Host:
                 f"'{self.name}' is {self.family.name} and cannot write samples: take an encoder-decoder or a "
                 "decoder-only model."
             )
-        sampling = Sampling(max_new_tokens, top_k, temperature)
-        prompts = self.on_device(self.family.prompts([row for row in rows for _ in range(count)]))
+        family, sampling = self.family, Sampling(max_new_tokens, top_k, temperature)
         own = [derive(seed, "sample", number) for _, seed in zip(rows, seeds, strict=True) for number in range(count)]
-        texts = self.family.samples(prompts, sampling, own)
+
+        def drawn(prompts: Batch, places: Sequence[int]) -> list[str]:
+            return family.samples(prompts, sampling, [own[place] for place in places])
+
+        texts = self.read([row for row in rows for _ in range(count)], drawn)
         return [texts[start : start + count] for start in range(0, len(texts), count)]
 
     @torch.inference_mode()
     def classify(self, rows: Sequence[Encoded], labels: Labels) -> list[int | None]:
         """The number of the most likely label for each row; None where the host knows none of them."""
-        return self.family.classify(self.on_device(self.family.prompts(rows)), labels)
+        self.family.ways.check_labels()
+        whole = not self.family.ways.labels_cached
+        return self.read(rows, lambda prompts, _: self.family.classify(prompts, labels), apart=whole)
 
 
 def _check_bare(model: nn.Module) -> None:

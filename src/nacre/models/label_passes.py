@@ -47,7 +47,7 @@ def takes_tree(model: nn.Module, tree: LabelTree, width: int) -> bool:
     return all(window is None or width + nodes < window for window in architecture.windows(config))
 
 
-def read_by_encoder(model: Any, prompts: Batch, tree: LabelTree, start: int) -> LabelReading:
+def read_by_encoder(model: Any, prompts: Batch, tree: LabelTree, start: int, *, once: bool = True) -> LabelReading:
     """Read a batch by the encoder.
 
     Args:
@@ -55,8 +55,14 @@ def read_by_encoder(model: Any, prompts: Batch, tree: LabelTree, start: int) -> 
         prompts: `input_ids` and `attention_mask`, [B, S].
         tree: Of the labels.
         start: The token that the decoder begins with.
+        once: Whether the encoder reads each row once; otherwise with every label.
     """
     mask = prompts["attention_mask"]
+    labels = len(tree.labels)
+    if not once:
+        inputs = {name: tensor.repeat_interleave(labels, 0) for name, tensor in prompts.items()}
+        written = tree.beginnings(start).to(mask.device).repeat(prompts.size, 1)
+        return _at_nodes(model(**inputs, decoder_input_ids=written, use_cache=False).logits, tree)
     memory = model.get_encoder()(**prompts).last_hidden_state  # [B, S, d]
 
     if takes_tree(model, tree, mask.shape[1]):
@@ -67,7 +73,6 @@ def read_by_encoder(model: Any, prompts: Batch, tree: LabelTree, start: int) -> 
             use_cache=False,
         ).last_hidden_state
         return _output_layer(model, states)
-    labels = len(tree.labels)
     logits = model(
         encoder_outputs=BaseModelOutput(last_hidden_state=memory.repeat_interleave(labels, 0)),
         attention_mask=mask.repeat_interleave(labels, 0),
@@ -111,8 +116,7 @@ def read_as_prompt(model: Any, prompts: Batch, tree: LabelTree) -> LabelReading:
         ).last_hidden_state
         return _output_layer(model, states)
     labels = len(tree.labels)
-    written = tree.beginnings(0).to(device).repeat(size, 1)
-    written[:, 0] = first.squeeze(1).repeat_interleave(labels, 0)
+    written = _behind(first, tree)
     if width > 1:
         cache.batch_repeat_interleave(labels)
     logits = model(
@@ -123,6 +127,28 @@ def read_as_prompt(model: Any, prompts: Batch, tree: LabelTree) -> LabelReading:
         use_cache=True,
     ).logits
     return _at_nodes(logits, tree)
+
+
+def read_whole(model: Any, prompts: Batch, tree: LabelTree) -> LabelReading:
+    """Read every label together with its prompt, by a model whose cache cannot be shared.
+
+    Args:
+        model: A decoder-only model.
+        prompts: `input_ids` and `attention_mask`, [B, S], of rows of one length: there is no padding.
+        tree: Of the labels.
+    """
+    ids, labels = prompts["input_ids"], len(tree.labels)
+    written = _behind(ids[:, -1:], tree)
+    whole = torch.cat([ids[:, :-1].repeat_interleave(labels, 0), written], 1)
+    logits = model(input_ids=whole, attention_mask=torch.ones_like(whole), use_cache=False).logits
+    return _at_nodes(logits[:, -written.shape[1] :], tree)
+
+
+def _behind(first: Tensor, tree: LabelTree) -> Tensor:
+    """Every label without its last token, behind each row's token of `first` [B, 1]: [B * labels, steps]."""
+    written = tree.beginnings(0).to(first.device).repeat(len(first), 1)
+    written[:, :1] = first.repeat_interleave(len(tree.labels), 0)
+    return written
 
 
 def _adds_positions(model: Any) -> bool:

@@ -136,8 +136,9 @@ class Experiment:
                 gradient_rules=[part.key for part in self.method.gradient_rules],
             )
         )
-        if (warning := _head_warning(self.host, self.tasks)) is not None:
-            self.emit(Warned(warning))
+        for warning in (_head_warning(self.host, self.tasks), self.host.unlike):
+            if warning:
+                self.emit(Warned(warning))
 
     def stages(self) -> dict[int, StageRow]:
         """Measure row 0 and go through each stage; complete ones are read, the first incomplete one begins from the
