@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "nacre"
 
 MENDED = """
-    cli/docstring.py cli/sheets.py errors.py features functional interop method.py methods modifiers optional.py
+    cli/docstring.py cli/sheets.py errors.py features functional interop method.py methods modifiers optional.py parts
     per_task.py pretraining registry.py seeds.py
 """.split()
 """Rooms whose sentences have been edited; to become all of them."""

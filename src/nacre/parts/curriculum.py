@@ -1,4 +1,4 @@
-"""In which portions a stream is learnt, and which entries of the score matrix that defines."""
+"""The stages in which a stream is learned, and the entries of the score matrix that they fill."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from nacre.tasks.task import Task
 
 @dataclass(frozen=True)
 class Stage:
-    """One call of ``learn``. row: which row of the matrix it fills (1..T); measured: which tasks that row scores
-    anew; afresh: whether it begins from the untouched host."""
+    """One call of `learn`.
+
+    Attributes:
+        name: The task's name, or 'joint'.
+        tasks: The tasks that are learned in it.
+        row: The row of the matrix that it fills, 1 to T.
+        measured: The tasks that this row scores anew.
+        afresh: Whether it begins from the untouched host.
+    """
 
     name: str
     tasks: tuple[Task, ...]
@@ -23,22 +30,24 @@ class Stage:
 
 
 class Curriculum(ABC):
+    """How a stream is divided into stages."""
+
     continues: ClassVar[bool]
-    """Whether a learner that has learnt something may be given more."""
+    """Whether a learner that has learned something may be given more."""
 
     @abstractmethod
     def stages(self, tasks: Sequence[Task]) -> list[Stage]:
-        """The portions in which the stream is learnt, in order."""
+        """The stages in which the stream is learned, in order."""
 
     @property
     def needs_task_at_test(self) -> bool:
-        """Whether one must be told which task an input belongs to."""
+        """Whether each input's task must be known at test."""
         return False
 
 
 @dataclass(frozen=True)
 class Sequential(Curriculum):
-    """Task after task, one model: after each, every task of the stream is measured."""
+    """One model learns task after task; after each, every task of the stream is measured."""
 
     continues: ClassVar[bool] = True
 

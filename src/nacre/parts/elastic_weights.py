@@ -1,4 +1,4 @@
-"""EWC: parameters that earlier tasks depend on are held near where those tasks left them."""
+"""EWC: parameters that earlier tasks depend on are held near the values that those tasks left."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ElasticState:
     """Where earlier tasks ended, and how much they depend on it.
 
     Attributes:
-        fisher: By the name of a trained parameter, F; one mapping for all tasks (``online``), or one for each.
-        anchor: theta*, likewise.
-        examples: How many rows each task's Fisher is a mean of.
+        fisher: F by the name of the trained parameter; one mapping for all tasks ('online'), or one for each.
+        anchor: theta* by the same names; as many mappings.
+        examples: Number of rows that each task's Fisher is a mean of.
     """
 
     fisher: list[dict[str, Tensor]]
@@ -41,15 +41,20 @@ class ElasticState:
 class ElasticWeights(Penalty):
     """strength * 1/2 sum_j F_j (theta_j - theta*_j)^2, theta* the parameters after an earlier task, F its Fisher.
 
-    When a task has been learnt: F_j = mean over at most ``samples`` of its training rows of the squared gradient, one
-    row at a time and in evaluation mode, of the sum of the target tokens' log-probabilities; penalties are no part of
-    it. labels: ``gold``: the tokens of the target; ``sampled``: each drawn from the model's own distribution behind the
-    target's tokens before it. normalize: F is divided by the mean of all its entries.
-
-    mode: ``online``: F <- decay * F + F_t, and theta* is where the last task ended; ``separate``: an F and a theta* for
-    each task, and the penalties are summed.
+    After a task, F_j is the mean over its sampled training rows of the squared gradient of the sum of the target
+    tokens' log-probabilities, one row at a time and in evaluation mode. Penalties are not part of it.
 
     State: `ElasticState`.
+
+    Attributes:
+        strength: Weight of the penalty.
+        mode: 'online': F <- decay * F + F_t, and theta* is where the last task ended; 'separate': an F and a theta* for
+            each task, and the penalties are summed.
+        decay: Share of the old Fisher that stays after a task, in [0, 1].
+        samples: Number of a task's training rows to measure at most.
+        labels: 'gold': the tokens of the target; 'sampled': each drawn from the model's own distribution behind the
+            target's tokens before it.
+        normalize: Whether F is divided by the mean of all its entries.
     """
 
     State: ClassVar[type[ElasticState]] = ElasticState
@@ -83,7 +88,7 @@ class ElasticWeights(Penalty):
         )
 
     def value(self, learner: LearnerView) -> Tensor:
-        """Until a first task has been learnt: 0, without a graph."""
+        """The penalties' sum, []; until a first task has been learned, 0 without a graph."""
         remembered = learner.remembered(self, ElasticState)
         if remembered is None:
             return torch.zeros((), device=learner.host.device)
@@ -135,9 +140,9 @@ class ElasticWeights(Penalty):
 
 
 def _trained(learner: LearnerView) -> dict[str, nn.Parameter]:
-    """What the adapter trains, by its public names, behind the name that the host's body has in the model.
+    """The adapter's trained parameters, by the body's name in the model and their public names.
 
-    Public names are part of saved files' format; where a parameter lies inside a site is not.
+    Public names are part of saved files' format; the place of a parameter inside a site is not.
     """
     model, body = learner.host.model, learner.host.body
     place = next(name for name, module in model.named_modules() if module is body)

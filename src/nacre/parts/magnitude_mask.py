@@ -30,8 +30,10 @@ PROFILE_ROWS = 64
 
 @dataclass(frozen=True)
 class FeatureGroups:
-    """Attributes:
-    groups: By a map's name, the cluster of each of its features [features].
+    """What the rule remembers: the clusters of the newest task.
+
+    Attributes:
+        groups: By a map's name, the cluster of each of its features, [features].
     """
 
     groups: dict[str, Tensor]
@@ -39,14 +41,23 @@ class FeatureGroups:
 
 @dataclass(frozen=True)
 class MagnitudeMask(GradientRule):
-    """Leave the share ``threshold`` of every linear map's features out of each step: those with the smallest outputs.
+    """Leave the features with the smallest outputs of every linear map out of each step.
 
-    mask, tokens, count, components: see ``MaskedStep``, ``Magnitudes``, ``kept_count``, ``with_roles``. first_task:
-    whether it acts on the first task, too. clusters: 0, or into how many groups the features of a map are put when a
-    task begins; groups are kept or left out as a whole. cluster_by: near each other are features with like weights, or
-    with like magnitudes on up to 64 of the task's rows.
-    by: what decides: ``magnitude``, or for comparison ``random``, the L1 norm of a feature's effective ``weight``, or
-    that of its ``gradient``.
+    State: `FeatureGroups`.
+
+    Attributes:
+        threshold: Share of a map's features to leave out.
+        mask: What is masked; see `MaskedStep`.
+        first_task: Whether the rule acts on the first task, too.
+        components: Roles of the maps it acts on; see `with_roles`.
+        tokens: Which tokens count; see `Magnitudes`.
+        count: How the number of kept features is rounded; see `kept_count`.
+        clusters: Number of groups of features of each map, formed when a task begins; groups are kept or left out as a
+            whole. 0: every feature stands for itself.
+        cluster_by: What features of a group have in common: their weights, or their magnitudes on up to 64 of the
+            task's rows.
+        by: What decides: 'magnitude', or for comparison 'random', the L1 norm of a feature's effective 'weight', or
+            that of its 'gradient'.
     """
 
     State: ClassVar[type[FeatureGroups]] = FeatureGroups
@@ -80,7 +91,7 @@ class MagnitudeMask(GradientRule):
 
     @property
     def needs_boundaries(self) -> bool:
-        """Only to know where the first task ends, for a new threshold, or for new clusters."""
+        """True where the rule spares the first task, or takes a new threshold or new clusters for each."""
         return not self.first_task or self.clusters > 0 or isinstance(self.threshold, tuple)
 
     def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
@@ -126,10 +137,12 @@ class MagnitudeMask(GradientRule):
         return masking
 
     def _can_choose_early(self, learner: LearnerView) -> bool:
-        """Whether the masks can be chosen in the backward pass already, so that nothing is computed that they throw
-        away. Worth it where whole weights are trained, and possible where one process has all magnitudes, every
-        feature stands for itself (clusters keep as many features as they hold, which only the device knows) and
-        earlier rules do not work on the gradients that would be missing."""
+        """Whether the masks can be chosen during the backward pass, so that no masked gradient is computed.
+
+        It pays where whole weights are trained. It is possible where one process has all magnitudes, every feature
+        stands for itself (only the device knows how many features a cluster holds), and no earlier rule reads the
+        gradients that would be missing.
+        """
         rules = learner.method.gradient_rules
         first = not any(rule.reads_gradients for rule in rules[: rules.index(self)])
         alone = not torch.distributed.is_available() or not torch.distributed.is_initialized()
@@ -181,8 +194,16 @@ class MagnitudeMask(GradientRule):
 
 @dataclass
 class ActiveMask:
-    """What lives while a task is learnt. kept: features per map; groups: each feature's cluster, per map; rows: where
-    masks can be chosen in the backward pass; taken: the newest step whose gradients have been masked."""
+    """What lives while a task is learned.
+
+    Attributes:
+        step: Masks the gradients or the update.
+        kept: Number of features to keep, for each map.
+        groups: Each feature's cluster, [features] for each map; None without clusters.
+        magnitudes: The features' measured outputs; None where something else decides.
+        rows: Chooses masks during the backward pass; None where that is not possible.
+        taken: The newest step whose gradients have been masked.
+    """
 
     step: MaskedStep
     kept: list[int]
@@ -192,6 +213,7 @@ class ActiveMask:
     taken: Step | None = None
 
     def close(self) -> None:
+        """Remove all hooks."""
         if self.rows is not None:
             self.rows.close()
         if self.magnitudes is not None:

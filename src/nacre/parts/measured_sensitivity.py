@@ -1,8 +1,8 @@
-"""How the sensitivities of earlier tasks' triplets are read off a backward pass (for ``parts/sensitivity_start``).
+"""The sensitivities of earlier tasks' triplets, read from a backward pass (for `parts/sensitivity_start`).
 
-Where earlier tasks are folded into one weight of full precision, that weight takes the gradient, whose product with the
-triplets' factors is theirs: one dense product a site, whatever the number of tasks. Elsewhere (gated mixtures, past in
-rank space) the triplets are leaves themselves. Both give the same numbers.
+Where earlier tasks are folded into one weight of full precision, that weight takes the gradient, and its products with
+the triplets' factors are their gradients: one dense product a site, whatever the number of tasks. Elsewhere (gated
+mixtures, past in rank space) the triplets themselves are leaves. Both give the same numbers.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ from nacre.functional.sensitivity import Triplets, folded_gradients, triplet_sen
 
 @dataclass(frozen=True)
 class Measured:
-    """leaves: where a backward pass puts gradients. sensitivities: name -> [t-1, r]. add: to be called after each
-    backward pass, adds what it showed."""
+    """Sensitivities under measurement.
+
+    Attributes:
+        leaves: The tensors that a backward pass must reach.
+        sensitivities: The sums so far, by the site's name, [t-1, r].
+        add: Adds a backward pass to the sums; to be called after each.
+    """
 
     leaves: list[Tensor]
     sensitivities: dict[str, Tensor]
@@ -32,14 +37,20 @@ class Measured:
 
 
 def is_dense(site: SlottedSite) -> bool:
-    """Whether the site computes its earlier tasks with one weight that holds them exactly enough to be measured."""
+    """Whether the site computes its earlier tasks with one weight that is precise enough to measure them."""
     return site.past_weight is not None and site.past_weight.dtype in (torch.float32, torch.float64)
 
 
 @contextmanager
 def through_folded(adapter: PlacedSlots[Any], names: Collection[str]) -> Iterator[Measured]:
-    """While open, these sites are the ordinary linear maps that they were at the last task's end. A weight's gradient
-    is turned into sensitivities as soon as it is there and dropped, so that no two are kept."""
+    """While open, these sites are plain linear maps with the folded weights of the last task's end.
+
+    A weight's gradient is turned into sensitivities as soon as it exists and then dropped, so that no two are kept.
+
+    Args:
+        adapter: Placed, with its newest slot all zeros.
+        names: The sites; all of them dense (`is_dense`).
+    """
     sites = {name: adapter.sites[name] for name in names}
     found = {
         name: site.past_by_group()["down"].new_zeros(site.past_by_group()["down"].shape[:2])
@@ -71,7 +82,12 @@ def through_folded(adapter: PlacedSlots[Any], names: Collection[str]) -> Iterato
 
 @contextmanager
 def through_triplets(adapter: PlacedSlots[Any], names: Collection[str]) -> Iterator[Measured]:
-    """While open, the host computes through the earlier tasks' own tensors, and these are leaves."""
+    """While open, the host computes through the earlier tasks' own tensors, and these are leaves.
+
+    Args:
+        adapter: Placed, with its newest slot all zeros.
+        names: The sites to measure.
+    """
     found: dict[str, Tensor] = {}
     with adapter.past_open() as opened, _without_newest(adapter):
         leaves = {name: opened[name] for name in names}
@@ -107,7 +123,7 @@ def _taken(leaf: Tensor) -> Tensor:
 
 @contextmanager
 def _without_newest(adapter: PlacedSlots[Any]) -> Iterator[None]:
-    """A slot of zeros adds nothing, but would have its share of a softmax over the tasks."""
+    """While open, the newest slot takes no part in a softmax over the tasks, where a slot of zeros has a share."""
     if not isinstance(adapter, PlacedGated):
         yield
         return

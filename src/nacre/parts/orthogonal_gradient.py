@@ -21,8 +21,10 @@ from nacre.tasks.task import Task
 
 @dataclass(frozen=True)
 class SpanShares:
-    """Attributes:
-    share_in_old_span: For each task, ||Q^T D|| / ||D|| of all factors' changes D, at its end.
+    """What the rule remembers: how much of each task's change lay in the earlier tasks' span.
+
+    Attributes:
+        share_in_old_span: For each task, ||Q^T D|| / ||D|| of all factors' changes D, at its end.
     """
 
     share_in_old_span: list[float]
@@ -30,26 +32,25 @@ class SpanShares:
 
 @dataclass(frozen=True)
 class OrthogonalGradient(GradientRule):
-    """What of a change lies in the span of earlier tasks' factors is taken out: of A's (V's) rows by the rows of
-    earlier A_k, of B's (U's) columns by the columns of earlier B_k, site by site.
+    """Remove from each change its part in the span of earlier tasks' factors, site by site.
 
-        on = ``gradient``: grad <- (I - Q Q^T) grad before the optimizer's step. An optimizer that divides by running
+    A's (V's) rows keep off the rows of earlier A_k, B's (U's) columns off the columns of earlier B_k. Each task uses up
+    to rank of a factor's dimensions; the number left is reported when a task begins (`FreeDimensionsCounted`).
+
+    State: `SpanShares`. The directions themselves follow from the adapter; they are cached, but not saved.
+
+    Attributes:
+        space: How earlier tasks' spans are joined; see `functional.projection`. Only 'union' is a projection, so only
+            it can act on the update.
+        on: 'gradient': grad <- (I - Q Q^T) grad before the optimizer's step. An optimizer that divides by running
             means, as AdamW does, turns the step back into the span: its share there is smaller, not zero.
-        on = ``update``: theta <- theta_0 + (I - Q Q^T)(theta - theta_0) after it, theta_0 the value at the task's
-            start: exact for every optimizer, and decay.  ``both``: one and the other.
-
-    space: how earlier tasks' spans are joined, see ``functional.projection``. Only ``union`` is a projection, so that
-        only it can act on the update.
-    sigma: ``none``: trained freely; ``flat``: the vector sigma, too, moves outside the span of earlier sigmas, which
-        after rank tasks leaves it nowhere to go.
-    energy: Q holds, of each task, only as many directions as it takes for this share of its factor's squared norm to
-        lie in the span (``functional.spans``). 1: all of them; less leaves later tasks more room, and what is not held
-        unprotected.
-
-    Each task uses up to rank of a factor's dimensions. How many are left is reported when a task begins (``room``).
-
-    State: `SpanShares`. The directions themselves follow from the adapter; they are kept from task to task, but not
-    saved.
+            'update': theta <- theta_0 + (I - Q Q^T)(theta - theta_0) after it, with theta_0 the value at the task's
+            start: exact for every optimizer, and for weight decay. 'both': one after the other.
+        sigma: 'none': trained freely; 'flat': the vector sigma, too, moves outside the span of earlier sigmas, which
+            after rank tasks leaves it nowhere to go.
+        energy: Share of each factor's squared norm that Q must hold, with as few directions as that takes
+            (`functional.spans`). 1 holds all of them; less leaves later tasks more dimensions, and the directions left
+            out unprotected.
     """
 
     State: ClassVar[type[SpanShares]] = SpanShares
@@ -85,7 +86,11 @@ class OrthogonalGradient(GradientRule):
         return None
 
     def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
-        """Raises ``TrainingError`` if earlier tasks have used up all directions of a site."""
+        """Bring the earlier tasks' directions up to date.
+
+        Raises:
+            TrainingError: Earlier tasks have used up all directions of a site.
+        """
         known: dict[tuple[str, ...], UsedDirections] = learner.cache.get(self.key, {})
         groups = []
         for factors in group_by_shape(self._factors(learner), lambda factor: factor.past.shape, learner.host.device):
@@ -118,7 +123,7 @@ class OrthogonalGradient(GradientRule):
         learner.remember(self, SpanShares([*shares, self._projection(learner).share_in_span()]))
 
     def _factors(self, learner: LearnerView) -> Iterator[Factor]:
-        """All that have a past, in the host's order."""
+        """The factors that have a past, in the host's order."""
         for name, site in low_rank_in(learner.adapter).sites.items():
             parameters = site.parameters_by_group()
             for group, stack in site.past_by_group().items():
@@ -132,14 +137,20 @@ class OrthogonalGradient(GradientRule):
 
 @dataclass(frozen=True)
 class FactorGroup:
-    """The n factors of one shape, worked on in one product. start [n, r, d]: where the task began."""
+    """The n factors of one shape, projected in one product.
+
+    Attributes:
+        factors: The factors.
+        used: The earlier tasks' directions.
+        start: The factors' values when the task began, [n, r, d].
+    """
 
     factors: tuple[Factor, ...]
     used: UsedDirections
     start: Tensor
 
     def free_dimensions(self) -> list[FreeDimensions]:
-        """Of the factors that are matrices; a sigma runs out by design."""
+        """The free dimensions of each matrix; a sigma's run out by design."""
         width = self.start.shape[-1]
         dimensions = self.used.spans.dimensions.tolist()
         pairs = zip(self.factors, dimensions, strict=True)
@@ -148,12 +159,12 @@ class FactorGroup:
 
 @dataclass(frozen=True)
 class Projection:
-    """What the rule holds while a task is learnt: nothing on the first, which has no past."""
+    """The groups of factors while a task is learned; none on the first, which has no past."""
 
     groups: list[FactorGroup]
 
     def share_in_span(self) -> float:
-        """||Q^T D|| / ||D||, D the changes of all factors together since the task's start; 0 without any."""
+        """||Q^T D|| / ||D||, D the change of all factors together since the task's start; 0 without any change."""
         inside, whole = torch.zeros(()), torch.zeros(())
         for group in self.groups:
             change = torch.stack([factor.values() for factor in group.factors]) - group.start
@@ -167,6 +178,6 @@ def _names(factors: Sequence[Factor]) -> tuple[str, ...]:
 
 
 def _subtract(rows: Sequence[Tensor], amounts: Tensor) -> None:
-    """In place: rows, each [r, d], minus amounts [sites, r, d]."""
+    """Subtract amounts [n, r, d] from the n rows, each [r, d], in place."""
     for row, amount in zip(rows, amounts, strict=True):
         row.sub_(amount)

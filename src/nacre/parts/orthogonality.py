@@ -21,11 +21,15 @@ from nacre.tasks.task import Task
 class Orthogonality(Penalty):
     """strength * sum over sites and earlier tasks i of |A_i A_t^T|, entry by entry.
 
-    norm: ``absolute`` as released, ``squared`` as in the paper's equation. side: ``input``: the A's, whose rows are
-    directions of the site's input (released); ``output``: the B's, whose columns are directions of its output;
-    ``both``. reduce: over the matrices. The first task's penalty is 0.
+    The first task's penalty is 0. The penalty constrains parameters, not what they compute: see
+    tests/methods/test_counterexamples.py.
 
-    It constrains parameters, not what they compute: see tests/test_counterexamples.py.
+    Attributes:
+        strength: Weight of the penalty.
+        norm: 'absolute' as released; 'squared' as in the paper's equation.
+        side: 'input': the A's, whose rows are directions of the site's input (released); 'output': the B's, whose
+            columns are directions of its output; 'both'.
+        reduce: 'sum' over the matrices, or their 'mean'.
     """
 
     strength: PerTask = 0.5
@@ -63,7 +67,13 @@ class Orthogonality(Penalty):
 
 @dataclass(frozen=True)
 class Directions:
-    """One matrix of the new task, its directions being its rows or its columns; past [(t-1) r, d]: the earlier ones."""
+    """The directions of one matrix of the new task.
+
+    Attributes:
+        parameter: The matrix.
+        are_columns: Whether its columns are the directions, not its rows.
+        past: The earlier tasks' directions, [(t-1) r, d].
+    """
 
     parameter: nn.Parameter
     are_columns: bool
@@ -72,11 +82,16 @@ class Directions:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The new task's matrices and the earlier tasks' directions, found once a task: groups of matrices of equal shape,
-    and of each group past [n, (t-1) r, d]."""
+    """The new task's matrices beside the earlier tasks' directions, which are collected once a task.
+
+    Attributes:
+        groups: Groups of n matrices of equal shape.
+        past: The earlier directions of each group, [n, (t-1) r, d].
+    """
 
     groups: Sequence[Sequence[Directions]]
     past: Sequence[Tensor]
 
     def new(self) -> list[list[Tensor]]:
+        """The new task's directions as rows, [r, d], group by group."""
         return [[each.parameter.T if each.are_columns else each.parameter for each in group] for group in self.groups]

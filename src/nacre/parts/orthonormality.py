@@ -18,8 +18,10 @@ from nacre.per_task import PerTask, check_not_negative
 class Orthonormality(Penalty):
     """||U^T U - I||_F and ||V V^T - I||_F of the newest task.
 
-    form: ``released``: their mean over all matrices (AdaLoRA in peft, ``AdaLoraModel.forward``, weight 0.5);
-        ``paper``: the sum of their squares (AdaLoRA, arXiv 2303.10512, Eq. 4).
+    Attributes:
+        strength: Weight of the penalty.
+        form: 'released': their mean over all matrices (AdaLoRA in peft, `AdaLoraModel.forward`, weight 0.5);
+            'paper': the sum of their squares (AdaLoRA, arXiv 2303.10512, Eq. 4).
     """
 
     strength: PerTask = 0.5

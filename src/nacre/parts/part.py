@@ -50,7 +50,7 @@ class Step:
 
     Attributes:
         number: Of the optimizer's step, from 0.
-        of: How many steps the task has.
+        of: Number of steps of the task.
         rate: This step's learning rate, of which a group's own is a multiple (`ParameterGroup.rate`).
         takes_part: Whether this process has rows of the step. Where there are fewer rows than processes, some compute
             another's row with weight 0.
@@ -70,7 +70,7 @@ class MicroBatch:
 
     Attributes:
         rows: The encoded rows.
-        tensors: What the model was given, and the labels.
+        tensors: The model's inputs, and the labels.
         logits: [..., V], with their graph.
         labels: [...], the token that each position should predict, or `IGNORED`.
     """
@@ -82,7 +82,7 @@ class MicroBatch:
 
     @property
     def num_target_tokens(self) -> int:
-        """Number of tokens that the rows ask for: a mean over something else, times this, is a term's sum."""
+        """Number of the rows' target tokens: a mean over something else, times this, is a term's sum."""
         return sum(row.num_target_tokens for row in self.rows)
 
 
@@ -113,7 +113,7 @@ class LearnerView(Protocol):
     def adapter(self) -> PlacedAdapter: ...
     @property
     def owners(self) -> Mapping[str, Owner]:
-        """Whoever holds learned tensors, by name: ``adapter``, and where there are such, ``head`` and ``routing``."""
+        """The holders of learned tensors, by name: `adapter`, and where they exist, `head` and `routing`."""
         ...
 
     @property
@@ -132,13 +132,15 @@ class LearnerView(Protocol):
 
     @property
     def cache(self) -> dict[str, Any]:
-        """What parts have computed from the adapter's tensors and keep for the next task, by key. Never saved: without
-        it a part computes the same again, to the bit."""
+        """What parts have computed from the adapter's tensors and keep for the next task, by key.
+
+        It is never saved: without it a part computes the same again, to the bit.
+        """
         ...
 
     @property
     def on_event(self) -> OnEvent:
-        """Called with what a person should know, such as `Warned`."""
+        """Reports what a person should know, such as `Warned`."""
         ...
 
     @property
@@ -151,19 +153,19 @@ class LearnerView(Protocol):
         ...
 
     def remembered(self, part: Part, kind: type[S]) -> S | None:
-        """What the part's `State` holds; None as long as nothing was remembered."""
+        """The value of its `State` that the part remembers; None before the first."""
         ...
 
     def remember(self, part: Part, state: object) -> None:
         """Replace what the part remembers. It is saved and loaded with the learner.
 
         Raises:
-            TypeError: If the state is not of the part's `State`, or holds what a file cannot give back.
+            TypeError: The state is not of the part's `State`, or holds what a file cannot give back.
         """
         ...
 
     def trainable(self) -> list[ParameterGroup]:
-        """What is trained for the newest task, of all owners."""
+        """The parameters that are trained for the newest task, of all owners."""
         ...
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
@@ -171,7 +173,7 @@ class LearnerView(Protocol):
         ...
 
     def loss_sum(self, rows: Sequence[Encoded]) -> Tensor:
-        """Sum over the rows' target tokens of the task loss, as one batch, in the model's present mode. Returns []."""
+        """The task loss summed over the rows' target tokens, [], as one batch, in the model's present mode."""
         ...
 
     def predictions(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
@@ -182,7 +184,7 @@ class LearnerView(Protocol):
         ...
 
     def pooled_states(self, rows: Sequence[Encoded], states: PooledStates) -> Tensor:
-        """What the bare host, without anything learned, makes of the rows' inputs: [rows, d]."""
+        """The bare host's pooled states of the rows' inputs, without anything learned: [rows, d]."""
         ...
 
     def bypassed(self) -> AbstractContextManager[None]:
@@ -213,19 +215,22 @@ class Part(ABC):
 
     @property
     def needs_boundaries(self) -> bool:
-        """Whether it must be told in training when one task ends and the next begins. So it is with every part that
-        does something lasting in `prepare`, `begin` or `end`; one that only prepares itself there does not."""
+        """Whether the part must know in training when one task ends and the next begins.
+
+        True for every part that does something lasting in `prepare`, `begin` or `end`; not for one that only prepares
+        itself there.
+        """
         return False
 
     @property
     def needed_groups(self) -> tuple[str, ...]:
-        """Names of the parameter groups, of any owner, that it acts on by name."""
+        """Names of the parameter groups, of any owner, that the part acts on by name."""
         return ()
 
     def objection(self, adapter: Adapter) -> str | None:
         """Why this part cannot work with that adapter, as a clause that says what would be right; None if it can.
 
-        Asked when a method is put together, so that a combination without sense is refused before anything runs.
+        Called when a method is composed, so that a combination that makes no sense is refused before anything runs.
         """
         return None
 
@@ -279,8 +284,10 @@ class BatchTerm(Part, ABC):
 
     @abstractmethod
     def value(self, learner: LearnerView, batch: MicroBatch) -> Tensor:
-        """The term before weighting, as a SUM over the rows' target tokens, []: like the task loss it is then divided
-        by the number of target tokens of the whole step."""
+        """The term before weighting, as a SUM over the rows' target tokens, [].
+
+        Like the task loss, it is then divided by the number of target tokens of the whole step.
+        """
 
     @final
     def weight(self, task_number: int) -> float:
@@ -306,10 +313,10 @@ class GradientRule(Part, ABC):
 
 
 class Memory(Part, ABC):
-    """What is kept of past tasks' data, and given back while a new task is learned."""
+    """What is kept of past tasks' data, and replayed while a new task is learned."""
 
     mixed: ClassVar[bool] = True
-    """Whether `examples` join the new task's epoch. Otherwise they are there for other parts, or for `observe`."""
+    """Whether `examples` join the new task's epoch. Otherwise they serve other parts, or `observe`."""
 
     @property
     def needs_boundaries(self) -> bool:
@@ -317,17 +324,17 @@ class Memory(Part, ABC):
 
     @abstractmethod
     def examples(self, learner: LearnerView, tasks: Sequence[Task]) -> Sequence[Example]:
-        """Examples of past tasks, each with its `task`. Asked once a task, before its slot opens."""
+        """Examples of past tasks, each with its `task`. Called once a task, before its slot opens."""
 
     def lessons(self, learner: LearnerView, tasks: Sequence[Task]) -> Sequence[Example]:
-        """More examples of the NEW tasks to learn, such as inputs to be generated later. Asked once a task."""
+        """More examples of the NEW tasks to learn, such as inputs to be generated later. Called once a task."""
         return ()
 
     def observe(self, learner: LearnerView, batch: MicroBatch) -> None:
         """See a micro-batch of training with its live logits, after its loss was computed."""
 
     def size(self, rows: int) -> int | None:
-        """How many examples are stored of a task with so many rows; None if that shows only when it is learned."""
+        """Number of examples stored of a task with this many rows; None if it is known only after learning."""
         return None
 
 
@@ -336,9 +343,9 @@ class Reading:
     """A batch that the host is about to read, in training or at test.
 
     Attributes:
-        inputs: ``input_ids``, ``attention_mask`` [B, S] and what else the model gets.
-        tasks: Which task each row is of, as far as the routing may know: in training always, at test only where it
-            needs the task; "" otherwise.
+        inputs: `input_ids`, `attention_mask` [B, S] and the model's other inputs.
+        tasks: Each row's task, as far as the routing may know it: in training always, at test only where it needs the
+            task; "" otherwise.
         query: Pooled states of the inputs in the bare host [B, d], without gradient; computed once for each kind.
     """
 
@@ -351,17 +358,17 @@ class Routing(Part, ABC):
     """Chooses, row by row, which learned parameters answer. It may own trained parameters itself."""
 
     needs_task_at_test: ClassVar[bool] = False
-    """Whether each row's task must be told at test. The trait of the method follows from it."""
+    """Whether each row's task must be known at test. The trait of the method follows from it."""
 
     groups: ClassVar[tuple[str, ...]] = ()
-    """Names of the parameter groups of what `place` makes."""
+    """Names of the parameter groups of the owner that `place` returns."""
 
     @property
     def needs_boundaries(self) -> bool:
         return True
 
     def place(self, host: Host, adapter: PlacedAdapter) -> Owner | None:
-        """The trained tensors of the routing, ``owners["routing"]``; None if it has none."""
+        """The trained tensors of the routing, `owners["routing"]`; None if it has none."""
         return None
 
     @abstractmethod

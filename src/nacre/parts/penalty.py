@@ -14,10 +14,14 @@ from nacre.per_task import PerTask, check_not_negative
 
 @dataclass(frozen=True)
 class GroupL1(Penalty):
-    """L1 norm of one parameter group of the adapter: strength * sum |w| (AM-LoRA Eq. 6 for the group ``selector``).
+    """L1 norm of one parameter group of the adapter: strength * sum |w| (AM-LoRA Eq. 6 for the group 'selector').
 
-    reduce: ``mean`` divides by the number of entries. Only trained entries are counted; frozen ones would add a
-    constant.
+    Only trained entries count; frozen ones would add a constant.
+
+    Attributes:
+        group: Name of the parameter group.
+        strength: Weight of the penalty.
+        reduce: 'sum' over the entries, or their 'mean'.
     """
 
     group: str
@@ -43,9 +47,13 @@ class GroupL1(Penalty):
 
 @dataclass(frozen=True)
 class NormPenalty(Penalty):
-    """strength * sum over the trained tensors of the chosen parameter groups of their L2 norm, not squared.
+    """strength * sum of the L2 norms, not squared, of the trained tensors in the chosen parameter groups.
 
-    Unlike a squared norm it pulls a short tensor as hard as a long one, so that a task with few updates stays small.
+    Unlike a squared norm, it pulls a short tensor as hard as a long one, so that a task with few updates stays small.
+
+    Attributes:
+        strength: Weight of the penalty.
+        groups: Names of the parameter groups.
     """
 
     strength: PerTask

@@ -1,4 +1,4 @@
-"""Replay: a few rows of every past task are kept and learnt again with each new one."""
+"""Replay: a few rows of every past task are kept and learned again with each new one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nacre.tasks.template import Example, Turn
 
 @dataclass(frozen=True)
 class KeptTask:
-    """What is kept of one task, so that its data need not be there any more.
+    """The kept rows of one task, whose data files are then no longer needed.
 
     Attributes:
         task: Its name.
@@ -33,8 +33,10 @@ class KeptTask:
 
 @dataclass(frozen=True)
 class RehearsalState:
-    """Attributes:
-    kept: Task by task, what is learned again with every later one.
+    """What the memory remembers.
+
+    Attributes:
+        kept: The kept rows, task by task.
     """
 
     kept: list[KeptTask]
@@ -42,13 +44,15 @@ class RehearsalState:
 
 @dataclass(frozen=True)
 class Rehearsal(Memory):
-    """When a task has been learnt, some of its training rows are drawn at random, each at most once, and kept for good;
-    all rows kept so far are mixed into the epochs of every later task.
+    """Keep a random sample of each task's training rows and mix it into the epochs of every later task.
 
-    fraction: floor(fraction * N) of a task's N rows are kept, but at least one; 0 keeps none. per_task: so many rows
-    instead, or all if a task has fewer.
+    The sample is drawn after the task, without replacement, and kept for good.
 
     State: `RehearsalState`.
+
+    Attributes:
+        fraction: floor(fraction * N) of a task's N rows are kept, but at least one; 0 keeps none.
+        per_task: Number of rows to keep instead, or all if a task has fewer; None: `fraction` decides.
     """
 
     State: ClassVar[type[RehearsalState]] = RehearsalState
@@ -80,7 +84,7 @@ class Rehearsal(Memory):
         return [] if state is None else list(state.kept)
 
     def size(self, rows: int) -> int:
-        """How many of so many rows are kept."""
+        """Number of rows kept of a task with this many."""
         if self.per_task is not None:
             return min(self.per_task, rows)
         if self.fraction == 0:
@@ -90,7 +94,7 @@ class Rehearsal(Memory):
 
 
 def _written(example: Example) -> list[Any]:
-    """As plain values, from which ``_example`` makes it again."""
+    """The example as plain values, from which `_example` restores it."""
     texts = [example.before, example.text, example.after, example.target]
     if example.turns:
         return [*texts, example.kind, [list(turn) for turn in example.turns]]

@@ -1,4 +1,4 @@
-"""LB-CL's stage 1: a new task begins with what earlier tasks know, by how much it matters for the new one."""
+"""LB-CL's stage 1: a new task begins with an average of the earlier ones, weighted by their sensitivities."""
 
 from __future__ import annotations
 
@@ -33,13 +33,17 @@ class SensitivityStart(Start):
     L: the task loss of a few rows of the new task, on the model as the last task left it, without dropout.
     Without earlier tasks the start is the adapter's usual one. A LoRA's triplet i is (column i of B, row i of A).
 
-    seed_samples: how many rows, drawn from the new task's training split. estimate: ``batch``: the gradient of their
-        common loss; ``sample``: S row by row, then summed, so that rows do not cancel each other.
-    sigma: ``average`` as above; ``zero``: the new task knows the directions and begins at the old function (without
-        sigma, B is zero); ``ones``.
-    match, align: see ``functional.sensitivity.averaged_triplets``. orthonormalize: ``qr`` makes U's columns and V's
-        rows orthonormal afterwards. top_layers: how many layers from the output down take part (of the decoder, where
-        there is one); None: all. The others begin as usual.
+    Attributes:
+        seed_samples: Number of rows to measure, drawn from the new task's training split.
+        estimate: 'batch': the gradient of their common loss; 'sample': S row by row, then summed, so that rows do not
+            cancel each other.
+        sigma: 'average' as above; 'zero': the new task knows the directions and begins at the old function (without
+            sigma, B is zero); 'ones'.
+        match: Which triplets are averaged; see `functional.sensitivity.averaged_triplets`.
+        align: Whether their signs are aligned first; see there.
+        orthonormalize: 'qr' makes U's columns and V's rows orthonormal afterwards.
+        top_layers: Number of layers from the output down that take part (of the decoder, where there is one); None:
+            all. The others begin as usual.
     """
 
     seed_samples: int = 8
@@ -86,7 +90,7 @@ class SensitivityStart(Start):
             site.write(self._adjusted(name, new))
 
     def sensitivities(self, learner: LearnerView, tasks: Sequence[Task], names: Collection[str]) -> dict[str, Tensor]:
-        """S of all earlier tasks' triplets at these sites: name -> [t-1, r]."""
+        """S of all earlier tasks' triplets at these sites, by the site's name, [t-1, r]."""
         rows = learner.encode(self.seed_rows(learner, tasks))
         tokens = sum(row.num_target_tokens for row in rows)
         adapter = low_rank_in(learner.adapter)
@@ -105,7 +109,7 @@ class SensitivityStart(Start):
         return [examples[index] for index in chosen.tolist()]
 
     def _adjusted(self, name: str, new: Triplets) -> Triplets:
-        """What of the average the settings keep."""
+        """The average, orthonormalized and rescaled as the settings say."""
         if self.orthonormalize == "qr":
             rank, width = new.down.shape[0], min(new.down.shape[-1], new.up.shape[-1])
             if rank > width:

@@ -14,11 +14,15 @@ from nacre.per_task import PerTask, check_not_negative, value_of
 
 @dataclass(frozen=True)
 class SoftThreshold(GradientRule):
-    """After each optimizer step: w <- sign(w) max(|w| - eta strength, 0) on one parameter group, eta the group's
-    learning rate at that step.
+    """After each optimizer step: w <- sign(w) max(|w| - eta strength, 0) on one parameter group.
 
-    The proximal form of ``parts/penalty.GroupL1``, whose gradient Adam would rescale: there the strength hardly
-    matters and nothing becomes 0. reduce: ``mean`` divides the strength by the number of the group's entries.
+    eta is the group's learning rate at that step. This is the proximal form of `parts/penalty.GroupL1`, whose gradient
+    Adam would rescale: there the strength hardly matters and nothing becomes 0.
+
+    Attributes:
+        group: Name of the parameter group.
+        strength: Weight of the L1 norm.
+        reduce: 'sum' over the group's entries; 'mean' divides the strength by their number.
     """
 
     reads_gradients: ClassVar[bool] = False

@@ -26,10 +26,12 @@ class Fresh(Start):
 
 @dataclass(frozen=True)
 class CopyStart(Start):
-    """The last task's adapter is copied in the layers nearest to the output; the others, and whatever the mixture of
-    tasks needs (AM-LoRA's selectors), begin as usual. So does the first task.
+    """Copy the last task's adapter in the layers nearest to the output.
 
-    layers: how many layers of the decoder, where there is one, otherwise of the only stack; ``all``: every site.
+    The other layers, the first task, and the mixture's own parameters (AM-LoRA's selectors) begin as usual.
+
+    Attributes:
+        layers: Number of layers of the decoder, where there is one, otherwise of the only stack; 'all': every site.
     """
 
     layers: int | Literal["all"] = 4

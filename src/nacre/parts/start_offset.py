@@ -16,11 +16,14 @@ from nacre.tasks.task import Task
 
 @dataclass(frozen=True)
 class StartOffset(GradientRule):
-    """The newest score becomes z_t - c max(0, 1 - step / steps) while a task is learnt, from the second task on.
+    """The newest score becomes z_t - c max(0, 1 - step / steps) while a task is learned, from the second task on.
 
-    A LoRA that has learnt nothing has the score 0, so that its place in the softmax takes the share 1 / (Z + 1) from
+    A LoRA that has learned nothing has the score 0, so that its place in the softmax takes the share 1 / (Z + 1) from
     the earlier ones, Z their own sum of exp(z); with an offset c it takes 1 / (exp(c) Z + 1).
-    size: c. steps: over how many steps it falls to 0; over all of the task's if it has fewer.
+
+    Attributes:
+        size: The offset c.
+        steps: Number of steps in which it falls to 0; all of the task's if it has fewer.
     """
 
     reads_gradients: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Which directions earlier tasks' factors use, kept up to date task by task (for ``parts/orthogonal_gradient``)."""
+"""The directions that earlier tasks' factors use, kept up to date task by task (for `parts/orthogonal_gradient`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ ADVICE = "a smaller rank, fewer tasks, or an energy below 1, which closes only w
 
 @dataclass(frozen=True)
 class Factor:
-    """One trained factor of one site, and the earlier tasks' ones, seen as rows: A's rows, B's columns, sigma whole."""
+    """A trained factor of a site and the earlier tasks' ones, seen as rows: A's rows, B's columns, sigma whole.
+
+    Attributes:
+        site: Name of the site.
+        group: Name of the parameter group: 'down', 'up' or 'sigma'.
+        parameter: The newest task's factor.
+        stack: The earlier tasks' factors, one after the other.
+    """
 
     site: str
     group: str
@@ -27,19 +34,20 @@ class Factor:
 
     @property
     def name(self) -> str:
+        """The site's name and the group's."""
         return f"{self.site}.{self.group}"
 
     @property
     def past(self) -> Tensor:
-        """[t-1, r, d]; sigma: [t-1, 1, r]."""
+        """The earlier tasks' vectors, [t-1, r, d]; sigma's are [t-1, 1, r]."""
         return self.stack.unsqueeze(1) if self.group == "sigma" else self.stack
 
     def values(self) -> Tensor:
-        """[r, d], a view of the parameter's data."""
+        """The newest vectors, [r, d], a view of the parameter's data."""
         return self._rows(self.parameter.detach())
 
     def gradients(self) -> Tensor:
-        """[r, d], a view of the gradient; of zeros if the host never came by."""
+        """Their gradients, [r, d], a view of the gradient; zeros if the host did not use the factor."""
         gradient = self.parameter.grad
         return self._rows(torch.zeros_like(self.parameter) if gradient is None else gradient)
 
@@ -51,9 +59,14 @@ class Factor:
 
 @dataclass(frozen=True)
 class UsedDirections:
-    """Of n factors of one shape, after some tasks. spans: of those tasks' vectors. own: for the spaces that are no
-    union, the rows D [n, q, d] of ``functional.projection``. newest: [n, r, d], the last of those tasks' vectors, by
-    which one can tell whether an adapter still holds these tasks."""
+    """The directions that some tasks use, of n factors of one shape.
+
+    Attributes:
+        tasks: Number of those tasks.
+        spans: The spans of their vectors.
+        own: The rows D [n, q, d] of `functional.projection`, for spaces other than 'union'.
+        newest: The last of those tasks' vectors, [n, r, d]; they show whether an adapter still holds these tasks.
+    """
 
     tasks: int
     spans: Spans
@@ -62,13 +75,21 @@ class UsedDirections:
 
     @property
     def directions(self) -> Tensor:
-        """What is to be removed."""
+        """The directions to remove."""
         return self.spans.basis if self.own is None else self.own
 
 
 def up_to_date(known: UsedDirections | None, factors: Sequence[Factor], space: Space, energy: float) -> UsedDirections:
-    """Of all earlier tasks of these factors, of which there is one at least: what is ``known``, extended by the tasks
-    that are not yet in it. Begun anew if it is not of these tasks; that gives the same bits, task by task."""
+    """The directions of all earlier tasks: the known ones, extended by the tasks that they lack.
+
+    If the known ones are of other tasks, all are computed anew, task by task, which gives the same bits.
+
+    Args:
+        known: Of some of the earlier tasks; None: of none.
+        factors: n factors of one shape, with at least one earlier task.
+        space: How the tasks' spans are joined.
+        energy: Share of each factor's squared norm to hold.
+    """
     used = known if known is not None and torch.equal(known.newest, _vectors(factors, known.tasks - 1)) else None
     for task in range(used.tasks if used else 0, len(factors[0].past)):
         vectors = _vectors(factors, task)
@@ -83,13 +104,19 @@ def up_to_date(known: UsedDirections | None, factors: Sequence[Factor], space: S
 
 
 def _vectors(factors: Sequence[Factor], task: int) -> Tensor:
-    """One earlier task's vectors of all these factors, [n, r, d]; nothing of a task that they do not have."""
+    """One earlier task's vectors of all these factors, [n, r, d]; [n, 0, d] for a task that they do not have."""
     return torch.stack([factor.past[task : task + 1].flatten(0, 1) for factor in factors])
 
 
 @dataclass(frozen=True)
 class FreeDimensions:
-    """Of a factor's ``width`` dimensions, how many no earlier task uses."""
+    """The dimensions of a factor that no earlier task uses.
+
+    Attributes:
+        factor: The factor.
+        left: Number of unused dimensions.
+        width: Number of all its dimensions.
+    """
 
     factor: Factor
     left: int
@@ -97,15 +124,14 @@ class FreeDimensions:
 
 
 def report_free_dimensions(on_event: OnEvent, free: Sequence[FreeDimensions]) -> None:
-    """Report where the fewest dimensions are left, and warn if the task after the one that begins may find fewer
-    dimensions than it has vectors.
+    """Report where the fewest dimensions are left, and warn if the next task may have fewer than it has vectors.
 
     Args:
         on_event: Called with what a person should know.
-        free: Of every factor that must keep off earlier tasks' directions.
+        free: The free dimensions of every factor that must keep off earlier tasks' directions.
 
     Raises:
-        TrainingError: If none are left for the task that begins.
+        TrainingError: None are left for the task that begins.
     """
     if not free:
         return
