@@ -1,4 +1,4 @@
-"""What every adapter is: settings that can be placed in a host, and, once placed, a thing that grows with tasks."""
+"""The base of all adapters: settings that can be placed in a host, and a placed adapter that grows with tasks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from nacre.models.owner import ParameterGroup
 @final
 @dataclass(frozen=True, eq=False)
 class FeatureMap:
-    """A trained linear map whose output features can be told apart: a feature is one output and what computes it.
+    """A trained linear map whose output features can be told apart: a feature is one output with its parameters.
 
     Attributes:
         name: Dotted, unique in the host.
         place: Name of the host's linear map that it is or belongs to.
         roles: Those of that map (`models/roles`), () if unknown.
-        module: Its output [..., features] is what is measured.
-        parameters: With the axis along which slice j belongs to feature j.
+        module: The module whose output [..., features] is measured.
+        parameters: Each with the axis along which slice j belongs to feature j.
         input_of: Where the module is not called itself while the host computes: the module whose input it reads.
     """
 
@@ -45,7 +45,7 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class Adapter(ABC):
-    """Settings of an adapter: what is trainable, and how the tasks' parameters combine. Holds no tensor."""
+    """Settings of an adapter: what is trainable, and how the tasks' parameters combine. It holds no tensor."""
 
     learning_rate: ClassVar[float]
     """The rate that is used when the recipe names none."""
@@ -73,28 +73,33 @@ class Adapter(ABC):
 
     @abstractmethod
     def place(self, model: nn.Module) -> PlacedAdapter:
-        """Put the adapter into the host. Until `grow` is called the host computes exactly what it did.
+        """Put the adapter into the host. Until `grow` is called, the host computes exactly what it did.
 
         Args:
             model: The host's body.
 
         Raises:
-            ModelError: If there is nothing in this host that the adapter could train. Nothing has happened then.
+            ModelError: There is nothing in this host that the adapter could train. The host is then unchanged.
         """
 
 
 class PlacedAdapter(ABC):
-    """An adapter in its host: an `Owner` (`models/owner`) of every trainable tensor; nothing is found by its name.
+    """An adapter in its host: an `Owner` (`models/owner`) of every trainable tensor.
 
     Attributes:
         model: The host.
-        tasks: How many slots have been opened.
+        tasks: Number of slots that have been opened.
         trained_before: Every parameter of the host, and whether its owner let it be trained.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        """Freeze the host.
+
+        Args:
+            model: The host's body.
+        """
         self.model = model
-        self.tasks = 0  # how many slots have been opened
+        self.tasks = 0
         self.trained_before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -109,7 +114,7 @@ class PlacedAdapter(ABC):
 
     @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:
-        """What is trained for the newest task."""
+        """The parameters that are trained for the newest task."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -117,15 +122,19 @@ class PlacedAdapter(ABC):
 
     @abstractmethod
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Take over what `tensors` and `values` gave, bit for bit. From two empty mappings: forget everything.
+        """Restore what `tensors` and `values` gave, bit for bit.
+
+        Args:
+            tensors: By public name; empty, with empty values, to forget everything.
+            values: Those that say what the tensors are.
 
         Raises:
-            CheckpointError: If they do not fit this host and adapter.
+            CheckpointError: They do not fit this host and adapter.
         """
 
     @abstractmethod
     def freeze(self) -> None:
-        """Between tasks nothing is trainable."""
+        """Make nothing trainable, as it is between tasks."""
 
     @abstractmethod
     def bypassed(self) -> AbstractContextManager[None]:
@@ -137,22 +146,32 @@ class PlacedAdapter(ABC):
 
         A model may read a batch's rows several times side by side: then row i stands in k places, from i * k on.
 
+        Args:
+            route: The parameters for each row.
+
         Raises:
-            ModelError: If the adapter cannot follow such a route, or, once the host computes, if it does not fit the
-                batch.
+            ModelError: The adapter cannot follow such a route, or, once the host computes, it does not fit the batch.
         """
 
     @abstractmethod
     def virtual_tokens(self, number: int) -> tuple[int, ...]:
-        """What stands in front of the inputs of task `number` (from 1): ids behind the host's vocabulary.
+        """The ids in front of the inputs of a task; they lie behind the host's vocabulary.
 
-        () where there is nothing, as in most adapters. Only the embedding of the stack that reads knows these ids.
+        Only the embedding of the stack that reads knows these ids.
+
+        Args:
+            number: The task's, from 1.
+
+        Returns:
+            The ids; () in most adapters.
         """
 
     @abstractmethod
     def pristine(self) -> dict[str, Tensor]:
-        """The bare host's tensors by its own names, as `state_dict` gave them before `place`; where possible no
-        copies."""
+        """The bare host's tensors by its own names, as `state_dict` gave them before `place`.
+
+        They are copies only where that is necessary.
+        """
 
     @abstractmethod
     def take_out(self) -> None:
@@ -167,7 +186,7 @@ class PlacedAdapter(ABC):
 
     @final
     def values(self) -> dict[str, Any]:
-        """Plain values that say what `tensors` are: `slots`, how many have been opened."""
+        """Plain values that say what `tensors` are: `slots`, the number that have been opened."""
         return {"slots": self.tasks}
 
     @abstractmethod
@@ -175,22 +194,22 @@ class PlacedAdapter(ABC):
         """The linear maps that are trained for the newest task, feature by feature; an adapter may have none.
 
         Raises:
-            ModelError: If they cannot be told from the host's other parameters.
+            ModelError: They cannot be told from the host's other parameters.
         """
 
     @abstractmethod
     def folding_summary(self) -> dict[str, Any]:
-        """What there is to say about working weights that earlier tasks' updates are added to.
+        """A summary of the working weights that earlier tasks' updates are added to.
 
         Returns:
-            Plain values, none if there is nothing to fold. `sites`, `folded`: how many there are, and how many have
-            such a weight. `obstacles`: why others have none. `ratios`: the smallest and the largest size of the updates
-            in multiples of their weight's, None if unknown.
+            Plain values, none if there is nothing to fold. `sites`: number of sites; `folded`: number of those that
+            have such a weight; `obstacles`: why the others have none; `ratios`: the smallest and the largest size of
+            the updates in multiples of their weight's, None if unknown.
         """
 
     @final
     def stored_parameters(self) -> int:
-        """How many numbers `tensors` has."""
+        """Number of entries of all `tensors`."""
         return sum(tensor.numel() for tensor in self.tensors().values())
 
 

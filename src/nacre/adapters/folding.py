@@ -1,4 +1,4 @@
-"""How summed updates become part of a working copy of the weight, and where they had better not."""
+"""Merging summed LoRA updates into a working copy of the weight, and when not to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ of it 80 %. float16 is eight times finer; one limit for both keeps the choice si
 @final
 @dataclass(frozen=True)
 class Folding:
-    """How a site computes its earlier tasks.
+    """Whether a site's earlier tasks are folded.
 
     Attributes:
         ratio: `|s sum_{i<t} B_i A_i|_F / |W|_F`; None where `W` cannot be read.
@@ -47,7 +47,7 @@ def folded(pristine: Tensor, down: Tensor, up: Tensor, *, scale: float) -> tuple
         scale: `s`.
 
     Returns:
-        The sum [d_out, d_in], None where it would be lost in the rounding; and how it was folded, or why not.
+        The sum [d_out, d_in], None where it would be lost in the rounding; and the folding's ratio and obstacle.
     """
     weight = pristine.to(down.dtype)
     total = folded_weight(weight, down, up, scale=scale)
@@ -69,8 +69,8 @@ def is_lost(folding: Folding | None, x: Tensor) -> bool:
 class FoldedWeight(nn.Module):
     """The working copies of one site's weight, in the base's type; never saved.
 
-    While a task is trained there is one copy with the earlier tasks in it. Between tasks there is one with all tasks,
-    which answers are read with; it becomes the earlier tasks' copy as soon as the next slot opens.
+    While a task is trained, there is one copy with the earlier tasks in it. Between tasks there is one with all tasks,
+    for inference; it becomes the earlier tasks' copy as soon as the next slot opens.
 
     Attributes:
         folded: `W + s sum_{i<t} B_i A_i` [d_out, d_in], or None.
@@ -82,6 +82,7 @@ class FoldedWeight(nn.Module):
     folded_all: Tensor | None
 
     def __init__(self) -> None:
+        """Begin without copies."""
         super().__init__()
         self.register_buffer("folded", None, persistent=False)
         self.register_buffer("folded_all", None, persistent=False)
@@ -97,7 +98,7 @@ class FoldedWeight(nn.Module):
         """Form the earlier tasks' copy, if there are any.
 
         Args:
-            site: Whose weight it is a copy of.
+            site: The site whose weight it is a copy of.
             down: The earlier tasks' `A_i` [t-1, r, d_in].
             up: Their `B_i`, transposed [t-1, r, d_out].
             scale: `s`.
@@ -113,18 +114,25 @@ class FoldedWeight(nn.Module):
         """Form the copy of all tasks, once the newest is learned.
 
         Args:
-            site: Whose weight it is a copy of.
+            site: The site whose weight it is a copy of.
             down: All tasks' `A_i` [t, r, d_in].
             up: Their `B_i`, transposed [t, r, d_out].
             scale: `s`.
-            parameters: The newest task's, whose later changes make the copy invalid.
+            parameters: The newest task's parameters, whose later changes make the copy invalid.
         """
         self.folded_all, self.folding = _formed(site, down, up, scale)
         self.folded = None
         self._made_of = [(parameter, parameter._version) for parameter in parameters]
 
     def push_to_past(self, parameters: Iterable[nn.Parameter]) -> bool:
-        """Let the copy of all tasks become that of the earlier ones. False if it is not what the parameters say now."""
+        """Let the copy of all tasks become that of the earlier ones.
+
+        Args:
+            parameters: The newest task's parameters.
+
+        Returns:
+            False if the copy is out of date, and nothing was done.
+        """
         if not self._is_current(parameters):
             return False
         self.folded, self.folded_all, self._made_of = self.folded_all, None, []
@@ -135,7 +143,7 @@ class FoldedWeight(nn.Module):
         return None if is_lost(self.folding, x) else self.folded
 
     def all_for(self, x: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor | None:
-        """The copy of all tasks, if it may answer an input x and is what the parameters say now."""
+        """The copy of all tasks, if it may answer an input x and is up to date with the newest task's parameters."""
         if self.folded_all is None or not self._is_current(parameters) or is_lost(self.folding, x):
             return None
         return self.folded_all
@@ -151,7 +159,7 @@ class FoldedWeight(nn.Module):
             self.folded, self.folded_all = before
 
     def _is_current(self, parameters: Iterable[nn.Parameter]) -> bool:
-        """Whether all tasks were folded, still are what they were then, and none of them is being trained."""
+        """Whether all tasks were folded, have not changed since, and none of them is being trained."""
         return bool(self._made_of) and all(
             parameter is then and parameter._version == version and not parameter.requires_grad
             for parameter, (then, version) in zip(parameters, self._made_of, strict=True)

@@ -45,10 +45,22 @@ class Full(Adapter):
 
 @final
 class PlacedFull(PlacedAdapter):
-    """The host's own parameters, but for those that their owner had frozen: they stay what they are. A pristine copy
-    of the others is kept in main memory, so that `remove` can give them back."""
+    """The host's own parameters, except those that their owner had frozen, which stay as they are.
+
+    Attributes:
+        trained: The trained parameters by name.
+        untrained: A pristine copy of them in main memory, from which `remove` restores them.
+    """
 
     def __init__(self, model: nn.Module) -> None:
+        """Copy the host's trainable parameters and freeze them.
+
+        Args:
+            model: The host's body.
+
+        Raises:
+            ModelError: Every parameter of the host is frozen.
+        """
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ModelError(
                 "Full fine-tuning has nothing to train: every parameter of the host is frozen (requires_grad=False)."
@@ -65,13 +77,13 @@ class PlacedFull(PlacedAdapter):
         return False
 
     def fresh(self, seed: int) -> None:
-        """Full fine-tuning starts from what is there."""
+        """Full fine-tuning starts from the host's present values."""
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return [ParameterGroup("host", tuple(self.trained.values()))]
 
     def feature_maps(self) -> list[FeatureMap]:
-        """Attention and feed-forward, as far as they are trained; neither embeddings, norms nor the head."""
+        """The trained linear maps of attention and feed-forward; neither embeddings, norms nor the head."""
         trained = set(self.trained.values())
         maps = []
         for feature_map in host_feature_maps(self.model):
@@ -110,8 +122,11 @@ class PlacedFull(PlacedAdapter):
 
     @contextmanager
     def bypassed(self) -> Iterator[None]:
-        """The parameters stay the same objects, a graph that was made before is not disturbed, and inside they are
-        constants, as the host's parameters are below other adapters."""
+        """While open, the host computes as before training, bit for bit.
+
+        The parameters stay the same objects, and a graph that was made before is not disturbed. Inside they are
+        constants, as the host's parameters are below other adapters.
+        """
         before = [(parameter, parameter.data, parameter.requires_grad) for parameter in self.trained.values()]
         for name, parameter in self.trained.items():
             # Autocast remembers the casts of tensors that require gradients: it must not mistake one value for another.
@@ -145,7 +160,7 @@ def host_feature_maps(model: nn.Module) -> list[FeatureMap]:
     """Every linear map of attention and feed-forward in a host, its bias with its weight.
 
     Raises:
-        ModelError: For an architecture that has no row in `models/roles`.
+        ModelError: The architecture has no row in `models/roles`.
     """
     model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
     if model_type not in ARCHITECTURES:

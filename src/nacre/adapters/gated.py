@@ -37,17 +37,17 @@ class Gated(SlottedAdapter):
     """`h = W x + sum_{i=1..t} g_i s B_i A_i x` (AM-LoRA Eq. 5), g as in `functional/gating`.
 
     Attributes:
-        dropout_on: Which LoRAs' input has dropout, by one mask: `all`, or `new`, the newest's only.
+        dropout_on: The LoRAs whose input has dropout, by one mask: `all`, or `new`, the newest only.
         selectors: `all`: every task's selector is trained on the new task (AR in the paper's Fig. 5); `new`: only the
             new task's (NR).
-        selector_start: Of the new task's `w_t`: `kaiming`, uniform in `+-1/sqrt(d_out)`; `zeros`; `mean_of_old`, the
-            mean of the earlier ones as they are then (the first task's: kaiming).
+        selector_start: Start of the new task's `w_t`: `kaiming`, uniform in `+-1/sqrt(d_out)`; `zeros`; `mean_of_old`,
+            the mean of the earlier ones as they are then (the first task's: kaiming).
         selector_rate: The learning rate of selectors and of a learned `z_0`, in multiples of the others'.
-        selector_input: What `w_i` is multiplied with: `scaled`, `y_i = s B_i A_i x`; `unscaled`, `B_i A_i x`.
+        selector_input: The factor beside `w_i`: `scaled`, `y_i = s B_i A_i x`; `unscaled`, `B_i A_i x`.
         activation: `phi`, on the selector's output.
         zero_lora: True: a LoRA that is zero takes part in the softmax with the score `z_0 = 0`; False: none does;
             `learned`: `z_0` is one trained number a site, 0 at first.
-        keep_gates: `k`, how many tasks take part in a sum, those with the largest gates on the batch
+        keep_gates: `k`, the number of tasks in a sum, those with the largest gates on the batch
             (`functional/gates_first`); None: all.
     """
 
@@ -97,13 +97,19 @@ class GatedSite(SlottedSite):
     learned, `zero_score` [1], `z_0`.
 
     Attributes:
-        settings: Of the adapter.
-        offset: What is taken from the newest task's score; 0 except while `parts/start_offset` lets it in.
+        settings: The adapter's settings.
+        offset: Subtracted from the newest task's score; 0 except where `parts/start_offset` sets it.
     """
 
     frozen_selectors: Tensor
 
     def __init__(self, base: nn.Module, settings: Gated) -> None:
+        """Begin without a slot.
+
+        Args:
+            base: The host's linear map.
+            settings: The adapter's settings.
+        """
         super().__init__(base, settings)
         self.settings = settings
         self.register_buffer("frozen_selectors", self.new_tensor(0, self.d_out), persistent=False)
@@ -115,7 +121,7 @@ class GatedSite(SlottedSite):
 
     @property
     def selector(self) -> Tensor:
-        """[t, d_out]: frozen rows first."""
+        """All tasks' selectors, [t, d_out], frozen rows first."""
         if len(self.frozen_selectors) == 0:
             return self.trained_selectors
         return torch.cat([self.frozen_selectors, self.trained_selectors])
@@ -126,14 +132,14 @@ class GatedSite(SlottedSite):
 
     @property
     def past_weight(self) -> None:
-        """Gates depend on the input, so that no weight can hold the earlier tasks."""
+        """None: gates depend on the input, so that no weight can hold the earlier tasks."""
         return None
 
     def past_open(self) -> AbstractContextManager[dict[str, Tensor]]:
         return self.slots.past_as_leaves()
 
     def effective_weight(self) -> None:
-        """The mixture depends on the input."""
+        """None: the mixture depends on the input."""
         return
 
     def adapted(self, x: Tensor) -> Tensor:
@@ -144,8 +150,10 @@ class GatedSite(SlottedSite):
         return h + self.delta(x).to(h.dtype)
 
     def delta(self, x: Tensor) -> Tensor:
-        """What the mixture adds, by autograd: x [..., d_in] -> [..., d_out]. It computes what ``fused`` does, all
-        tasks' codes even where few are taken."""
+        """The mixture's update by autograd: x [..., d_in] -> [..., d_out].
+
+        It computes the same as `fused`, but all tasks' codes even where few are taken.
+        """
         down, up = self.slots.all_pairs()
         codes = self.codes(self.own_type(x), down)
         scores = self.scores_of(codes, up)
@@ -164,13 +172,16 @@ class GatedSite(SlottedSite):
         return keep is not None and keep <= len(self.slots.past_down)
 
     def chosen(self, gates: Tensor) -> Tensor:
-        """The tasks that are taken into the sum, given all gates of a batch [..., t]: indices [k]."""
+        """Indices [k] of the tasks that are taken into the sum, given all gates of a batch [..., t]."""
         assert self.settings.keep_gates is not None
         return chosen_tasks(gates.flatten(0, -2).sum(0), self.settings.keep_gates, with_newest=self.training)
 
     def can_fuse(self, x: Tensor) -> bool:
-        """Whether the hand-written backward pass fits: it knows one input for all LoRAs, one precision, and gradients
-        of the newest task's tensors only, which, where tasks are chosen, are not always among them in evaluation."""
+        """Whether the hand-written backward pass applies to an input x.
+
+        It supports one input for all LoRAs, one precision, and gradients of the newest task's tensors only. Where tasks
+        are chosen, the newest is not always among them in evaluation.
+        """
         drops = self.training and self.settings.dropout > 0
         one_input = self.settings.dropout_on == "all" or not drops or len(self.slots.past_down) == 0
         past_frozen = not any(stack.requires_grad for stack in self.slots.past_pairs())
@@ -178,8 +189,10 @@ class GatedSite(SlottedSite):
         return one_input and past_frozen and newest_taken and not torch.is_autocast_enabled(x.device.type)
 
     def fused(self, x: Tensor) -> Tensor:
-        """The forward pass through ``functional/fused_gating`` or ``gates_first``; the base's product is part of it
-        where it can be."""
+        """The forward pass through `functional/fused_gating` or `gates_first`: x [..., d_in] -> [..., d_out].
+
+        The base's product is part of it where the base is plain.
+        """
         settings = self.settings
         mixture = Mixture(
             scale=settings.scale,
@@ -207,15 +220,17 @@ class GatedSite(SlottedSite):
         return h + fused.to(h.dtype)
 
     def _stacked(self) -> tuple[Tensor, Tensor]:
-        """Working copies of all tasks' A_i [t r, d_in] and B_i^T [t r, d_out], made when the past changes; the newest
-        rows are filled in by every forward pass."""
+        """Working copies of all tasks' A_i [t r, d_in] and B_i^T [t r, d_out].
+
+        They are made when the past changes; every forward pass fills in the newest rows.
+        """
         past = self.slots.past_pairs()
         if self._all is None or not self._all.is_of(*past):
             self._all = _AllTasks.of(*past)
         return self._all.down, self._all.up
 
     def codes(self, x: Tensor, down: Tensor) -> Tensor:
-        """A_i x with dropout where it belongs: x [..., d_in] -> [..., t, r]."""
+        """A_i x, with dropout as `dropout_on` says: x [..., d_in], down [t, r, d_in] -> [..., t, r]."""
         drops = self.training and self.settings.dropout > 0
         if self.settings.dropout_on == "all" or not drops:
             return low_rank_codes(self.dropped(x), down)
@@ -223,28 +238,29 @@ class GatedSite(SlottedSite):
         return torch.cat([earlier, newest], dim=-2)
 
     def scores_of(self, codes: Tensor, up: Tensor) -> Tensor:
-        """z_1 .. z_t: codes [..., t, r], up [t, r, d_out] -> [..., t]."""
+        """The scores z_1 .. z_t: codes [..., t, r], up [t, r, d_out] -> [..., t]."""
         settings = self.settings
         keys = selector_keys(up, self.selector, settings.scale if settings.selector_input == "scaled" else 1.0)
         return selector_scores(codes, keys, activation=settings.activation, offset=self.offset)
 
     def gates_of(self, scores: Tensor) -> Tensor:
-        """g_1 .. g_t: scores [..., t] -> [..., t]."""
+        """The gates g_1 .. g_t: scores [..., t] -> [..., t]."""
         if self.settings.zero_lora == "learned":
             return gate_values(scores, self.zero_score)
         return gate_values(scores, scores.new_zeros(1) if self.settings.zero_lora else None)
 
     @torch.no_grad()
     def gates(self, x: Tensor) -> Tensor:
-        """The gate values on inputs x [..., d_in]: [..., t] (what the paper's Fig. 4 shows), of tasks that are not
-        taken into the sum, too."""
+        """The gates as in the paper's Fig. 4: x [..., d_in] -> [..., t].
+
+        They include those of tasks that are not taken into the sum.
+        """
         down, up = self.slots.all_pairs()
         return self.gates_of(self.scores_of(low_rank_codes(self.own_type(x), down), up))
 
     @torch.no_grad()
     def left_out(self, x: Tensor) -> Tensor:
-        """The gates of tasks that ``keep_gates`` leaves out of the sum on this batch, added up: x [..., d_in] ->
-        [...]."""
+        """The sum of the gates that `keep_gates` leaves out on this batch: x [..., d_in] -> [...]."""
         gates = self.gates(x)
         if not self.chooses:
             return gates.new_zeros(gates.shape[:-1])
@@ -319,7 +335,14 @@ class GatedSite(SlottedSite):
 
 @dataclass(frozen=True)
 class _AllTasks:
-    """down [t r, d_in], up [t r, d_out], made from these past tensors as they were then."""
+    """Working copies of all tasks' factors, and what they were made from.
+
+    Attributes:
+        down: All A_i, [t r, d_in].
+        up: All B_i^T, [t r, d_out].
+        past: The earlier tasks' stacks that they were made from.
+        versions: The stacks' versions then.
+    """
 
     down: Tensor
     up: Tensor
@@ -344,10 +367,16 @@ class PlacedGated(PlacedSlots[GatedSite]):
     """All gated sites in one host.
 
     Attributes:
-        settings: Of the adapter.
+        settings: The adapter's settings.
     """
 
     def __init__(self, model: nn.Module, settings: Gated) -> None:
+        """Put the sites into the host.
+
+        Args:
+            model: The host's body.
+            settings: The adapter's settings.
+        """
         rates = dict.fromkeys(("selector", "zero_score"), settings.selector_rate)
         super().__init__(model, settings.linears(model), lambda base: GatedSite(base, settings), rates)
         self.settings = settings
@@ -356,10 +385,10 @@ class PlacedGated(PlacedSlots[GatedSite]):
         raise ModelError("A gated adapter weights its slots itself, token by token: no routing can do so from outside.")
 
     def folding_summary(self) -> dict[str, Any]:
-        """Gates depend on the input, so that nothing can be folded."""
+        """Empty: gates depend on the input, so that nothing can be folded."""
         return {}
 
     def set_offset(self, offset: float) -> None:
-        """Take this from the newest task's score at every site."""
+        """Subtract this from the newest task's score at every site."""
         for site in self.sites.values():
             site.offset = offset

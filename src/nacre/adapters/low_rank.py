@@ -67,12 +67,18 @@ class LowRankSite(SlottedSite):
     [t-1, r, d_in], `past_up` [t-1, r, d_out], frozen; with an SVD's sigma also `sigma` [r], `past_sigma` [t-1, r].
 
     Attributes:
-        settings: Of the adapter.
+        settings: The adapter's settings.
         working: Copies of the weight that the tasks' sums are part of.
-        row_weights: How much of each slot each row of the batch takes [B, t]; None: the sum of all slots.
+        row_weights: Weight of each slot for each row of the batch [B, t]; None: the sum of all slots.
     """
 
     def __init__(self, base: nn.Module, settings: SlottedAdapter) -> None:
+        """Begin without a slot.
+
+        Args:
+            base: The host's linear map.
+            settings: The adapter's settings.
+        """
         super().__init__(base, settings)
         self.settings = settings
         self.working = FoldedWeight()
@@ -109,14 +115,16 @@ class LowRankSite(SlottedSite):
         return h + summed_update(self.own_type(x), *self.slots.past_pairs(), scale=self.scale).to(h.dtype)
 
     def folded_all(self, x: Tensor) -> Tensor | None:
-        """The one matrix that holds all tasks, where the site only reads and nobody listens to its parts."""
+        """The one matrix that holds all tasks, in evaluation and where no hook sits on the site's factors."""
         if self.training or is_hooked(self.slots.down) or is_hooked(self.slots.up):
             return None
         return self.working.all_for(x, self.parameters_by_group().values())
 
     def fusible(self, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
-        """The one frozen matrix [d_out, d_in] and the bias that the newest update is added to, if the hand-written
-        backward pass fits: it knows one type, no gradient of the matrix, and does not call `up`."""
+        """The frozen matrix [d_out, d_in] and bias below the newest update, if the hand-written backward pass applies.
+
+        That pass supports one type, gives no gradient of the matrix, and does not call `up`.
+        """
         slots, folded = self.slots, self.working.folded
         if x.dtype != slots.dtype or torch.is_autocast_enabled(x.device.type) or is_hooked(slots.up):
             return None
@@ -132,7 +140,7 @@ class LowRankSite(SlottedSite):
         """`W' x + bias + s B_t A_t x` in one function (`functional/fused_low_rank`), weight [d_out, d_in]: `W'`."""
         seen = self.dropped(x)
         with torch.no_grad():
-            codes = self.slots.down(seen)  # called, because it may be listened to (``feature_maps``)
+            codes = self.slots.down(seen)  # called, because hooks may wait for its call (`feature_maps`)
         down = self.slots.parameters_by_group()["down"]
         return fused_update(x, seen, codes, down, self.slots.newest_up(), weight, bias, scale=self.scale)
 
@@ -188,7 +196,7 @@ class LowRankSite(SlottedSite):
         """`W + s sum_{i<=t} B_i A_i`, [d_out, d_in].
 
         Raises:
-            ModelError: If the base is no ordinary linear map.
+            ModelError: The base is not a plain linear layer.
         """
         if (obstacle := self.why_not_plain()) is not None:
             raise ModelError(
@@ -217,16 +225,22 @@ class PlacedLowRank(PlacedSlots[LowRankSite]):
     """All sites of a summed low-rank adapter in one host.
 
     Attributes:
-        settings: Of the adapter.
+        settings: The adapter's settings.
     """
 
     def __init__(self, model: nn.Module, settings: SlottedAdapter) -> None:
+        """Put the sites into the host.
+
+        Args:
+            model: The host's body.
+            settings: The adapter's settings.
+        """
         super().__init__(model, settings.linears(model), lambda base: LowRankSite(base, settings))
         self.settings = settings
 
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
-        """`sum_i w_bi s B_i A_i x` for row b, in place of all slots' sum."""
+        """While open, row b gets `sum_i w_bi s B_i A_i x` in place of all slots' sum."""
         if route.prompts is not None:
             raise ModelError("This adapter has no prompts that a route could choose from.")
         weights = route.weights
@@ -244,7 +258,7 @@ class PlacedLowRank(PlacedSlots[LowRankSite]):
                 site.row_weights = weights_before
 
     def folding(self) -> dict[str, Folding]:
-        """By site, whether its tasks are folded; of sites that have something to fold."""
+        """Whether each site's tasks are folded, by name, for sites that have something to fold."""
         foldings = {name: site.working.folding for name, site in self.sites.items()}
         return {name: folding for name, folding in foldings.items() if folding is not None}
 

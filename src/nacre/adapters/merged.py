@@ -1,4 +1,4 @@
-"""A copy of an adapted host that knows no tasks any more, to be trained further as any model is."""
+"""A copy of an adapted host without tasks, which can be trained further like any model."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from nacre.errors import ModelError
 def merged_copy(model: nn.Module) -> nn.Module:
     """The model as it computes now, all of its parameters trainable, and nothing shared with the original.
 
-    Updates that are summed are added to the weights that they belong to, in the weights' precision, and their sites
-    are gone. A gated mixture depends on the input, so that its sites stay: their newest tensors and the weights below
-    are parameters, earlier tasks' tensors are not.
+    Summed updates are added to their weights, in the weights' precision, and their sites are gone. A gated mixture
+    depends on the input, so that its sites stay: their newest tensors and the weights below are parameters, earlier
+    tasks' tensors are not.
 
     Args:
         model: The host, with or without sites.
 
     Raises:
-        ModelError: If a site's weight is not a table of numbers that can be trained, as in a quantized model, or if
-            soft prompts stand in front of the input.
+        ModelError: A site's weight is not a table of numbers that can be trained, as in a quantized model, or soft
+            prompts stand in front of the input.
     """
     for name, module in model.named_modules():
         if isinstance(module, PromptTable):
             raise ModelError(
-                "A soft prompt cannot be merged: it stands in front of the input, and is no part of any weight."
+                "A soft prompt cannot be merged: it stands in front of the input, and is not part of any weight."
             )
         if isinstance(module, Site) and (obstacle := module.why_not_plain()) is not None:
             raise ModelError(

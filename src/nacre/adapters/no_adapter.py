@@ -19,7 +19,7 @@ from nacre.models.owner import ParameterGroup
 @final
 @dataclass(frozen=True)
 class NoAdapter(Adapter):
-    """Nothing of the host is trained; a task takes no optimizer step unless somebody else has parameters."""
+    """Nothing of the host is trained; a task takes no optimizer step unless another owner has parameters."""
 
     learning_rate: ClassVar[float] = 1e-3
     sum_gated: ClassVar[bool] = False
@@ -77,7 +77,7 @@ class PlacedNothing(PlacedAdapter):
         return dict(self.model.state_dict())
 
     def take_out(self) -> None:
-        """The host has nothing of ours."""
+        """There is nothing to take out."""
 
     def feature_maps(self) -> list[FeatureMap]:
         return []

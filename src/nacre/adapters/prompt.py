@@ -1,6 +1,6 @@
-"""Soft prompts: learned embeddings in front of the input, the host's own weights being frozen.
+"""Soft prompts: learned embeddings in front of the input of a frozen host.
 
-Row j of the table of prompts is the token V + j, V being the size of the host's vocabulary. Such ids stand in front of
+Row j of the table of prompts is the token V + j, with V the size of the host's vocabulary. Such ids stand in front of
 an input like any others, so that training, free answers and label scores read prompts in the same way as words.
 """
 
@@ -31,12 +31,12 @@ class Prompt(Adapter):
     """A soft prompt (Lester et al., 2021), one for all tasks or one a task.
 
     Attributes:
-        tokens: l, how many rows a slot of the table has.
+        tokens: l, the number of rows of a slot of the table.
         slots: `shared`: one slot for the whole sequence of tasks; `per_task`: a new one each task, earlier ones frozen.
         concatenate: Whether a task's input also has the prompts of the tasks before it, newest first (Progressive
             Prompts).
-        placeholders: Of a shared slot, how many tokens stand in front of an input: the first ones, or those that a
-            route chooses; None: all.
+        placeholders: Number of a shared slot's tokens in front of an input: the first ones, or those that a route
+            chooses; None: all.
     """
 
     learning_rate: ClassVar[float] = 0.3  # Progressive Prompts, T5-large
@@ -80,16 +80,22 @@ class PromptTable(nn.Module):
 
     Attributes:
         base: The host's own embedding of V tokens.
-        weight: Its weight [V, d]: output layers are tied to it, and precisions told by it.
+        weight: Its weight [V, d], which output layers are tied to and hosts read their precision from.
         past: Earlier slots' rows, frozen [t - 1, l, d].
         newest: The newest slot's rows [l, d]; None before the first task.
-        chosen: Per row of a batch, which rows of the table its placeholders stand for [B, k]; None: themselves.
+        chosen: The rows of the table that the placeholders of each row of a batch stand for [B, k]; None: themselves.
         is_bypassed: Whether only the base answers.
     """
 
     past: Tensor
 
     def __init__(self, base: nn.Module, tokens: int) -> None:
+        """Begin without a slot.
+
+        Args:
+            base: The host's own embedding.
+            tokens: l, the number of rows of a slot.
+        """
         super().__init__()
         self.base = base
         weight = base.weight
@@ -104,11 +110,11 @@ class PromptTable(nn.Module):
         self.is_bypassed = False
 
     def table(self) -> Tensor:
-        """The rows of all slots, oldest first [t, l, d]."""
+        """The rows of all slots, oldest first, [t, l, d]."""
         return self.past if self.newest is None else torch.cat([self.past, self.newest.unsqueeze(0)])
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[..., S] -> [..., S, d]."""
+        """Embeddings of words and prompts: ids [..., S] -> [..., S, d]."""
         if self.is_bypassed or self.newest is None:
             return self.base(ids)  # type: ignore[no-any-return]
         is_virtual = ids >= self.vocabulary
@@ -120,7 +126,7 @@ class PromptTable(nn.Module):
         return torch.where(is_virtual.unsqueeze(-1), prompts.to(words.dtype), words)
 
     def _chosen(self, numbers: Tensor) -> Tensor:
-        """What the placeholders of a batch [B * copies, S] stand for."""
+        """The rows of the table that the placeholders of a batch [B * copies, S] stand for."""
         assert self.chosen is not None
         if len(numbers) % len(self.chosen):
             raise ModelError(
@@ -136,12 +142,21 @@ class PlacedPrompt(PlacedAdapter):
     """A table of prompts in the stack that reads the input.
 
     Attributes:
-        settings: Of the adapter.
-        place: The name of the embedding that the table takes the place of.
+        settings: The adapter's settings.
+        place: Name of the embedding that the table replaces.
         prompts: The table.
     """
 
     def __init__(self, model: nn.Module, settings: Prompt) -> None:
+        """Put the table into the host.
+
+        Args:
+            model: The host's body.
+            settings: The adapter's settings.
+
+        Raises:
+            ModelError: The host does not say which embedding its input goes through.
+        """
         reader: Any = reader_of(model)
         embedding = reader.get_input_embeddings()
         names = {id(module): name for name, module in model.named_modules(remove_duplicate=False)}
@@ -182,7 +197,7 @@ class PlacedPrompt(PlacedAdapter):
         return [] if self.prompts.newest is None else [ParameterGroup("prompt", (self.prompts.newest,))]
 
     def feature_maps(self) -> list[FeatureMap]:
-        """A prompt is no linear map."""
+        """None: a prompt is not a linear map."""
         return []
 
     def folding_summary(self) -> dict[str, Any]:
@@ -227,7 +242,7 @@ class PlacedPrompt(PlacedAdapter):
 
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
-        """For each row, which rows of a shared table stand in front of it."""
+        """While open, the route's rows of a shared table stand in front of each row of the batch."""
         if route.weights is not None:
             raise ModelError("Prompts stand in front of an input or do not: there are no weights for them.")
         if route.prompts is not None:

@@ -15,10 +15,10 @@ def check_weights(weights: Tensor, slots: int) -> None:
 
     Args:
         weights: One row for each row of the batch, one column for each slot, newest last: [B, t].
-        slots: t, how many slots are open.
+        slots: t, the number of open slots.
 
     Raises:
-        ModelError: If there is no slot yet, or another number of columns.
+        ModelError: There is no slot yet, or another number of columns.
     """
     if slots == 0:
         raise ModelError("Weights for slots were given, and no slot has been opened yet.")
@@ -32,12 +32,12 @@ def check_weights(weights: Tensor, slots: int) -> None:
 def routed_update(x: Tensor, seen: Tensor, slots: SlotStack, weights: Tensor, *, scale: float) -> Tensor:
     """`sum_i w_bi s B_i A_i x_b`, in rank space.
 
-    The newest `A` is called as a module, because it may be listened to. Gradients reach the newest factors, through
-    their weight, and the weights.
+    The newest `A` is called as a module, because hooks may wait for its call. Gradients reach the newest factors,
+    through their weight, and the weights.
 
     Args:
-        x: What earlier tasks see [B, ..., d_in].
-        seen: What the newest task sees, x with dropout [B, ..., d_in].
+        x: The earlier tasks' input [B, ..., d_in].
+        seen: The newest task's input, x with dropout [B, ..., d_in].
         slots: The factors of all tasks.
         weights: `w` [B, t], newest last.
         scale: `s`.
@@ -46,7 +46,7 @@ def routed_update(x: Tensor, seen: Tensor, slots: SlotStack, weights: Tensor, *,
         [B, ..., d_out].
 
     Raises:
-        ModelError: If the rows of x are not those of the weights, each standing in equally many places.
+        ModelError: The rows of x are not those of the weights, each standing in equally many places.
     """
     if x.ndim < 2 or len(x) % len(weights):
         raise ModelError(

@@ -18,18 +18,23 @@ from nacre.models.fit import Form
 
 
 class Site(nn.Module, ABC):
-    """Holds the untouched linear map as `base`, and beside it what an adapter adds.
+    """The untouched linear map, `base`, and beside it an adapter's update.
 
     GPT-2's `Conv1D` stores its weight as [d_in, d_out]; `base_weight` hides that.
 
     Attributes:
         base: The host's own linear map.
-        d_in: Size of its input, as it says itself: a quantized one keeps its weight in another shape and type.
+        d_in: Size of its input by its own account: a quantized map keeps its weight in another shape and type.
         d_out: Size of its output.
-        is_bypassed: Whether the site answers with what the bare host computes here.
+        is_bypassed: Whether the site computes what the bare host does.
     """
 
     def __init__(self, base: nn.Module) -> None:
+        """Begin without a slot.
+
+        Args:
+            base: The host's own linear map.
+        """
         super().__init__()
         self.base = base
         self.is_bypassed = False
@@ -39,11 +44,11 @@ class Site(nn.Module, ABC):
     @property
     @abstractmethod
     def is_open(self) -> bool:
-        """Whether a slot has been opened; before, the site is its base."""
+        """Whether a slot has been opened; before that, the site computes as its base."""
 
     @abstractmethod
     def adapted(self, x: Tensor) -> Tensor:
-        """What the site computes once a slot is open: x [..., d_in] -> [..., d_out]."""
+        """The site's output once a slot is open: x [..., d_in] -> [..., d_out]."""
 
     @abstractmethod
     def grow(self) -> bool:
@@ -55,7 +60,7 @@ class Site(nn.Module, ABC):
 
     @abstractmethod
     def freeze(self) -> None:
-        """The newest slot is learned: nothing is trainable, and the site is ready to answer."""
+        """End the newest slot's training: nothing is trainable, and the site is ready to answer."""
 
     @abstractmethod
     def close(self) -> None:
@@ -63,7 +68,7 @@ class Site(nn.Module, ABC):
 
     @abstractmethod
     def parameters_by_group(self) -> dict[str, nn.Parameter]:
-        """What is trained for the newest task, under the names of the parameter groups."""
+        """The parameters that are trained for the newest task, by the names of their groups."""
 
     @abstractmethod
     def feature_maps(self, place: str, roles: tuple[str, ...]) -> list[FeatureMap]:
@@ -71,12 +76,12 @@ class Site(nn.Module, ABC):
 
         Args:
             place: The site's name in the host.
-            roles: Those of its linear map.
+            roles: Roles of its linear map.
         """
 
     @abstractmethod
     def public_tensors(self) -> dict[str, Tensor]:
-        """What is saved of an open site, by name, detached."""
+        """The saved tensors of an open site, by name, detached."""
 
     @abstractmethod
     def forms(self, tasks: int) -> dict[str, Form]:
@@ -91,16 +96,16 @@ class Site(nn.Module, ABC):
         """The one weight [d_out, d_in] that base and updates amount to; None if the update depends on the input.
 
         Raises:
-            ModelError: If the base is no ordinary linear map, whose weight nothing can be added to.
+            ModelError: The base is not a plain linear layer, so that nothing can be added to its weight.
         """
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., d_in] -> [..., d_out]."""
+        """The site's output: x [..., d_in] -> [..., d_out]."""
         return self.adapted(x) if self.is_open and not self.is_bypassed else self.untouched(x)
 
     @property
     def weight(self) -> Tensor:
-        """The base's own weight: some hosts (T5's feed-forward) look at it to choose a precision."""
+        """The base's own weight: some hosts (T5's feed-forward) read it to choose a precision."""
         weight: Tensor = self.base.weight  # type: ignore[assignment]
         return weight
 
@@ -109,10 +114,10 @@ class Site(nn.Module, ABC):
         return self.weight.T if isinstance(self.base, Conv1D) else self.weight
 
     def why_not_plain(self) -> str | None:
-        """Why the base's weight is not all that it computes with; None of an ordinary linear map.
+        """Why the base is not a plain linear layer; None if it is.
 
-        That one is `x W^T + bias` with numbers that can be read. Only there may something else be computed in the
-        base's place.
+        A plain layer computes `x W^T + bias` with numbers that can be read. Only such a base can be replaced by another
+        computation.
         """
         kind = type(self.base)
         if kind not in (nn.Linear, Conv1D) or "forward" in vars(self.base):
@@ -135,18 +140,18 @@ class Site(nn.Module, ABC):
         return None if trained else (self.base_weight(), bias)
 
     def untouched(self, x: Tensor) -> Tensor:
-        """What the host computes here: x [..., d_in] -> [..., d_out]."""
+        """The bare host's output here: x [..., d_in] -> [..., d_out]."""
         h: Tensor = self.base(x)
         return h
 
     def base_with(self, x: Tensor, weight: Tensor) -> Tensor:
-        """What the base would compute with another weight [d_out, d_in]: x [..., d_in] -> [..., d_out]."""
+        """The base's output with another weight [d_out, d_in]: x [..., d_in] -> [..., d_out]."""
         bias = self.base.bias
         assert bias is None or isinstance(bias, Tensor)
         return F.linear(x, weight, bias)
 
     def new_tensor(self, *shape: int) -> Tensor:
-        """Zeros on the base's device. Adapters are kept in at least float32, whatever the host is stored in."""
+        """Zeros on the base's device, in at least float32, whatever the host is stored in."""
         stored = next(itertools.chain(self.base.parameters(), self.base.buffers()), None)
         if stored is None:  # some quantized maps hide what they keep
             return torch.zeros(*shape, dtype=torch.float32)
@@ -158,7 +163,7 @@ S = TypeVar("S", bound=Site)
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether something happens when this module itself is called, beside its forward."""
+    """Whether a call of this module runs hooks beside its forward."""
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
@@ -185,7 +190,7 @@ def put_sites(model: nn.Module, linears: Mapping[str, nn.Module], wrap: Callable
 
 
 def take_away(model: nn.Module, sites: Mapping[str, Site]) -> None:
-    """Put every base back where it was: the host is bit for bit what it was before."""
+    """Put every base back where it was, so that the host is as before, bit for bit."""
     for name, site in sites.items():
         put_module(model, name, site.base)
     if not any(isinstance(module, Site) for module in model.modules()):
@@ -211,7 +216,7 @@ def _refuse_saving(*_: object, **__: object) -> None:
 
 
 def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module where the one of this name is."""
+    """Replace the module of this name."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
 
@@ -221,7 +226,7 @@ def pristine_tensors(model: nn.Module, places: Iterable[str]) -> dict[str, Tenso
 
     Args:
         model: The host.
-        places: Names of modules that stand in for one of the host's own, their `base`.
+        places: Names of the modules that replace one of the host's own, their `base`.
     """
     tensors = {}
     for key, tensor in model.state_dict().items():

@@ -1,4 +1,4 @@
-"""Adapters that live at sites: what placing, growing, saving and removing are, whatever a site computes."""
+"""Adapters that live at sites: placing, growing, saving and removing, whatever a site computes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class PlacedSites(PlacedAdapter, ABC, Generic[S]):
     """All sites of an adapter in one host.
 
     Attributes:
-        sites: The sites by the names of the linear maps whose place they take.
+        sites: The sites by the names of the linear maps that they replace.
+        rates: Learning rates of parameter groups, in multiples of the task's, where they are not 1.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class SlotStack(nn.Module):
     Attributes:
         down: The newest task's `A_t`, a map with weight [r, d_in].
         up: The newest task's `B_t`, a map with weight [d_out, r].
-        sigma: What lies between them [r], if the stack has one.
+        sigma: The newest task's `sigma_t` [r], between them, if the stack has one.
         past_down: The earlier tasks' `A_i` [t-1, r, d_in], frozen.
         past_up: The earlier tasks' `B_i`, transposed [t-1, r, d_out], frozen.
         past_sigma: The earlier tasks' `sigma_i` [t-1, r], frozen, if the stack has them.
@@ -40,7 +40,7 @@ class SlotStack(nn.Module):
         """Make empty stacks.
 
         Args:
-            rank: `r`, of every slot.
+            rank: Rank `r` of every slot.
             d_in: Size of the site's input.
             d_out: Size of the site's output.
             like: A tensor on the site's device and in the adapter's type.
@@ -61,7 +61,7 @@ class SlotStack(nn.Module):
         return self.past_down.dtype
 
     def __len__(self) -> int:
-        """How many slots there are."""
+        """Number of slots."""
         return len(self.past_down) + self.is_open
 
     def open(self) -> None:
@@ -96,7 +96,7 @@ class SlotStack(nn.Module):
         return delta
 
     def newest_up(self) -> Tensor:
-        """`B_t` with what lies between it and `A_t`, if anything does: `newest` is `newest_up A_t x`. [d_out, r]."""
+        """`B_t`, or `B_t diag(sigma_t)`, [d_out, r]: `newest` is `newest_up A_t x`."""
         up = self.parameters_by_group()["up"]
         return up * self.sigma if self.has_sigma else up
 
@@ -150,7 +150,7 @@ class SlotStack(nn.Module):
             self.sigma.copy_(new.sigma)
 
     def public_tensors(self) -> dict[str, Tensor]:
-        """What is saved, detached."""
+        """The saved tensors by name, detached."""
         tensors = {
             "down.weight": self.down.weight.detach(),
             "up.weight": self.up.weight.detach(),

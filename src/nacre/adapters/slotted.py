@@ -1,4 +1,4 @@
-"""What the adapters with low-rank slots (LoRA, SVD, gated) have in common, and what parts may know of them."""
+"""The common base of adapters with low-rank slots (LoRA, SVD, gated), and what parts may know of them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class SlottedAdapter(Adapter, ABC):
 
     Attributes:
         rank: Rank of a slot.
-        alpha: The update is scaled by alpha / rank; None: not at all.
+        alpha: The update is scaled by alpha / rank; None: by 1.
         dropout: On the input of the slot being trained; the folded past sees the input as it is.
         slots: `shared`: one for the whole sequence of tasks; `per_task`: a new one each task, earlier ones frozen.
-        roles: Which linear maps carry it (`models/roles`).
-        modules: Their names' endings instead.
-        cross_attention: Whether those of a decoder's attention to the encoder do.
+        roles: Roles of the linear maps that carry it (`models/roles`).
+        modules: Endings of the maps' names, instead of roles.
+        cross_attention: Whether the maps of a decoder's attention to the encoder carry it, too.
     """
 
     rank: int = 8
@@ -43,7 +43,11 @@ class SlottedAdapter(Adapter, ABC):
 
     @final
     def check_slots(self) -> None:
-        """Raise `RecipeError` for settings that make no sense."""
+        """Refuse settings that make no sense.
+
+        Raises:
+            RecipeError: `rank`, `dropout` or `alpha` is out of range.
+        """
         if self.rank < 1:
             raise RecipeError(f"rank: {self.rank} is not a positive number of dimensions.")
         if not 0 <= self.dropout < 1:
@@ -64,7 +68,7 @@ class SlottedAdapter(Adapter, ABC):
     @property
     @final
     def scale(self) -> float:
-        """`s`."""
+        """The scale `s` of every slot's update."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
     @final
@@ -72,7 +76,7 @@ class SlottedAdapter(Adapter, ABC):
         """The host's linear maps that carry the adapter, by name.
 
         Raises:
-            ModelError: If there are none.
+            ModelError: There are none.
         """
         return dict(find_linears(model, self.roles, self.modules, cross_attention=self.cross_attention))
 
@@ -94,6 +98,12 @@ class SlottedSite(Site, ABC):
     """
 
     def __init__(self, base: nn.Module, settings: SlottedAdapter) -> None:
+        """Begin without a slot.
+
+        Args:
+            base: The host's linear map.
+            settings: The adapter's settings.
+        """
         super().__init__(base)
         has_sigma = "sigma" in settings.groups
         like = self.new_tensor(0)
@@ -104,7 +114,7 @@ class SlottedSite(Site, ABC):
     @property
     @abstractmethod
     def scale(self) -> float:
-        """`s`, which every slot's update is multiplied by."""
+        """The scale `s` of every slot's update."""
 
     @property
     @abstractmethod
@@ -137,7 +147,7 @@ class SlottedSite(Site, ABC):
 
     @final
     def own_type(self, x: Tensor) -> Tensor:
-        """A half-precision host hands over half-precision activations; adapters compute in their own type."""
+        """x in the adapter's type: a half-precision host passes half-precision activations."""
         return x.to(self.slots.dtype)
 
     @final
@@ -151,7 +161,7 @@ class SlottedSite(Site, ABC):
 
         Args:
             place: The site's name in the host.
-            roles: Those of its linear map.
+            roles: Roles of its linear map.
             input_of: The module whose input A reads, where A is not called itself.
         """
         down, up, *sigma = self.slots.parameters_by_group().values()
@@ -171,15 +181,16 @@ class PlacedSlots(PlacedSites[S], ABC, Generic[S]):
     @final
     @contextmanager
     def past_open(self) -> Iterator[dict[str, dict[str, Tensor]]]:
-        """While open, the host computes through the earlier tasks' own tensors instead of folded weights, and these
-        are leaves that gradients reach: site -> group -> stack. Afterwards everything is what it was, to the object.
+        """While open, the host computes through the earlier tasks' own tensors instead of folded weights.
+
+        They are leaves that gradients reach: site -> group -> stack. Afterwards everything is as before, to the object.
         """
         with ExitStack() as stack:
             yield {name: stack.enter_context(site.past_open()) for name, site in self.sites.items()}
 
 
 def why_no_past(adapter: Adapter) -> str | None:
-    """The objection of a part that looks at earlier tasks' low-rank factors; None if the adapter has a slot a task."""
+    """The objection of a part that reads earlier tasks' low-rank factors; None if the adapter has a slot a task."""
     if not isinstance(adapter, SlottedAdapter):
         return "it works on earlier tasks' low-rank factors, and here are none; inc_lora, am_lora and lb_cl have them"
     if adapter.slots == "shared":
@@ -191,6 +202,6 @@ def why_no_past(adapter: Adapter) -> str | None:
 
 
 def low_rank_in(adapter: PlacedAdapter) -> PlacedSlots[Any]:
-    """The placed adapter as what `why_no_past` made sure of."""
+    """The placed adapter, whose kind `why_no_past` has checked."""
     assert isinstance(adapter, PlacedSlots)
     return adapter

@@ -51,6 +51,6 @@ class Svd(SlottedAdapter):
 
 
 def _normal(shape: torch.Size, seed: int, spread: float = 0.02) -> Tensor:
-    """Drawn on the CPU in float32, so that a seed gives the same numbers on every device and in every precision."""
+    """Normal numbers, drawn on the CPU in float32, so that a seed gives the same ones on every device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.empty(shape, dtype=torch.float32).normal_(0.0, spread, generator=generator)

@@ -24,8 +24,10 @@ LabelSets = Sequence[Sequence[str] | None]
 
 
 class Decoding(BaseModel):
-    """How answers come about. Free and greedy, as in the papers; or of a task's labels the most likely one, which can
-    never be none of them, so that scores are higher: the protocol tells the two apart."""
+    """Settings of decoding: free and greedy, as in the papers, or the most likely of a task's labels.
+
+    The latter is always a valid label, so that scores are higher: a run's protocol names the way.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,7 +50,7 @@ class Decoding(BaseModel):
         """Check that every task can be answered this way.
 
         Raises:
-            DataError: If labels are to be chosen and a task has none.
+            DataError: Labels are to be chosen, and a task has none.
         """
         for task in tasks:
             if self.decode == "labels" and task.kind == "answer" and task.labels is None:
@@ -58,17 +60,22 @@ class Decoding(BaseModel):
                 )
 
     def description(self, host: Host) -> str:
-        """For a run's protocol."""
+        """The decoding as a run's protocol describes it."""
         return host.family.decoding if self.decode == "free" else host.family.label_decoding
 
 
 def token_budget(host: Host, tasks: Sequence[Task], lengths: Lengths, decoding: Decoding) -> int:
-    """How many tokens an answer may have.
+    """The largest number of tokens of an answer.
+
+    Args:
+        host: The host that answers.
+        tasks: All tasks of the stream.
+        lengths: Limits of inputs and targets.
+        decoding: Its `max_new_tokens` decides, if given.
 
     Returns:
-        What the settings say, or two more than the longest label, so that running on past a label still shows; the
-        targets' limit if a task has free text. One if labels are chosen whole, as a host that is not generative always
-        does, whatever the settings say.
+        Otherwise two more than the longest label, so that running on past a label still shows, or the targets' limit if
+        a task has free text. 1 if labels are chosen whole, as in every host that is not generative.
     """
     if not host.family.is_generative or decoding.decode == "labels":
         return 1
@@ -95,7 +102,7 @@ def answer(
     so that little is spent on padding; which rows share a batch depends on the examples alone.
 
     Args:
-        host: Who answers.
+        host: The host that answers.
         groups: Examples, for instance one group a task.
         lengths: Of inputs and targets.
         decoding: How.
@@ -122,8 +129,10 @@ def answer(
 
 
 def _in_batches(answerer: _Answerer, rows: Sequence[Encoded], decoding: Decoding) -> Iterator[Sequence[str]]:
-    """Answers to rows in order of their length, batch by batch; fewer at once as soon as the device's memory does not
-    hold them."""
+    """Answers to rows in order of their length, batch by batch.
+
+    Fewer rows are answered at once as soon as the device's memory does not hold them.
+    """
     size, done = decoding.batch_size, 0
     batches = cut(rows, size, decoding.split_padding)
     while batches:
@@ -143,7 +152,13 @@ def _in_batches(answerer: _Answerer, rows: Sequence[Encoded], decoding: Decoding
 
 
 def cut(rows: Sequence[Encoded], size: int, split_padding: int | None) -> list[Sequence[Encoded]]:
-    """Runs of at most so many rows, each cut further where that saves padding."""
+    """Cut rows into batches.
+
+    Args:
+        rows: In order of their length.
+        size: Largest number of rows of a batch.
+        split_padding: Tokens of padding that are worth one batch more; None: none are.
+    """
     runs = [rows[start : start + size] for start in range(0, len(rows), size)]
     if split_padding is None:
         return runs
@@ -157,7 +172,7 @@ _LabelSet = tuple[tuple[str, ...], Labels]
 
 
 def _answerer(host: Host, label_set: _LabelSet, max_new_tokens: int, decode: Decode) -> _Answerer:
-    """How to answer a batch of rows with one label set."""
+    """A function that answers a batch of rows with one label set."""
     texts, labels = label_set
     if decode == "labels":
         _check_distinct(texts, labels)
@@ -166,7 +181,7 @@ def _answerer(host: Host, label_set: _LabelSet, max_new_tokens: int, decode: Dec
 
 
 def _label_sets(host: Host, groups: Sequence[Sequence[Example]], sets: LabelSets, lengths: Lengths) -> list[_LabelSet]:
-    """Each example's label set. Labels are encoded once for all examples to which they are the same."""
+    """Each example's label set, encoded once for all examples that share it."""
     known: dict[tuple[tuple[str, ...], str], _LabelSet] = {}
     label_sets = []
     for group, own in zip(groups, sets, strict=True):

@@ -47,7 +47,7 @@ class RunMetric:
 
     @property
     def signed(self) -> bool:
-        """Whether the value is a gain, which is shown with its sign."""
+        """Whether the value is a gain and shown with its sign."""
         return self.unit == "points" and self.better == "higher"
 
 

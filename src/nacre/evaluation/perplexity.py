@@ -1,4 +1,4 @@
-"""How well a host knows a text: the share of tokens it names, and its perplexity."""
+"""How well a host predicts a text: the share of tokens that it predicts rightly, and its perplexity."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ PERPLEXITY = (
 
 @dataclass(frozen=True)
 class TextScore:
-    """On n tokens w_j, each predicted from its context c_j: what is left of an encoder-only host's chunk when 15 % of
-    it is hidden; the tokens before w_j in a decoder-only host's.
+    """The score on n tokens w_j, each predicted from its context c_j.
+
+    For an encoder-only host, c_j is the rest of the chunk when 15 % of it is hidden; for a decoder-only host, it is the
+    tokens before w_j.
 
     Attributes:
         accuracy: Share of w_j that are the likeliest token.
         perplexity: exp(-1/n sum_j ln p(w_j | c_j)). An encoder's is the perplexity of hidden tokens, many at once, and
             not a likelihood of the text: compare it with other encoders' only.
-        right: How many tokens are predicted rightly, by chunk.
-        tokens: How many tokens are predicted, by chunk.
+        right: Number of rightly predicted tokens, by chunk.
+        tokens: Number of predicted tokens, by chunk.
     """
 
     accuracy: float
@@ -40,7 +42,7 @@ class TextScore:
 
     @property
     def value(self) -> float:
-        """What stands in the matrix."""
+        """The entry of the matrix: the accuracy."""
         return self.accuracy
 
 
@@ -48,7 +50,7 @@ class TextScore:
 def measure_text(host: Host, task: Task, lengths: Lengths, batch_size: int, on_event: OnEvent = ignore) -> TextScore:
     """Score the test rows of a task of unlabeled text.
 
-    Which tokens are hidden follows from the task's name and the chunk's number in it: the same for every run, method
+    The hidden tokens follow from the task's name and the chunk's number in it: they are the same for every run, method
     and seed.
 
     Args:
@@ -78,7 +80,7 @@ def measure_text(host: Host, task: Task, lengths: Lengths, batch_size: int, on_e
 
 
 def _measure(host: Host, rows: Sequence[Encoded]) -> tuple[float, list[int]]:
-    """The summed loss of a batch, and how many tokens are right in each of its rows."""
+    """The summed loss of a batch, and the number of right tokens in each of its rows."""
     logits, labels = host.family.predictions(host.model, host.on_device(host.family.batch(rows)))
     hits = ((logits.argmax(-1) == labels) & (labels != IGNORED)).flatten()
     targets = (labels != IGNORED).flatten()

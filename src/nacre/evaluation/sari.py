@@ -1,8 +1,8 @@
 """SARI: how well a simplification keeps, deletes and adds what the references do.
 
-Source: Xu et al. 2016 (TACL 4), equations 1 to 8, with the two corrections that the metric of Hugging Face's
-``evaluate`` has, too: an empty share counts as 1, not 0, and the recall of what is kept sums over n-grams before it
-divides. No well-kept package without downloads has it, so it stands here; the tokens are sacrebleu's.
+Source: Xu et al. 2016 (TACL 4), equations 1 to 8, with two corrections that Hugging Face's `evaluate` makes, too: an
+empty share counts as 1, not 0, and the recall of kept n-grams sums over them before it divides. No well-kept package
+without downloads has it, so it stands here; the tokens are sacrebleu's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ Grams = Counter[tuple[str, ...]]
 
 
 def sari_of_tokens(source: Sequence[str], answer: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Between 0 and 1: mean over n = 1 to 4 of the mean of keep F1, delete precision and add F1. Texts are tokens."""
+    """The mean over n = 1 to 4 of the mean of keep F1, delete precision and add F1.
+
+    Args:
+        source: Tokens of the text that is simplified.
+        answer: Tokens of the simplification.
+        references: Tokens of each reference.
+
+    Returns:
+        Between 0 and 1.
+    """
     return sum(_of_length(n, source, answer, references) for n in range(1, LARGEST + 1)) / LARGEST
 
 
@@ -48,7 +57,7 @@ def _times(grams: Grams, many: int) -> Grams:
 
 
 def _mean_share(part: Grams, whole: Grams) -> float:
-    """Mean over the n-grams of ``whole`` of the share of each that ``part`` has."""
+    """Mean over the n-grams of `whole` of the share of each that `part` has."""
     return sum(part[gram] / count for gram, count in whole.items()) / len(whole) if whole else 1.0
 
 

@@ -1,5 +1,4 @@
-"""From answers to a task's score: its metric, exact match after the published normalization, the share of valid
-answers."""
+"""From answers to a task's score: its metric, exact match after normalization, the share of valid answers."""
 
 from __future__ import annotations
 
@@ -19,23 +18,32 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 def normalize(text: str) -> str:
     """Lower-case, delete every ASCII punctuation character, collapse white space; articles stay.
 
-    Source: the released scorer of O-LoRA (``src/compute_metrics.py``), used by MIGU and, by its numbers, AM-LoRA.
+    Source: the released scorer of O-LoRA (`src/compute_metrics.py`), used by MIGU and, by its numbers, AM-LoRA.
     """
     return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
 
 
 def is_right(answer: str, target: str) -> bool:
-    """Exact match after normalization; an empty answer is never right (the released scorer accepts it for a target
-    that normalizes to nothing)."""
+    """Exact match after normalization; an empty answer is never right.
+
+    The released scorer accepts an empty answer for a target that normalizes to nothing.
+    """
     normal = normalize(answer)
     return bool(normal) and normal == normalize(target)
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """value: the task's metric, what stands in the matrix. accuracy: share of right answers, the same number for a task
-    scored by exact match. valid: share of answers that are any label of the task; None without labels.
-    right: by row. by_row: the metric of each row, whose mean is ``value``; None for one of all answers together."""
+    """The score of a task's answers.
+
+    Attributes:
+        value: The task's metric, an entry of the matrix.
+        accuracy: Share of right answers; equal to `value` for a task scored by exact match.
+        valid: Share of answers that are any label of the task; None without labels.
+        answers: The answers, row by row.
+        right: Whether each answer is right.
+        by_row: The metric of each row, whose mean is `value`; None for a metric of all answers together.
+    """
 
     value: float
     accuracy: float
@@ -50,7 +58,16 @@ class TaskScore:
 
 
 def score(task: Task, answers: Sequence[str]) -> TaskScore:
-    """Score the answers to the task's test rows, each against all of its references."""
+    """Score the answers to the task's test rows, each against all of its references.
+
+    Args:
+        task: Its test rows, labels and metric count.
+        answers: One for each test row.
+
+    Raises:
+        DataError: Two labels cannot be told apart after normalization.
+        NacreError: The metric's library is not installed.
+    """
     rows = list(zip(answers, task.test, strict=True))
     right = tuple(any(is_right(answer, reference) for reference in row.accepted) for answer, row in rows)
     valid = None
@@ -67,8 +84,12 @@ def score(task: Task, answers: Sequence[str]) -> TaskScore:
 
 
 def check_metric(task: Task) -> None:
-    """Raise, before anything is learnt, if the task's metric is unknown, if it cannot say anything of the task, or if
-    its library is not installed."""
+    """Check before anything is learned that the task can be scored.
+
+    Raises:
+        DataError: The task's metric is unknown, or has no meaning for the task.
+        NacreError: Its library is not installed.
+    """
     if task.kind == "text":
         return
     if task.metric not in TASK_METRICS:
@@ -85,7 +106,7 @@ def check_metric(task: Task) -> None:
 
 
 def _of_row(metric: str, answer: str, row: Row) -> float:
-    """The score of one answer: of the reference it fits best, 0 if it is empty."""
+    """The score of one answer against the reference that it fits best; 0 if it is empty."""
     if not answer.strip():
         return 0.0
     if metric == "sari":
@@ -123,7 +144,11 @@ _TOGETHER: dict[str, Callable[[Task, Sequence[str]], float]] = {"macro_f1": _mac
 
 
 def normalized_labels(task: Task) -> set[str]:
-    """The task's labels as they are compared; raises ``DataError`` if two become the same or one becomes nothing."""
+    """The task's labels as they are compared.
+
+    Raises:
+        DataError: Two labels become the same, or one becomes empty.
+    """
     labels = task.labels or ()
     normal = [normalize(label) for label in labels]
     for label, text in zip(labels, normal, strict=True):

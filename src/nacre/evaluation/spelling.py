@@ -12,8 +12,9 @@ from nacre.tasks.template import Example
 
 
 def label_spellings(family: Family, task: Task) -> dict[str, str]:
-    """A task's labels by what the tokenizer makes of them, as answers are compared: those that it changes. None where
-    labels are chosen whole.
+    """The labels that the tokenizer changes, by what it makes of them, as answers are compared.
+
+    There are none where labels are chosen whole.
 
     Raises:
         DataError: If two labels, or a label and nothing, read the same in an answer.
@@ -45,8 +46,9 @@ def cut_targets(family: Family, rows: Sequence[Encoded]) -> list[int]:
 
 
 def respelled_targets(family: Family, examples: Sequence[Example], rows: Sequence[Encoded]) -> dict[int, str]:
-    """By number, the targets that the tokenizer writes back in another way, as answers are compared, and how. None
-    where labels are chosen whole.
+    """The targets that the tokenizer writes back in another way, as answers are compared: by number, that way.
+
+    There are none where labels are chosen whole.
 
     Args:
         family: The host's.

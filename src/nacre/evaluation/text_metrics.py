@@ -1,6 +1,6 @@
-"""Metrics of written answers, between 0 and 1. What each means stands in ``nacre.tasks.metrics``.
+"""Metrics of written answers, between 0 and 1; `nacre.tasks.metrics` explains each.
 
-The libraries are optional (``pip install 'nacre[metrics]'``) and imported when a task needs them.
+The libraries are optional (`pip install 'nacre[metrics]'`) and imported when a task needs them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ PACKAGES = {
     "sari": ("sacrebleu",),
     "edit_similarity": ("rapidfuzz.fuzz",),
 }
-"""What a metric imports, by the metric's name."""
+"""The modules that a metric imports, by its name."""
 
 
 def package_of(metric: str) -> Any:
-    """The module that a metric uses; ``NacreError`` with the command that installs it."""
+    """The module that a metric uses.
+
+    Raises:
+        NacreError: It is not installed; the message has the command that installs it.
+    """
     found = [need(module, f"The metric {metric}", "metrics") for module in PACKAGES[metric]]
     return found[0]
 
@@ -36,7 +40,7 @@ def rouge_l(answer: str, reference: str) -> float:
 
 
 def rouge_tokens(text: str) -> list[str]:
-    """What ROUGE-L reads of a text: words of a to z and 0 to 9, nothing of other scripts."""
+    """The tokens that ROUGE-L reads: words of a to z and 0 to 9, nothing of other scripts."""
     return list(_rouge()._tokenizer.tokenize(text))
 
 
@@ -46,7 +50,7 @@ def _rouge() -> Any:
 
 
 def bleu(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Corpus BLEU; each answer may have another number of references."""
+    """Corpus BLEU; the number of references may differ from answer to answer."""
     most = max(len(own) for own in references)
     columns = [[own[index] if index < len(own) else None for own in references] for index in range(most)]
     found = float(package_of("bleu").corpus_bleu(list(answers), columns).score) / 100
@@ -70,18 +74,18 @@ def _tokenizer_13a() -> Any:
 
 
 def edit_similarity(answer: str, reference: str) -> float:
-    """rapidfuzz's ratio, 1 - (insertions + deletions) / (both lengths), of the code that Py150's tokens stand for."""
+    """1 - (insertions + deletions) / (both lengths), rapidfuzz's ratio, of the code that Py150's tokens stand for."""
     return float(package_of("edit_similarity").ratio(_code(answer), _code(reference))) / 100
 
 
 def _code(text: str) -> str:
-    """``<STR_LIT:name>`` becomes ``name``; placeholders without a literal become 0 or nothing (CodeXGLUE, TRACE)."""
+    """`<STR_LIT:name>` becomes `name`; placeholders without a literal become 0 or nothing (CodeXGLUE, TRACE)."""
     text = text.replace("<NUM_LIT>", "0").replace("<STR_LIT>", "").replace("<CHAR_LIT>", "")
     return re.sub(r"<(?:STR|NUM|CHAR)_LIT:(.*?)>", r"\1", text, flags=re.DOTALL)
 
 
 def macro_f1(answers: Sequence[int], targets: Sequence[int]) -> float:
-    """Mean F1 over the classes among the targets. Classes are numbers; -1 is an answer that is no class."""
+    """Mean F1 over the classes among the targets. Classes are numbers; -1 is an answer outside the classes."""
     classes = sorted(set(targets))
     return float(
         package_of("macro_f1").f1_score(list(targets), list(answers), labels=classes, average="macro", zero_division=0)
@@ -89,6 +93,6 @@ def macro_f1(answers: Sequence[int], targets: Sequence[int]) -> float:
 
 
 def as_number(text: str) -> Fraction | None:
-    """The decimal number that the whole text is, commas between thousands allowed; None if it is none."""
+    """The whole text as a decimal number, commas between thousands allowed; None if it is not one."""
     plain = re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", text.strip())
     return Fraction(plain) if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", plain) else None

@@ -1,8 +1,8 @@
-"""How sure a number is: over seeds, and over test rows. Two questions, never mixed.
+"""Uncertainty over seeds and over test rows: two questions, never mixed.
 
-Over seeds: what other random starts and data orders would have given on the same rows; Student's t interval.
-Over rows: what other test rows would have given with the same trained models; percentile bootstrap. (A pair of methods
-answers the same rows, so it is their difference, row by row, that is drawn again.)
+Over seeds: other random starts and data orders on the same rows; Student's t interval.
+Over rows: other test rows with the same trained models; percentile bootstrap. (Both methods of a pair answer the same
+rows, so their differences, row by row, are resampled.)
 """
 
 from __future__ import annotations
@@ -17,27 +17,41 @@ from numpy.typing import NDArray
 from nacre.seeds import derive
 
 LEVEL = 0.95
-"""Of every interval."""
+"""The confidence level of every interval."""
 
 NOTHING = 1e-9
-"""What rounding leaves where gains and losses cancel is far below; the smallest difference that a test set of a million
-rows can have is far above."""
+"""The limit below which a difference counts as zero. The rounding error where gains and losses cancel is far below; the
+smallest difference that a test set of a million rows can have is far above."""
 
 
 @dataclass(frozen=True)
 class Interval:
+    """A confidence interval.
+
+    Attributes:
+        low: Its lower end.
+        high: Its upper end.
+    """
+
     low: float
     high: float
 
     @property
     def includes_zero(self) -> bool:
+        """Whether zero lies inside, up to rounding."""
         return self.low <= NOTHING and self.high >= -NOTHING
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A value over n seeds. deviation: the sample standard deviation (n - 1). deviation and interval are None of one
-    seed: one number says nothing about others."""
+    """A value over n seeds.
+
+    Attributes:
+        n: Number of seeds.
+        mean: The mean.
+        deviation: The sample standard deviation (n - 1); None with one seed.
+        interval: Of the mean; None with one seed.
+    """
 
     n: int
     mean: float
@@ -46,9 +60,12 @@ class Spread:
 
 
 def over_seeds(values: Sequence[float]) -> Spread:
-    """Mean, sample standard deviation s and mean +- t(0.975, n - 1) s / sqrt(n); values: at least one, one a seed.
+    """Mean, sample standard deviation s and mean +- t(0.975, n - 1) s / sqrt(n).
 
     Source: Student's interval; the n of this field (2 to 10) is too small for a bootstrap over seeds.
+
+    Args:
+        values: One a seed, at least one.
     """
     n = len(values)
     mean = math.fsum(values) / n
@@ -60,13 +77,18 @@ def over_seeds(values: Sequence[float]) -> Spread:
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """The t below which a Student variable with ``freedom`` degrees lies with that probability, 0.5 to under 1."""
+    """The t below which a Student variable lies with a probability.
+
+    Args:
+        probability: In [0.5, 1).
+        freedom: Degrees of freedom, a whole number from 1.
+    """
     low, high = 0.0, 1.0
     while student_within(high, freedom) < 2 * probability - 1:
         low, high = high, 2 * high
     while True:
         middle = (low + high) / 2
-        if not low < middle < high:  # neighbours among the floating-point numbers
+        if not low < middle < high:  # neighbors among the floating-point numbers
             return high
         if student_within(middle, freedom) < 2 * probability - 1:
             low = middle
@@ -90,13 +112,16 @@ def student_within(t: float, freedom: int) -> float:
 
 
 def over_rows(differences: Sequence[NDArray[np.float64]], *, seed: int, samples: int) -> Interval:
-    """Percentile bootstrap of (1/T) sum_j mean(d_j): rows are drawn again within each task, with replacement.
+    """Percentile bootstrap of (1/T) sum_j mean(d_j): rows are resampled within each task, with replacement.
 
-    differences: T arrays [n_j], for each test row of task j the score of one method less that of the other (its mean
-    over the seeds: the same rows are drawn for all of them). seed, samples: of the drawing.
+    Drawing n_j rows and counting each value of d_j is the same as drawing the counts, so only the distinct values
+    matter: three of them for right and wrong with one seed.
 
-    Drawing n_j rows and counting how often each value of d_j comes is drawing the counts, so only the distinct values
-    are looked at: three of them for right and wrong with one seed.
+    Args:
+        differences: T arrays d_j [n_j]: for each test row of task j, one method's score minus the other's, as the mean
+            over the seeds (the same rows are drawn for all seeds).
+        seed: Of the resampling.
+        samples: Number of resamples.
     """
     rng = np.random.default_rng(derive(seed, "bootstrap over rows"))
     total = np.zeros(samples)
