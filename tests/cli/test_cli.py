@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from helpers.tiny import write_task
 from nacre.evaluation.scoring import is_right
 from nacre.files import hash_of, sha256
 from nacre.records.run import RunRecord
+from nacre.records.view import view_of
 from nacre.registry import METHODS, MODIFIERS
+from nacre.report import render
 from nacre.tasks.published.streams import stream_names
 
 TASKS = {"animals": ("yes", "no"), "plants": ("yes", "no", "maybe"), "tools": ("no", "yes")}
@@ -230,6 +233,26 @@ def test_results(finished: Path) -> None:
     assert all(value > 0 for value in [*found["seconds"]["train"], *found["seconds"]["evaluate"]])
     assert found["trainable_parameters_per_task"] == [found["trainable_parameters"]] * 3
     assert found["peak_rss_bytes"] > 50_000_000
+    assert found["optim"] == yaml.safe_load((finished / "recipe.yaml").read_text())["optim"]
+    assert found["environment"] == json.loads((finished / "environment.json").read_text())
+    assert datetime.fromisoformat(found["finished"]).utcoffset() == timedelta(0)
+
+
+def test_a_page_shows_the_losses_and_the_answers(finished: Path) -> None:
+    record = RunRecord.read(finished / "results.json")
+    view = view_of(finished, record)
+    assert [(curve.name, curve.steps) for curve in view.losses] == [(name, 18) for name in NAMES]
+    events = [json.loads(line) for line in (finished / "events.jsonl").read_text().splitlines()]
+    read = [(event["step"], event["loss"]) for event in events if event["event"] == "step"]
+    assert [reading for curve in view.losses for reading in curve.readings] == read
+    assert [samples.task for samples in view.samples] == NAMES
+    for samples, score in zip(view.samples, record.matrix[-1], strict=True):
+        assert {answer.score for answer in samples.worst} <= {0.0}
+        assert {answer.score for answer in samples.best} <= {1.0}
+        assert bool(samples.worst) is (score < 1)
+        assert bool(samples.best) is (score > 0)
+        assert all(answer.input for answer in (*samples.worst, *samples.best))
+    assert (finished / "report.html").read_text() == render([view])
 
 
 def test_files_of_a_run(finished: Path, data: Path) -> None:
@@ -259,6 +282,9 @@ def test_predictions_agree_with_the_matrix(finished: Path, data: Path) -> None:
             rows = [json.loads(line) for line in gzip.decompress(file.read_bytes()).decode().splitlines()]
             asked = [json.loads(line)["label"] for line in (data / name / "test.jsonl").read_text().splitlines()]
             assert [entry["target"] for entry in rows] == asked
+            texts = [json.loads(line)["text"] for line in (data / name / "test.jsonl").read_text().splitlines()]
+            # The input stands where a task is measured for the last time.
+            assert [entry.get("input") for entry in rows] == (texts if row == len(NAMES) else [None] * len(texts))
             assert [entry["right"] for entry in rows] == [is_right(entry["answer"], entry["target"]) for entry in rows]
             assert matrix[row][column] == sum(entry["right"] for entry in rows) / len(rows)
             assert valid[row][column] == sum(entry["answer"] in TASKS[name] for entry in rows) / len(rows)
@@ -315,7 +341,8 @@ def test_the_recipe_repeats_the_run(nacre: Call, finished: Path, tmp_path: Path)
     assert said.code == 0
     again, first = json.loads(said.out), results(finished)
     different = {key for key in first if again[key] != first[key]}
-    assert different <= {"seconds", "peak_rss_bytes", "sha256"}  # every score of the matrix is the same number
+    # A record is hashed with its times; every score of the matrix is the same number.
+    assert different <= {"seconds", "peak_rss_bytes", "sha256", "finished"}
     for name in ("01-animals", "02-plants", "03-tools"):
         files = [run / "tasks" / name / "adapter.safetensors" for run in (finished, tmp_path / "again")]
         assert sha256(files[0]) == sha256(files[1])

@@ -15,13 +15,14 @@ def report(
     """Write one self-contained page that shows the runs; it opens offline."""
     from nacre.errors import RecipeError
     from nacre.records.run import RunRecord
+    from nacre.records.view import view_of
     from nacre.report import write_report
 
-    records = [RunRecord.read(run / "results.json") for run in runs]
+    views = [view_of(run, RunRecord.read(run / "results.json")) for run in runs]
     if output is None and len(runs) > 1:
         raise RecipeError("Several runs make a page of their own: name it with --output FILE.html.")
     page = output or runs[0] / "report.html"
     if page.is_dir() or not page.parent.is_dir():
         raise RecipeError(f"Output '{page}' is a folder, or lies in a folder that does not exist.")
-    write_report(page, records)
+    write_report(page, views)
     typer.echo(page)

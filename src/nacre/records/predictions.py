@@ -2,7 +2,8 @@
 
 A stage's folder has `predictions/NN-TASK.jsonl.gz`, where NN counts the tasks that were measured at that stage. A line
 holds a test row's answer, target and whether it is right, with its score where the metric gives rows scores that are
-not just right or wrong; of unlabeled text, the right and all predicted tokens of a chunk.
+not just right or wrong; of unlabeled text, the right and all predicted tokens of a chunk. Where a task is measured for
+the last time, a line holds the row's input, too: at every stage, inputs would be most of a run's bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,25 @@ class NotByRow(Exception):
     """Why a run's last row has no scores of single test rows, as the end of a sentence."""
 
 
+@dataclass(frozen=True)
+class Answered:
+    """The answer to a test row.
+
+    Attributes:
+        input: The row's text; None in runs from before it was kept.
+        answer: What the model wrote.
+        target: What it should have written.
+        score: By the task's metric, or whether it is right.
+    """
+
+    input: str | None
+    answer: str
+    target: str
+    score: float
+
+
 def write_predictions(
-    stage: Path, answered: Mapping[str, tuple[Task, TaskScore]], texts: Mapping[str, TextScore]
+    stage: Path, answered: Mapping[str, tuple[Task, TaskScore]], texts: Mapping[str, TextScore], *, inputs: bool
 ) -> None:
     """Write what was predicted at a stage.
 
@@ -43,10 +62,11 @@ def write_predictions(
         stage: The stage's folder.
         answered: Each task with targets and its answers, by name.
         texts: The scores of tasks of unlabeled text, by name.
+        inputs: Whether to write the rows' inputs, too.
     """
     folder = stage / FOLDER
     folder.mkdir()
-    lines = {name: _answer_lines(task, score) for name, (task, score) in answered.items()}
+    lines = {name: _answer_lines(task, score, inputs) for name, (task, score) in answered.items()}
     lines |= {name: _text_lines(score) for name, score in texts.items()}
     for number, (name, own) in enumerate(lines.items(), start=1):
         content = "\n".join(own) + "\n"
@@ -75,17 +95,41 @@ def final_scores(run: Path, record: RunRecord) -> list[RowScores]:
     for index, task in enumerate(record.tasks):
         if task not in files:
             raise NotByRow(f"{run} holds no predictions for task '{task}'")
-        stage = files[task].parents[1]
-        read_manifest(stage).check_bytes(stage, f"{FOLDER}/{files[task].name}")
         scores.append(_scores(files[task], record, index))
     return scores
 
 
-def _answer_lines(task: Task, score: TaskScore) -> Iterable[str]:
+def final_answers(run: Path, record: RunRecord) -> dict[str, list[Answered]]:
+    """Read what a run answered at its end.
+
+    Args:
+        run: The run's folder.
+        record: Its record.
+
+    Returns:
+        The answers of each task with targets, in the order of its test rows; tasks without predictions are left out.
+
+    Raises:
+        CheckpointError: If a file is damaged, or is not the one that was written.
+    """
+    entries = {task: _entries(file) for task, file in _last_files(run, record.tasks).items()}
+    return {
+        task: [
+            Answered(line.get("input"), line["answer"], line["target"], float(line.get("score", line["right"])))
+            for line in lines
+        ]
+        for task, lines in entries.items()
+        if all("answer" in line and "target" in line for line in lines)
+    }
+
+
+def _answer_lines(task: Task, score: TaskScore, inputs: bool) -> Iterable[str]:
     by_row = score.by_row if task.metric != "exact_match" else None
     extra = [{}] * len(score.answers) if by_row is None else [{"score": value} for value in by_row]
     for answer, row, right, scored in zip(score.answers, task.test, score.right, extra, strict=True):
-        yield json.dumps({"answer": answer, "target": row.target, "right": right, **scored}, ensure_ascii=False)
+        asked = {"input": row.text} if inputs else {}
+        line = {**asked, "answer": answer, "target": row.target, "right": right, **scored}
+        yield json.dumps(line, ensure_ascii=False)
 
 
 def _text_lines(score: TextScore) -> Iterable[str]:
@@ -128,6 +172,9 @@ def _scores(file: Path, record: RunRecord, index: int) -> RowScores:
 
 
 def _entries(file: Path) -> list[dict[str, Any]]:
+    """The lines of a file that is as it was written."""
+    stage = file.parents[1]
+    read_manifest(stage).check_bytes(stage, f"{FOLDER}/{file.name}")
     try:
         entries = [json.loads(line) for line in gzip.decompress(file.read_bytes()).decode().split("\n") if line]
         if entries and all("right" in entry for entry in entries):

@@ -66,7 +66,10 @@ class RunRecord(BaseModel):
     Attributes:
         matrix: Scores as fractions: T + 1 rows (before any task, then after each), T columns in stream order.
         valid_answers: Shares of answers that are among the labels, likewise.
-        definitions: The formula behind each metric, in words.
+        definitions: The formula behind each metric.
+        optim: How it was trained (`nacre.learning.settings.Optim`); null in records from before it was kept.
+        environment: Versions, machine and device, as in `environment.json`, of the process that finished the run.
+        finished: When, in UTC, to the second.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
@@ -102,7 +105,10 @@ class RunRecord(BaseModel):
     protocol: dict[str, Any]
     protocol_hash: str
     recipe_hash: str | None = Field(default=None, description="of recipe.yaml, less its output; null in old records")
-    definitions: dict[str, str] = Field(description="the formula behind each metric, in words")
+    definitions: dict[str, str] = Field(description="the formula behind each metric")
+    optim: dict[str, Any] | None = Field(default=None, description="null in records from before it was kept")
+    environment: dict[str, Any] | None = Field(default=None, description="null in records from before it was kept")
+    finished: str | None = Field(default=None, description="in UTC; null in records from before it was kept")
 
     def value(self, key: str) -> float | None:
         """The value of a metric, of the run or of a probe.

@@ -119,7 +119,8 @@ class Chart:
         description: The same numbers as a text, for readers that see no drawing.
         height: In pixels.
         lines: What is drawn.
-        ticks: Along the lower edge; the left one always reaches from 0 to 100 %.
+        ticks: Along the lower edge.
+        levels: Along the left edge: from the top in percent of the box, and what stands there.
         small: Whether its name stands above it; in a wide one every line carries its own name.
     """
 
@@ -128,6 +129,7 @@ class Chart:
     height: int
     lines: tuple[Line, ...]
     ticks: tuple[Tick, ...]
+    levels: tuple[tuple[float, str], ...]
     small: bool
 
     @property
@@ -250,8 +252,14 @@ def _wide_chart(name: str, lines: Sequence[Line], record: RunRecord, *, named: b
             )
             for stage, task in enumerate(("", *record.tasks))
         ),
+        levels=_shares(0, 25, 50, 75, 100),
         small=False,
     )
+
+
+def _shares(*percents: int) -> tuple[tuple[float, str], ...]:
+    """The left edge of a chart of shares, which always reaches from 0 to 100 %."""
+    return tuple((float(100 - percent), str(percent)) for percent in percents)
 
 
 def _small(record: RunRecord, index: int, lines: Sequence[Line]) -> Chart:
@@ -267,6 +275,7 @@ def _small_chart(record: RunRecord, name: str, lines: Sequence[Line], stages: It
         height=SMALL_HEIGHT if len(record.tasks) <= STYLES else TINY_HEIGHT,
         lines=tuple(lines),
         ticks=tuple(_small_tick(stage, record) for stage in stages),
+        levels=_shares(0, 50, 100),
         small=True,
     )
 

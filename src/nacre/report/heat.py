@@ -11,10 +11,14 @@ from nacre.report import numbers
 from nacre.report.names import columns
 from nacre.report.palette import level
 
-FEW = 4
 CROWDED = 6
+"""Tasks beyond which cells are small."""
+
 FITS_ALWAYS = 8
-FITS_WIDE = 12
+"""Columns of text that fit above a cell in any window."""
+
+FITS_WIDE = 48
+"""Columns of text that fit above all cells together in a wide window."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,12 @@ class HeatCell:
 
 @dataclass(frozen=True)
 class HeatRow:
-    """One row: the task that was just learned (None in the first row, before any) and its cells."""
+    """One row.
+
+    Attributes:
+        task: The task that was just learned; None in the first row, before any.
+        cells: Its scores.
+    """
 
     task: str | None
     cells: tuple[HeatCell, ...]
@@ -68,12 +77,25 @@ class HeatMap:
 
 
 def score_map(record: RunRecord, name: str) -> HeatMap:
-    """The score on each task after each task."""
+    """Draw the score on each task after each task.
+
+    Args:
+        record: The run's.
+        name: The run's.
+    """
     return _heat_map(record, record.matrix, "score", name)
 
 
 def valid_map(record: RunRecord, name: str) -> HeatMap | None:
-    """Share of answers that are answers of the task at all; None where no task has such a notion."""
+    """Draw the share of answers that are answers of the task at all.
+
+    Args:
+        record: The run's.
+        name: The run's.
+
+    Returns:
+        The map; None where no task has such a notion.
+    """
     if all(value is None for row in record.valid_answers for value in row):
         return None
     return _heat_map(record, record.valid_answers, "valid", name)
@@ -95,11 +117,9 @@ def _heat_map(record: RunRecord, matrix: Matrix, ramp: str, name: str) -> HeatMa
 
 def _labels(tasks: Sequence[str]) -> Literal["level", "upright", "turning"]:
     longest = max(columns(task) for task in tasks)
-    if len(tasks) > CROWDED or longest > FITS_WIDE:
-        return "upright"
-    if longest <= FITS_ALWAYS:
+    if len(tasks) <= CROWDED and longest <= FITS_ALWAYS:
         return "level"
-    return "turning" if len(tasks) <= FEW else "upright"
+    return "turning" if len(tasks) * longest <= FITS_WIDE else "upright"
 
 
 def _cell(value: float | None, index: int, learned: int, where: str) -> HeatCell:

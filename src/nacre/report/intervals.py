@@ -83,13 +83,26 @@ def axis_over(
     low, high = min(known, default=0.0), max(known, default=1.0)
     room = max(high - low, 0.002) * 0.06
     low, high = max(low - room, within[0]), min(high + room, within[1])
+    axis = Axis(low, high, ())
+    ticks, step = round_ticks(low, high)
+    decimals = max(0, -math.floor(math.log10(100 * step) + 1e-9))
+    text = [(axis.at(tick), numbers.percent(tick, decimals)) for tick in ticks]
+    return Axis(low, high, tuple(text))
+
+
+def round_ticks(low: float, high: float) -> tuple[list[float], float]:
+    """Round numbers between two ends.
+
+    Args:
+        low: The lower end.
+        high: The upper end, above it.
+
+    Returns:
+        At most seven numbers, and the distance between two of them: 1, 2 or 5 times a power of ten.
+    """
     step = _step((high - low) / MOST_TICKS)
     first = math.ceil(low / step)
-    ticks = [first + number for number in range(MOST_TICKS + 1) if (first + number) * step <= high]
-    axis = Axis(low, high, ())
-    decimals = max(0, -math.floor(math.log10(100 * step) + 1e-9))
-    text = [(axis.at(tick * step), numbers.percent(tick * step, decimals)) for tick in ticks]
-    return Axis(low, high, tuple(text))
+    return [(first + number) * step for number in range(MOST_TICKS + 1) if (first + number) * step <= high], step
 
 
 def bar(axis: Axis, kind: str, low: float | None, high: float | None, hover: str) -> tuple[Bar, ...]:

@@ -1,22 +1,36 @@
-"""From records to everything the templates print: no template computes, no function here knows HTML."""
+"""From runs to everything the templates print: no template computes, no function here knows HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nacre.evaluation.matrix import RUN_METRICS, RunMetric
 from nacre.records.plain import differing_keys
+from nacre.records.predictions import Answered
 from nacre.records.run import TASK_IDENTITY, RunRecord
+from nacre.records.view import RunView, TaskSamples
 from nacre.report import numbers
-from nacre.report.curves import MARKERS, Curves, curves_of
+from nacre.report.curves import MARKERS, Chart, Curves, curves_of
 from nacre.report.extra_tables import ExtraTable, extra_tables
 from nacre.report.heat import HeatMap, score_map, valid_map
+from nacre.report.losses import loss_chart
 from nacre.report.metrics import Definition, definitions, value_text
-from nacre.report.names import columns, run_names
+from nacre.report.names import columns, run_names, short_place, shorten
+from nacre.report.sentence import leader, outcome
 from nacre.report.settings import Entry, entries_of
 
 SHOWN_KEYS = 12
+
+NAMED_METHODS = 3
+"""Methods that a title names; more are counted."""
+
+LONGEST_TEXT = 400
+"""Columns of an input or an answer that a page shows."""
+
+TRAINING = {"Learning rate": "learning_rate", "Epochs": "epochs", "Batch size": "batch_size"}
+"""Settings that stand at a page's head, by what they are called there."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,14 @@ class MetricValue:
 
 @dataclass(frozen=True)
 class StageCost:
-    """Cost of one stage: before any task (`task` is None), or learning a task and evaluating after it."""
+    """Cost of one stage, as texts.
+
+    Attributes:
+        task: The task that was learned; None before any.
+        parameters: How many were trained.
+        train: Seconds of training.
+        evaluate: Seconds of evaluation.
+    """
 
     task: str | None
     parameters: str
@@ -70,16 +91,70 @@ class RunCost:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """An answer as texts.
+
+    Attributes:
+        input: What was asked, shortened; a dash where it was not kept.
+        target: What should be answered.
+        answer: What was answered; "nothing" where it is empty.
+        score: In percent.
+    """
+
+    input: str
+    target: str
+    answer: str
+    score: str
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """Some of a task's answers at the end.
+
+    Attributes:
+        task: The task.
+        metric: What the score counts.
+        worst: Rows with the lowest score.
+        best: Rows with the highest score.
+    """
+
+    task: str
+    metric: str
+    worst: tuple[Sample, ...]
+    best: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
 class RunSection:
-    """A run on a page: its record, and everything that is shown of it."""
+    """A run on a page.
+
+    Attributes:
+        name: What tells it apart from the others on the page.
+        record: Its record.
+        outcome: Its result, in a sentence.
+        values: Its metrics.
+        score: Its score matrix.
+        valid: Its matrix of valid answers; None where no task has such a notion.
+        extra_tables: What only some runs have.
+        cost: What it took.
+        loss: The loss over its steps; None where it is not known.
+        samples: Some of its answers at the end.
+        training: How it was trained, and with what.
+        parameters: The method's parameters.
+        protocol: How it was measured.
+    """
 
     name: str
     record: RunRecord
+    outcome: str
     values: tuple[MetricValue, ...]
     score: HeatMap
     valid: HeatMap | None
     extra_tables: tuple[ExtraTable, ...]
     cost: RunCost
+    loss: Chart | None
+    samples: tuple[SampleTable, ...]
+    training: tuple[Entry, ...]
     parameters: tuple[Entry, ...]
     protocol: tuple[Entry, ...]
 
@@ -90,6 +165,7 @@ class Page:
 
     Attributes:
         title: The page's.
+        result: What came out, in a sentence; empty where runs cannot be ranked.
         facts: What holds for all runs: a word and its value.
         runs: The runs.
         metrics: The metrics, in their order.
@@ -107,6 +183,7 @@ class Page:
     """
 
     title: str
+    result: str
     facts: tuple[tuple[str, str], ...]
     runs: tuple[RunSection, ...]
     metrics: tuple[RunMetric, ...]
@@ -123,8 +200,13 @@ class Page:
     has_lone_marks: bool
 
 
-def page_of(records: Sequence[RunRecord]) -> Page:
-    """The page of one run, or of several beside each other."""
+def page_of(views: Sequence[RunView]) -> Page:
+    """Put together the page of one run, or of several beside each other.
+
+    Args:
+        views: The runs.
+    """
+    records = [view.record for view in views]
     alone = len(records) == 1
     names = run_names(records)
     defined = definitions(records)
@@ -132,9 +214,10 @@ def page_of(records: Sequence[RunRecord]) -> Page:
     keys = {metric.key for metric in RUN_METRICS}
     comparable = len({record.protocol_hash for record in records}) == 1
     differing = [] if comparable else differing_keys([record.protocol for record in records])
-    runs = tuple(_run(record, name) for record, name in zip(records, names, strict=True))
+    runs = tuple(_run(view, name) for view, name in zip(views, names, strict=True))
     return Page(
         title=records[0].title if alone else _title(records),
+        result=outcome(records[0]) if alone else leader(records, names) if comparable else "",
         facts=_facts(records),
         runs=runs,
         metrics=RUN_METRICS,
@@ -153,7 +236,9 @@ def page_of(records: Sequence[RunRecord]) -> Page:
 
 
 def _title(records: Sequence[RunRecord]) -> str:
-    methods = {record.method for record in records}
+    methods = list(dict.fromkeys(record.method for record in records))
+    if len(methods) == len(records) <= NAMED_METHODS:
+        return f"{', '.join(methods[:-1])} and {methods[-1]} side by side"
     return f"{len(records)} {'methods' if len(methods) == len(records) else 'runs'} side by side"
 
 
@@ -163,12 +248,28 @@ def _facts(records: Sequence[RunRecord]) -> tuple[tuple[str, str], ...]:
         ("Method", [record.method for record in records]),
         ("Stream", [record.stream for record in records]),
         ("Tasks", [str(len(record.tasks)) for record in records]),
-        ("Model", [record.model for record in records]),
+        ("Model", [short_place(record.model) for record in records]),
         ("Seed", [str(record.seed) for record in records]),
         ("Scored by", [_scored_by(record) for record in records]),
         (TASK_IDENTITY.capitalize(), [record.protocol.get(TASK_IDENTITY, "") for record in records]),
+        *((word, [_text(record.optim, key) for record in records]) for word, key in TRAINING.items()),
+        ("Device", [_text(record.environment, "device") for record in records]),
+        ("Software", [_software(record) for record in records]),
+        ("Finished", [(record.finished or "").replace("T", " ").removesuffix("+00:00") for record in records]),
     )
     return tuple((word, values[0]) for word, values in candidates if len(set(values)) == 1 and values[0])
+
+
+def _text(settings: Mapping[str, Any] | None, key: str) -> str:
+    """A setting; empty where it is not known. One value a task is a list."""
+    value = (settings or {}).get(key)
+    values = value if isinstance(value, list) else [value]
+    return ", ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values if one is not None)
+
+
+def _software(record: RunRecord) -> str:
+    packages = (record.environment or {}).get("packages") or {}
+    return ", ".join(f"{name} {packages[name]}" for name in ("nacre", "torch", "transformers") if packages.get(name))
 
 
 def _scored_by(record: RunRecord) -> str:
@@ -181,17 +282,38 @@ def _scored_by(record: RunRecord) -> str:
     return "; ".join(f"{metric}: {', '.join(tasks)}" for metric, tasks in by_metric.items())
 
 
-def _run(record: RunRecord, name: str) -> RunSection:
+def _run(view: RunView, name: str) -> RunSection:
+    record = view.record
+    training = {key: value for key, value in (("optim", record.optim), ("environment", record.environment)) if value}
     return RunSection(
         name=name,
         record=record,
+        outcome=outcome(record),
         values=tuple(_value(metric, record) for metric in RUN_METRICS),
         score=score_map(record, name),
         valid=valid_map(record, name),
         extra_tables=extra_tables(record),
         cost=_cost(record),
+        loss=loss_chart(view.losses),
+        samples=tuple(_sample_table(samples, record) for samples in view.samples),
+        training=entries_of(training),
         parameters=entries_of(record.parameters),
         protocol=entries_of(record.protocol),
+    )
+
+
+def _sample_table(samples: TaskSamples, record: RunRecord) -> SampleTable:
+    metric = record.task_metrics[record.tasks.index(samples.task)]
+    worst, best = (tuple(map(_sample, answers)) for answers in (samples.worst, samples.best))
+    return SampleTable(samples.task, metric, worst, best)
+
+
+def _sample(answered: Answered) -> Sample:
+    return Sample(
+        input=numbers.DASH if answered.input is None else shorten(answered.input, LONGEST_TEXT),
+        target=shorten(answered.target, LONGEST_TEXT),
+        answer=shorten(answered.answer, LONGEST_TEXT) or "nothing",
+        score=numbers.percent(answered.score),
     )
 
 

@@ -17,16 +17,18 @@ def outcome(record: RunRecord) -> str:
     return f"{record.method} {_reached(record)}{_forgot(record)}"
 
 
-def leader(records: Sequence[RunRecord]) -> str:
+def leader(records: Sequence[RunRecord], names: Sequence[str]) -> str:
     """Which of several comparable runs has the highest average, and which the lowest.
 
     Args:
         records: Of one protocol.
+        names: The runs'.
 
     Returns:
-        A sentence; empty where fewer than two have an average, or all have the same.
+        A sentence; empty where no two averages differ.
     """
-    known = [(record.average_accuracy, record.method) for record in records if record.average_accuracy is not None]
+    averages = [(record.average_accuracy, name) for record, name in zip(records, names, strict=True)]
+    known = [(average, name) for average, name in averages if average is not None]
     if len({average for average, _ in known}) < 2:
         return ""
     (best, first), (worst, last) = max(known), min(known)

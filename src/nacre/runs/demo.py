@@ -9,6 +9,7 @@ import torch
 from nacre.events import OnEvent
 from nacre.learning.settings import Optim
 from nacre.records.run import RunRecord
+from nacre.records.view import RunView
 from nacre.report import write_report
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
@@ -36,5 +37,5 @@ def run_demo(output: Path, on_event: OnEvent) -> tuple[list[RunRecord], Path]:
         recipe = Recipe(method=method, optim=OPTIM, output=str(output / method), set=parameters)
         records.append(run(recipe, on_event))
     page = output / "report.html"
-    write_report(page, records)
+    write_report(page, [RunView(record) for record in records])
     return records, page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from nacre.evaluation.matrix import DEFINITIONS, run_metrics
@@ -81,6 +82,7 @@ def record_of(
     rows: Mapping[int, StageRow],
     protocol: dict[str, Any],
     probes: Mapping[str, ProbeRecord],
+    environment: dict[str, Any],
 ) -> RunRecord:
     """Put the record of a run together.
 
@@ -91,6 +93,7 @@ def record_of(
         rows: Of the matrix, by number; those that a joint method does not have are missing.
         protocol: The run's.
         probes: What its probes found, by key.
+        environment: What it was computed with.
     """
     numbers = range(len(tasks) + 1)
     undefined: list[float | None] = [None] * len(tasks)
@@ -125,6 +128,9 @@ def record_of(
         protocol_hash=hash_of(protocol),
         recipe_hash=hash_of_recipe(recipe.document()),
         definitions=DEFINITIONS | ({"perplexity": PERPLEXITY} if _has_text(tasks) else {}),
+        optim=recipe.optim.model_dump(mode="json"),
+        environment=environment,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 

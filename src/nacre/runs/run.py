@@ -27,9 +27,10 @@ from nacre.parts.curriculum import Stage
 from nacre.records.probe import BEFORE, ProbeRecord
 from nacre.records.run import RunRecord
 from nacre.records.stage import Learned, StageRow
+from nacre.records.view import view_of
 from nacre.report import write_report
 from nacre.runs.checks import checks_of
-from nacre.runs.directory import RunDirectory
+from nacre.runs.directory import RunDirectory, environment
 from nacre.runs.identity import identity_of
 from nacre.runs.measuring import measure
 from nacre.runs.plan import check_lists
@@ -179,7 +180,8 @@ class Experiment:
         # A task whose own, unchanged copy answers it keeps its score: that is what "independent" means.
         kept = previous if place.row > 1 and not self.method.curriculum.continues else None
         row = stage_row(place.row, self.learner, self.tasks, scores, learned, kept)
-        self.saved.write_measured(place, row, scores)
+        last_time = place.row == len(self.tasks) or not self.method.curriculum.continues
+        self.saved.write_measured(place, row, scores, last_time=last_time)
         return row
 
     def probe(self) -> dict[str, ProbeRecord]:
@@ -202,8 +204,8 @@ class Experiment:
             rows: Of the matrix, by number.
             probes: What the probes found, by key.
         """
-        record = record_of(self.recipe, self.method, self.tasks, rows, self.protocol, probes)
-        write_report(self.directory.report, [record])
+        record = record_of(self.recipe, self.method, self.tasks, rows, self.protocol, probes, environment())
+        write_report(self.directory.report, [view_of(self.directory.path, record)])
         record.write(self.directory.results)  # last: it says that the run is finished
         self.emit(RunFinished(path=str(self.directory.path), already=False))
         return record

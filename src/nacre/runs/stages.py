@@ -123,13 +123,14 @@ class Stages:
 
         build_folder(place.folder, fill)
 
-    def write_measured(self, place: Place, row: StageRow, scores: StageScores) -> None:
+    def write_measured(self, place: Place, row: StageRow, scores: StageScores, *, last_time: bool) -> None:
         """Commit a stage: the learner that is there already, predictions, gates (of a gated adapter) and the row.
 
         Args:
             place: Of the stage.
             row: Of the matrix.
             scores: Of the tasks that were scored.
+            last_time: Whether none of them is scored at a later stage.
         """
 
         def fill(folder: Path) -> None:
@@ -137,7 +138,7 @@ class Stages:
                 for name in read_manifest(place.folder).sha256:
                     if name != LEARNED:
                         link(place.folder / name, folder / name)
-            write_predictions(folder, scores.answered, scores.texts)
+            write_predictions(folder, scores.answered, scores.texts, inputs=last_time)
             if scores.gates:
                 (folder / "gates.json").write_text(_gates(scores.gates), encoding="utf-8")
             write_document(row, folder / ROW)
