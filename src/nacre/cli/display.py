@@ -33,15 +33,17 @@ from nacre.events import (
 class Display:
     """The `on_event` of the commands. On a terminal a bar moves; elsewhere a line a task is printed.
 
-    Args:
-        error: Whether to print to standard error.
-        verbose: Whether to list the trained parameters of each task, not only their number.
-
     Attributes:
         page: Where the page of the run is; known when the run is finished.
     """
 
     def __init__(self, *, error: bool = False, verbose: bool = False) -> None:
+        """Open the screen; nothing is shown yet.
+
+        Args:
+            error: Whether to print to standard error.
+            verbose: Whether to list the trained parameters of each task, not only their number.
+        """
         self.console = screen(error=error)
         self.verbose = verbose
         self.page = Path()
@@ -59,7 +61,11 @@ class Display:
         self._label = ""
 
     def __call__(self, event: Event) -> None:
-        """Show an event."""
+        """Show an event.
+
+        Args:
+            event: What happened.
+        """
         match event:
             case RunStarted():
                 self._begin(event)
@@ -115,7 +121,11 @@ class Display:
 
     @contextmanager
     def interruptible(self, advice: str) -> Iterator[None]:
-        """Show progress inside; on Ctrl-C say what to do and exit with 130."""
+        """Show progress inside; on Ctrl-C say what to do and exit with 130.
+
+        Args:
+            advice: What to do then, in a sentence.
+        """
         try:
             with self.progress:
                 yield

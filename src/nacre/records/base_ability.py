@@ -64,7 +64,7 @@ class AbilityRecord(ProbeRecord):
     """What `results.json` says of base ability; rows, likelihoods and programs are in the files.
 
     Attributes:
-        definition: How benchmarks are scored, in words.
+        definition: How benchmarks are scored.
         results: One for each stage and benchmark.
         averages: One for each stage; none where only programs were written.
     """

@@ -68,7 +68,7 @@ class EndTaskRecord(ProbeRecord):
     """What `results.json` says of the end tasks; their answers are in the files.
 
     Attributes:
-        definition: How copies are fine-tuned and scored, in words.
+        definition: How copies are fine-tuned and scored.
         results: One for each stage, end task and seed.
         averages: One for each stage.
     """

@@ -35,7 +35,7 @@ def differing_keys(documents: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def differences(there: Any, here: Any, key: str = "") -> list[str]:
-    """Where two documents differ, in words.
+    """Where two documents differ.
 
     Args:
         there: What is stored.

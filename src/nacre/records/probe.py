@@ -24,7 +24,7 @@ class ProbeMetric:
         title: Its name on pages.
         unit: `%` of a fraction, or `points` of a difference of fractions.
         better: Which values are better.
-        definition: What it is, in words.
+        definition: What it is, in plain language.
     """
 
     key: str

@@ -154,7 +154,7 @@ class Curves:
 
 
 def curves_of(records: Sequence[RunRecord], names: Sequence[str]) -> list[Curves]:
-    """Share out the lines among boxes, so that no box holds more than can be told apart.
+    """Share out the lines among boxes, so that no box holds more than a reader can distinguish.
 
     Few runs over the same tasks: a box a task, a line a run. Otherwise each run by itself: all tasks in one wide
     box if they are few, a small box each if they are many.
@@ -173,7 +173,7 @@ def average_curves(groups: Sequence[Sequence[RunRecord]], names: Sequence[str]) 
     """Draw the average accuracy on the tasks learned so far, after each task: the mean over each group's runs.
 
     The band is a standard deviation wide to either side, where a group has several runs. There is one box while its
-    lines can be told apart, else a box a group.
+    lines can be distinguished, else a box a group.
 
     Args:
         groups: Each group's records, over as many tasks; where the tasks' order differs, stages have numbers only.

@@ -29,7 +29,11 @@ class ExtraTable:
 
 
 def extra_tables(record: RunRecord) -> tuple[ExtraTable, ...]:
-    """The tables for which the run has something."""
+    """Draw the tables for which a run has something.
+
+    Args:
+        record: The run's.
+    """
     perplexity = () if record.perplexity is None else (_perplexity(record),)
     return (*perplexity, *(_of_probe(probe.table()) for probe in record.probes))
 

@@ -32,12 +32,21 @@ class Definition:
 
 
 def value_text(metric: RunMetric | ProbeMetric, value: float | None) -> str:
-    """The value in percent, or in points with a sign where it is a difference that may go either way."""
+    """A value in percent, or in points with a sign where it is a difference that may go either way.
+
+    Args:
+        metric: What the value is of.
+        value: A fraction; None gives a dash.
+    """
     return numbers.points(value) if metric.signed else numbers.percent(value)
 
 
 def definitions(records: Sequence[RunRecord]) -> list[Definition]:
-    """The definitions of a page's metrics in their order, then whatever else the records define."""
+    """List the definitions of a page's metrics in their order, then whatever else the records define.
+
+    Args:
+        records: The runs'.
+    """
     titles = {metric.key: metric.title for metric in RUN_METRICS}
     others = sorted({name for record in records for name in record.definitions} - set(titles))
     defined = []

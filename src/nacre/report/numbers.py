@@ -10,12 +10,21 @@ MINUS = "−"
 
 
 def percent(fraction: float | None, decimals: int = 1) -> str:
-    """A fraction as a percentage without its sign: 0.785 is "78.5"."""
+    """A fraction as a percentage without its sign: 0.785 is "78.5".
+
+    Args:
+        fraction: The fraction; None gives a dash.
+        decimals: Digits behind the point.
+    """
     return DASH if fraction is None else _negative_zero(f"{100 * fraction:.{decimals}f}")
 
 
 def points(difference: float | None) -> str:
-    """A difference of fractions in percentage points, with its sign: -0.031 is "−3.1"."""
+    """A difference of fractions in percentage points, with its sign: -0.031 is "−3.1".
+
+    Args:
+        difference: The difference; None gives a dash.
+    """
     if difference is None:
         return DASH
     text = percent(difference)
@@ -33,12 +42,20 @@ def counted(number: int, what: str) -> str:
 
 
 def count(number: int | None) -> str:
-    """A count with its thousands apart: "1,234,567"."""
+    """A count with its thousands apart: "1,234,567".
+
+    Args:
+        number: The count; None gives a dash.
+    """
     return DASH if number is None else f"{number:,}"
 
 
 def seconds(duration: float | None) -> str:
-    """A duration that reads at a glance: "0.42 s", "12.3 s", "4 min 05 s", "2 h 07 min"."""
+    """A duration that reads at a glance: "0.42 s", "12.3 s", "4 min 05 s", "2 h 07 min".
+
+    Args:
+        duration: Seconds; None gives a dash.
+    """
     if duration is None:
         return DASH
     if duration < 0.995:
@@ -54,14 +71,23 @@ def seconds(duration: float | None) -> str:
 
 @dataclass(frozen=True)
 class Total:
-    """A sum as text; note: of how many stages, where not all have a value."""
+    """A sum as text.
+
+    Attributes:
+        text: The sum.
+        note: Of how many stages it is, where not all have a value; else empty.
+    """
 
     text: str
     note: str
 
 
 def total_seconds(durations: Sequence[float | None]) -> Total:
-    """The sum over the stages that took place: a method that learns all tasks at once has one stage only."""
+    """Sum over the stages that took place: a method that learns all tasks at once has one stage only.
+
+    Args:
+        durations: Seconds of each stage; None of one that did not take place.
+    """
     known = [duration for duration in durations if duration is not None]
     if not known:
         return Total(DASH, "")
@@ -71,7 +97,11 @@ def total_seconds(durations: Sequence[float | None]) -> Total:
 
 
 def size(number: int) -> str:
-    """A number of bytes in binary units: "512.0 MiB", "1.4 GiB"."""
+    """A number of bytes in binary units: "512.0 MiB", "1.4 GiB".
+
+    Args:
+        number: The bytes.
+    """
     mebibytes = number / 2**20
     return f"{mebibytes:.1f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.1f} GiB"
 

@@ -21,12 +21,28 @@ RAMPS = {
 
 
 def level(fraction: float) -> int:
-    """The step of a fraction, 0 to 20; what lies outside 0 to 1 takes the end of the ramp."""
+    """The step of a fraction.
+
+    Args:
+        fraction: The fraction; what lies outside 0 to 1 takes the end of the ramp.
+
+    Returns:
+        0 to 20.
+    """
     return round(LEVELS * min(max(fraction, 0.0), 1.0))
 
 
 def color(scheme: str, ramp: str, step: int) -> str:
-    """Background of one step, `#rrggbb`: straight lines in sRGB between the five colors of the ramp."""
+    """The background of one step, on straight lines in sRGB between the five colors of the ramp.
+
+    Args:
+        scheme: Of the window: `light` or `dark`.
+        ramp: `score` or `valid`.
+        step: 0 to 20.
+
+    Returns:
+        `#rrggbb`.
+    """
     stops = [_channels(stop) for stop in RAMPS[scheme][ramp]]
     position = step * (len(stops) - 1) / LEVELS
     left = min(int(position), len(stops) - 2)
@@ -36,12 +52,24 @@ def color(scheme: str, ramp: str, step: int) -> str:
 
 
 def text_color(background: str) -> str:
-    """Black or white, whichever has more contrast on the background."""
+    """Black or white, whichever has more contrast.
+
+    Args:
+        background: `#rrggbb`.
+    """
     return max(("#000000", "#ffffff"), key=lambda candidate: contrast(candidate, background))
 
 
 def contrast(first: str, second: str) -> float:
-    """Contrast ratio of two colors, 1 to 21, as WCAG 2 defines it; 4.5 is enough for small text."""
+    """The contrast ratio of two colors, as WCAG 2 defines it; 4.5 is enough for small text.
+
+    Args:
+        first: `#rrggbb`.
+        second: `#rrggbb`.
+
+    Returns:
+        1 to 21.
+    """
     dark, light = sorted((_luminance(first), _luminance(second)))
     return (light + 0.05) / (dark + 0.05)
 

@@ -26,7 +26,11 @@ class Entry:
 
 
 def entries_of(settings: Mapping[str, Any]) -> tuple[Entry, ...]:
-    """The settings in the order of their keys, whatever order they came in: the same values give the same bytes."""
+    """Put settings into the order of their keys, whatever order they came in: the same values give the same bytes.
+
+    Args:
+        settings: Plain values at any depth.
+    """
     return _entries(json.loads(to_json(dict(settings))))
 
 
