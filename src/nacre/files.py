@@ -2,19 +2,82 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
+
+from nacre.documents import shown, text_fault
+from nacre.errors import FileError
+
+LONGEST_NAME = 255
+"""Bytes of a file's name; no usual file system takes more."""
+LONGEST_PATH = 4095
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a file for reading bytes. A pipe or a device could keep its reader forever, and is refused.
+
+    Raises:
+        OSError: The file cannot be read, or is not a regular one.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "Not a file, but a pipe or a device", str(path))
+    return path.open("rb")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, without a byte order mark.
+
+    Raises:
+        OSError: The file cannot be read, or is not a regular one.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    with open_file(path) as file:
+        return file.read().decode("utf-8-sig")
+
+
+def user_path(place: str | Path) -> Path:
+    """The path that a person wrote: `~` and `~name` are home folders.
+
+    Args:
+        place: As it was written.
+
+    Raises:
+        FileError: There is no such home folder, or no file can have this name.
+    """
+    text = str(place)
+    if not text.strip():
+        raise FileError("An empty text is not a path; write . for the current folder.")
+    if fault := text_fault(text):
+        raise FileError(f"The path {shown(text)} cannot be used: it {fault}.")
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise FileError(f"The path {shown(text)} cannot be used: there is no home folder of that name.") from None
+    if any(len(part.encode()) > LONGEST_NAME for part in path.parts) or len(str(path).encode()) > LONGEST_PATH:
+        raise FileError(f"The path {shown(text)} cannot be used: it is longer than a file system allows.")
+    return path
+
+
+def full_path(path: Path) -> Path:
+    """The path from the root, through all links; links in a circle stay as they are, and fail when they are opened."""
+    return Path(os.path.realpath(path))
 
 
 def sha256(path: Path) -> str:
     """Hash of a file's bytes, hexadecimal."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

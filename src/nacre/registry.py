@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from typing import Any, get_args, get_type_hints
 
+from nacre.documents import shown
 from nacre.errors import RecipeError, nearest
 from nacre.method import Method
 from nacre.per_task import PerTask
@@ -49,7 +50,7 @@ class Registry:
         third_parties = self._third_parties()
         if name in third_parties:
             return third_parties[name].load()  # type: ignore[no-any-return]
-        raise RecipeError(f"There is no {self.kind} '{name}'. {nearest(name, self.names())}")
+        raise RecipeError(f"There is no {self.kind} {shown(name)}. {nearest(name, self.names())}")
 
     def _own(self) -> list[str]:
         return sorted(
@@ -131,14 +132,14 @@ def _checked(
     for key in given:
         if key not in known:
             choice = nearest(key, known, instead) if known else "It has no parameters."
-            raise RecipeError(f"{who} has no parameter '{key}'. {choice}")
+            raise RecipeError(f"{who} has no parameter {shown(key)}. {choice}")
     return {key: _typed(f"{prefix}: {key}", value, hints[key]) for key, value in given.items()}
 
 
 def _mapping(modifier: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise RecipeError(
-            f"{modifier} = {value!r}: a modifier's parameters have names, such as --set {modifier}.KEY=VALUE."
+            f"{modifier} = {shown(value)}: a modifier's parameters have names, such as --set {modifier}.KEY=VALUE."
         )
     return value
 
@@ -149,4 +150,4 @@ def _typed(where: str, value: Any, annotation: Any) -> Any:
     try:
         return TypeAdapter(annotation).validate_python(value)
     except ValidationError as error:
-        raise RecipeError(f"{where} = {value!r}: {error.errors()[0]['msg']}.") from None
+        raise RecipeError(f"{where} = {shown(value)}: {error.errors()[0]['msg']}.") from None

@@ -574,7 +574,7 @@ def test_a_misspelt_key_of_the_recipe(refused: Refused, setting: str, meant: str
         ("method: inc_lora\nmodel: 3\n", "Recipe '{path}', model = 3: "),
         ("method: inc_lora\nstream: 3\n", "Recipe '{path}', stream"),
         ("method: inc_lora\nset: 3\n", "Recipe '{path}', set = 3: "),
-        ("method: inc_lora\n1: 3\n", "Recipe '{path}', "),
+        ("method: inc_lora\n1: 3\n", "Recipe '{path}' cannot be read: line 2: a key must be a word, not '1'"),
         ("method: inc_lora\nset: {rnak: 3}\n", "Method 'inc_lora' has no parameter 'rnak'. Did you mean rank"),
         ("seed: 3\n", "A run needs a method"),
     ],

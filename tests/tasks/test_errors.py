@@ -302,7 +302,7 @@ def test_a_task_that_is_there_twice(task):
 
 @pytest.mark.parametrize("name", ["", " ", "..", "../mine", "a/b", "a\\b", "/mine", "mine\0"])
 def test_names_that_leave_the_folder(task, name):
-    refused(task.parent, f"Task name '{name}' cannot be used", names=(name,))
+    refused(task.parent, f"Task name {name!r} cannot be used", names=(name,))
 
 
 def test_names_given_twice(task):

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from filelock import FileLock, Timeout
 
+from nacre.documents import DocumentError, parse_json, parse_yaml
 from nacre.errors import CheckpointError, RecipeError
 from nacre.evaluation.gates import ROWS, TOKENS, SiteGates
 from nacre.events import Event, as_document
-from nacre.files import build_folder, hash_of, numbered_name, to_json, write_atomically
+from nacre.files import build_folder, hash_of, numbered_name, read_text, to_json, write_atomically
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
 from nacre.migrations import upgraded_recipe
@@ -76,8 +76,8 @@ class RunDirectory:
         if not file.exists():
             return
         try:
-            there = yaml.safe_load(file.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError):
+            there = parse_yaml(read_text(file))
+        except (DocumentError, UnicodeDecodeError):
             there = None
         if not isinstance(there, dict):
             raise CheckpointError(f"{file} is damaged: it holds no recipe.")
@@ -98,7 +98,7 @@ class RunDirectory:
         file = self.path / "protocol.json"
         if file.exists():
             try:
-                there = json.loads(file.read_text())["protocol"]
+                there = parse_json(read_text(file))["protocol"]
             except (ValueError, KeyError, TypeError):
                 raise CheckpointError(f"{file} is damaged.") from None
             self._refuse_differences(there, protocol, "data, prompts or model")

@@ -12,9 +12,11 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from nacre.documents import DocumentError, parse_yaml, shown, shown_text
 from nacre.errors import RecipeError, nearest
 from nacre.evaluation.decoding import Decoding
 from nacre.evaluation.scoring import check_metric, normalized_labels
+from nacre.files import full_path, read_text, user_path
 from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.models.classification_head import HeadKind
@@ -153,7 +155,7 @@ class Recipe(BaseModel):
         if key == "stream" and self.stream_file is None:  # a name, or several
             return self
         place = expanded(key, written)
-        full = str(Path(place).expanduser().resolve()) if key == "output" else _absolute(place)
+        full = str(full_path(user_path(place))) if key == "output" else _absolute(place)
         return self.model_copy(update={key: full})
 
     def document(self) -> dict[str, Any]:
@@ -216,7 +218,7 @@ class Recipe(BaseModel):
             RecipeError: If a variable of the environment is not set.
         """
         if isinstance(self.stream, str) and is_stream_file(self.stream):
-            return Path(expanded("stream", self.stream)).expanduser()
+            return user_path(expanded("stream", self.stream))
         return None
 
     @property
@@ -268,7 +270,9 @@ def expanded(key: str, place: str) -> str:
         name = match[1] or match[2]
         if not (text := os.environ.get(name)):
             flag = f"--set {key}=FOLDER" if "." in key else f"--{key}"
-            raise RecipeError(f"{key} = {place}: the environment variable {name} is not set; set it, or pass {flag}.")
+            raise RecipeError(
+                f"{key} = {shown_text(place)}: the environment variable {name} is not set; set it, or pass {flag}."
+            )
         return text
 
     return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, place)
@@ -307,9 +311,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(f"Recipe '{path}' does not exist or is not a file.")
     try:
-        document = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"Recipe '{path}' is not valid YAML: {' '.join(str(error).split())}.") from None
+        document = parse_yaml(read_text(path))
+    except OSError as error:
+        raise RecipeError(f"Recipe '{path}' cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"Recipe '{path}' is not valid YAML: it is not UTF-8 (byte {error.start}).") from None
+    except DocumentError as error:
+        raise RecipeError(f"Recipe '{path}' {error}.") from None
     if not isinstance(document, dict):
         raise RecipeError(f"Recipe '{path}' must hold keys and values, such as 'method: am_lora'.")
     return document
@@ -318,11 +326,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _apply(document: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals or not key:
-        raise RecipeError(f"--set {setting}: write KEY=VALUE, for example --set rank=4 or --set optim.batch_size=16.")
+        raise RecipeError(
+            f"--set {shown_text(setting)}: write KEY=VALUE, for example --set rank=4 or --set optim.batch_size=16."
+        )
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"--set {setting}: the value is not valid YAML.") from None
+        value = parse_yaml(text)
+    except DocumentError as error:
+        raise RecipeError(f"--set {shown_text(setting)}: the value {error}.") from None
     if isinstance(value, str):
         value = _number(value)
     _set(document, key, value)
@@ -330,13 +340,15 @@ def _apply(document: dict[str, Any], setting: str) -> None:
 
 def _set(document: dict[str, Any], key: str, value: Any) -> None:
     path = key.split(".")
+    if len(path) > 5:
+        raise RecipeError(f"--set {shown_text(key)}: no key has so many parts.")
     if path[0] not in _top_level():
         path = ["set", *path]  # whatever is not a key of the recipe is a parameter of the method
     place = document
     for name in path[:-1]:
         place = place.setdefault(name, {})
         if not isinstance(place, dict):
-            raise RecipeError(f"--set {key}: '{name}' is a single value and has no keys.")
+            raise RecipeError(f"--set {shown_text(key)}: '{shown_text(name)}' is a single value and has no keys.")
     place[path[-1]] = value
 
 
@@ -360,8 +372,8 @@ def _sentence(error: ValidationError, path: Path | None) -> str:
     if first["type"] == "extra_forbidden":
         group = _nested(str(first["loc"][0])) if len(first["loc"]) > 1 else None
         known = set(group.model_fields) if group else _top_level()
-        return f"{source}there is no key '{where}'. {nearest(str(first['loc'][-1]), known)}"
-    return f"{source}{where} = {first['input']!r}: {first['msg']}."
+        return f"{source}there is no key {shown(where)}. {nearest(str(first['loc'][-1]), known)}"
+    return f"{source}{where} = {shown(first['input'])}: {first['msg']}."
 
 
 def _nested(key: str) -> type[BaseModel] | None:
@@ -381,5 +393,5 @@ def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _absolute(place: str) -> str:
     """A local folder or file by its full path, so that the recipe works from anywhere; names stay names."""
-    path = Path(place).expanduser()
-    return str(path.resolve()) if path.exists() else place
+    path = user_path(place)
+    return str(full_path(path)) if path.exists() else place

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nacre.documents import shown
 from nacre.errors import DataError
-from nacre.tasks.reading.fields import Fields, check_columns, field_value, is_text
+from nacre.tasks.reading.fields import Fields, check_columns, field_value, row_fault
 from nacre.tasks.reading.tables import RawRecord, Table
 from nacre.tasks.task import Row, turns_text
 from nacre.tasks.template import Turn
@@ -66,25 +67,23 @@ def _turns(where: str, record: RawRecord, name: str, *, learned: bool) -> tuple[
     value = field_value(record, name, where)
     if not isinstance(value, list) or not value:
         raise DataError(
-            f"{where}: field '{name}' must be a list of turns with 'role' and 'content', not {value!r:.60}."
+            f"{where}: field '{name}' must be a list of turns with 'role' and 'content', not {shown(value)}."
         )
     return tuple(_turn(f"{where}: field '{name}', turn {n}", turn, learned) for n, turn in enumerate(value, start=1))
 
 
 def _turn(where: str, value: Any, learned: bool) -> Turn:
     if not isinstance(value, Mapping) or "role" not in value or "content" not in value:
-        raise DataError(f"{where}: 'role' and 'content' are expected, not {value!r:.60}.")
+        raise DataError(f"{where}: 'role' and 'content' are expected, not {shown(value)}.")
     role, content = value["role"], value["content"]
     if role not in ROLES:
-        raise DataError(f"{where}: unknown role {role!r}; the roles are {', '.join(ROLES)}.")
+        raise DataError(f"{where}: unknown role {shown(role)}; the roles are {', '.join(ROLES)}.")
     # Some writers give every turn all keys and fill the unused ones with null.
     known = ("role", "content")
     if more := [key for key, entry in value.items() if key not in known and entry not in (None, [], {}, "")]:
         raise DataError(f"{where}: '{more[0]}' cannot be learned; a turn has a role and a content only.")
     if not isinstance(content, str):
-        raise DataError(f"{where}: the content must be a string, not {content!r:.60}.")
-    if role != "system" and not content.strip():
-        raise DataError(f"{where}: the content is empty.")
-    if not is_text(content):
-        raise DataError(f"{where}: the content holds half a character (a lone surrogate, \\ud800 to \\udfff).")
+        raise DataError(f"{where}: the content must be a string, not {shown(content)}.")
+    if (fault := row_fault(content)) and (role != "system" or content.strip()):
+        raise DataError(f"{where}: the content {fault}.")
     return Turn(role, content, learned and role == ASSISTANT)

@@ -6,9 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from nacre.documents import HALF_A_CHARACTER, is_text, shown
 from nacre.errors import DataError
 from nacre.tasks.reading.tables import RawRecord, Table
 from nacre.tasks.task import Row
+
+MOST_TEXT = 5_000_000
+"""Characters of a text: a long novel. What is longer is a mistake, and would be tokenized for minutes."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +143,8 @@ def _row(table: Table, record: RawRecord, fields: Fields) -> Row:
         raise DataError(f"{where}: field '{fields.text}' must be a string, not {_shown(text)}.")
     answers = _answers(record, fields, where)
     for name, value in ((fields.text, text), *((fields.target, answer) for answer in answers)):
-        if not value.strip():
-            raise DataError(f"{where}: field '{name}' is empty.")
-        if not is_text(value):
-            raise DataError(f"{where}: field '{name}' holds half a character (a lone surrogate, \\ud800 to \\udfff).")
+        if fault := row_fault(value):
+            raise DataError(f"{where}: field '{name}' {fault}.")
     return Row(text, answers[0], answers[1:], place=table.place(record))
 
 
@@ -174,14 +176,13 @@ def as_label(value: object) -> str | None:
     return str(value) if isinstance(value, (bool, int, float)) else None
 
 
-def is_text(value: str) -> bool:
-    """Returns whether a string can be written as UTF-8."""
-    # JSON escapes can spell half of a surrogate pair, which neither tokenizers nor files accept.
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def row_fault(value: str) -> str | None:
+    """Returns why no row can hold a string, as the end of a sentence that begins with its field; None if one can."""
+    if not value.strip():
+        return "is empty"
+    if len(value) > MOST_TEXT:
+        return f"has {len(value):,} characters; a row may have {MOST_TEXT:,}"
+    return None if is_text(value) else HALF_A_CHARACTER
 
 
 def check_labels(table: Table, rows: Sequence[Row], labels: Sequence[str], no_label: str | None = None) -> None:
@@ -209,9 +210,9 @@ def check_labels(table: Table, rows: Sequence[Row], labels: Sequence[str], no_la
 def _shown(value: object) -> str:
     if value is None:
         return "null"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return shown(value)
 
 
 def _listed(names: Sequence[str] | Mapping[str, object]) -> str:
-    return ", ".join(f"'{name}'" for name in names) if names else "none"
+    listed = ", ".join(shown(name) for name in list(names)[:20])
+    return f"{listed} and {len(names) - 20} more" if len(names) > 20 else listed or "none"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from nacre.errors import DataError, nearest
+from nacre.files import full_path
 from nacre.tasks.published.catalog import canonical, known
 from nacre.tasks.reading.cards import read_card
 from nacre.tasks.reading.tables import ENDINGS, SPLIT_NAMES
@@ -63,8 +64,10 @@ def task_locations(data: Path) -> list[TaskLocation]:
         if _stem(data) is None and data.name not in _TRAIN_FILES:
             raise DataError(f"{data} is not a training file; files that end in {', '.join(_FILE_ENDINGS)} are.")
         return [TaskLocation(_stem(data) or data.name, data, "file")]
+    if not data.is_dir():
+        raise DataError(f"{data} is neither a folder nor a file.")
     if "task.json" in _file_names(data) or _file_names(data) & _TRAIN_FILES:
-        return [TaskLocation(read_card(data).name or data.resolve().name, data, "folder")]
+        return [TaskLocation(read_card(data).name or full_path(data).name, data, "folder")]
     locations = []
     for path in _entries(data):
         if path.is_dir():

@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nacre.documents import shown
 from nacre.errors import DataError, nearest
+from nacre.files import user_path
 from nacre.tasks.published.catalog import canonical, known
 from nacre.tasks.published.hub_sources import HUB_SOURCES
 from nacre.tasks.reading.assembly import RawTask, assemble
@@ -27,6 +29,9 @@ from nacre.tasks.reading.hub import (
 from nacre.tasks.reading.layouts import TaskLocation, expected_test_file, locate, split_files, task_locations
 from nacre.tasks.reading.tables import read_json, read_table
 from nacre.tasks.task import Split, Task
+
+LONGEST_TASK_NAME = 200
+"""Bytes, so that file systems take the name with an ending."""
 
 
 def load_tasks(names: Sequence[str], data: str | Path | None, *, seed: int = 0) -> list[Task]:
@@ -65,7 +70,7 @@ def find_tasks(data: str | Path | None) -> list[str]:
         return sorted(HUB_SOURCES)
     if _is_hub(data):
         return sorted({canonical(name) for name in config_names(parse_address(str(data)))})
-    return sorted({canonical(location.name) for location in task_locations(Path(data).expanduser())})
+    return sorted({canonical(location.name) for location in task_locations(user_path(data))})
 
 
 def _is_hub(data: str | Path) -> bool:
@@ -110,7 +115,7 @@ def find_raw_task(name: str, data: str | Path, *, alone: bool) -> RawTask:
     if _is_hub(data):
         address = find_config(parse_address(str(data)), name)
         return RawTask(f"{address}, {address.config}", "hub", read_dataset(address))
-    location = locate(Path(data).expanduser(), name, alone=alone)
+    location = locate(user_path(data), name, alone=alone)
     card = TaskCard() if location.layout == "file" else read_card(location.path)
     files = split_files(location, card.files)
     if card.hub is not None and "train" not in files:
@@ -145,12 +150,21 @@ def check_names(names: Sequence[str]) -> None:
     Raises:
         DataError: There is no name, a name cannot be a folder's, or two names mean the same task.
     """
+    if isinstance(names, str):
+        raise DataError(f"A list of task names is expected, such as [{shown(names)}], not the string {shown(names)}.")
     if not names:
         raise DataError("No task is named; name at least one.")
     for name in names:
+        if not isinstance(name, str):
+            raise DataError(f"A task's name is a string, not {shown(name)}.")
+        if len(name.encode(errors="replace")) > LONGEST_TASK_NAME or not name.isprintable():
+            raise DataError(
+                f"Task name {shown(name)} cannot be used; a name has at most {LONGEST_TASK_NAME} bytes, and no line "
+                "ends or other characters that cannot be printed."
+            )
         if not name.strip() or ".." in name or set(name) & set("/\\\0"):
             raise DataError(
-                f"Task name '{name}' cannot be used; a name must not be empty or contain '/', '\\' or '..'."
+                f"Task name {shown(name)} cannot be used; a name must not be empty or contain '/', '\\' or '..'."
             )
     counts = Counter(canonical(name) for name in names)
     if twice := [name for name, count in counts.items() if count > 1]:

@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from nacre.documents import DocumentError, parse_yaml, shown
 from nacre.errors import DataError, RecipeError, nearest
+from nacre.files import read_text, user_path
 from nacre.tasks.published.catalog import canonical
 from nacre.tasks.published.streams import get_stream
 from nacre.tasks.reading.assembly import RawTask, assemble
@@ -123,7 +123,7 @@ def load_stream(stream: str | Sequence[str], data: str | None, *, option: str) -
     if is_stream_file(stream):
         if data is not None:
             raise RecipeError(f"Stream file '{stream}' names its own files and takes no {option}.")
-        return read_stream(Path(stream).expanduser()).load()
+        return read_stream(user_path(stream)).load()
     if data is not None and stream in find_tasks(data):
         return load_tasks([stream], data)
     names = get_stream(stream).tasks
@@ -148,17 +148,19 @@ def read_stream(path: Path) -> OwnStream:
         DataError: The file is wrong; the message names the file, the key and the value.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_text(path))
     except OSError as error:
         raise DataError(f"Stream file {path} cannot be read: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"Stream file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"Stream file {path} is not valid YAML: it is not UTF-8 (byte {error.start}).") from None
+    except DocumentError as error:
+        raise DataError(f"Stream file {path} {error}.") from None
     if not isinstance(content, dict) or not isinstance(content.get("tasks"), list) or not content["tasks"]:
         raise DataError(f"Stream file {path}: 'tasks', a list of at least one task, is expected.")
     _check_keys(str(path), content, KEYS)
     name = content.get("name", path.stem)
     if not isinstance(name, str) or not name.strip():
-        raise DataError(f"{path}, name: a string is expected, not {name!r}.")
+        raise DataError(f"{path}, name: a string is expected, not {shown(name)}.")
     tasks = tuple(_task(path, number, entry) for number, entry in enumerate(content["tasks"], start=1))
     try:
         check_names([name])
@@ -171,25 +173,25 @@ def read_stream(path: Path) -> OwnStream:
 def _task(path: Path, number: int, entry: Any) -> OwnTask:
     where = f"{path}, task {number}"
     if not isinstance(entry, dict):
-        raise DataError(f"{where}: keys and values such as 'name' and 'train' are expected, not {entry!r}.")
+        raise DataError(f"{where}: keys and values such as 'name' and 'train' are expected, not {shown(entry)}.")
     _check_keys(where, entry, TASK_KEYS)
     name = entry.get("name")
     if not isinstance(name, str) or not name.strip():
-        raise DataError(f"{where}, name: a string is expected, not {name!r}.")
+        raise DataError(f"{where}, name: a string is expected, not {shown(name)}.")
     where = f"{path}, task '{name}'"
     _check_labels(where, entry.get("labels"))
     if entry.get("kind", "answer") not in ("answer", "text"):
-        raise DataError(f"{where}, kind: 'answer' or 'text' is expected, not {entry['kind']!r}.")
+        raise DataError(f"{where}, kind: 'answer' or 'text' is expected, not {shown(entry['kind'])}.")
     card = card_of(where, entry, path.parent)
     if card.metric_note is not None:
-        raise DataError(f"{where}, metric: there is no metric '{card.metric_note}'.")
+        raise DataError(f"{where}, metric: there is no metric {shown(card.metric_note)}.")
     return OwnTask(name, where, _files(where, entry, path.parent), card)
 
 
 def _check_keys(where: str, content: Mapping[Any, Any], known: tuple[str, ...]) -> None:
     for key in content:
         if key not in known:
-            raise DataError(f"{where}: there is no key '{key}'. {nearest(str(key), known)}")
+            raise DataError(f"{where}: there is no key {shown(key)}. {nearest(str(key), known)}")
 
 
 def _check_labels(where: str, value: Any) -> None:
@@ -208,8 +210,8 @@ def _files(where: str, entry: Mapping[str, Any], folder: Path) -> dict[Split, Pa
         if name is None and split == "validation":
             continue
         if not isinstance(name, str) or not name.strip():
-            raise DataError(f"{where}, {split}: the name of a file is expected, not {name!r}.")
-        files[split] = folder / Path(name).expanduser()
+            raise DataError(f"{where}, {split}: the name of a file is expected, not {shown(name)}.")
+        files[split] = folder / user_path(name)
     return files
 
 

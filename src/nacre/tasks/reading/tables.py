@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
+from nacre.documents import DocumentError, check_plain, parse_json, shown
 from nacre.errors import DataError
-from nacre.files import sha256
+from nacre.files import open_file, read_text, sha256
 from nacre.optional import need
 from nacre.tasks.task import Split
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".csv", ".parquet", ".json")
+MOST_LINE = 64_000_000
+"""Bytes of one line of JSON. What a text may have is in `nacre.tasks.reading.fields`."""
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {  # what files and data sets call the three splits
     "train": ("train",),
     "validation": ("validation", "valid", "dev", "val", "eval"),
@@ -105,16 +109,25 @@ def read_json(path: Path) -> Any:
     Raises:
         DataError: The file cannot be read or is not valid JSON; the message names the file and the line.
     """
+    value = _json_value(path)
     try:
-        return _parse(path.read_bytes().decode("utf-8-sig"))
+        check_plain(value)
+    except DocumentError as error:
+        raise DataError(f"{path}: {error}.") from None
+    return value
+
+
+def _json_value(path: Path) -> Any:
+    try:
+        return parse_json(read_text(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from error
-    except _ConstantError as error:
-        raise DataError(f"{path}: not valid JSON ({error}).") from error
+    except DocumentError as error:
+        raise DataError(f"{path}: {error}.") from error
 
 
 def _read(path: Path) -> tuple[str, tuple[str, ...] | None, tuple[RawRecord, ...]]:
@@ -123,7 +136,7 @@ def _read(path: Path) -> tuple[str, tuple[str, ...] | None, tuple[RawRecord, ...
     if name.endswith(".jsonl.gz"):
         return "line", None, tuple(_gzip_lines(path))
     if name.endswith(".jsonl"):
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return "line", None, tuple(_json_lines(path, file))
     if name.endswith(".csv"):
         return "line", *_csv(path)
@@ -134,7 +147,7 @@ def _read(path: Path) -> tuple[str, tuple[str, ...] | None, tuple[RawRecord, ...
 
 def _gzip_lines(path: Path) -> Iterator[RawRecord]:
     try:
-        with gzip.open(path, "rb") as file:
+        with open_file(path) as packed, gzip.open(packed, "rb") as file:
             yield from _json_lines(path, file)
     except gzip.BadGzipFile as error:
         raise DataError(f"{path} is not a gzip file; compress it, or name it .jsonl if it is plain text.") from error
@@ -142,29 +155,31 @@ def _gzip_lines(path: Path) -> Iterator[RawRecord]:
         raise DataError(f"{path} is a damaged gzip file ({error}).") from error
 
 
-def _json_lines(path: Path, lines: IO[bytes] | gzip.GzipFile) -> Iterator[RawRecord]:
+def _json_lines(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[RawRecord]:
     # Split as bytes: only a line feed ends a JSON line, while text mode would also break at other characters.
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(iter(lambda: lines.readline(MOST_LINE + 1), b""), start=1):
         where = f"{path}, line {number}"
+        if len(line) > MOST_LINE:
+            raise DataError(f"{where}: the line has more than {MOST_LINE:,} bytes; a row this long cannot be read.")
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             if not text.strip():
                 continue
-            value = _parse(text)
+            value = parse_json(text)
         except UnicodeDecodeError as error:
             raise DataError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line).") from error
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{where}: not valid JSON (column {error.colno}: {error.msg.removesuffix(' at')})."
             ) from error
-        except _ConstantError as error:
-            raise DataError(f"{where}: not valid JSON ({error}).") from error
+        except DocumentError as error:
+            raise DataError(f"{where}: {error}.") from error
         yield RawRecord(number, _mapping(value, where))
 
 
 def _json(path: Path) -> tuple[tuple[RawRecord, ...], str | None]:
     """Records and definition of a JSON list, or of an object in the schema of Super-NaturalInstructions."""
-    content = read_json(path)
+    content = _json_value(path)
     definition = None
     if isinstance(content, dict) and "Instances" in content:
         content, definition = content["Instances"], _definition(path, content.get("Definition"))
@@ -177,15 +192,15 @@ def _json(path: Path) -> tuple[tuple[RawRecord, ...], str | None]:
 def _definition(path: Path, value: Any) -> str | None:
     lines = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(line, str) for line in lines):
-        raise DataError(f"{path}, Definition: a string or a list of strings is expected, not {value!r}.")
+        raise DataError(f"{path}, Definition: a string or a list of strings is expected, not {shown(value)}.")
     return " ".join(lines).strip() or None
 
 
 def _csv(path: Path) -> tuple[tuple[str, ...], tuple[RawRecord, ...]]:
     records: list[RawRecord] = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+        with open_file(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+            reader = csv.reader(text, strict=True)
             columns = tuple(next(reader, ()))
             if len(set(columns)) < len(columns):
                 raise DataError(f"{path}, line 1: two columns have the same name ({', '.join(columns)}).")
@@ -209,21 +224,11 @@ def _parquet(path: Path) -> tuple[tuple[str, ...], tuple[RawRecord, ...]]:
     arrow = need("pyarrow", f"Reading {path.name}")
     parquet = need("pyarrow.parquet", f"Reading {path.name}")
     try:
-        table = parquet.read_table(path)
+        with open_file(path) as file:
+            table = parquet.read_table(file)
     except arrow.ArrowException as error:
         raise DataError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}).") from error
     return tuple(table.column_names), tuple(RawRecord(n, values) for n, values in enumerate(table.to_pylist(), start=1))
-
-
-class _ConstantError(ValueError):
-    """NaN or Infinity in JSON: the format does not allow them, and neither can be a label."""
-
-
-def _parse(text: str) -> Any:
-    def refuse(constant: str) -> None:
-        raise _ConstantError(f"{constant} is not a JSON value")
-
-    return json.loads(text, parse_constant=refuse)
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:

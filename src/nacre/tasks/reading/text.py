@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from nacre.documents import shown
 from nacre.errors import DataError
-from nacre.tasks.reading.fields import is_text
+from nacre.tasks.reading.fields import row_fault
 from nacre.tasks.reading.tables import RawRecord, Table
 from nacre.tasks.task import Row
 
@@ -32,8 +33,8 @@ def _text(table: Table, record: RawRecord, column: str) -> str:
             'Another name is given in task.json: {"fields": {"text": ...}}.'
         )
     text = record.values[column]
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"{where}: field '{column}' must be a string that is not empty.")
-    if not is_text(text):
-        raise DataError(f"{where}: field '{column}' holds half a character (a lone surrogate, \\ud800 to \\udfff).")
+    if not isinstance(text, str):
+        raise DataError(f"{where}: field '{column}' must be a string, not {shown(text)}.")
+    if fault := row_fault(text):
+        raise DataError(f"{where}: field '{column}' {fault}.")
     return text
