@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -68,9 +69,18 @@ def file_error(error: OSError) -> FileError:
         error: What an operation on a file raised.
     """
     name = error.filename2 or error.filename
-    where = f"{os.fsdecode(name) if isinstance(name, bytes) else name}: " if name is not None else ""
+    where = "The output" if name is None else os.fsdecode(name) if isinstance(name, bytes) else name
     advice = ADVICE.get(error.errno or 0, "mend it, or choose another place")
-    return FileError(f"{where}{error.strerror or error}; {advice}, and run the same command again.")
+    return FileError(f"{where}: {error.strerror or error}; {advice}, and try again.")
+
+
+@contextmanager
+def file_errors() -> Iterator[None]:
+    """Inside, or in a function that it decorates, an operating system's error becomes nacre's."""
+    try:
+        yield
+    except OSError as error:
+        raise file_error(error) from error
 
 
 def nearest(name: str, known: Iterable[str], also: Iterable[str] = ()) -> str:

@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -101,12 +102,23 @@ def numbered_name(number: int, name: str) -> str:
     return f"{number:02d}-{safe_name(name)}"
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Inside, an operating system's error names this file, as those of writing and flushing do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write to a temporary name beside ``path``, flush to disk, rename. A killed process leaves the old file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     data = content.encode() if isinstance(content, str) else content
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -129,7 +141,8 @@ def build_folder(path: Path, fill: Callable[[Path], None]) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        fill(temporary)
+        with naming(path):
+            fill(temporary)
         for file in sorted(temporary.rglob("*")):
             _sync_folder(file) if file.is_dir() else _sync_file(file)
         _sync_folder(temporary)
@@ -146,13 +159,14 @@ def build_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def _sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -9,7 +9,7 @@ _OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u20
 
 
 def printable(text: str) -> str:
-    """A text with its control characters written out, as JSON writes them: an escape character becomes `\\u001b`.
+    r"""A text with its control characters written out, as JSON writes them: an escape character becomes `\u001b`.
 
     Names, labels and rows come from other people's files. Raw, they could move the cursor, set the window's title or
     hide what follows. A JSON text keeps its meaning.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from nacre.cli.console import print_json
 from nacre.cli.display import table_console
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def check(
     checks = checks_of(tasks, _reader(model, max_source_length, max_target_length) if model is not None else None)
     findings = [*map(plain, unreadable), *checks["findings"]]
     if as_json:
-        typer.echo(json.dumps({**checks, "findings": findings}, indent=2, ensure_ascii=False))
+        print_json(json.dumps({**checks, "findings": findings}))
     else:
         _print(tasks, checks, findings, FINDING_KINDS)
     if strict and any(finding["kind"] in STRICT for finding in findings):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from nacre.cli.console import print_json
 from nacre.cli.display import percent, table_console
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def compare(
         list[Path], typer.Argument(metavar="DIR...", help="Folders of runs, or folders that hold such folders.")
     ],
     output: Annotated[Path, typer.Option(help="The page.")] = Path("comparison.html"),
-    samples: Annotated[int, typer.Option(min=1000, help="Draws of the bootstrap over test rows.")] = 10_000,
+    samples: Annotated[int, typer.Option(min=1000, max=10_000_000, help="Bootstrap draws over test rows.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Of those draws.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
@@ -42,7 +43,7 @@ def compare(
     comparison = carry_out(runs, seed=seed, samples=samples, unfinished=unfinished)
     write_comparison(output, comparison, {str(run.path): run.record for run in runs})
     if as_json:
-        typer.echo(comparison.as_json())
+        print_json(comparison.as_json())
     else:
         _print(comparison, output)
 

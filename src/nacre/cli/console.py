@@ -19,6 +19,7 @@ class PlainConsole(Console):
     """A console on which text is only text: no markup, no emoji codes, no control characters."""
 
     def __init__(self, **options: Any) -> None:
+        """Takes the options of rich's console."""
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from nacre.cli.console import PlainConsole
 from nacre.events import (
     EvaluationStarted,
     Event,
@@ -39,12 +39,12 @@ class Display:
     """The `on_event` of the commands. On a terminal a bar moves; elsewhere a line a task is printed."""
 
     def __init__(self, *, error: bool = False) -> None:
-        self.console = Console(stderr=error, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self.console = PlainConsole(stderr=error, soft_wrap=True)
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.completed}/{task.total}", markup=False),
+            TextColumn("{task.fields[numbers]}", markup=False),
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
@@ -99,7 +99,7 @@ class Display:
             with self.progress:
                 yield
         except KeyboardInterrupt:
-            Console(stderr=True).print(f"Interrupted. {advice}")
+            PlainConsole(stderr=True).print(f"Interrupted. {advice}")
             raise typer.Exit(130) from None
 
     def _begin(self, event: RunStarted) -> None:
@@ -196,9 +196,9 @@ def print_comparison(records: Sequence[RunRecord], page: Path) -> None:
     console.print(f"The page: {page}", soft_wrap=True)
 
 
-def table_console(needed: int) -> Console:
+def table_console(needed: int) -> PlainConsole:
     """As wide as the terminal, but never so narrow that numbers would be cut; a narrow terminal wraps lines."""
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = PlainConsole()
     if not console.is_terminal or console.width < needed:
         console.width = max(needed, 160)
     return console

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from nacre.cli.console import print_json
+
 
 def run(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; flags override it.")] = None,
@@ -66,13 +68,13 @@ def run(
 
         plan = plan_of(whole)
         if as_json:
-            typer.echo(plan.model_dump_json(by_alias=True, indent=2))
+            print_json(plan.model_dump_json(by_alias=True))
         else:
             print_plan(plan)
         return
     with display.interruptible("The same command continues at the last finished task."):
         record = carry_out(whole, display)
     if as_json:
-        typer.echo(record.as_json())
+        print_json(record.as_json())
     else:
         print_record(record)

@@ -144,7 +144,7 @@ class RunRecord(BaseModel):
             CheckpointError: If the file is missing or not of this schema.
         """
         try:
-            return cls.model_validate_json(path.read_text())
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CheckpointError(f"{path} does not exist: the run is not finished, or this is not a run.") from None
         except ValidationError as error:

@@ -21,7 +21,7 @@ from nacre.documents import DocumentError, parse_json, parse_yaml
 from nacre.errors import CheckpointError, RecipeError
 from nacre.evaluation.gates import ROWS, TOKENS, SiteGates
 from nacre.events import Event, as_document
-from nacre.files import build_folder, hash_of, numbered_name, read_text, to_json, write_atomically
+from nacre.files import build_folder, hash_of, naming, numbered_name, read_text, to_json, write_atomically
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
 from nacre.migrations import upgraded_recipe
@@ -132,7 +132,8 @@ class RunDirectory:
     def append(self, event: Event) -> None:
         """Append one line to `events.jsonl`."""
         line = json.dumps({"time": round(time.time(), 3), **as_document(event)}, ensure_ascii=False)
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+        events = self.path / "events.jsonl"
+        with naming(events), events.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def stage_folder(self, number: int, name: str) -> Path:
@@ -160,8 +161,8 @@ class RunDirectory:
                 checkpoint.write_files(learner.snapshot(), place)
             write_predictions(place, scores.answered, scores.texts)
             if scores.gates:
-                (place / "gates.json").write_text(_gates(scores.gates))
-            (place / "row.json").write_text(to_json(row.model_dump()) + "\n")
+                (place / "gates.json").write_text(_gates(scores.gates), encoding="utf-8")
+            (place / "row.json").write_text(to_json(row.model_dump()) + "\n", encoding="utf-8")
             checkpoint.write_manifest(place)
 
         build_folder(folder, fill)
@@ -175,13 +176,13 @@ class RunDirectory:
         if not (folder / checkpoint.MANIFEST).exists():
             return None
         checkpoint.verify(folder)
-        return StageRow.model_validate_json((folder / "row.json").read_text())
+        return StageRow.model_validate_json(read_text(folder / "row.json"))
 
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
         events = self.path / "events.jsonl"
         if events.exists() and not events.read_bytes().endswith(b"\n"):
-            with events.open("a") as file:
+            with events.open("a", encoding="utf-8") as file:
                 file.write("\n")  # the line that a killed process did not finish stays alone
         patterns = (".*.partial", "tasks/.*.partial", *(f"{key}/*/.*.partial" for key in probe_settings()))
         for leftover in [leftover for pattern in patterns for leftover in self.path.glob(pattern)]:

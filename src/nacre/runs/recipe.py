@@ -48,14 +48,21 @@ class Recipe(BaseModel):
         json_schema_extra=NOT_TRAINING,
     )
     model: str = Field(
-        default="demo", description="a folder, a Hugging Face name, or 'demo'", json_schema_extra=NOT_TRAINING
+        default="demo",
+        min_length=1,
+        description="a folder, a Hugging Face name, or 'demo'",
+        json_schema_extra=NOT_TRAINING,
     )
     data: str | None = Field(
-        default=None, description="where the tasks are; the demo's need none", json_schema_extra=NOT_TRAINING
+        default=None,
+        min_length=1,
+        description="where the tasks are; the demo's need none",
+        json_schema_extra=NOT_TRAINING,
     )
     seed: int = Field(default=0, ge=0, json_schema_extra=NOT_TRAINING)
     output: str | None = Field(
         default=None,
+        min_length=1,
         description="the run's folder; {seed} in it stands for the seed",
         json_schema_extra=NOT_TRAINING,
     )

@@ -127,7 +127,7 @@ def read_result(kind: type[Result], file: Path) -> Result | None:
     if not file.exists():
         return None
     try:
-        return kind.model_validate_json(file.read_text())
+        return kind.model_validate_json(file.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError):
         raise CheckpointError(f"{file} is damaged; delete it, and the same command measures it again.") from None
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nacre.documents import shown
-from nacre.errors import DataError, nearest
+from nacre.errors import DataError, file_errors, nearest
 from nacre.files import user_path
+from nacre.printable import one_line
 from nacre.tasks.published.catalog import canonical, known
 from nacre.tasks.published.hub_sources import HUB_SOURCES
 from nacre.tasks.reading.assembly import RawTask, assemble
@@ -34,6 +35,7 @@ LONGEST_TASK_NAME = 200
 """Bytes, so that file systems take the name with an ending."""
 
 
+@file_errors()
 def load_tasks(names: Sequence[str], data: str | Path | None, *, seed: int = 0) -> list[Task]:
     """Loads tasks by name.
 
@@ -59,6 +61,7 @@ def load_tasks(names: Sequence[str], data: str | Path | None, *, seed: int = 0) 
     return [assemble(canonical(name), find_raw_task(name, data, alone=len(names) == 1), seed) for name in names]
 
 
+@file_errors()
 def find_tasks(data: str | Path | None) -> list[str]:
     """Returns the names that `load_tasks` accepts for `data`.
 
@@ -157,10 +160,10 @@ def check_names(names: Sequence[str]) -> None:
     for name in names:
         if not isinstance(name, str):
             raise DataError(f"A task's name is a string, not {shown(name)}.")
-        if len(name.encode(errors="replace")) > LONGEST_TASK_NAME or not name.isprintable():
+        if len(name.encode(errors="replace")) > LONGEST_TASK_NAME or one_line(name) != name:
             raise DataError(
                 f"Task name {shown(name)} cannot be used; a name has at most {LONGEST_TASK_NAME} bytes, and no line "
-                "ends or other characters that cannot be printed."
+                "ends or control characters."
             )
         if not name.strip() or ".." in name or set(name) & set("/\\\0"):
             raise DataError(

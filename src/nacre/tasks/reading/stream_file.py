@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from nacre.documents import DocumentError, parse_yaml, shown
-from nacre.errors import DataError, RecipeError, nearest
+from nacre.errors import DataError, RecipeError, file_errors, nearest
 from nacre.files import read_text, user_path
 from nacre.tasks.published.catalog import canonical
 from nacre.tasks.published.streams import get_stream
@@ -101,7 +101,8 @@ class OwnStream:
         Raises:
             DataError: A file is missing or wrong.
         """
-        return [_load(task, seed) for task in self.tasks]
+        with file_errors():
+            return [_load(task, seed) for task in self.tasks]
 
 
 def load_stream(stream: str | Sequence[str], data: str | None, *, option: str) -> list[Task]:
@@ -141,6 +142,7 @@ def is_stream_file(name: str) -> bool:
     return name.endswith(ENDINGS)
 
 
+@file_errors()
 def read_stream(path: Path) -> OwnStream:
     """Reads a stream file, but not the rows.
 
