@@ -89,9 +89,9 @@ def build_method(name: str, parameters: Mapping[str, Any] | None = None, *, inst
     for key, modifier in ((key, modifier) for key in sorted(unknown) for modifier in modifiers):
         if key in parameters_of(MODIFIERS.function(modifier)):
             raise RecipeError(f"Method '{base}' has no parameter '{key}'; for the modifier, write {modifier}.{key}.")
-    method = function(**_checked(f"Method '{base}'", base, function, own, instead))
+    method = function(**_known(f"Method '{base}'", function, own, instead))
     for modifier, function in zip(modifiers, functions, strict=True):
-        method = function(method, **_checked(f"Modifier '{modifier}'", modifier, function, theirs[modifier], ()))
+        method = function(method, **_known(f"Modifier '{modifier}'", function, theirs[modifier], ()))
     return method
 
 
@@ -125,15 +125,15 @@ def _per_task(function: Callable[..., Method], values: Mapping[str, Any]) -> dic
     return {key: values[key] for key in parameters_of(function) if tuple[float, ...] in get_args(hints[key])}
 
 
-def _checked(
-    who: str, prefix: str, function: Callable[..., Method], given: Mapping[str, Any], instead: Collection[str]
+def _known(
+    who: str, function: Callable[..., Method], given: Mapping[str, Any], instead: Collection[str]
 ) -> dict[str, Any]:
-    known, hints = parameters_of(function), get_type_hints(function)
+    known = parameters_of(function)
     for key in given:
         if key not in known:
             choice = nearest(key, known, instead) if known else "It has no parameters."
             raise RecipeError(f"{who} has no parameter {shown(key)}. {choice}")
-    return {key: _typed(f"{prefix}: {key}", value, hints[key]) for key, value in given.items()}
+    return dict(given)
 
 
 def _mapping(modifier: str, value: Any) -> Mapping[str, Any]:
@@ -142,12 +142,3 @@ def _mapping(modifier: str, value: Any) -> Mapping[str, Any]:
             f"{modifier} = {shown(value)}: a modifier's parameters have names, such as --set {modifier}.KEY=VALUE."
         )
     return value
-
-
-def _typed(where: str, value: Any, annotation: Any) -> Any:
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(annotation).validate_python(value)
-    except ValidationError as error:
-        raise RecipeError(f"{where} = {shown(value)}: {error.errors()[0]['msg']}.") from None

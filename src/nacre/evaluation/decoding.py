@@ -7,13 +7,14 @@ from itertools import groupby
 from typing import Literal
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nacre.errors import DataError
 from nacre.models.families import Encoded, Lengths
 from nacre.models.host import Host
 from nacre.models.label_tree import Labels
 from nacre.models.padding import least_padding
+from nacre.settings import Settings
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
@@ -22,11 +23,9 @@ LabelSets = Sequence[Sequence[str] | None]
 """Each group's labels, None for free text."""
 
 
-class Decoding(BaseModel):
+class Decoding(Settings):
     """How answers come about. Free and greedy, as in the papers; or of a task's labels the most likely one, which can
     never be none of them, so that scores are higher: the protocol tells the two apart."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     decode: Decode = Field(
         default="free", description="free: written token after token; labels: the most likely of the task's labels"

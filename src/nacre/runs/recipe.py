@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
-from nacre.documents import DocumentError, parse_yaml, shown, shown_text
-from nacre.errors import RecipeError, nearest
+from nacre.documents import DocumentError, parse_yaml, shown_text
+from nacre.errors import RecipeError
 from nacre.evaluation.decoding import Decoding
 from nacre.evaluation.scoring import check_metric, normalized_labels
 from nacre.files import full_path, read_text, user_path
@@ -25,6 +25,7 @@ from nacre.registry import build_method
 from nacre.runs.probes.base_ability import BaseAbility
 from nacre.runs.probes.end_tasks import FineTuning
 from nacre.runs.probes.probe import Probe
+from nacre.settings import Settings, group_in, keys_of, sentence
 from nacre.tasks.published.streams import get_stream
 from nacre.tasks.reading.stream_file import is_stream_file, load_stream, read_stream
 from nacre.tasks.task import Task
@@ -35,11 +36,9 @@ NOT_TRAINING: dict[str, JsonValue] = {"affects_training": False}
 or the run's record holds it. Runs that differ in other fields are different groups of a comparison."""
 
 
-class Recipe(BaseModel):
+class Recipe(Settings):
     """What `recipe.yaml` holds. `set` are the method's parameters. `model`, `data`, `output`, a stream file, and the
     places of probes such as `base_ability.data` may name variables of the environment, `$NACRE_DATA/long_sequence`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     method: str = Field(json_schema_extra=NOT_TRAINING)
     stream: str | list[str] = Field(
@@ -112,7 +111,7 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: If there is no such method, or if a parameter is not what it takes.
         """
-        return build_method(self.method, self.parameters, instead=_top_level())
+        return build_method(self.method, self.parameters, instead=keys_of(Recipe))
 
     def resolved(self) -> Recipe:
         """The recipe with every default written out and every place found, so that it says all of what is run.
@@ -238,7 +237,7 @@ class Recipe(BaseModel):
 
 def probe_settings() -> dict[str, type[Probe]]:
     """The kinds of probes that a recipe may ask for, by key."""
-    nested = {key: _nested(key) for key in Recipe.model_fields}
+    nested = {key: group_in(field) for key, field in Recipe.model_fields.items()}
     return {key: kind for key, kind in nested.items() if kind is not None and issubclass(kind, Probe)}
 
 
@@ -311,7 +310,8 @@ def _validated(document: dict[str, Any], path: Path | None) -> Recipe:
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        raise RecipeError(_sentence(error, path)) from None
+        source = f"Recipe '{path}', " if path else ""
+        raise RecipeError(f"{source}{sentence(error, Recipe)}") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -327,7 +327,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"Recipe '{path}' {error}.") from None
     if not isinstance(document, dict):
         raise RecipeError(f"Recipe '{path}' must hold keys and values, such as 'method: am_lora'.")
-    return document
+    return {key: _with_numbers(value) for key, value in document.items()}
 
 
 def _apply(document: dict[str, Any], setting: str) -> None:
@@ -340,16 +340,14 @@ def _apply(document: dict[str, Any], setting: str) -> None:
         value = parse_yaml(text)
     except DocumentError as error:
         raise RecipeError(f"--set {shown_text(setting)}: the value {error}.") from None
-    if isinstance(value, str):
-        value = _number(value)
-    _set(document, key, value)
+    _set(document, key, _with_numbers(value))
 
 
 def _set(document: dict[str, Any], key: str, value: Any) -> None:
     path = key.split(".")
     if len(path) > 5:
         raise RecipeError(f"--set {shown_text(key)}: no key has so many parts.")
-    if path[0] not in _top_level():
+    if path[0] not in keys_of(Recipe):
         path = ["set", *path]  # whatever is not a key of the recipe is a parameter of the method
     place = document
     for name in path[:-1]:
@@ -359,35 +357,16 @@ def _set(document: dict[str, Any], key: str, value: Any) -> None:
     place[path[-1]] = value
 
 
-def _number(text: str) -> Any:
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)e[-+]?[0-9]+|[-+]?inf|nan", re.IGNORECASE)
+
+
+def _with_numbers(value: Any) -> Any:
     """YAML reads 1e-3 as a string, everybody else as a number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _top_level() -> set[str]:
-    return {field.alias or name for name, field in Recipe.model_fields.items()}
-
-
-def _sentence(error: ValidationError, path: Path | None) -> str:
-    first = error.errors()[0]
-    # A setting that takes a number or a list of numbers is a union, whose members' types pydantic adds to the path.
-    where = ".".join(str(part) for part in first["loc"] if not re.search(r"float|int|tuple", str(part)))
-    source = f"Recipe '{path}', " if path else ""
-    if first["type"] == "extra_forbidden":
-        group = _nested(str(first["loc"][0])) if len(first["loc"]) > 1 else None
-        known = set(group.model_fields) if group else _top_level()
-        return f"{source}there is no key {shown(where)}. {nearest(str(first['loc'][-1]), known)}"
-    return f"{source}{where} = {shown(first['input'])}: {first['msg']}."
-
-
-def _nested(key: str) -> type[BaseModel] | None:
-    """The model that a recipe's key holds; None for a plain value."""
-    field = Recipe.model_fields.get(key)
-    kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    if isinstance(value, dict):
+        return {key: _with_numbers(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(entry) for entry in value]
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
 
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
