@@ -15,7 +15,7 @@ from nacre.cli.display import table_console
 if TYPE_CHECKING:
     from nacre.models.families import Lengths
     from nacre.models.host import Host
-    from nacre.tasks.checking.findings import FindingKind
+    from nacre.tasks.checking.finding import FindingKind
     from nacre.tasks.task import Task
     from nacre.tasks.template import Identity
 
@@ -52,7 +52,7 @@ def check(
     """
     from nacre.errors import RecipeError
     from nacre.runs.checks import checks_of, tasks_to_check
-    from nacre.tasks.checking.findings import FINDING_KINDS, plain
+    from nacre.tasks.checking.finding import FINDING_KINDS, plain
 
     lines: dict[str, Identity] = {"none": "none", "task": "task", "full": "full"}
     if identity not in lines:

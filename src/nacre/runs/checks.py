@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from nacre.errors import DataError
 from nacre.evaluation.scoring import normalize
-from nacre.tasks.checking.findings import Finding, check_stream, plain
+from nacre.tasks.checking.finding import Finding, plain
+from nacre.tasks.checking.findings import check_stream
 from nacre.tasks.checking.overlap import NAMED
 from nacre.tasks.published.streams import stream_names
 from nacre.tasks.reading.sources import find_tasks, load_tasks

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nacre.evaluation.scoring import normalize
 from nacre.events import (
     EvaluationStarted,
     Event,
@@ -34,6 +35,8 @@ from nacre.runs.processes import check_single_process
 from nacre.runs.protocol import protocol_of
 from nacre.runs.recipe import Recipe
 from nacre.runs.results import StageRow, record_of, stage_row
+from nacre.tasks.checking.findings import unread_findings
+from nacre.tasks.checking.targets import target_findings
 from nacre.tasks.task import Task
 
 
@@ -127,6 +130,9 @@ class Experiment:
                 gradient_rules=[part.key for part in self.method.gradient_rules],
             )
         )
+        for task in self.tasks:
+            for finding in (*unread_findings(task), *target_findings(task, normalize)):
+                self.emit(Warned(finding.sentence))
         if (warning := _head_warning(self.host, self.tasks)) is not None:
             self.emit(Warned(warning))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from nacre.tasks.published.catalog import KnownTask, known, template_of
 from nacre.tasks.published.written import WrittenTask, definition_prompt, written
 from nacre.tasks.reading.cards import TaskCard
 from nacre.tasks.reading.conversations import read_conversations
-from nacre.tasks.reading.fields import Fields, check_labels, find_fields, read_rows
+from nacre.tasks.reading.fields import Fields, check_labels, find_fields, read_rows, unread_columns
 from nacre.tasks.reading.tables import Table
 from nacre.tasks.reading.text import read_texts
 from nacre.tasks.reading.validation_split import hold_out_validation
@@ -86,6 +86,7 @@ def assemble(name: str, raw: RawTask, seed: int) -> Task:
         "files": {split: dict(raw.tables[split].origin) for split in SPLITS if split in raw.tables},
         "dropped": dropped,
         "license": published.license if published else free.license if free else raw.card.license,
+        **_unread(raw, fields.names),
         **({"metric_note": raw.card.metric_note} if raw.card.metric_note else {}),
         **held_out,
     }
@@ -114,6 +115,7 @@ def _text_task(name: str, raw: RawTask, seed: int) -> Task:
         "layout": raw.layout,
         "files": {split: dict(raw.tables[split].origin) for split in SPLITS if split in raw.tables},
         "license": raw.card.license,
+        **_unread(raw, {column}),
         **held_out,
     }
     return Task(
@@ -126,6 +128,12 @@ def _text_task(name: str, raw: RawTask, seed: int) -> Task:
         source=source,
         kind="text",
     ).check()
+
+
+def _unread(raw: RawTask, read: Collection[str]) -> dict[str, Any]:
+    """What to record about columns that are not read; nothing without any."""
+    columns = unread_columns(raw.tables.values(), read)
+    return {"unread": columns} if columns else {}
 
 
 def _with_validation(

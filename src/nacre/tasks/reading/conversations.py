@@ -10,16 +10,13 @@ from typing import Any
 
 from nacre.documents import shown
 from nacre.errors import DataError
-from nacre.tasks.reading.fields import Fields, check_columns, field_value, row_fault
+from nacre.tasks.reading.fields import Fields, check_columns, check_further_inputs, field_value, row_fault
 from nacre.tasks.reading.tables import RawRecord, Table
 from nacre.tasks.task import Row, turns_text
 from nacre.tasks.template import Turn
 
 ROLES = ("system", "user", "assistant")
 ASSISTANT = "assistant"
-
-_UNSUPPORTED = ("tools", "chat_template_kwargs")
-"""Columns with further inputs of the chat template in TRL."""
 
 
 def read_conversations(table: Table, fields: Fields) -> list[Row]:
@@ -45,9 +42,7 @@ def read_conversations(table: Table, fields: Fields) -> list[Row]:
 
 def _row(table: Table, record: RawRecord, fields: Fields) -> Row:
     where = table.at(record)
-    for name in _UNSUPPORTED:
-        if record.values.get(name):
-            raise DataError(f"{where}: conversations with '{name}' cannot be learned; remove the field or the row.")
+    check_further_inputs(record, fields, where)
     turns = _turns(where, record, fields.text, learned=fields.text == fields.target)
     if fields.text != fields.target:
         turns += _turns(where, record, fields.target, learned=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nacre.documents import HALF_A_CHARACTER, is_text, shown
 from nacre.errors import DataError
 from nacre.tasks.reading.tables import RawRecord, Table
 from nacre.tasks.task import Row
+
+FURTHER_INPUTS = ("system", "history", "tools", "chat_template_kwargs")
+"""Fields beside a prompt that the chat template or the model is given in other libraries."""
 
 MOST_TEXT = 5_000_000
 """Characters of a text: a long novel. What is longer is a mistake, and would be tokenized for minutes."""
@@ -26,6 +29,8 @@ class Fields:
         complete: Whether the text is already a complete prompt, to which nothing is added.
         references: An optional field with a list of all correct answers. If the target is a list itself, its first
             entry is the target and all entries are correct.
+        before: A field whose text, if it has one, comes before the text, which may be empty then: `instruction` beside
+            `input`, as in Alpaca's rows.
         turns: Whether the fields hold turns of a conversation, which `nacre.tasks.reading.conversations` reads. The
             same name for both stands for a whole conversation.
     """
@@ -35,13 +40,20 @@ class Fields:
     classes: bool = False
     complete: bool = False
     references: str | None = None
+    before: str | None = None
     turns: bool = False
+
+    @property
+    def names(self) -> set[str]:
+        """The fields that are read."""
+        return {name for name in (self.text, self.target, self.references, self.before) if name is not None}
 
 
 CONVENTIONS = (
     Fields("text", "label", classes=True),
     Fields("sentence", "label", classes=True),
-    Fields("input", "output", references="outputs"),
+    Fields("input", "output", references="outputs", before="instruction"),
+    Fields("instruction", "output"),
     Fields("prompt", "completion", complete=True),
     Fields("prompt", "answer", complete=True),
     Fields("messages", "messages", complete=True, turns=True),
@@ -91,7 +103,7 @@ def _named(named: Mapping[str, str]) -> tuple[Fields, ...]:
     if label:
         return tuple(replace(own, text=name) for name in dict.fromkeys(c.text for c in CONVENTIONS if not c.turns))
     return tuple(
-        replace(usual, text=text or usual.text, complete=False, references=references or usual.references)
+        replace(usual, text=text or usual.text, complete=False, references=references or usual.references, before=None)
         for usual in CONVENTIONS
         if not usual.turns
     )
@@ -125,6 +137,40 @@ def check_columns(table: Table, fields: Fields) -> None:
         )
 
 
+def unread_columns(tables: Iterable[Table], read: Collection[str]) -> list[str]:
+    """Returns the names of the fields that hold something in some row, and that nobody reads, sorted."""
+    filled = {
+        name
+        for table in tables
+        for record in table.records
+        for name, value in record.values.items()
+        if value not in (None, "", [], {})
+    }
+    return sorted(filled - set(read))
+
+
+def check_further_inputs(record: RawRecord, fields: Fields, where: str) -> None:
+    """Refuses a row whose answer depends on a field that no row has a place for.
+
+    Raises:
+        DataError: The row has such a field; the message begins with `where` and names the field.
+    """
+    if not (fields.complete or fields.before):
+        return
+    for name in FURTHER_INPUTS:
+        if record.values.get(name):
+            what = "conversations" if fields.turns else "rows"
+            raise DataError(
+                f"{where}: {what} with '{name}' cannot be learned; write a system prompt or earlier turns into the "
+                "prompt or the messages, or remove the field or the row."
+            )
+    if fields.target == "completion" and record.values.get("label") in (False, "False", "false", "0"):
+        raise DataError(
+            f"{where}: 'label' is {shown(record.values['label'])}, so the completion is one that people rejected; "
+            "remove the row, because completions are learned as right answers."
+        )
+
+
 def field_value(record: RawRecord, name: str, where: str) -> object:
     """Returns what a field holds.
 
@@ -138,9 +184,14 @@ def field_value(record: RawRecord, name: str, where: str) -> object:
 
 def _row(table: Table, record: RawRecord, fields: Fields) -> Row:
     where = table.at(record)
+    check_further_inputs(record, fields, where)
     text, _ = (field_value(record, name, where) for name in (fields.text, fields.target))
     if not isinstance(text, str):
         raise DataError(f"{where}: field '{fields.text}' must be a string, not {_shown(text)}.")
+    if fields.before is not None and (before := record.values.get(fields.before)):
+        if not isinstance(before, str):
+            raise DataError(f"{where}: field '{fields.before}' must be a string, not {_shown(before)}.")
+        text = f"{before}\n\n{text}" if text.strip() else before
     answers = _answers(record, fields, where)
     for name, value in ((fields.text, text), *((fields.target, answer) for answer in answers)):
         if fault := row_fault(value):

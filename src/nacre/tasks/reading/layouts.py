@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from nacre.documents import shown_text
 from nacre.errors import DataError, nearest
 from nacre.files import full_path
 from nacre.tasks.published.catalog import canonical, known
@@ -161,7 +162,20 @@ def _advice(data: Path, name: str, locations: Sequence[TaskLocation]) -> str:
     if deeper:
         folders = " or ".join(str(location.path.parent) for location in deeper)
         return f"It is one level deeper: pass {folders}."
+    if not locations and (found := _other_files(data)):
+        return (
+            f"No file there has a name that a task's may have, such as train.jsonl; there are {found}. Rename them, or "
+            f'name them in task.json: {{"files": {{"train": ..., "test": ...}}}}.'
+        )
     return nearest(name, {canonical(location.name) for location in locations})
+
+
+def _other_files(data: Path) -> str:
+    """Names of files that could be data under another name or of another kind."""
+    folders = [data, *(path for path in _entries(data) if path.is_dir())]
+    files = [path for folder in folders for path in _entries(folder) if path.is_file() and path.suffix]
+    listed = ", ".join(shown_text(str(path.relative_to(data))) for path in files[:5])
+    return f"{listed} and {len(files) - 5:,} more" if len(files) > 5 else listed
 
 
 def _second_level(root: Path) -> list[TaskLocation]:

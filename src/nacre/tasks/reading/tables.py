@@ -11,8 +11,8 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,7 +54,7 @@ class Table:
         unit: What a record's number counts.
         records: The records, in order.
         columns: The header, for kinds of files that have one.
-        classes: Class names of integer columns, in order of the integers (Hugging Face datasets only).
+        classes: Class names of integer columns, in order of the integers; the records hold the names.
         origin: What goes into the task's source. Nothing in it depends on where the data folder lies.
         definition: What the file says about the task itself (Super-NaturalInstructions' schema only).
     """
@@ -88,19 +88,24 @@ def read_table(path: Path) -> Table:
     """
     if path.is_dir():
         raise DataError(f"{path} is a folder; a data file is expected there.")
-    definition = None
     try:
-        if path.name.lower().endswith(".json"):
-            unit, columns = "row", None
-            records, definition = _json(path)
-        else:
-            unit, columns, records = _read(path)
-        origin = {"file": path.name, "sha256": sha256(path), "rows": len(records)}
+        table = _read(path)
+        origin = {"file": path.name, "sha256": sha256(path), "rows": len(table.records)}
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if not records:
+    if not table.records:
         raise DataError(f"{path} holds no rows; every split needs at least one.")
-    return Table(str(path), unit, records, columns, definition=definition, origin=origin)
+    return replace(table, origin=origin)
+
+
+def named_class(value: Any, names: Sequence[str]) -> str | None:
+    """Returns the name of a class; None for -1, null and other values that stand for no class."""
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+
+
+def with_class_names(row: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Returns the row with the names of its classes in the place of their numbers."""
+    return {**row, **{column: named_class(row[column], names) for column, names in classes.items() if column in row}}
 
 
 def read_json(path: Path) -> Any:
@@ -130,18 +135,19 @@ def _json_value(path: Path) -> Any:
         raise DataError(f"{path}: {error}.") from error
 
 
-def _read(path: Path) -> tuple[str, tuple[str, ...] | None, tuple[RawRecord, ...]]:
-    """Unit, columns and records of a file that is not .json."""
+def _read(path: Path) -> Table:
     name = path.name.lower()
+    if name.endswith(".json"):
+        return _json(path)
     if name.endswith(".jsonl.gz"):
-        return "line", None, tuple(_gzip_lines(path))
+        return Table(str(path), "line", tuple(_gzip_lines(path)))
     if name.endswith(".jsonl"):
         with open_file(path) as file:
-            return "line", None, tuple(_json_lines(path, file))
+            return Table(str(path), "line", tuple(_json_lines(path, file)))
     if name.endswith(".csv"):
-        return "line", *_csv(path)
+        return _csv(path)
     if name.endswith(".parquet"):
-        return "row", *_parquet(path)
+        return _parquet(path)
     raise DataError(f"{path}: files of this kind cannot be read; {', '.join(ENDINGS)} can.")
 
 
@@ -177,8 +183,8 @@ def _json_lines(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[RawReco
         yield RawRecord(number, _mapping(value, where))
 
 
-def _json(path: Path) -> tuple[tuple[RawRecord, ...], str | None]:
-    """Records and definition of a JSON list, or of an object in the schema of Super-NaturalInstructions."""
+def _json(path: Path) -> Table:
+    """A JSON list, or of an object in the schema of Super-NaturalInstructions."""
     content = _json_value(path)
     definition = None
     if isinstance(content, dict) and "Instances" in content:
@@ -186,7 +192,7 @@ def _json(path: Path) -> tuple[tuple[RawRecord, ...], str | None]:
     if not isinstance(content, list):
         raise DataError(f"{path}: a JSON list of objects is expected, but this is {_kind(content)}.")
     records = (RawRecord(n, _mapping(value, f"{path}, row {n}")) for n, value in enumerate(content, start=1))
-    return tuple(records), definition
+    return Table(str(path), "row", tuple(records), definition=definition)
 
 
 def _definition(path: Path, value: Any) -> str | None:
@@ -196,8 +202,9 @@ def _definition(path: Path, value: Any) -> str | None:
     return " ".join(lines).strip() or None
 
 
-def _csv(path: Path) -> tuple[tuple[str, ...], tuple[RawRecord, ...]]:
+def _csv(path: Path) -> Table:
     records: list[RawRecord] = []
+    usual = csv.field_size_limit(MOST_LINE)  # Python's own limit, 131,072, is a fifth of a novel
     try:
         with open_file(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(text, strict=True)
@@ -217,10 +224,12 @@ def _csv(path: Path) -> tuple[tuple[str, ...], tuple[RawRecord, ...]]:
         raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error}).") from error
-    return columns, tuple(records)
+    finally:
+        csv.field_size_limit(usual)
+    return Table(str(path), "line", tuple(records), columns)
 
 
-def _parquet(path: Path) -> tuple[tuple[str, ...], tuple[RawRecord, ...]]:
+def _parquet(path: Path) -> Table:
     arrow = need("pyarrow", f"Reading {path.name}")
     parquet = need("pyarrow.parquet", f"Reading {path.name}")
     try:
@@ -228,7 +237,19 @@ def _parquet(path: Path) -> tuple[tuple[str, ...], tuple[RawRecord, ...]]:
             table = parquet.read_table(file)
     except arrow.ArrowException as error:
         raise DataError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}).") from error
-    return tuple(table.column_names), tuple(RawRecord(n, values) for n, values in enumerate(table.to_pylist(), start=1))
+    classes = _classes(path, table.schema.metadata or {})
+    records = (RawRecord(n, with_class_names(row, classes)) for n, row in enumerate(table.to_pylist(), start=1))
+    return Table(str(path), "row", tuple(records), tuple(table.column_names), classes)
+
+
+def _classes(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
+    """The class names that the library datasets, and with it every Parquet file of the Hub, writes into the schema."""
+    try:
+        features = parse_json(metadata.get(b"huggingface", b"{}").decode()).get("info", {}).get("features", {})
+        named = {column: feature for column, feature in features.items() if feature.get("_type") == "ClassLabel"}
+        return {column: tuple(map(str, feature["names"])) for column, feature in named.items()}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise DataError(f"{path}: the schema's entry 'huggingface', which names the classes, is damaged.") from None
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
