@@ -116,7 +116,7 @@ ON_THE_COMMAND_LINE = {
     "output=3": "output = 3: a string is expected.",
     "set=3": "set = 3: a group of keys and values is expected.",
     "rank=2020-13-45": "2020-13-45 is read as a date",
-    "rank=" + "9" * 5000: "is no number that can be used",
+    "rank=" + "9" * 5000: "is not a number that can be used",
     "rank=" + "[" * 5000: "nested more than 50 deep",
     "rank=&a [*a]": "stands inside of what it names",
     "rank={a: 1, a: 2}": "the key 'a' stands twice",

@@ -230,7 +230,7 @@ class _PlainLoader(SafeLoader):
         try:
             value = make(node)
         except (ValueError, IndexError, OverflowError):
-            raise _at(node, f"{shown(node.value)} is no number that can be used") from None
+            raise _at(node, f"{shown(node.value)} is not a number that can be used") from None
         if isinstance(value, int) and value.bit_length() > 64:
             raise _at(node, f"the number {shown_text(node.value)} is too large")
         if re.fullmatch(r"[-+]?0[0-9_]+|.*:.*", node.value):  # base 8 and base 60, as YAML 1.1 has it

@@ -616,7 +616,7 @@ def test_a_label_outside_the_label_set(refused: Refused, broken: Path) -> None:
 
 def test_labels_that_cannot_be_told_apart(refused: Refused, broken: Path) -> None:
     (broken / "tools" / "task.json").write_text('{"labels": ["no", "yes", "No."]}')
-    refused({"data": broken}, "Task 'tools': label 'no' becomes 'no' when answers are compared", "another label.")
+    refused({"data": broken}, "Task 'tools': label 'no' becomes 'no' when answers are compared", "another label")
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

@@ -11,7 +11,7 @@ import pytest
 
 from nacre.errors import DataError
 from nacre.evaluation.scoring import check_metric, normalize, normalized_labels, score
-from nacre.tasks.checking.findings import label_findings, unread_findings
+from nacre.tasks.checking.findings import label_findings, source_findings
 from nacre.tasks.checking.targets import target_findings
 from nacre.tasks.reading.sources import find_tasks, load_tasks
 from nacre.tasks.task import Row, Task
@@ -103,7 +103,7 @@ def test_columns_that_are_not_read_are_named(tmp_path: Path, name: str) -> None:
     make, columns = UNREAD[name]
     task = load(tmp_path, make)
     assert task.source.get("unread", []) == columns
-    findings = list(unread_findings(task))
+    findings = list(source_findings(task))
     assert len(findings) == bool(columns)
     for finding in findings:
         assert finding.count == len(columns)

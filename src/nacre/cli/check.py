@@ -41,6 +41,10 @@ def check(
         int, typer.Option(min=1, help="Tokens that a target may have, which a decoder-only model's positions hold too.")
     ] = 50,
     identity: Annotated[str, typer.Option(help="Lines that tell the model its task: none, task or full.")] = "none",
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be read.")] = False,
+    fold_labels: Annotated[
+        bool, typer.Option("--fold-labels", help="Labels that differ only in case or white space are one label.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help=f"Exit with 1 on a finding of the kinds {' or '.join(STRICT)}.")
     ] = False,
@@ -53,11 +57,12 @@ def check(
     from nacre.errors import RecipeError
     from nacre.runs.checks import checks_of, tasks_to_check
     from nacre.tasks.checking.finding import FINDING_KINDS, plain
+    from nacre.tasks.reading.choices import Choices
 
     lines: dict[str, Identity] = {"none": "none", "task": "task", "full": "full"}
     if identity not in lines:
         raise RecipeError(f"--identity {identity}: {', '.join(lines)} are possible.")
-    tasks, unreadable = tasks_to_check(data, stream, lines[identity])
+    tasks, unreadable = tasks_to_check(data, stream, lines[identity], Choices(0, skip_bad_rows, fold_labels))
     checks = checks_of(tasks, _reader(model, max_source_length, max_target_length) if model is not None else None)
     findings = [*map(plain, unreadable), *checks["findings"]]
     if as_json:

@@ -28,6 +28,10 @@ def run(
     ] = None,
     limit_train: Annotated[int | None, typer.Option(help="Train on at most that many rows of a task.")] = None,
     limit_test: Annotated[int | None, typer.Option(help="Test on at most that many rows of a task.")] = None,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be read.")] = False,
+    fold_labels: Annotated[
+        bool, typer.Option("--fold-labels", help="Labels that differ only in case or white space are one label.")
+    ] = False,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other key: rank=4, optim.batch_size=16. Repeatable."),
@@ -60,6 +64,8 @@ def run(
         "identity": identity,
         "limit_train": limit_train,
         "limit_test": limit_test,
+        "skip_bad_rows": skip_bad_rows or None,
+        "fold_labels": fold_labels or None,
     }
     whole = read_recipe(recipe, flags, setting or [])
     if dry_run:

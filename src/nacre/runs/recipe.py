@@ -27,6 +27,7 @@ from nacre.runs.probes.end_tasks import FineTuning
 from nacre.runs.probes.probe import Probe
 from nacre.settings import Settings, group_in, keys_of, sentence
 from nacre.tasks.published.streams import get_stream
+from nacre.tasks.reading.choices import Choices
 from nacre.tasks.reading.stream_file import is_stream_file, load_stream, read_stream
 from nacre.tasks.task import Task
 from nacre.tasks.template import Identity
@@ -73,6 +74,14 @@ class Recipe(Settings):
     )
     limit_test: int | None = Field(
         default=None, ge=1, description="rows of a task to test on, at most", json_schema_extra=NOT_TRAINING
+    )
+    skip_bad_rows: bool = Field(
+        default=False, description="rows that cannot be read are left out", json_schema_extra=NOT_TRAINING
+    )
+    fold_labels: bool = Field(
+        default=False,
+        description="labels that differ only in case or white space are one label",
+        json_schema_extra=NOT_TRAINING,
     )
     measure_on: Literal["test", "validation"] = Field(
         default="test",
@@ -204,7 +213,10 @@ class Recipe(Settings):
             DataError: If a row, label, split or metric is not what a task needs.
         """
         tasks = []
-        for task in load_stream(str(self.stream_file or "") or self.stream, self.data, option="--data"):
+        choices = Choices(skip_bad_rows=self.skip_bad_rows, fold_labels=self.fold_labels)
+        for task in load_stream(
+            str(self.stream_file or "") or self.stream, self.data, option="--data", choices=choices
+        ):
             normalized_labels(task)
             check_metric(task)
             if self.measure_on == "validation":

@@ -35,7 +35,7 @@ from nacre.runs.processes import check_single_process
 from nacre.runs.protocol import protocol_of
 from nacre.runs.recipe import Recipe
 from nacre.runs.results import StageRow, record_of, stage_row
-from nacre.tasks.checking.findings import unread_findings
+from nacre.tasks.checking.findings import source_findings
 from nacre.tasks.checking.targets import target_findings
 from nacre.tasks.task import Task
 
@@ -131,7 +131,7 @@ class Experiment:
             )
         )
         for task in self.tasks:
-            for finding in (*unread_findings(task), *target_findings(task, normalize)):
+            for finding in (*source_findings(task), *target_findings(task, normalize)):
                 self.emit(Warned(finding.sentence))
         if (warning := _head_warning(self.host, self.tasks)) is not None:
             self.emit(Warned(warning))

@@ -7,7 +7,18 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 FindingKind = Literal[
-    "leak", "overlap", "identical", "repeats", "unread", "labels", "targets", "identity", "truncation", "unreadable"
+    "leak",
+    "overlap",
+    "identical",
+    "repeats",
+    "unread",
+    "skipped",
+    "held out",
+    "labels",
+    "targets",
+    "identity",
+    "truncation",
+    "unreadable",
 ]
 FINDING_KINDS: dict[FindingKind, str] = {
     "leak": "test rows that the model trains on, in any task, or that settings are chosen on",
@@ -15,6 +26,8 @@ FINDING_KINDS: dict[FindingKind, str] = {
     "identical": "whole files or splits that are the same",
     "repeats": "texts that occur twice in one split",
     "unread": "columns of the data that are not read",
+    "skipped": "rows that cannot be read and are left out",
+    "held out": "test rows of a task that has none of its own",
     "labels": "labels that cannot be distinguished, or that no row of a split has",
     "targets": "targets that an answer cannot equal, or that others equal, when answers are compared",
     "identity": "whether a prompt reveals which task it belongs to",

@@ -37,7 +37,7 @@ def check_stream(tasks: Sequence[Task], normalize: Callable[[str], str]) -> dict
         *identical(tasks),
         *_overlaps(tasks, texts),
         *_repeats(tasks, texts),
-        *(finding for task in tasks for finding in unread_findings(task)),
+        *(finding for task in tasks for finding in source_findings(task)),
         *(finding for task in tasks for finding in label_findings(task, normalize)),
         *(finding for task in tasks for finding in target_findings(task, normalize)),
         *_identity(tasks),
@@ -143,8 +143,8 @@ def _repeats(tasks: Sequence[Task], texts: Texts) -> Iterator[Finding]:
             yield Finding("repeats", (task.name,), sentence, repeats.rows, repeats.examples)
 
 
-def unread_findings(task: Task) -> Iterator[Finding]:
-    """Yields a finding if the source has columns that are not read.
+def source_findings(task: Task) -> Iterator[Finding]:
+    """Yields findings for columns that are not read, rows that are left out, and test rows held out of training rows.
 
     Args:
         task: The task.
@@ -155,6 +155,14 @@ def unread_findings(task: Task) -> Iterator[Finding]:
             "write it into the text."
         )
         yield Finding("unread", (task.name,), sentence, len(columns))
+    for split, number in task.source.get("skipped", {}).items():
+        yield Finding("skipped", (task.name,), f"{number} rows in {split} of '{task.name}' are left out.", number)
+    if carved := task.source.get("carved_test"):
+        sentence = (
+            f"'{task.name}' has one file and no test rows: {carved['rows']} of its rows, drawn with seed "
+            f"{carved['seed']}, are the test rows and are not trained on."
+        )
+        yield Finding("held out", (task.name,), sentence, carved["rows"])
 
 
 def label_findings(task: Task, normalize: Callable[[str], str]) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ The fields are `messages`, or `prompt` and `completion`: lists of turns with a r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nacre.documents import shown
@@ -19,8 +19,8 @@ ROLES = ("system", "user", "assistant")
 ASSISTANT = "assistant"
 
 
-def read_conversations(table: Table, fields: Fields) -> list[Row]:
-    """Reads the conversations of a split; see `Row.turns`.
+def conversation_reader(table: Table, fields: Fields) -> Callable[[RawRecord], Row]:
+    """Returns what makes a conversation of a record; see `Row.turns`.
 
     All turns of the assistant are learned in `messages`, and those of the completion in `prompt` and `completion`, as
     TRL does by default.
@@ -30,14 +30,14 @@ def read_conversations(table: Table, fields: Fields) -> list[Row]:
         fields: The names of their fields.
 
     Returns:
-        A row for each record, in their order.
+        A function. It raises `DataError` if a turn lacks a known role or a string as content, if the last turn is not
+        the assistant's, or if the conversation has tools. The message names the file and the line.
 
     Raises:
-        DataError: A turn lacks a known role or a string as content, the last turn is not the assistant's, or the
-            conversation has tools. The message names the file and the line.
+        DataError: The file has a header that lacks the fields.
     """
     check_columns(table, fields)
-    return [_row(table, record, fields) for record in table.records]
+    return lambda record: _row(table, record, fields)
 
 
 def _row(table: Table, record: RawRecord, fields: Fields) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nacre.documents import HALF_A_CHARACTER, is_text, shown
@@ -80,6 +80,8 @@ def find_fields(table: Table, named: Mapping[str, str]) -> Fields:
         if fields.text in present and fields.target in present:
             first = table.records[0].values
             return replace(fields, turns=True) if _lists(first, fields) else fields
+    if table.faults:  # what comes before the first record may be the reason
+        raise DataError(table.faults[0])
     where, kind = (table.name, "columns") if table.columns is not None else (table.at(table.records[0]), "fields")
     wanted = ", or ".join(
         " and ".join(f"'{name}'" for name in dict.fromkeys((fields.text, fields.target))) for fields in choices
@@ -109,8 +111,8 @@ def _named(named: Mapping[str, str]) -> tuple[Fields, ...]:
     )
 
 
-def read_rows(table: Table, fields: Fields) -> list[Row]:
-    """Reads the rows of a split.
+def row_reader(table: Table, fields: Fields) -> Callable[[RawRecord], Row]:
+    """Returns what makes a row of a record.
 
     Labels that are numbers, true or false become strings (`1`, `True`).
 
@@ -119,14 +121,14 @@ def read_rows(table: Table, fields: Fields) -> list[Row]:
         fields: The names of their fields.
 
     Returns:
-        A row for each record, in their order.
+        A function. It raises `DataError` if the record lacks a field; if the text is empty or not a string; or if the
+        target is empty, null, a list or an object. The message names the file and the line.
 
     Raises:
-        DataError: A row lacks a field; a text is empty or not a string; or a target is empty, null, a list or an
-            object. The message names the file and the line.
+        DataError: The file has a header that lacks the fields.
     """
     check_columns(table, fields)
-    return [_row(table, record, fields) for record in table.records]
+    return lambda record: _row(table, record, fields)
 
 
 def check_columns(table: Table, fields: Fields) -> None:
@@ -236,26 +238,29 @@ def row_fault(value: str) -> str | None:
     return None if is_text(value) else HALF_A_CHARACTER
 
 
-def check_labels(table: Table, rows: Sequence[Row], labels: Sequence[str], no_label: str | None = None) -> None:
-    """Checks that every target is a label.
+def label_check(table: Table, labels: Sequence[str], no_label: str | None = None) -> Callable[[RawRecord, Row], None]:
+    """Returns what checks that a row's target is a label.
 
     Args:
         table: The records of the split.
-        rows: Their rows, one for each record.
         labels: The allowed labels.
         no_label: The mark of rows that have no label, which is allowed, too.
 
-    Raises:
-        DataError: A target is not a label; the message names the file, the line and the allowed labels.
+    Returns:
+        A function. It raises `DataError` if the target is no label; the message names the file, the line and the
+        allowed labels.
     """
     allowed = {*labels, no_label}
-    for record, row in zip(table.records, rows, strict=True):
+
+    def check(record: RawRecord, row: Row) -> None:
         if row.target not in allowed:
-            shown = ", ".join(f"'{label}'" for label in labels[:20]) + (", ..." if len(labels) > 20 else "")
+            listed = ", ".join(shown(label) for label in labels[:20]) + (", ..." if len(labels) > 20 else "")
             raise DataError(
-                f"{table.at(record)}: label '{row.target}' is not in the label set, which is {shown}. "
+                f"{table.at(record)}: label {shown(row.target)} is not in the label set, which is {listed}. "
                 'task.json can name another: {"labels": [...]}, or null for free text.'
             )
+
+    return check
 
 
 def _shown(value: object) -> str:

@@ -142,6 +142,14 @@ def split_files(location: TaskLocation, named: Mapping[Split, str]) -> dict[Spli
     return files
 
 
+def other_data_files(location: TaskLocation, train: Path) -> list[str]:
+    """Returns the names of other files beside the training file that could hold rows, and so might be its test rows."""
+    folder = location.path.parent if location.layout == "file" else location.path
+    kinds = (*ENDINGS, ".tsv", ".txt", ".gz", ".zst", ".xlsx", ".arrow")
+    files = [path for path in _entries(folder) if path.name.lower().endswith(kinds) and path.name != train.name]
+    return [path.name for path in files if path.name not in ("task.json", "labels.json")]
+
+
 def expected_test_file(location: TaskLocation, train: Path) -> str:
     """Returns the name that a test file would have beside the training file."""
     ending = next((ending for ending in ENDINGS if train.name.endswith(ending)), ".jsonl")

@@ -23,7 +23,7 @@ its labels and its prompt from there if the file gives none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from nacre.tasks.published.catalog import canonical
 from nacre.tasks.published.streams import get_stream
 from nacre.tasks.reading.assembly import RawTask, assemble
 from nacre.tasks.reading.cards import TaskCard, card_of
+from nacre.tasks.reading.choices import DEFAULT, Choices
 from nacre.tasks.reading.sources import check_names, find_tasks, load_tasks
 from nacre.tasks.reading.tables import read_table
 from nacre.tasks.task import SPLITS, Split, Task
@@ -89,11 +90,12 @@ class OwnStream:
         """The names of the tasks, in order."""
         return tuple(task.name for task in self.tasks)
 
-    def load(self, seed: int = 0) -> list[Task]:
+    def load(self, choices: Choices = DEFAULT) -> list[Task]:
         """Loads the tasks with their rows.
 
         Args:
-            seed: Seed for the validation rows held out of a task that has no file of them.
+            choices: What to do with bad rows and labels, and the seed for the validation rows held out of a task that
+                has no file of them.
 
         Returns:
             The tasks, in order.
@@ -102,16 +104,19 @@ class OwnStream:
             DataError: A file is missing or wrong.
         """
         with file_errors():
-            return [_load(task, seed) for task in self.tasks]
+            return [_load(task, choices) for task in self.tasks]
 
 
-def load_stream(stream: str | Sequence[str], data: str | None, *, option: str) -> list[Task]:
+def load_stream(
+    stream: str | Sequence[str], data: str | None, *, option: str, choices: Choices = DEFAULT
+) -> list[Task]:
     """Loads the tasks of a stream.
 
     Args:
         stream: The name of a published stream, a stream file, a task under `data`, or a list of such tasks.
         data: The data, as for `nacre.tasks.reading.sources.load_tasks`.
         option: The option that sets the data, for messages.
+        choices: What to do with bad rows and labels.
 
     Returns:
         The tasks, in order.
@@ -120,13 +125,13 @@ def load_stream(stream: str | Sequence[str], data: str | None, *, option: str) -
         RecipeError: The stream needs data and has none, or has its own and is given others.
     """
     if not isinstance(stream, str):
-        return load_tasks(stream, data)
+        return load_tasks(stream, data, **asdict(choices))
     if is_stream_file(stream):
         if data is not None:
             raise RecipeError(f"Stream file '{stream}' names its own files and takes no {option}.")
-        return read_stream(user_path(stream)).load()
+        return read_stream(user_path(stream)).load(choices)
     if data is not None and stream in find_tasks(data):
-        return load_tasks([stream], data)
+        return load_tasks([stream], data, **asdict(choices))
     names = get_stream(stream).tasks
     if data is None and stream != "demo":
         raise RecipeError(f"Stream '{stream}' needs {option}: the folder that holds its tasks.")
@@ -134,7 +139,7 @@ def load_stream(stream: str | Sequence[str], data: str | None, *, option: str) -
         raise RecipeError(
             f"Stream 'demo' makes its own rows and takes no {option}; name a stream or tasks of that folder."
         )
-    return load_tasks(names, data)
+    return load_tasks(names, data, **asdict(choices))
 
 
 def is_stream_file(name: str) -> bool:
@@ -217,9 +222,9 @@ def _files(where: str, entry: Mapping[str, Any], folder: Path) -> dict[Split, Pa
     return files
 
 
-def _load(task: OwnTask, seed: int) -> Task:
+def _load(task: OwnTask, choices: Choices) -> Task:
     for split, file in task.files.items():
         if not file.exists():
             raise DataError(f"{task.where}, {split}: the file {file} does not exist.")
-    tables = {split: read_table(file) for split, file in task.files.items()}
-    return assemble(canonical(task.name), RawTask(task.where, "stream", tables, task.card), seed)
+    tables = {split: read_table(file, with_faults=True) for split, file in task.files.items()}
+    return assemble(canonical(task.name), RawTask(task.where, "stream", tables, task.card), choices)

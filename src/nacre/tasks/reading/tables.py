@@ -11,7 +11,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,6 +57,7 @@ class Table:
         classes: Class names of integer columns, in order of the integers; the records hold the names.
         origin: What goes into the task's source. Nothing in it depends on where the data folder lies.
         definition: What the file says about the task itself (Super-NaturalInstructions' schema only).
+        faults: What is wrong with lines and entries that are no records; each a sentence that begins with the place.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Table:
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
     definition: str | None = None
+    faults: tuple[str, ...] = ()
 
     def at(self, record: RawRecord) -> str:
         """Returns the full place of a record, for error messages: `DATA/task/train.jsonl, line 7`."""
@@ -80,8 +82,12 @@ class Table:
         return f"{file}, {self.unit} {record.number}" if file else f"{self.unit} {record.number}"
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, *, with_faults: bool = False) -> Table:
     """Reads all records of a file.
+
+    Args:
+        path: The file.
+        with_faults: Whether lines and entries that are no records are left to the caller, in `Table.faults`.
 
     Raises:
         DataError: The file cannot be read; the message names the file and the line.
@@ -93,6 +99,8 @@ def read_table(path: Path) -> Table:
         origin = {"file": path.name, "sha256": sha256(path), "rows": len(table.records)}
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if table.faults and not (with_faults and table.records):
+        raise DataError(table.faults[0])
     if not table.records:
         raise DataError(f"{path} holds no rows; every split needs at least one.")
     return replace(table, origin=origin)
@@ -140,10 +148,10 @@ def _read(path: Path) -> Table:
     if name.endswith(".json"):
         return _json(path)
     if name.endswith(".jsonl.gz"):
-        return Table(str(path), "line", tuple(_gzip_lines(path)))
+        return _table(path, "line", _gzip_lines(path))
     if name.endswith(".jsonl"):
         with open_file(path) as file:
-            return Table(str(path), "line", tuple(_json_lines(path, file)))
+            return _table(path, "line", _json_lines(path, file))
     if name.endswith(".csv"):
         return _csv(path)
     if name.endswith(".parquet"):
@@ -151,7 +159,14 @@ def _read(path: Path) -> Table:
     raise DataError(f"{path}: files of this kind cannot be read; {', '.join(ENDINGS)} can.")
 
 
-def _gzip_lines(path: Path) -> Iterator[RawRecord]:
+def _table(path: Path, unit: str, found: Iterable[RawRecord | DataError], definition: str | None = None) -> Table:
+    records, faults = [], []
+    for each in found:
+        records.append(each) if isinstance(each, RawRecord) else faults.append(str(each))
+    return Table(str(path), unit, tuple(records), definition=definition, faults=tuple(faults))
+
+
+def _gzip_lines(path: Path) -> Iterator[RawRecord | DataError]:
     try:
         with open_file(path) as packed, gzip.open(packed, "rb") as file:
             yield from _json_lines(path, file)
@@ -161,7 +176,7 @@ def _gzip_lines(path: Path) -> Iterator[RawRecord]:
         raise DataError(f"{path} is a damaged gzip file ({error}).") from error
 
 
-def _json_lines(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[RawRecord]:
+def _json_lines(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[RawRecord | DataError]:
     # Split as bytes: only a line feed ends a JSON line, while text mode would also break at other characters.
     for number, line in enumerate(iter(lambda: lines.readline(MOST_LINE + 1), b""), start=1):
         where = f"{path}, line {number}"
@@ -173,14 +188,13 @@ def _json_lines(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[RawReco
                 continue
             value = parse_json(text)
         except UnicodeDecodeError as error:
-            raise DataError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line).") from error
+            yield DataError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line).")
         except json.JSONDecodeError as error:
-            raise DataError(
-                f"{where}: not valid JSON (column {error.colno}: {error.msg.removesuffix(' at')})."
-            ) from error
+            yield DataError(f"{where}: not valid JSON (column {error.colno}: {error.msg.removesuffix(' at')}).")
         except DocumentError as error:
-            raise DataError(f"{where}: {error}.") from error
-        yield RawRecord(number, _mapping(value, where))
+            yield DataError(f"{where}: {error}.")
+        else:
+            yield _record(number, value, where)
 
 
 def _json(path: Path) -> Table:
@@ -191,8 +205,8 @@ def _json(path: Path) -> Table:
         content, definition = content["Instances"], _definition(path, content.get("Definition"))
     if not isinstance(content, list):
         raise DataError(f"{path}: a JSON list of objects is expected, but this is {_kind(content)}.")
-    records = (RawRecord(n, _mapping(value, f"{path}, row {n}")) for n, value in enumerate(content, start=1))
-    return Table(str(path), "row", tuple(records), definition=definition)
+    found = (_record(number, value, f"{path}, row {number}") for number, value in enumerate(content, start=1))
+    return _table(path, "row", found, definition)
 
 
 def _definition(path: Path, value: Any) -> str | None:
@@ -252,10 +266,10 @@ def _classes(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str
         raise DataError(f"{path}: the schema's entry 'huggingface', which names the classes, is damaged.") from None
 
 
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: an object with fields is expected, but this is {_kind(value)}.")
-    return value
+def _record(number: int, value: Any, where: str) -> RawRecord | DataError:
+    if isinstance(value, dict):
+        return RawRecord(number, value)
+    return DataError(f"{where}: an object with fields is expected, but this is {_kind(value)}.")
 
 
 def _kind(value: Any) -> str:
