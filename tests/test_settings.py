@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -204,6 +206,71 @@ def test_numbers_with_exponents_are_numbers_in_files(tmp_path: Any) -> None:
     assert recipe.optim.learning_rate == (1e-3, 2e-4)
     assert recipe.build().parameters["sparsity"] == 0.05
     assert recipe.build().parameters["alpha"] == 10.0
+
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{level}: &a{level} [{','.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 9)
+)
+RECIPES: dict[str, tuple[str | bytes, str]] = {
+    "two methods": ("method: seq_lora\nseed: 1\nmethod: ewc\n", "line 3: the key 'method' stands twice"),
+    "two rates": ("method: ewc\noptim:\n  epochs: 1\n  epochs: 2\n", "line 4: the key 'epochs' stands twice"),
+    "a bomb in set": (f"method: seq_lora\nset:\n  {BOMB.replace(chr(10), chr(10) + '  ')}\n", "behind aliases"),
+    "a bomb in optim": (f"method: seq_lora\noptim:\n  {BOMB.replace(chr(10), chr(10) + '  ')}\n", "behind aliases"),
+    "a bomb as the seed": (f"{BOMB}seed: *a8\nmethod: seq_lora\n", "counting those behind aliases"),
+    "a small bomb": (f"{BOMB[: BOMB.index('a4')]}stream: *a3\nmethod: seq_lora\n", "a string is expected"),
+    "deep": ("[" * 10_000, "nested more than 50 deep"),
+    "date": ("method: 2020-01-01\n", "is read as a date; put it in quotes"),
+    "impossible date": ("method: 2020-13-45\n", "is read as a date; put it in quotes"),
+    "digits": (f"seed: {'9' * 5000}\n", "is not a number that can be used"),
+    "set": ("method: !!set {a}\n", "a set cannot be used here"),
+    "Python object": ("method: !!python/object/apply:os.system [ls]\n", "a value with the tag"),
+    "NaN": ("method: seq_lora\nset: {alpha: .nan}\n", "seq_lora: alpha = nan: a finite number is expected."),
+    "infinite rate": ("method: seq_lora\noptim: {learning_rate: .inf}\n", "optim.learning_rate = inf: a finite number"),
+    "no clipping": ("method: seq_lora\noptim: {max_grad_norm: .inf}\n", "write null (None in Python) for: not at all"),
+    "string": ("method: seq_lora\noptim: {batch_size: '8'}\n", "optim.batch_size = '8': a whole number is expected."),
+    "truth value": ("method: seq_lora\nseed: yes\n", "seed = True: a whole number is expected."),
+    "unknown key": ("method: seq_lora\nsed: 1\n", "there is no key 'sed'. Did you mean"),
+    "long unknown key": (f"method: seq_lora\n? {'k' * 100_000}\n: 1\n", "there is no key 'kkk"),
+    "unknown parameter": ("method: seq_lora\nset: {rnk: 1}\n", "has no parameter 'rnk'. Did you mean rank"),
+    "long method": (f"method: {'m' * 100_000}\n", "There is no method 'mmm"),
+    "long stream": (f"method: seq_lora\nstream: {'s' * 100_000}\n", "There is no stream 'sss"),
+    "list of a list": ("method: seq_lora\nstream: [[a]]\n", "stream.0 = ['a']: a string is expected."),
+    "NUL": ('method: seq_lora\nmodel: "a\\0b"\n', "holds the character NUL"),
+    "surrogate": ('method: seq_lora\noutput: "\\ud800"\n', "found invalid Unicode character escape code"),
+    "nobody's home": ("method: seq_lora\ndata: ~nobodyhere\nstream: [a]\n", "there is no home folder of that name"),
+    "long output": (f"method: seq_lora\noutput: {'o' * 300}\n", "is longer than a file system allows"),
+    "unset variable": ("method: seq_lora\ndata: $NOT_SET_HERE/x\n", "the environment variable NOT_SET_HERE is not set"),
+    "list": ("- method: seq_lora\n", "must hold keys and values"),
+    "text": ("seq_lora", "must hold keys and values"),
+    "empty": ("", "must hold keys and values"),
+    "Latin-1": (b"method: caf\xe9\n", "it is not UTF-8 (byte 11)"),
+    "zeros": (b"\0" * 1000, "is not valid YAML"),
+    "10 MB": ("method: seq_lora\n" + "# x\n" * 2_500_000, "has more than 2,000,000 characters"),
+    "a page": ("<!DOCTYPE html>\n<html></html>\n", "must hold keys and values"),
+    "a git-lfs pointer": ("version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "must hold keys and values"),
+}  # fmt: skip
+
+
+def prepare(file: Path) -> None:
+    """All that is done with a recipe before data and a model are looked at."""
+    recipe = read_recipe(file, {}, [])
+    recipe.build()
+    assert recipe.task_names
+    recipe.resolved()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_malformed_recipe(tmp_path: Path, name: str) -> None:
+    content, says = RECIPES[name]
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    begun = time.process_time()
+    with pytest.raises(NacreError) as caught:
+        prepare(file)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700
+    assert time.process_time() - begun < 5
 
 
 KEYS = st.sampled_from([*Recipe.model_fields, *(f"optim.{key}" for key in Optim.model_fields), "rank", "roles", "x.y"])

@@ -18,6 +18,8 @@ from typing import Any
 from nacre.documents import shown, text_fault
 from nacre.errors import FileError
 
+PARTIAL = ".partial"
+"""Ending of a temporary name."""
 LONGEST_NAME = 255
 """Bytes of a file's name; no usual file system takes more."""
 LONGEST_PATH = 4095
@@ -104,25 +106,26 @@ def numbered_name(number: int, name: str) -> str:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Inside, an operating system's error names this file, as those of writing and flushing do not by themselves."""
+    """Inside, an operating system's error names this file: those of writing name none, others a temporary one."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
+        if error.filename is None or PARTIAL in str(error.filename):
+            error.filename, error.filename2 = str(path), None
         raise
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write to a temporary name beside ``path``, flush to disk, rename. A killed process leaves the old file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     data = content.encode() if isinstance(content, str) else content
     try:
-        with naming(path), temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with naming(path):
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

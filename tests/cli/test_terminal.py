@@ -147,6 +147,13 @@ def test_check_prints_no_control_characters(nacre: Call, tmp_path: Path, where: 
     json.loads(as_json.out)
 
 
+def test_there_is_one_console() -> None:
+    """Another one would print what this one writes out."""
+    folder = Path(__file__).parents[2] / "src"
+    makers = {file.name for file in folder.rglob("*.py") if re.search(r"\bConsole\(", file.read_text(encoding="utf-8"))}
+    assert makers == set()  # PlainConsole is made, never rich's own
+
+
 # What the machine refuses.
 
 FAULTS = [
