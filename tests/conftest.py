@@ -11,6 +11,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["COLUMNS"] = "200"  # sentences with paths are looked for in lines; tests of the screen set its width
 
 import torch
 
@@ -39,14 +40,17 @@ def nacre(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``tiny_model("t5")``: a folder with a tiny random model of that architecture and its tokenizer."""
-    made: dict[str, Path] = {}
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``tiny_model("t5")``: a folder with a tiny random model of that architecture and its tokenizer. Words behind
+    the architecture are known to it, too."""
+    made: dict[tuple[str, ...], Path] = {}
 
-    def folder(architecture: str) -> Path:
-        if architecture not in made:
-            made[architecture] = write_tiny_model(architecture, tmp_path_factory.mktemp("models") / architecture)
-        return made[architecture]
+    def folder(architecture: str, *more_words: str) -> Path:
+        key = (architecture, *more_words)
+        if key not in made:
+            place = tmp_path_factory.mktemp("models") / architecture
+            made[key] = write_tiny_model(architecture, place, more_words)
+        return made[key]
 
     return folder
 

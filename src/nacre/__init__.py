@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "Decoding",
     "Host",
     "Learner",
     "Method",
@@ -30,6 +31,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from nacre.errors import NacreError
+    from nacre.evaluation.decoding import Decoding
     from nacre.interop.masking import masking
     from nacre.learning.learner import Learner
     from nacre.learning.settings import Optim
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from nacre.tasks.template import Template
 
 _HOMES = {
+    "Decoding": "nacre.evaluation.decoding",
     "Host": "nacre.models.host",
     "Learner": "nacre.learning.learner",
     "Method": "nacre.method",
@@ -61,3 +64,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'nacre' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

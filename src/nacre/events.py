@@ -13,6 +13,7 @@ Whoever wants to know passes `on_event`, a function that is called with each eve
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -121,10 +122,12 @@ class RowsEncoded:
     Attributes:
         rows: Their number.
         truncated: How many of them were longer than the input may be, and were cut.
+        cut_targets: How many of them have a target that was longer than it may be, and has lost its end token.
     """
 
     rows: int
     truncated: int
+    cut_targets: int
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,19 @@ class EvaluationStarted:
 
     row: int
     tasks: int
+
+
+@dataclass(frozen=True)
+class RowsAnswered:
+    """A batch of test rows was answered, or its texts measured. Not in `events.jsonl`: it moves a progress bar.
+
+    Attributes:
+        done: How many rows are answered by now.
+        rows: How many there are.
+    """
+
+    done: int
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -237,6 +253,7 @@ Event = (
     | StepTaken
     | Warned
     | EvaluationStarted
+    | RowsAnswered
     | RowMeasured
     | ProbeStarted
     | ProbeMeasured
@@ -265,8 +282,16 @@ EVENT_KINDS: Mapping[type, str] = {
 these names nor the names of the attributes may change."""
 
 
+def is_kept(event: Event) -> bool:
+    """Whether `events.jsonl` has a line for the event; what passes by with each batch has none."""
+    return not isinstance(event, RowsAnswered)
+
+
 def as_document(event: Event) -> dict[str, Any]:
     """The event as a line of `events.jsonl` holds it, without the time.
+
+    Args:
+        event: One that is kept (`is_kept`).
 
     Returns:
         `event`, the kind's name, and then the attributes in their order.
@@ -278,3 +303,9 @@ def as_document(event: Event) -> dict[str, Any]:
 
 def ignore(event: Event) -> None:
     """The `on_event` of whoever does not want to know."""
+
+
+def only_warn(event: Event) -> None:
+    """The `on_event` of whoever names none: what a user should know becomes a Python warning."""
+    if isinstance(event, Warned):
+        warnings.warn(event.text, stacklevel=2)

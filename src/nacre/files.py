@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -18,8 +19,8 @@ from typing import Any
 from nacre.documents import shown, text_fault
 from nacre.errors import FileError
 
-PARTIAL = ".partial"
-"""Ending of a temporary name."""
+PARTIAL, FORMER = "partial", "former.partial"
+"""Endings of files and folders that are not complete, and of folders that make way."""
 LONGEST_NAME = 255
 """Bytes of a file's name; no usual file system takes more."""
 LONGEST_PATH = 4095
@@ -110,14 +111,14 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None or PARTIAL in str(error.filename):
+        if error.filename is None or f".{PARTIAL}" in str(error.filename):
             error.filename, error.filename2 = str(path), None
         raise
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write to a temporary name beside ``path``, flush to disk, rename. A killed process leaves the old file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    temporary = _beside(path)
     data = content.encode() if isinstance(content, str) else content
     try:
         with naming(path):
@@ -130,35 +131,107 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+    _remove_leftovers(path)
 
 
 def build_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Let ``fill`` write a folder under a temporary name, flush every file, then rename it to ``path``.
 
-    A folder of that name is replaced. A process killed at any moment leaves the old folder, the new one, or
-    neither under that name; leftovers carry a leading dot and the ending ``.partial``.
+    A folder of that name is replaced. A process killed at any moment leaves the old folder or the new one; where the
+    file system cannot exchange two folders, `put_back` finds the one that made way. Leftovers carry a leading dot and
+    the ending ``.partial``. Files get the rights that new files have here, whatever library writes them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    former = path.with_name(f".{path.name}.{os.getpid()}.former.partial")
+    put_back(path)
+    temporary, former = _beside(path), _beside(path, FORMER)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         with naming(path):
             fill(temporary)
+        rights = temporary.stat().st_mode & 0o666
         for file in sorted(temporary.rglob("*")):
-            _sync_folder(file) if file.is_dir() else _sync_file(file)
+            if file.is_dir():
+                _sync_folder(file)
+            else:
+                file.chmod(rights)
+                _sync_file(file)
         _sync_folder(temporary)
-        if path.exists():
+        if not path.exists():
+            temporary.replace(path)
+        elif not _exchange(temporary, path):
             path.replace(former)
-        temporary.replace(path)
+            temporary.replace(path)
     except BaseException:
-        if former.exists() and not path.exists():
-            former.replace(path)
+        put_back(path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_folder(path.parent)
-    shutil.rmtree(former, ignore_errors=True)
+    for old in (temporary, former):
+        shutil.rmtree(old, ignore_errors=True)
+    _remove_leftovers(path)
+
+
+def put_back(path: Path) -> None:
+    """If a process was killed while a folder made way for a new one, give it its name back."""
+    if path.exists() or not path.parent.is_dir():
+        return
+    for leftover in _leftovers(path):
+        if leftover.name.endswith(f".{FORMER}"):
+            leftover.replace(path)
+            return
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no second names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _beside(path: Path, ending: str = PARTIAL) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
+
+
+def _leftovers(path: Path) -> list[Path]:
+    """What processes that are no more left beside a path."""
+    named = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(?:{FORMER}|{PARTIAL})")
+    found = [(match, file) for file in path.parent.iterdir() if (match := named.fullmatch(file.name))]
+    return [file for match, file in sorted(found, key=lambda each: each[1]) if not _is_running(int(match[1]))]
+
+
+def _remove_leftovers(path: Path) -> None:
+    for leftover in _leftovers(path):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if process == os.getpid():  # its own temporary names are in use no more than once at a time
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change their names in one step. False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+        return True
+    if (number := ctypes.get_errno()) in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
 
 
 def _sync_file(path: Path) -> None:

@@ -75,6 +75,10 @@ class Method:
             if (objection := part.objection(self.adapter)) is not None:
                 raise RecipeError(f"{shown_text(part.key)} cannot be a part of {self.display_name}: {objection}.")
 
+    def __repr__(self) -> str:
+        held = ", ".join([type(self.adapter).__name__, *(part.key for part in self.parts)])
+        return f"Method({self.display_name}: {held})"
+
     @property
     def display_name(self) -> str:
         """Its name in messages: `name`, or `title` if it has none."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nacre.errors import CheckpointError
 
 LEARNER_SCHEMA = "nacre.learner/2"
+RECORD_SCHEMA: Final = "nacre.results/2"
+
+OLD_RECORD_SCHEMAS = ("nacre.results/1",)
+"""Formats of `results.json` from before it held its own hash."""
 
 OldDocument = dict[str, Any]
 
@@ -26,6 +30,15 @@ _ADDED_TO_RECIPES: OldDocument = {"head": "growing", "skip_bad_rows": False, "fo
 """Keys that recipes did not have from the beginning, with the value of what happened before."""
 
 
+def upgraded_record(document: Mapping[str, Any]) -> OldDocument:
+    """A run's `results.json` in today's schema, without the hash that its own did not have.
+
+    Args:
+        document: The file's content; it is not changed.
+    """
+    return {**document, "schema": RECORD_SCHEMA}
+
+
 def upgraded_learner(document: OldDocument, tensor_names: Iterable[str], file: Path) -> OldDocument:
     """A saved learner's ``state.json`` in today's schema.
 
@@ -39,10 +52,9 @@ def upgraded_learner(document: OldDocument, tensor_names: Iterable[str], file: P
     """
     while (schema := document.get("schema")) != LEARNER_SCHEMA:
         if schema not in _LEARNER_STEPS:
-            known = ", ".join([*_LEARNER_STEPS, LEARNER_SCHEMA])
-            raise CheckpointError(f"{file} has schema {schema}; this version reads {known}.")
+            raise CheckpointError(f"{file} has schema {schema}; this version reads {', '.join(LEARNER_SCHEMAS)}.")
         document = _LEARNER_STEPS[schema](document, tensor_names)
-    return document
+    return {"forms": {}, **document}  # learners did not always keep how their tasks are asked
 
 
 def _learner_1_to_2(document: OldDocument, tensor_names: Iterable[str]) -> OldDocument:
@@ -93,3 +105,6 @@ _PARTS_1_TO_2: dict[str, Callable[[OldDocument], OldDocument]] = {
 }
 
 _LEARNER_STEPS: dict[str, Callable[[OldDocument, Iterable[str]], OldDocument]] = {"nacre.learner/1": _learner_1_to_2}
+
+LEARNER_SCHEMAS = (*_LEARNER_STEPS, LEARNER_SCHEMA)
+"""The formats of saved learners that this version reads."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Collection
 from typing import Any, get_args, get_origin
 
@@ -32,7 +33,7 @@ _WANTED = {
 }
 
 
-class Settings(BaseModel):
+class Settings(BaseModel, ABC):
     """A group of settings. A string is never taken for a number, and every number is finite.
 
     Raises:

@@ -196,7 +196,7 @@ def test_a_fault_while_writing_names_the_file_and_leaves_nothing(
     for write in (
         lambda: write_atomically(old, "new"),
         lambda: write_atomically(tmp_path / "new.txt", "new"),
-        lambda: build_folder(tmp_path / "folder", lambda place: (place / "x").write_text("new")),
+        lambda: build_folder(tmp_path / "other", lambda place: (place / "x").write_text("new")),
     ):
         with pytest.raises(OSError, match=re.escape(os.strerror(number))) as caught:
             write()

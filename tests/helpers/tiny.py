@@ -42,8 +42,8 @@ SPECIAL = ["<pad>", "</s>", "<unk>", "<s>"]
 
 
 @cache
-def tokenizer(family: str) -> PreTrainedTokenizerFast:
-    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *dict.fromkeys(WORDS)])}
+def tokenizer(family: str, more: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *dict.fromkeys([*WORDS, *more])])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     single = {"encoder-decoder": "$A </s>", "decoder-only": "<s> $A", "encoder-only": "<s> $A </s>"}[family]
@@ -98,10 +98,12 @@ FAMILIES = {
 ARCHITECTURES = tuple(architecture for family in FAMILIES.values() for architecture in family)
 
 
-def tiny_host(architecture: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Host:
-    """A host with random weights; the same ones for the same seed."""
+def tiny_host(
+    architecture: str, dtype: torch.dtype = torch.float32, seed: int = 0, more_words: tuple[str, ...] = ()
+) -> Host:
+    """A host with random weights; the same ones for the same seed. It knows `WORDS`, and more if there are any."""
     family = next(name for name, architectures in FAMILIES.items() if architecture in architectures)
-    words = tokenizer(family)
+    words = tokenizer(family, more_words)
     config = configurations(len(words))[architecture]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -115,9 +117,9 @@ def tiny_host(architecture: str, dtype: torch.dtype = torch.float32, seed: int =
     return Host(model, words, name=f"tiny-{architecture}")
 
 
-def write_tiny_model(architecture: str, folder: Path) -> Path:
+def write_tiny_model(architecture: str, folder: Path, more_words: tuple[str, ...] = ()) -> Path:
     """The tiny host as a Hugging Face folder."""
-    host = tiny_host(architecture)
+    host = tiny_host(architecture, more_words=more_words)
     host.body.save_pretrained(folder)
     host.tokenizer.save_pretrained(folder)
     return folder

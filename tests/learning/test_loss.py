@@ -15,6 +15,7 @@ from torch import Tensor
 
 from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.errors import TrainingError
+from nacre.evaluation.decoding import Decoding
 from nacre.events import Event, StepTaken, TrainingPrepared
 from nacre.functional.losses import IGNORED, token_loss_sum
 from nacre.learning.batches import Batches, split, target_tokens
@@ -168,7 +169,8 @@ def test_a_loss_that_is_not_finite_names_the_step_and_rows() -> None:
 
 
 def test_masked_labels_stop_with_the_rows_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = Learner(tiny_host("t5"), build_method("seq_lora"), optim=Optim(batch_size=4))
+    labels = Decoding(decode="labels")  # no label is looked for in what is written
+    learner = Learner(tiny_host("t5"), build_method("seq_lora"), optim=Optim(batch_size=4), decoding=labels)
     family = type(learner.host.family)
     monkeypatch.setattr(family, "encode_target", lambda *_: ())
     with pytest.raises(TrainingError, match="All labels are masked at step 1 of 'animals', which holds the training"):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import itertools
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,17 +22,20 @@ import yaml
 from helpers.command import Call, assert_one_line_error, one_line
 from helpers.page import Page
 from helpers.tiny import write_task
-from nacre.errors import CheckpointError, RecipeError
+from nacre.errors import CheckpointError, NacreError, RecipeError
 from nacre.evaluation.matrix import DEFINITIONS, run_metrics
 from nacre.evaluation.uncertainty import Interval, over_rows, over_seeds, student_quantile, student_within
 from nacre.files import hash_of
+from nacre.manifest import write_manifest
 from nacre.records.compare import compare, judge, read_runs
-from nacre.records.comparison import Comparison
-from nacre.records.end_tasks import EndAverage, EndTaskRecord
+from nacre.records.comparison import Comparison, OverRows, OverSeeds, Pair, Verdict
+from nacre.records.end_tasks import EndResult, EndTaskRecord, average
 from nacre.records.predictions import final_scores
 from nacre.records.run import RunRecord, Seconds
 from nacre.report.comparison import mean_matrix, render_comparison
+from nacre.report.formats import table_text
 from nacre.report.intervals import axis_over
+from nacre.report.verdicts import sentence
 from nacre.runs.recipe import training_settings
 
 TASKS = ("animals", "plants", "tools")
@@ -40,8 +47,13 @@ def right(share: float, seed: int, task: int, rows: int = ROWS) -> list[bool]:
     return [bool(value < share) for value in np.random.default_rng([seed, task]).permutation(rows) / rows]
 
 
+def entry(name: str) -> dict[str, Any]:
+    """What a protocol says of a task."""
+    return {"name": name, "metric": "exact_match", "rows": {"test": ROWS}}
+
+
 def protocol(**changes: Any) -> dict[str, Any]:
-    tasks = [{"name": name, "metric": "exact_match", "rows": {"test": ROWS}} for name in TASKS]
+    tasks = [entry(name) for name in TASKS]
     return {"tasks": tasks, "max_source_length": 512, "model": {"hash": "ab"}, **changes}
 
 
@@ -53,32 +65,36 @@ def plant(
     *,
     parameters: dict[str, Any] | None = None,
     optim: dict[str, Any] | None = None,
+    tasks: Sequence[str] = TASKS,
     **changes: Any,
 ) -> Path:
     """A finished run whose last row was answered so; the rest of its matrix is made up."""
     shares = [sum(one) / len(one) for one in last]
     count = len(shares)
-    matrix = [[(0.9 if task < stage else 0.1) for task in range(count)] for stage in range(count)] + [shares]
-    told = changes.pop("told", protocol())
+    made_up = [[(0.9 if task < stage else 0.1) for task in range(count)] for stage in range(count)] + [shares]
+    matrix = changes.pop("matrix", made_up)
+    told = changes.pop("told", None) or protocol(tasks=[entry(name) for name in tasks])
     record = RunRecord(
-        method=method, title=method.title(), parameters=parameters or {"rank": 4}, stream="own", tasks=list(TASKS),
+        method=method, title=method.title(), parameters=parameters or {"rank": 4}, tasks=list(tasks),
         model="tiny", seed=seed, metric="exact_match", matrix=matrix, valid_answers=matrix,
         **(run_metrics(matrix, [len(one) for one in last])), trainable_parameters=1,
         trainable_parameters_per_task=[1] * count, stored_parameters=1,
         seconds=Seconds(train=[1.0] * count, evaluate=[1.0] * (count + 1)), peak_rss_bytes=1,
-        protocol=told, protocol_hash=hash_of(told), definitions=DEFINITIONS, **changes,
+        protocol=told, protocol_hash=hash_of(told), definitions=DEFINITIONS, **{"stream": "own", **changes},
     )  # fmt: skip
     place = folder / f"{method}-{seed}-{len(list(folder.iterdir()))}"
-    predictions = place / "tasks" / f"{count:02d}-{TASKS[-1]}" / "predictions"
+    predictions = place / "tasks" / f"{count:02d}-{tasks[-1]}" / "predictions"
     predictions.mkdir(parents=True)
-    for number, (name, rows) in enumerate(zip(TASKS, last, strict=True), start=1):
+    for number, (name, rows) in enumerate(zip(tasks, last, strict=True), start=1):
         lines = "".join(json.dumps({"answer": "a", "target": "b", "right": one}) + "\n" for one in rows)
         (predictions / f"{number:02d}-{name}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     before = place / "tasks" / "00-before" / "predictions"  # an earlier row, which is never the last
     before.mkdir(parents=True)
-    for number, name in enumerate(TASKS, start=1):
+    for number, name in enumerate(tasks, start=1):
         wrong = json.dumps({"answer": "a", "target": "b", "right": False}) + "\n"
         (before / f"{number:02d}-{name}.jsonl.gz").write_bytes(gzip.compress(wrong.encode() * len(last[0])))
+    for stage in (predictions.parent, before.parent):
+        write_manifest(stage)
     recipe = {"method": method, "seed": seed, "output": str(place), "optim": optim or {"learning_rate": 0.1}}
     (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     record.write(place / "results.json")
@@ -268,7 +284,7 @@ def test_one_seed_has_no_interval_and_shows_nothing(tmp_path: Path) -> None:
     assert (average.n, average.deviation, average.low, average.high) == (1, None, None, None)
     pair = found.pairs[0]
     assert (pair.over_seeds, pair.over_rows, pair.verdict, pair.reason) == (
-        None, "better", "not shown", "one seed in common",
+        None, "better", "not shown", "only one seed is in both",
     )  # fmt: skip
     assert pair.rows is not None
     assert pair.rows.low > 0
@@ -310,10 +326,10 @@ def test_seeds_of_other_settings_are_other_groups(tmp_path: Path) -> None:
 
 
 def test_an_undefined_metric_stays_undefined(tmp_path: Path) -> None:
-    for seed in (1, 2):
-        place = plant(tmp_path, "joint", seed, better(seed))
-        record = RunRecord.read(place / "results.json")
-        record.model_copy(update={"forgetting": None if seed == 1 else 0.1}).write(place / "results.json")
+    undefined: list[float | None] = [None] * 3
+    shares = [sum(one) / len(one) for one in better(1)]
+    plant(tmp_path, "joint", 1, better(1), matrix=[[0.1] * 3, undefined, undefined, shares])
+    plant(tmp_path, "joint", 2, better(2))
     group = compared(tmp_path).groups[0]
     assert group.metrics["forgetting"] is None
     assert group.metrics["average_accuracy"] is not None
@@ -321,16 +337,14 @@ def test_an_undefined_metric_stays_undefined(tmp_path: Path) -> None:
 
 def test_end_tasks_join_the_metrics(nacre: Call, tmp_path: Path) -> None:
     def ends(f1: float) -> EndTaskRecord:
-        shared: dict[str, Any] = dict.fromkeys(
-            ("f1_deviation", "accuracy_deviation", "macro_f1", "macro_f1_deviation"), 0.0
-        )
-        return EndTaskRecord(
-            results=[],
-            averages=[
-                EndAverage(after="plants", f1=0.1, accuracy=0.1, **shared),
-                EndAverage(after="tools", f1=f1, accuracy=0.5, **shared),
-            ],
-        )
+        results = [
+            EndResult(
+                after=after, corpus="c", task="t", seed=1, train_rows=1, test_rows=1, accuracy=0.5, macro_f1=0.0,
+                f1=value, seconds=1.0, answers=[],
+            )
+            for after, value in (("plants", 0.1), ("tools", f1))
+        ]  # fmt: skip
+        return EndTaskRecord(results=results, averages=[average(after, results) for after in ("plants", "tools")])
 
     for seed in (1, 2):
         plant(tmp_path, "a", seed, better(seed), end_tasks=ends(0.6 + 0.1 * seed))
@@ -355,16 +369,42 @@ def test_different_protocols_are_refused_by_name(nacre: Call, tmp_path: Path) ->
     other = plant(tmp_path, "b", 1, baseline(1), told=told)
     said = nacre("compare", tmp_path, "--output", tmp_path / "page.html")
     assert_one_line_error(said, first, other)
-    assert "max_source_length is 512 there and 256 here" in said.err
-    assert 'tasks[1].metric is "exact_match" there and "macro_f1" here' in said.err
-    assert "tasks[2]" not in said.err
+    assert "differ in max_source_length (512; 256), metric (exact_match; macro_f1) of task 'animals'." in said.err
     assert not (tmp_path / "page.html").exists()
 
 
-def test_many_differences_are_counted(tmp_path: Path) -> None:
+LIMITED = [
+    {**entry(name), "rows": {"test": 32}, "hash": {"train": f"{name}" * 9, "test": f"{name}" * 8}} for name in TASKS
+]
+
+
+MANY = {f"key{number}": number for number in range(11)}
+
+
+@pytest.mark.parametrize(
+    ("told", "difference"),
+    [
+        (
+            MANY,
+            "They differ in key0 (not set; 0), key1 (not set; 1), key10 (not set; 10), key2 (not set; 2) and 7 more.",
+        ),
+        ({"chat": "a long template " * 9}, "They differ in chat. 'nacre report'"),
+        ({"limit_test": 32, "tasks": LIMITED}, "limit_test (not set; 32), hash.test of 3 tasks, hash.train of 3 tasks"),
+    ],
+)
+def test_a_refusal_of_protocols_is_short(tmp_path: Path, told: dict[str, Any], difference: str) -> None:
     plant(tmp_path, "a", 1, better(1))
-    plant(tmp_path, "b", 1, baseline(1), told=protocol(**{f"key{number}": number for number in range(11)}))
-    with pytest.raises(RecipeError, match=r"key0 is null there and 0 here; .*; and 3 more"):
+    plant(tmp_path, "b", 1, baseline(1), told=protocol(**told))
+    with pytest.raises(RecipeError) as refused:
+        compared(tmp_path)
+    assert difference in str(refused.value)
+    assert len(str(refused.value)) < 400 + 2 * len(str(tmp_path))
+
+
+def test_other_tasks_are_named(tmp_path: Path) -> None:
+    plant(tmp_path, "a", 1, better(1))
+    plant(tmp_path, "b", 1, baseline(1), tasks=("x", "y", "z"))
+    with pytest.raises(RecipeError, match=r"They differ in their tasks \(animals, plants, tools; x, y, z\)\."):
         compared(tmp_path)
 
 
@@ -396,11 +436,37 @@ def test_predictions_of_another_run_are_refused(tmp_path: Path) -> None:
     other = plant(tmp_path, "b", 1, baseline(1))
     file = Path("tasks/03-tools/predictions/02-plants.jsonl.gz")
     shutil.copy(other / file, place / file)
+    with pytest.raises(CheckpointError, match=r"02-plants\.jsonl\.gz is damaged: its sha256 differs"):
+        compared(tmp_path)
+    stage = (place / file).parents[1]
+    write_manifest(stage)
     with pytest.raises(CheckpointError, match=r"02-plants.*which is not what results\.json says of task 'plants'"):
         compared(tmp_path)
     (place / file).write_bytes(b"no gzip")
+    write_manifest(stage)
     with pytest.raises(CheckpointError, match=r"02-plants\.jsonl\.gz is damaged"):
         compared(tmp_path)
+
+
+def test_a_recipe_that_was_changed_after_the_run_is_refused(
+    nacre: Call, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    for name in ("animals", "plants"):
+        write_task(tmp_path / "data", name)
+    said = nacre(
+        *("run", "--method", "inc_lora", "--stream", "animals,plants", "--data", tmp_path / "data", "--limit-train", 4),
+        *("--model", tiny_model("t5"), "--output", tmp_path / "run", "--set", "optim.learning_rate=1e-05"),
+    )
+    assert said.code == 0, said.err
+    runs, _ = read_runs([tmp_path / "run"], training_settings)
+    assert runs[0].settings["optim"]["learning_rate"] == 1e-05
+    file = tmp_path / "run" / "recipe.yaml"
+    for old, new in (("batch_size: 16", "batch_size: 17"), ("weight_decay: 0.0", "weight_decay: 2020-01-01")):
+        before = file.read_text()
+        file.write_text(before.replace(old, new, 1))
+        with pytest.raises(NacreError, match=re.escape(str(file))):
+            read_runs([tmp_path / "run"], training_settings)
+        file.write_text(before)
 
 
 def test_without_predictions_only_seeds_are_judged(planted: Path) -> None:
@@ -416,10 +482,8 @@ def test_a_score_that_is_no_mean_over_rows_is_not_drawn_again(tmp_path: Path) ->
     tasks = protocol()["tasks"]
     told = protocol(tasks=[tasks[0], {**tasks[1], "metric": "macro_f1"}, tasks[2]])
     for method, rows in (("a", better), ("b", baseline)):
-        place = plant(tmp_path, method, 1, rows(1), told=told)
-        record = RunRecord.read(place / "results.json")
-        record.matrix[-1][1] = 0.5
-        record.write(place / "results.json")
+        first, _, third = (sum(one) / len(one) for one in rows(1))
+        plant(tmp_path, method, 1, rows(1), told=told, matrix=[[0.1] * 3] * 3 + [[first, 0.5, third]])
     pair = compared(tmp_path).pairs[0]
     assert pair.rows is None
     assert pair.verdict == "not shown"
@@ -433,6 +497,7 @@ def test_a_task_answered_last_in_an_earlier_stage(tmp_path: Path) -> None:
         own = place / "tasks" / f"{number:02d}-{name}" / "predictions"
         own.mkdir(parents=True)
         shutil.move(last / f"{number:02d}-{name}.jsonl.gz", own / f"01-{name}.jsonl.gz")
+        write_manifest(own.parent)
     scores = final_scores(place, RunRecord.read(place / "results.json"))
     assert [score.tolist() for score in scores] == better(1)
 
@@ -450,7 +515,7 @@ def test_runs_as_nacre_leaves_them(nacre: Call, tmp_path: Path, tiny_model: Call
         assert said.code == 0, said.err
     runs, _ = read_runs([tmp_path / "runs"], training_settings)
     for run in runs:
-        assert [score.mean() for score in run.final] == pytest.approx(run.record.matrix[-1])
+        assert [score.mean() for score in run.final.values()] == pytest.approx(run.record.matrix[-1])
     found = compare(runs)
     assert {group.name: group.seeds for group in found.groups} == {"seq_lora": [1, 2], "joint": [1], "independent": [1]}
     assert all(pair.rows is not None and pair.verdict == "not shown" for pair in found.pairs)
@@ -461,6 +526,269 @@ def test_runs_as_nacre_leaves_them(nacre: Call, tmp_path: Path, tiny_model: Call
     )
     assert said.code == 0, said.err
     assert [group.seeds for group in compared(tmp_path / "runs").groups if group.name == "joint"] == [[1, 2]]
+
+
+# Orders of the tasks.
+
+ORDERS = {"order1": TASKS, "order2": TASKS[::-1]}
+
+
+def in_order(rows: Sequence[Sequence[bool]], tasks: Sequence[str]) -> list[Sequence[bool]]:
+    """Answers to TASKS, in another order of the tasks."""
+    return [rows[TASKS.index(name)] for name in tasks]
+
+
+@pytest.fixture
+def ordered(tmp_path: Path) -> Path:
+    """Two methods, three seeds, two orders; in the second one the tasks are answered a little worse."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    for seed in (1, 2, 3):
+        for number, (stream, tasks) in enumerate(ORDERS.items()):
+            for method, answers in (("o_lora", better(seed)), ("seq_lora", baseline(seed))):
+                worse = [[one and row % (20 + number) != number for row, one in enumerate(rows)] for rows in answers]
+                plant(folder, method, seed, in_order(worse, tasks), tasks=tasks, stream=stream)
+    return folder
+
+
+def test_an_average_over_orders_by_hand(ordered: Path) -> None:
+    found = compared(ordered)
+    runs, _ = read_runs([ordered], training_settings)
+    assert [(order.name, order.tasks) for order in found.orders] == [
+        (name, list(tasks)) for name, tasks in ORDERS.items()
+    ]
+    assert {order.protocol_hash for order in found.orders} == {run.record.protocol_hash for run in runs}
+    assert found.protocol_hash is None
+    by_place = {(run.record.method, run.record.seed, run.record.stream): run.record for run in runs}
+
+    def values(method: str, metric: str, *streams: str) -> list[float]:
+        """For each seed the mean over these orders."""
+        return [
+            float(np.mean([by_place[method, seed, stream].value(metric) for stream in streams])) for seed in (1, 2, 3)
+        ]
+
+    group = found.groups[0]
+    assert (group.name, group.seeds) == ("o_lora", [1, 2, 3])
+    for metric in ("average_accuracy", "forgetting"):
+        spread, expected = group.metrics[metric], values("o_lora", metric, *ORDERS)
+        assert spread is not None
+        assert spread.n == 3
+        assert spread.mean == pytest.approx(np.mean(expected))
+        assert spread.deviation == pytest.approx(np.std(expected, ddof=1))
+    for order, spread in zip(ORDERS, group.by_order, strict=True):
+        assert spread is not None
+        assert spread.mean == pytest.approx(np.mean(values("o_lora", "average_accuracy", order)))
+    (pair,) = found.pairs
+    assert pair.verdict == "better"
+    difference = pair.metrics["average_accuracy"]
+    assert difference is not None
+    assert difference.mean == pytest.approx(
+        np.mean(values("o_lora", "average_accuracy", *ORDERS))
+        - np.mean(values("seq_lora", "average_accuracy", *ORDERS))
+    )
+    # A test row is the same row in both orders: its difference is averaged, not drawn twice.
+    final = {(run.record.method, run.record.seed, run.record.stream): run.final for run in runs}
+    places = list(itertools.product((1, 2, 3), ORDERS))
+    rows = [
+        np.mean([final["o_lora", *place][task] - final["seq_lora", *place][task] for place in places], axis=0)
+        for task in TASKS
+    ]
+    expected_rows = over_rows(rows, seed=0, samples=10_000)
+    assert pair.rows is not None
+    assert (pair.rows.low, pair.rows.high) == pytest.approx((expected_rows.low, expected_rows.high))
+
+
+def test_orders_are_named_where_they_are_averaged(nacre: Call, ordered: Path, tmp_path: Path) -> None:
+    said = nacre("compare", ordered, "--output", tmp_path / "page.html")
+    assert said.code == 0, said.err
+    text = one_line(said.out)
+    page = one_line((tmp_path / "page.html").read_text())
+    for order in compared(ordered).orders:
+        assert f"{order.name}, protocol {order.protocol_hash[:12]}: {' -> '.join(order.tasks)}" in text
+        assert order.protocol_hash in page
+        assert " → ".join(order.tasks) in page
+    assert "2 methods over 3 seeds and 2 orders" in page
+    assert len(Page(page).maps) == 4  # of each group and order
+
+
+def test_every_seed_needs_every_order(nacre: Call, ordered: Path, tmp_path: Path) -> None:
+    missing = next(
+        path for path in sorted(ordered.glob("seq_lora-2-*")) if "order2" in (path / "results.json").read_text()
+    )
+    shutil.rmtree(missing)
+    said = nacre("compare", ordered, "--output", tmp_path / "page.html")
+    assert_one_line_error(said, "seq_lora has no run with seed 2 of order2")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_orders_of_one_name_are_told_apart_by_their_tasks(tmp_path: Path) -> None:
+    for tasks in ORDERS.values():
+        plant(tmp_path, "a", 1, in_order(better(1), tasks), tasks=tasks)
+    names = [order.name for order in compared(tmp_path).orders]
+    assert names == ["animals -> plants -> tools", "tools -> plants -> animals"]
+
+
+# What is possible.
+
+
+def test_no_interval_leaves_what_is_possible(nacre: Call, tmp_path: Path) -> None:
+    """Two seeds far apart: Student's interval alone would reach from below 0 to above 100 %."""
+    for seed, (ours, theirs) in {1: (1.0, 0.0), 2: (0.2, 0.5)}.items():
+        plant(tmp_path, "a", seed, [right(ours, seed, task) for task in range(3)])
+        plant(tmp_path, "b", seed, [right(theirs, seed, task) for task in range(3)])
+    plain = over_seeds([1.0, 0.2]).interval
+    assert plain is not None
+    assert plain.low < 0
+    assert plain.high > 1
+    found = compared(tmp_path)
+    average = found.groups[0].metrics["average_accuracy"]
+    assert average is not None
+    assert (average.low, average.high) == (0.0, 1.0)
+    assert average.deviation == pytest.approx(0.8 / math.sqrt(2))
+    forgot, difference = found.groups[0].metrics["forgetting"], found.pairs[0].metrics["average_accuracy"]
+    assert forgot is not None
+    assert difference is not None
+    assert forgot.low is not None
+    assert forgot.low >= -1
+    assert difference.low == -1.0
+    assert found.pairs[0].verdict == "not shown"
+    said = nacre("compare", tmp_path, "--output", tmp_path / "page.html")
+    assert "0.0 to 100.0" in said.out
+    numbers = re.findall(r'<text x="[^"]+" y="11">(−?\d+)</text>', (tmp_path / "page.html").read_text())
+    assert all(0 <= int(number.replace("−", "-")) <= 100 for number in numbers[:6])
+    axis = axis_over([0.0, 0.4, 1.0], zero=False, within=(0.0, 1.0))
+    assert (axis.low, axis.high) == (0.0, 1.0)
+
+
+def test_unlike_metrics_are_remarked_upon(nacre: Call, tmp_path: Path) -> None:
+    tasks = protocol()["tasks"]
+    for seed in (1, 2):
+        plant(
+            tmp_path,
+            "a",
+            seed,
+            better(seed),
+            told=protocol(tasks=[tasks[0], {**tasks[1], "metric": "rouge_l"}, tasks[2]]),
+        )
+    remark = "scored by unlike metrics (exact match, ROUGE-L)"
+    (found,) = compared(tmp_path).remarks
+    assert remark in found
+    said = nacre("compare", tmp_path, "--output", tmp_path / "page.html")
+    assert f"Remark: {found}" in one_line(said.out)
+    assert remark in (tmp_path / "page.html").read_text()
+
+
+def test_like_metrics_are_not_remarked_upon(planted: Path) -> None:
+    assert compared(planted).remarks == []
+
+
+NUMBERS = "+9.3 points (95 %: +7.0 to +11.0 over seeds; +8.0 to +10.0 over test rows)"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason", "text"),
+    [
+        ("better", "over 3 seeds", f"a is better than b: {NUMBERS}, shown over 3 seeds."),
+        ("worse", "over 3 seeds", f"a is worse than b: {NUMBERS}, shown over 3 seeds."),
+        ("not shown", "so it is", f"Between a and b no difference is shown: {NUMBERS}, because so it is."),
+    ],
+)
+def test_a_verdict_reads_as_a_sentence(verdict: Verdict, reason: str, text: str) -> None:
+    spread = OverSeeds(n=3, mean=0.093, deviation=0.01, low=0.07, high=0.11)
+    pair = Pair(
+        first="a", second="b", seeds=[1, 2, 3], metrics={"average_accuracy": spread},
+        rows=OverRows(low=0.08, high=0.1, samples=1000), over_seeds=verdict, over_rows=verdict, verdict=verdict,
+        reason=reason,
+    )  # fmt: skip
+    assert sentence(pair) == text
+    nothing = pair.model_copy(update={"metrics": {"average_accuracy": None}, "verdict": "not shown", "reason": "so"})
+    assert sentence(nothing) == "Between a and b no difference is shown, because so."
+
+
+def test_one_is_not_many(nacre: Call, tmp_path: Path) -> None:
+    plant(tmp_path, "a", 1, better(1))
+    said = nacre("compare", tmp_path, "--output", tmp_path / "page.html")
+    assert "own: 3 tasks, 1 run\n" in said.out
+    assert "1 method over 1 seed<" in (tmp_path / "page.html").read_text()
+
+
+# Tables and figures for other programs.
+
+
+def test_csv_holds_every_digit(nacre: Call, planted: Path, tmp_path: Path) -> None:
+    said = nacre("compare", planted, "--output", tmp_path / "page.html", "--format", "csv")
+    assert said.code == 0, said.err
+    rows = list(csv.DictReader(io.StringIO(said.out)))
+    found = compared(planted)
+    assert [row["method"] for row in rows] == [group.name for group in found.groups]
+    for row, group in zip(rows, found.groups, strict=True):
+        assert row["seeds"] == "3"
+        for key, spread in group.metrics.items():
+            assert spread is not None
+            assert float(row[key]) == spread.mean
+            assert float(row[f"{key}_deviation"]) == spread.deviation
+
+
+def test_a_table_marks_the_best_and_what_is_not_defined(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        plant(tmp_path, "a|_*", seed, better(seed))
+        plant(tmp_path, "50%_&", seed, baseline(seed))
+    found = compared(tmp_path)
+    groups = [
+        found.groups[0],
+        found.groups[1].model_copy(update={"metrics": {**found.groups[1].metrics, "forgetting": None}}),
+    ]
+    found = found.model_copy(update={"groups": groups})
+    best = 100 * np.mean([np.mean(better(seed)) for seed in (1, 2)])
+    deviation = 100 * np.std([np.mean(better(seed)) for seed in (1, 2)], ddof=1)
+    markdown = table_text(found, "markdown").splitlines()
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in markdown[:4]]
+    assert {len(line) for line in cells} == {len(cells[0])}
+    assert cells[2][:3] == [r"a\|\_\*", "2", f"**{best:.1f}** ± {deviation:.1f}"]
+    assert cells[3][cells[0].index("Forgetting (points)")] == "–"
+    latex = table_text(found, "latex")
+    assert r"50\%\_\& & 2 & " in latex
+    assert rf"a|\_* & 2 & $\mathbf{{{best:.1f}}}$ $\pm {deviation:.1f}$ & " in latex
+    body = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
+    assert not re.search(r"[–−±]", "".join(body))  # pdfTeX of old knows none of them
+
+
+def test_formats_are_named_where_one_is_not_known(nacre: Call, planted: Path, tmp_path: Path) -> None:
+    page = ("--output", tmp_path / "page.html")
+    assert_one_line_error(nacre("compare", planted, *page, "--format", "xls"), "xls", "latex, markdown, csv")
+    assert_one_line_error(nacre("compare", planted, *page, "--format", "csv", "--json"), "--json")
+    assert_one_line_error(nacre("compare", planted, *page, "--figures", tmp_path / "no" / "where"), "does not exist")
+    (tmp_path / "file").write_text("")
+    assert_one_line_error(nacre("compare", planted, *page, "--figures", tmp_path / "file"), "is a file")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_figures_are_images_that_need_nothing(nacre: Call, planted: Path, tmp_path: Path) -> None:
+    said = nacre("compare", planted, "--output", tmp_path / "page.html", "--figures", tmp_path / "figures")
+    assert said.code == 0, said.err
+    files = sorted((tmp_path / "figures").iterdir())
+    groups = enumerate(compared(planted).groups, start=1)
+    assert {file.name for file in files} == {"average.svg", *(f"tasks-{n:02d}-{group.name}.svg" for n, group in groups)}
+    assert all(f"A figure: {file}" in said.out for file in files)
+    space = "{http://www.w3.org/2000/svg}"
+    for file in files:
+        image = ElementTree.parse(file).getroot()
+        assert image.tag == f"{space}svg"
+        width, height = float(image.get("width", 0)), float(image.get("height", 0))
+        assert "var(" not in file.read_text()
+        assert not re.search(r"href|url\(|<script|<style", file.read_text())
+        for path in image.iter(f"{space}path"):
+            if path.get("transform") is None:
+                ends = [float(number) for number in re.findall(r"-?[\d.]+", path.get("d", ""))]
+                assert all(
+                    -0.01 <= x <= width and -0.01 <= y <= height for x, y in zip(ends[::2], ends[1::2], strict=True)
+                )
+    text = files[0].read_text()
+    assert text.count("fill-opacity") == 3  # a band for each group
+    best = np.mean([np.mean(better(seed)) for seed in (1, 2, 3)])
+    assert f"o_lora, after tools: {100 * best:.1f} %" in text
 
 
 # What is printed and drawn.
@@ -474,9 +802,18 @@ def test_the_command_prints_and_draws(
     assert said.code == 0
     lines = [" ".join(line.split()) for line in said.out.splitlines()]
     assert any(
-        line.startswith("o_lora better seq_lora +") and "over 3 seeds and over test rows" in line for line in lines
+        line.startswith("o_lora is better than seq_lora: +")
+        and line.endswith(", shown over 3 seeds and over test rows.")
+        for line in lines
     )
-    assert any("not shown" in line for line in lines)
+    alike = " and ".join(group.name for group in compared(planted).groups[1:])
+    alike = f"Between {alike} no difference is shown: "
+    assert any(alike in line and line.endswith(", because the interval over seeds includes 0.") for line in lines)
+    assert "own: 3 tasks, 9 runs" in lines
+    shares = [np.mean(better(seed)) for seed in (1, 2, 3)]
+    assert any(f"{100 * np.mean(shares):.1f} +- {100 * np.std(shares, ddof=1):.1f} " in line for line in lines)
+    assert lines[-2].startswith("o_lora has the highest average accuracy, ")
+    assert lines[-2].endswith(" %, and is shown to be better than all 2 others.")
     text = (tmp_path / "comparison.html").read_text()
     page = Page(text)
     assert page.loads == []
@@ -513,7 +850,7 @@ def test_many_groups_get_a_box_each(tmp_path: Path) -> None:
     text = render_comparison(compare(runs, samples=1000), {str(run.path): run.record for run in runs})
     assert text.count('<figure class="small">') == 7
     assert "–</td>" in text  # no interval over one seed
-    assert text.count("one seed in common") == 21
+    assert text.count("only one seed is in both") == 21
 
 
 def test_mean_matrices_are_entry_by_entry(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from helpers.page import Page
 from nacre.errors import NacreError
+from nacre.evaluation.matrix import run_metrics
+from nacre.files import hash_of
 from nacre.records.end_tasks import EndAverage, EndTaskRecord
 from nacre.records.plain import differing_keys
 from nacre.records.run import Matrix, RunRecord, Seconds, TokenCounts
@@ -120,9 +122,12 @@ def test_odd_names_are_text_and_never_markup() -> None:
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
-    made = record()
+    matrix: Matrix = [[score(stage, index) for index in range(4)] for stage in range(5)]
+    true: dict[str, Any] = {**run_metrics(matrix, [0] * 4), "protocol_hash": hash_of(PROTOCOL)}
+    made = record(**true)
     made.write(tmp_path / "results.json")
-    shuffled = record(protocol=dict(reversed(PROTOCOL.items())), definitions=dict(reversed(made.definitions.items())))
+    definitions = dict(reversed(made.definitions.items()))
+    shuffled = record(**true, protocol=dict(reversed(PROTOCOL.items())), definitions=definitions)
     assert render([made]) == render([made]) == render([RunRecord.read(tmp_path / "results.json")]) == render([shuffled])
     write_report(tmp_path / "report.html", [made])
     assert (tmp_path / "report.html").read_text() == render([made])

@@ -101,7 +101,7 @@ def test_gradient_rules_in_their_order(nacre: Call, usual: tuple[object, ...]) -
         lines = [line[15:] for line in said.out.splitlines() if line.startswith(("gradient rules", " " * 15))]
         names = {"migu": "MagnitudeMask", "orthogonal_gradient": "OrthogonalGradient"}
         order = [names[modifier] for modifier in method.split("+")[1:]]
-        assert [line.partition("(")[0] for line in lines] == [
+        assert [line.partition("(")[0] for line in lines if line[:1].isdigit()] == [
             f"1. {order[0]}",
             f"2. {order[1]}",
             "3. clipping to norm 1",

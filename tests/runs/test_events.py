@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from nacre.events import EVENT_KINDS, Event, ProbeMeasured, ProbeStarted, StepTaken, as_document
+from nacre.events import EVENT_KINDS, Event, ProbeMeasured, ProbeStarted, RowsAnswered, StepTaken, as_document, is_kept
 
 LINES = {
     "run": ["path", "method", "tasks", "seed", "penalties", "gradient_rules"],
@@ -16,7 +16,7 @@ LINES = {
     "folded": ["sites", "folded", "obstacles", "ratios"],
     "room": ["site", "factor", "left", "width", "remaining"],
     "trainable": ["groups"],
-    "rows": ["rows", "truncated"],
+    "rows": ["rows", "truncated", "cut_targets"],
     "step": ["step", "steps", "loss", "terms", "rate"],
     "warning": ["text"],
     "evaluate": ["row", "tasks"],
@@ -30,7 +30,9 @@ def test_every_kind_keeps_its_name_and_keys() -> None:
 
 
 def test_every_event_has_a_name() -> None:
-    assert {*EVENT_KINDS, ProbeStarted, ProbeMeasured} == set(get_args(Event))
+    assert {*EVENT_KINDS, ProbeStarted, ProbeMeasured, RowsAnswered} == set(get_args(Event))
+    assert not is_kept(RowsAnswered(done=1, rows=2))  # it would be most of the file
+    assert is_kept(ProbeStarted("end_task", {}))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nacre.files import build_folder, hash_of, sha256, to_json, write_atomically
+from nacre.files import build_folder, hash_of, put_back, sha256, to_json, write_atomically
 from nacre.seeds import derive
 
 FILES = 12  # of a folder that is written while the process may be killed
@@ -127,6 +127,52 @@ def test_an_exception_while_the_old_folder_makes_way(tmp_path: Path, monkeypatch
     assert generation(path) in ({"old"}, {"new"})
 
 
+def test_files_have_the_rights_of_new_files(tmp_path: Path) -> None:
+    """Whatever wrote them: safetensors makes its files readable by their owner only."""
+
+    def fill(place: Path) -> None:
+        fill_with("x")(place)
+        for file in place.rglob("*.txt"):
+            file.chmod(0o600)
+
+    before = os.umask(0o027)
+    try:
+        build_folder(tmp_path / "place", fill)
+    finally:
+        os.umask(before)
+    assert {oct(file.stat().st_mode & 0o777) for file in (tmp_path / "place").rglob("*.txt")} == {"0o640"}
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_folder_is_replaced_where_names_cannot_be_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr("nacre.files._exchange", lambda one, other: False)
+    for text in ("first", "second"):
+        build_folder(tmp_path / "place", fill_with(text))
+        assert generation(tmp_path / "place") == {text}
+    assert leftovers(tmp_path) == []
+
+
+def test_what_a_killed_process_left_is_put_back_or_cleaned(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    build_folder(tmp_path / "place", fill_with("old"))
+    (tmp_path / "place").rename(tmp_path / f".place.{gone.pid}.former.partial")
+    (tmp_path / f".place.{gone.pid}.partial").mkdir()
+    put_back(tmp_path / "place")
+    assert generation(tmp_path / "place") == {"old"}
+    other, running = tmp_path / ".other.1.partial", tmp_path / f".place.{os.getppid()}.partial"
+    other.mkdir()
+    running.mkdir()
+    build_folder(tmp_path / "place", fill_with("new"))
+    assert sorted(leftovers(tmp_path)) == sorted([other.name, running.name])  # of another name, of a living process
+    (tmp_path / f".page.{gone.pid}.partial").write_text("half")
+    write_atomically(tmp_path / "page", "whole")
+    assert not (tmp_path / f".page.{gone.pid}.partial").exists()
+
+
 # A process that is killed.
 
 _WRITE_FOR_EVER = """
@@ -197,8 +243,8 @@ def test_killed_at_a_random_moment(tmp_path: Path, attempt: int) -> None:
     whole = {str(number) * 1000 for number in (finished, finished + 1)}
     assert (tmp_path / "file").read_text() in whole
     (tmp_path / "file").unlink()
-    if (tmp_path / "place").exists():  # while one folder takes another's place there may be a moment with neither
-        assert generation(tmp_path / "place") <= whole
+    put_back(tmp_path / "place")  # where two folders cannot change their names in one step
+    assert generation(tmp_path / "place") <= whole
     leftovers(tmp_path)
     build_folder(tmp_path / "place", fill_with("next"))
     assert generation(tmp_path / "place") == {"next"}
@@ -216,7 +262,7 @@ def test_killed_at_every_call_to_the_file_system(tmp_path: Path) -> None:
         seen[text] += 1
         leftovers(folder.parent)
     assert seen["old"] > 2 * FILES
-    assert seen["neither"] <= 2, f"of {calls} moments, {seen['neither']} leave no folder at all"
+    assert seen["neither"] == 0 or sys.platform != "linux", f"of {calls} moments, {seen} leave no folder at all"
 
 
 # Hashes and JSON.

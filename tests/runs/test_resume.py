@@ -24,14 +24,14 @@ from hypothesis import strategies as st
 from helpers.tiny import write_task
 from nacre.cli.main import main
 from nacre.errors import CheckpointError, NacreError, RecipeError
-from nacre.events import Event, OnEvent, as_document, ignore
+from nacre.events import Event, OnEvent, as_document, ignore, is_kept
 from nacre.files import build_folder, sha256, write_atomically
 from nacre.learning.settings import Optim
 from nacre.models.host import Host
 from nacre.records.run import RunRecord
-from nacre.runs.directory import RunDirectory
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
+from nacre.runs.stages import Stages
 
 torch.set_num_threads(1)
 
@@ -97,7 +97,7 @@ def stop_at(kind: str, times: int = 1, **values: object) -> OnEvent:
 
     def stop(event: Event) -> None:
         nonlocal seen
-        if {"event": kind, **values}.items() <= as_document(event).items():
+        if is_kept(event) and {"event": kind, **values}.items() <= as_document(event).items():
             seen += 1
             if seen == times:
                 raise Stop(kind)
@@ -112,6 +112,7 @@ def events(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
 
 
 TIMES = {"seconds", "peak_rss_bytes", "train_seconds", "evaluate_seconds"}
+HASHES = {"sha256", "recipe_hash"}  # of times, and of the folder's own name
 BY_CONTENT = {"results.json", "row.json"}  # hold times beside what must be the same
 NOT_COMPARED = {"events.jsonl", "report.html", "manifest.json", "recipe.yaml", ".lock"}
 
@@ -123,7 +124,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if path.name in BY_CONTENT:
             document = json.loads(path.read_text())
-            found[name] = {key: value for key, value in document.items() if key not in TIMES}
+            found[name] = {key: value for key, value in document.items() if key not in TIMES | HASHES}
         elif path.is_dir() or path.name in NOT_COMPARED:
             found[name] = None
         else:
@@ -155,14 +156,14 @@ def test_the_comparison_sees_another_seed(recipe: Recipes, straight: Callable[[s
 
 # Stopped by an exception, at every kind of place.
 
-PLACES: dict[str, tuple[int, dict[str, Any]]] = {  # how many tasks are committed by then, and which event it is
+PLACES: dict[str, tuple[int, dict[str, Any]]] = {  # how many tasks are saved by then, and which event it is
     "before row 0": (0, {"kind": "evaluate", "row": 0}),
     "in the first task": (0, {"kind": "step", "times": 2}),
-    "between training and commit": (0, {"kind": "evaluate", "row": 1}),
+    "in the first evaluation": (1, {"kind": "evaluate", "row": 1}),
     "between commit and next stage": (1, {"kind": "row", "number": 1}),
     "at the start of the second task": (1, {"kind": "stage", "number": 2}),
     "in the last task": (2, {"kind": "step", "times": 2 * STEPS + 3}),
-    "in the last evaluation": (2, {"kind": "evaluate", "row": 3}),
+    "in the last evaluation": (3, {"kind": "evaluate", "row": 3}),
     "right before the record": (3, {"kind": "row", "number": 3}),
     "right after the record": (3, {"kind": "finished"}),
 }
@@ -178,7 +179,8 @@ CASES = [
 def test_stopped_once(
     recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path, method: str, place: str
 ) -> None:
-    committed, event = PLACES[place]
+    saved, event = PLACES[place]
+    in_evaluation = event["kind"] == "evaluate" and saved > 0
     ended = place == "right after the record"
     output = tmp_path / "run"
     expected = straight(method)
@@ -188,15 +190,22 @@ def test_stopped_once(
     assert (output / "results.json").exists() == ended
     torch.manual_seed(3)
     seen: list[dict[str, Any]] = []
-    record = run(recipe(method, output), lambda event: seen.append(json.loads(json.dumps(as_document(event)))))
+
+    def note(event: Event) -> None:
+        if is_kept(event):
+            seen.append(json.loads(json.dumps(as_document(event))))
+
+    record = run(recipe(method, output), note)
     assert_same(output, expected)
     assert record == RunRecord.read(output / "results.json")
 
     trained = [event["name"] for event in seen if event["event"] == "stage"]
-    assert trained == list(NAMES[committed:])  # what was committed is not trained again
+    assert trained == list(NAMES[saved:])  # what was saved is not trained again
     resumed = [event["tasks"] for event in seen if event["event"] == "resumed"]
-    continues = method != "independent" and 0 < committed < 3  # independent copies start from the host
-    assert resumed == ([list(NAMES[:committed])] if continues else [])
+    if method == "independent":  # copies start from the host, so that only one that is to be measured is read
+        assert resumed == ([[NAMES[saved - 1]]] if in_evaluation else [])
+    else:
+        assert resumed == ([list(NAMES[:saved])] if in_evaluation or 0 < saved < 3 else [])
     assert seen[-1] == {"event": "finished", "path": str(output), "already": ended}
     assert [path.name for path in output.rglob("*.partial")] == []
 
@@ -219,12 +228,15 @@ def test_stopped_again_and_again(recipe: Recipes, straight: Callable[[str], Path
     assert_same(output, straight("am_lora"))
 
 
-def test_joint_is_learnt_again_from_the_start(recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path) -> None:
+def test_joint_begins_again_until_it_is_learned(
+    recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path
+) -> None:
     output = tmp_path / "run"
     for stop in (stop_at("step", 5), stop_at("evaluate", row=3)):
         with pytest.raises(Stop):
             run(recipe("joint", output), stop)
     run(recipe("joint", output), ignore)
+    assert len(events(output, "stage")) == 2  # what the second stop left was measured, not learned
     here, there = outcome(output), outcome(straight("joint"))
     assert here == there
     assert here["tasks/03-joint/adapter.safetensors"]
@@ -246,8 +258,10 @@ def test_stopped_between_two_answers(
     monkeypatch.setattr(Host, "write", failing)
     with pytest.raises(Stop):
         run(recipe("inc_lora", output), ignore)
-    assert sorted(path.name for path in (output / "tasks").iterdir()) == ["00-before", "01-animals"]
+    assert sorted(path.name for path in (output / "tasks").glob("*/row.json")) == ["row.json"] * 2
+    assert (output / "tasks" / "02-plants" / "learned.json").exists()
     run(recipe("inc_lora", output), ignore)
+    assert [event["name"] for event in events(output, "stage")] == list(NAMES)  # each task is learned once
     assert_same(output, straight("inc_lora"))
 
 
@@ -359,7 +373,7 @@ def test_killed(
     assert not (output / "results.json").exists()
     assert not (output / "tasks" / "03-tools").exists()
     assert call([*command, "--output", str(output)], monkeypatch) == 0
-    assert "Continuing after 2 finished task(s)" in " ".join(capsys.readouterr().out.split())
+    assert "Continuing after 2 finished tasks" in " ".join(capsys.readouterr().out.split())
     assert [event["tasks"] for event in events(output, "resumed")] == [["animals", "plants"]]
     assert [event["name"] for event in events(output, "stage")] == [*NAMES, "tools"]
     assert_same(output, uninterrupted)
@@ -483,6 +497,161 @@ def test_leftovers_are_removed(recipe: Recipes, straight: Callable[[str], Path],
     assert_same(unfinished, straight("inc_lora"))
 
 
+# Stages that do not belong together.
+
+SEQUENTIAL = ("inc_lora", "am_lora", "seq_ft", *REMEMBERING)
+
+
+@pytest.mark.parametrize("method", [*SEQUENTIAL, "independent"])
+@pytest.mark.parametrize("gaps", [(2,), (1,), (0,), (1, 3), (2, 3)], ids=str)
+def test_what_follows_a_gap_is_learned_again(
+    recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path, method: str, gaps: tuple[int, ...]
+) -> None:
+    """A finished folder whose page and record are gone, and some stages."""
+    output = tmp_path / "run"
+    shutil.copytree(straight(method), output)
+    (output / "events.jsonl").unlink()
+    (output / "results.json").unlink()
+    for number in gaps:
+        (gone,) = (output / "tasks").glob(f"0{number}-*")
+        shutil.rmtree(gone)
+    run(recipe(method, output), ignore)
+    assert [event["name"] for event in events(output, "stage")] == list(NAMES[max(gaps[0], 1) - 1 :])
+    assert len(events(output, "warning")) == len(NAMES) - gaps[0] - (len(gaps) - 1)
+    assert_same(output, straight(method))
+
+
+FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {  # method and changes of the run that a stage is taken from
+    "another seed": ("inc_lora", {"seed": 1}),
+    "another rate": ("inc_lora", {"optim": Optim(learning_rate=0.02, batch_size=4, epochs=2, log_every=1)}),
+    "another method": ("am_lora", {}),
+    "another parameter": ("inc_lora", {"parameters": {"alpha": 4.0}}),
+    "other decoding": ("inc_lora", {"evaluation": {"decode": "labels"}}),
+    "other rows": ("inc_lora", {"limit_train": 4}),
+}
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_stage_of_another_run_is_refused(
+    recipe: Recipes, unfinished: Path, tmp_path: Path, kind: str, number: int
+) -> None:
+    method, changes = FOREIGN[kind]
+    other = tmp_path / "other"
+    with pytest.raises(Stop):
+        run(recipe(method, other, **changes), stop_at("stage", number=3))
+    (stage,) = (unfinished / "tasks").glob(f"0{number}-*")
+    shutil.rmtree(stage)
+    shutil.copytree(other / "tasks" / stage.name, stage)
+    before = hashes(unfinished / "tasks")
+    with pytest.raises(CheckpointError, match="belongs to another run") as caught:
+        run(recipe("inc_lora", unfinished), ignore)
+    assert f"Delete the folder '{stage}'" in str(caught.value)
+    assert hashes(unfinished / "tasks") == before
+
+
+def test_the_advice_helps(recipe: Recipes, straight: Callable[[str], Path], unfinished: Path) -> None:
+    """One deletes the folder that is named, and the run ends as if nothing had happened."""
+    flip(unfinished / "tasks" / "01-animals" / "adapter.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        run(recipe("inc_lora", unfinished), ignore)
+    (named,) = re.findall(r"Delete the folder '([^']*)'", str(caught.value))
+    shutil.rmtree(named)
+    run(recipe("inc_lora", unfinished), ignore)
+    assert_same(unfinished, straight("inc_lora"))
+
+
+def test_exchanged_stages_are_learned_again(
+    recipe: Recipes, straight: Callable[[str], Path], unfinished: Path, tmp_path: Path
+) -> None:
+    tasks = unfinished / "tasks"
+    (tasks / "01-animals").rename(tmp_path / "one")
+    (tasks / "02-plants").rename(tasks / "01-animals")
+    (tmp_path / "one").rename(tasks / "02-plants")
+    run(recipe("inc_lora", unfinished), ignore)
+    assert_same(unfinished, straight("inc_lora"))
+
+
+def test_settings_changed_by_hand_in_the_folder_do_not_continue(recipe: Recipes, unfinished: Path) -> None:
+    """Folder and command agree on a rate, and the stages were learned with another."""
+    file = unfinished / "recipe.yaml"
+    file.write_text(file.read_text().replace("learning_rate: 0.03", "learning_rate: 0.01"))
+    optim = Optim(learning_rate=0.01, batch_size=4, epochs=2, log_every=1)
+    with pytest.raises(CheckpointError, match="00-before' belongs to another run"):
+        run(recipe("inc_lora", unfinished, optim=optim), ignore)
+
+
+LIES: dict[str, Callable[[dict[str, Any]], object]] = {  # what a manifest may say that no manifest does
+    "no file": lambda manifest: manifest["sha256"].clear(),
+    "no learner": lambda manifest: manifest["sha256"].pop("state.json"),
+    "no tensors": lambda manifest: manifest["sha256"].pop("state.safetensors"),
+    "a list": lambda manifest: manifest.update(sha256=[]),
+    "nothing": lambda manifest: manifest.update(sha256=None),
+    "a text": lambda manifest: manifest.update(sha256="x"),
+    "no hash": lambda manifest: manifest["sha256"].update({"state.json": None}),
+    "half a hash": lambda manifest: manifest["sha256"].update({"state.json": "abc"}),
+    "a file elsewhere": lambda manifest: manifest["sha256"].update({"../00-before/row.json": "0" * 64}),
+    "a newer schema": lambda manifest: manifest.update(schema="nacre.learner/99"),
+    "no schema": lambda manifest: manifest.pop("schema"),
+    "something else": lambda manifest: manifest.update(extra=1),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_manifest_that_lies_is_named(recipe: Recipes, stopped: Path, unfinished: Path, lie: str) -> None:
+    file = unfinished / "tasks" / "02-plants" / "manifest.json"
+    document = json.loads(file.read_text())
+    LIES[lie](document)
+    file.write_text(json.dumps(document))
+    with pytest.raises(CheckpointError) as caught:
+        run(recipe("inc_lora", unfinished), ignore)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def forged(stage: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Change a JSON file, and the manifest so that it agrees."""
+    file = stage / name
+    document = json.loads(file.read_text())
+    file.write_text(json.dumps(change(document) or document))
+    manifest = json.loads((stage / "manifest.json").read_text())
+    manifest["sha256"][name] = sha256(file)
+    (stage / "manifest.json").write_text(json.dumps(manifest))
+
+
+FORGED: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "a field more": ("row.json", lambda row: row.update(new=1)),
+    "another row": ("row.json", lambda row: row.update(row=1)),
+    "a score less": ("row.json", lambda row: row["scores"].pop()),
+    "a score above 1": ("row.json", lambda row: row["scores"].__setitem__(0, 1.5)),
+    "a list for a row": ("row.json", lambda row: [row]),
+    "no parts": ("state.json", lambda state: state.pop("parts") and None),
+    "no method": ("state.json", lambda state: state.pop("method") and None),
+    "a list for a learner": ("state.json", lambda state: [state]),
+    "a text for tasks": ("state.json", lambda state: state.update(tasks="plants")),
+    "other tasks": ("state.json", lambda state: state.update(tasks=["plants", "animals"])),
+    "owners of another kind": ("state.json", lambda state: state.update(owners=[])),
+    "a newer learner": ("state.json", lambda state: state.update(schema="nacre.learner/99")),
+    "an old learner without slots": ("state.json", lambda state: state.update(schema="nacre.learner/1")),
+    "another seed": ("state.json", lambda state: state.update(seed=1)),
+    "another method": ("state.json", lambda state: state["method"].update(name="seq_lora")),
+    "another parameter": ("state.json", lambda state: state["method"]["parameters"].update(rank=4)),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_a_stage_that_agrees_with_its_manifest_and_not_with_the_run(
+    recipe: Recipes, unfinished: Path, kind: str
+) -> None:
+    name, change = FORGED[kind]
+    stage = unfinished / "tasks" / "02-plants"
+    forged(stage, name, change)
+    with pytest.raises(CheckpointError) as caught:
+        run(recipe("inc_lora", unfinished), ignore)
+    assert str(stage) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 # Names of tasks become names of folders.
 
 ODD = (
@@ -502,8 +671,8 @@ ODD = (
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=20, unique=True))
 @example([*ODD, ".hidden", ".", "-"])
 def test_every_name_makes_a_folder_name(names: list[str]) -> None:
-    folder = RunDirectory(Path("run"))
-    made = [folder.stage_folder(number, name) for number, name in enumerate(names, start=1)]
+    folder = Stages(Path("run"), "", 1, ignore)
+    made = [folder.folder(number, name) for number, name in enumerate(names, start=1)]
     assert len({path.name.lower() for path in made}) == len(names)
     for path in made:
         assert path.parent == Path("run/tasks")
@@ -514,7 +683,7 @@ def test_every_name_makes_a_folder_name(names: list[str]) -> None:
 
 @pytest.mark.parametrize("name", ODD, ids=range(len(ODD)))
 def test_a_stage_of_any_name_can_be_written(tmp_path: Path, name: str) -> None:
-    folder = RunDirectory(tmp_path).stage_folder(1, name)
+    folder = Stages(tmp_path, "", 1, ignore).folder(1, name)
 
     def fill(place: Path) -> None:
         (place / f"{folder.name}.jsonl.gz").write_text("x")

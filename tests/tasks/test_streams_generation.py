@@ -160,7 +160,7 @@ def test_trace_rows_of_another_wording_stay_whole(tmp_path):
 
 def test_trace_runs(tmp_path, tiny_model):
     data = write_trace(tmp_path / "data", published=True)
-    found = carried_out("trace", data, tiny_model("t5"), tmp_path / "run")
+    found = carried_out("trace", data, tiny_model("t5", *"ABC"), tmp_path / "run")
     assert found.task_metrics == TITLES
     assert found.protocol["tasks"][7]["metric"] == "sari"
     file = tmp_path / "run" / "tasks" / "08-20Minuten" / "predictions" / "03-MeetingBank.jsonl.gz"
@@ -344,7 +344,9 @@ def test_own_stream_file(tmp_path):
 def test_own_stream_runs_from_anywhere(tmp_path, tiny_model, monkeypatch, nacre: Call):
     own_stream(tmp_path / "streams")
     monkeypatch.chdir(tmp_path)
-    found = carried_out("streams/stream.yaml", None, tiny_model("llama"), tmp_path / "run", max_source_length=40)
+    found = carried_out(
+        "streams/stream.yaml", None, tiny_model("llama", "goods", "bills"), tmp_path / "run", max_source_length=40
+    )
     assert found.stream == "helpdesk"
     assert found.task_metrics == ["macro-F1", "BLEU"]
     monkeypatch.chdir("/")
@@ -467,7 +469,7 @@ needs_data = pytest.mark.skipif(
 )
 def test_delivered_streams_run(stream, folder, cap, tmp_path, tiny_model):
     data = Path(os.environ["NACRE_DATA"]) / folder
-    found = carried_out(stream, data, tiny_model("t5"), tmp_path / "run", max_source_length=cap)
+    found = carried_out(stream, data, tiny_model("t5", *"ABC"), tmp_path / "run", max_source_length=cap)
     assert found.tasks == list(get_stream(stream).tasks)
 
 

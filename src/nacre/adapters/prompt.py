@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from nacre.adapters.adapter import Adapter, FeatureMap, PlacedAdapter
 from nacre.adapters.route import Route
-from nacre.adapters.site import pristine_tensors, put_module
+from nacre.adapters.site import allow_saving, forbid_saving, pristine_tensors, put_module
 from nacre.errors import CheckpointError, ModelError, RecipeError
 from nacre.models.owner import ParameterGroup, stop_training
 from nacre.models.reader import reader_of
@@ -156,6 +156,7 @@ class PlacedPrompt(PlacedAdapter):
         self.place = ".".join(name for name in (names[id(reader)], inside[id(embedding)]) if name)
         self.prompts = PromptTable(embedding, settings.tokens).train(embedding.training)
         put_module(model, self.place, self.prompts)
+        forbid_saving(model)
 
     def grow(self) -> bool:
         self.tasks += 1
@@ -256,3 +257,4 @@ class PlacedPrompt(PlacedAdapter):
 
     def take_out(self) -> None:
         put_module(self.model, self.place, self.prompts.base)
+        allow_saving(self.model)

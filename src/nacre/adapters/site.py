@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from nacre.adapters.adapter import FeatureMap
+from nacre.errors import ModelError
 
 
 class Site(nn.Module, ABC):
@@ -178,6 +179,8 @@ def put_sites(model: nn.Module, linears: Mapping[str, nn.Module], wrap: Callable
     for name, linear in linears.items():
         sites[name] = wrap(linear).train(linear.training)  # a new module would start in training mode
         put_module(model, name, sites[name])
+    if sites:
+        forbid_saving(model)
     return sites
 
 
@@ -185,6 +188,26 @@ def take_away(model: nn.Module, sites: Mapping[str, Site]) -> None:
     """Put every base back where it was: the host is bit for bit what it was before."""
     for name, site in sites.items():
         put_module(model, name, site.base)
+    if not any(isinstance(module, Site) for module in model.modules()):
+        allow_saving(model)
+
+
+def forbid_saving(model: nn.Module) -> None:
+    """Put a refusal in front of transformers' `save_pretrained`, which would write names that no model knows."""
+    if hasattr(model, "save_pretrained"):
+        vars(model)["save_pretrained"] = _refuse_saving
+
+
+def allow_saving(model: nn.Module) -> None:
+    """Undo `forbid_saving`."""
+    vars(model).pop("save_pretrained", None)
+
+
+def _refuse_saving(*_: object, **__: object) -> None:
+    raise ModelError(
+        "This model carries a learner's adapter, which save_pretrained cannot write: use learner.save(folder), or "
+        "learner.merged().save_pretrained(folder) for the model with the adapter added to its weights."
+    )
 
 
 def put_module(model: nn.Module, name: str, module: nn.Module) -> None:

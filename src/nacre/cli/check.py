@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from nacre.cli.console import print_json
-from nacre.cli.display import table_console
+from nacre.cli.screen import WARNING, Grid, say, screen
 
 if TYPE_CHECKING:
     from nacre.models.families import Lengths
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from nacre.tasks.template import Identity
 
 STRICT = ("leak", "unreadable")
+OF_A_MODEL = ("truncation", "spelling")
+"""Kinds of findings that need a model."""
 
 
 def check(
@@ -34,7 +35,7 @@ def check(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Count the texts that are too long for this model: folder, name, or 'demo'.")
+        str | None, typer.Option(help="Count what is too long or cannot be written: folder, name, or 'demo'.")
     ] = None,
     max_source_length: Annotated[int, typer.Option(min=1, help="Tokens that an input may have (with --model).")] = 512,
     max_target_length: Annotated[
@@ -55,6 +56,7 @@ def check(
     Exits with 0 whatever is found; see --strict. A run stores the same in its checks.json.
     """
     from nacre.errors import RecipeError
+    from nacre.models.quiet import quiet_transformers
     from nacre.runs.checks import checks_of, tasks_to_check
     from nacre.tasks.checking.finding import FINDING_KINDS, plain
     from nacre.tasks.reading.choices import Choices
@@ -63,7 +65,8 @@ def check(
     if identity not in lines:
         raise RecipeError(f"--identity {identity}: {', '.join(lines)} are possible.")
     tasks, unreadable = tasks_to_check(data, stream, lines[identity], Choices(0, skip_bad_rows, fold_labels))
-    checks = checks_of(tasks, _reader(model, max_source_length, max_target_length) if model is not None else None)
+    with quiet_transformers():
+        checks = checks_of(tasks, _reader(model, max_source_length, max_target_length) if model is not None else None)
     findings = [*map(plain, unreadable), *checks["findings"]]
     if as_json:
         print_json(json.dumps({**checks, "findings": findings}))
@@ -87,33 +90,32 @@ def _print(
     findings: Iterable[Mapping[str, Any]],
     kinds: Mapping[FindingKind, str],
 ) -> None:
-    console = table_console(100)
-    console.print(_table(tasks, checks["truncated"]))
+    console = screen()
+    _sizes(tasks, checks["truncated"]).print(console)
     by_kind: dict[FindingKind, list[Mapping[str, Any]]] = {kind: [] for kind in kinds}
     for finding in findings:
         by_kind[finding["kind"]].append(finding)
     for kind, some in by_kind.items():
-        if kind == "truncation" and checks["truncated"] is None:
+        if kind in OF_A_MODEL and checks["truncated"] is None:
             continue
-        console.print(f"\n{kind}: {kinds[kind]}: {'none' if not some else len(some)}", soft_wrap=True)
+        console.print()
+        say(console, f"{kind}: {kinds[kind]}: {len(some) or 'none'}", WARNING if some else "")
         for finding in some:
-            console.print(f"  {finding['sentence']}", soft_wrap=True)
+            say(console, f"  {finding['sentence']}")
             pairs = [row for row in finding["rows"] if len(row) > 1]
             for row in pairs:
-                console.print(f"    {' = '.join(row)}", soft_wrap=True)
+                say(console, f"    {' = '.join(row)}")
             if pairs and finding["count"] > len(pairs):
-                console.print(f"    and {finding['count'] - len(pairs)} more", soft_wrap=True)
+                say(console, f"    and {finding['count'] - len(pairs)} more")
 
 
-def _table(tasks: Sequence[Task], truncated: Mapping[str, Any] | None) -> Table:
+def _sizes(tasks: Sequence[Task], truncated: Mapping[str, Any] | None) -> Grid:
     """Rows of each split, the size of the label set and, if they were counted, the texts that are cut."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("task")
-    for heading in ("train", "validation", "test", "labels", *(("cut",) if truncated else ())):
-        table.add_column(heading, justify="right")
+    headings = ("task", "train", "validation", "test", "labels", *(("cut",) if truncated else ()))
+    rows = []
     for task in tasks:
-        sizes = [f"{len(rows):,}" for rows in (task.train, task.validation, task.test)]
+        sizes = [f"{len(split):,}" for split in (task.train, task.validation, task.test)]
         labels = str(len(task.labels)) if task.labels else "-"
         cut = [str(sum(truncated["tasks"].get(task.name, {}).values()))] if truncated else []
-        table.add_row(task.name, *sizes, labels, *cut)
-    return table
+        rows.append((task.name, *sizes, labels, *cut))
+    return Grid("", headings, rows)

@@ -19,7 +19,8 @@ def demo(
     """Teach the embedded model four small tasks with three methods, and show what each of them forgot."""
     import json
 
-    from nacre.cli.display import Display, print_comparison
+    from nacre.cli.display import Display
+    from nacre.cli.records import print_records
 
     display = Display(error=as_json)
     from nacre.runs.demo import run_demo
@@ -29,4 +30,4 @@ def demo(
     if as_json:
         print_json(json.dumps([json.loads(record.as_json()) for record in records]))
     else:
-        print_comparison(records, page)
+        print_records(records, page)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
-from nacre.cli.display import table_console
+from nacre.cli.screen import WARNING, Grid, say, screen
 
 if TYPE_CHECKING:
     from nacre.runs.plan import PlannedPart, PlannedStage, RunPlan
@@ -21,13 +19,13 @@ FOLDER = {
 
 def print_plan(plan: RunPlan) -> None:
     """The method's parts, the settings, a row for each task, and what is missing."""
-    console = table_console(30 + 13 * len(plan.penalties))
+    console = screen()
     for name, text in _lines(plan):
-        console.print(f"{name:<15}{text}", soft_wrap=True)
+        say(console, f"{name:<15}{text}")
     console.print()
-    console.print(_stage_table(plan))
+    _stages(plan).print(console)
     for sentence in plan.missing:
-        console.print(f"Missing: {sentence}", soft_wrap=True)
+        say(console, f"Missing: {sentence}", WARNING)
 
 
 def _lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
@@ -70,16 +68,9 @@ def _in_order(rules: list[PlannedPart], norm: float | None) -> Iterator[tuple[st
         yield "gradient rules", "none"
 
 
-def _stage_table(plan: RunPlan) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("task")
-    for heading in ("rows", "stored", "epochs", "rate", "steps"):
-        table.add_column(heading, justify="right")
-    for part in plan.penalties:
-        table.add_column(part.key, justify="right")
-    for stage in plan.stages:
-        table.add_row(*_stage_row(stage))
-    return table
+def _stages(plan: RunPlan) -> Grid:
+    headings = ("task", "rows", "stored", "epochs", "rate", "steps", *(part.key for part in plan.penalties))
+    return Grid("", headings, [_stage_row(stage) for stage in plan.stages])
 
 
 def _stage_row(stage: PlannedStage) -> list[str]:

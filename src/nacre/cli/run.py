@@ -39,6 +39,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run, without loading the model or writing anything.")
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="List the trained parameters of each task.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print results.json, or the plan; progress goes to standard error.")
     ] = False,
@@ -47,9 +48,10 @@ def run(
 
     The same command on an unfinished folder continues it, on a finished one says so.
     """
-    from nacre.cli.display import Display, print_record
+    from nacre.cli.display import Display
+    from nacre.cli.records import print_record
 
-    display = Display(error=as_json)
+    display = Display(error=as_json, verbose=verbose)
     from nacre.runs.recipe import read_recipe
     from nacre.runs.run import run as carry_out
 
@@ -83,4 +85,4 @@ def run(
     if as_json:
         print_json(record.as_json())
     else:
-        print_record(record)
+        print_record(record, display.page)

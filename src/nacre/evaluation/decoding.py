@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Literal
 
@@ -10,6 +10,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from pydantic import Field
 
 from nacre.errors import DataError
+from nacre.events import OnEvent, RowsAnswered, ignore
 from nacre.models.families import Encoded, Lengths
 from nacre.models.host import Host
 from nacre.models.label_tree import Labels
@@ -85,6 +86,7 @@ def answer(
     decoding: Decoding,
     max_new_tokens: int,
     labels: LabelSets | None = None,
+    on_event: OnEvent = ignore,
 ) -> list[list[str]]:
     """Answers to each group's examples, in their order.
 
@@ -98,6 +100,7 @@ def answer(
         decoding: How.
         max_new_tokens: At most so many tokens an answer.
         labels: Of each group, to choose from if `decoding` says so; None: free answers.
+        on_event: Is called after each batch.
     """
     decode: Decode = "free" if labels is None else decoding.decode
     sets = [None] * len(groups) if labels is None or decode == "free" else labels
@@ -105,35 +108,37 @@ def answer(
     label_sets = _label_sets(host, groups, sets, lengths)
     first_seen = {label_set: number for number, label_set in enumerate(dict.fromkeys(label_sets))}
     order = sorted(range(len(rows)), key=lambda index: (first_seen[label_sets[index]], len(rows[index].source)))
-    answers = [""] * len(rows)
+    by_index: dict[int, str] = {}
     for label_set, same in groupby(order, key=lambda index: label_sets[index]):
-        members = list(same)
+        waiting = list(same)
         answerer = _answerer(host, label_set, max_new_tokens, decode)
-        for index, text in zip(
-            members, _in_batches(answerer, [rows[index] for index in members], decoding), strict=True
-        ):
-            answers[index] = text
-    remaining = iter(answers)
+        for texts in _in_batches(answerer, [rows[index] for index in waiting], decoding):
+            answered, waiting = waiting[: len(texts)], waiting[len(texts) :]
+            by_index.update(zip(answered, texts, strict=True))
+            on_event(RowsAnswered(done=len(by_index), rows=len(rows)))
+    remaining = (by_index[index] for index in range(len(rows)))
     return [[next(remaining) for _ in group] for group in groups]
 
 
-def _in_batches(answerer: _Answerer, rows: Sequence[Encoded], decoding: Decoding) -> list[str]:
-    """Answers to rows in order of their length; fewer at once as soon as the device's memory does not hold them."""
-    size, answers = decoding.batch_size, list[str]()
+def _in_batches(answerer: _Answerer, rows: Sequence[Encoded], decoding: Decoding) -> Iterator[Sequence[str]]:
+    """Answers to rows in order of their length, batch by batch; fewer at once as soon as the device's memory does not
+    hold them."""
+    size, done = decoding.batch_size, 0
     batches = cut(rows, size, decoding.split_padding)
     while batches:
         batch = batches[0]
         try:
-            answers += answerer(batch)
-            batches = batches[1:]
-            continue
+            answers = answerer(batch)
         except RuntimeError as error:
             if len(batch) == 1 or not should_reduce_batch_size(error):
                 raise
+        else:
+            yield answers
+            done, batches = done + len(batch), batches[1:]
+            continue
         size = len(batch) // 2
-        batches = cut(rows[len(answers) :], size, decoding.split_padding)
+        batches = cut(rows[done:], size, decoding.split_padding)
         clear_device_cache(garbage_collection=True)  # here, where the error no longer holds on to its tensors
-    return answers
 
 
 def cut(rows: Sequence[Encoded], size: int, split_padding: int | None) -> list[Sequence[Encoded]]:
@@ -178,5 +183,5 @@ def _check_distinct(texts: Sequence[str], labels: Labels) -> None:
         if label and label in labels[:number]:
             raise DataError(
                 f"Labels '{texts[labels.index(label)]}' and '{texts[number]}' are the same tokens to this host, and "
-                "decode=labels cannot tell them apart: rename one, or use decode=free."
+                "decode=labels cannot tell them apart: rename one."
             )

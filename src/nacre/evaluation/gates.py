@@ -13,13 +13,17 @@ from torch import Tensor, nn
 
 from nacre.adapters.gated import GatedSite, PlacedGated
 from nacre.errors import NacreError
+from nacre.features.site_inputs import read_site_inputs
 from nacre.models.families import Encoded
 from nacre.models.roles import Role, layer_of, roles_of
 from nacre.parts.part import LearnerView
 from nacre.tasks.task import Task
 
-ROWS = 32
-"""How many rows of a task are looked at, unless said otherwise."""
+ROWS = 8
+"""How many rows of a task are looked at, unless said otherwise: a run does so after every task, for every task."""
+
+AT_ONCE = 4
+"""How many of them are read together; sorted by length, so that little of it is padding."""
 
 TOKENS = (
     "every token that a site reads, padding excluded: those of the input and, behind it (decoder-only) or in the "
@@ -75,15 +79,19 @@ def mean_gates(learner: LearnerView, task: Task, rows: int = ROWS) -> list[SiteG
         NacreError: If the learner's adapter has no gates or has learned nothing yet.
     """
     adapter = _gated(learner)
-    with _noting(learner.host.model, adapter.sites, GatedSite.gates) as seen:
-        for batch in _of_equal_lengths(_chosen(learner, task, rows)):
-            _read(learner, batch)
+    seen: dict[str, list[Tensor]] = defaultdict(list)
+
+    def note(name: str, inputs: Tensor) -> None:
+        seen[name].append(_sums(adapter.sites[name].gates(inputs)))
+
+    chosen = sorted(_chosen(learner, task, rows), key=Encoded.length)
+    read_site_inputs(learner.host, chosen, list(adapter.sites), note, batch_size=AT_ONCE)
     names = learner.state.tasks if len(learner.state.tasks) == adapter.tasks else [" + ".join(learner.state.tasks)]
     return [_record(adapter, site, names, sums) for site, sums in seen.items()]
 
 
 @torch.no_grad()
-def dropped_gates(learner: LearnerView, task: Task, rows: int = ROWS, batch_size: int = 16) -> dict[str, float]:
+def dropped_gates(learner: LearnerView, task: Task, rows: int = 32, batch_size: int = 16) -> dict[str, float]:
     """The share that `keep_gates` leaves out of the sum.
 
     Padding tokens count, because a site cannot tell them apart, neither here nor when it chooses. The choice is
@@ -92,7 +100,7 @@ def dropped_gates(learner: LearnerView, task: Task, rows: int = ROWS, batch_size
     Args:
         learner: Whose gates.
         task: Whose rows.
-        rows: As for `mean_gates`.
+        rows: How many, at even distances.
         batch_size: How many are read at once, in their order. It matters: sites choose anew for every batch.
 
     Returns:
@@ -139,8 +147,7 @@ def _noting(
 
     def watch(name: str, site: GatedSite) -> torch.utils.hooks.RemovableHandle:
         def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            of_tokens = shares(site, inputs[0]).flatten(0, -2).cpu().double()  # [tokens, n]
-            seen[name].append(torch.cat([of_tokens.sum(dim=0), of_tokens.new_tensor([len(of_tokens)])]))
+            seen[name].append(_sums(shares(site, inputs[0]).flatten(0, -2)))
 
         return site.register_forward_pre_hook(note)
 
@@ -155,12 +162,10 @@ def _noting(
             handle.remove()
 
 
-def _of_equal_lengths(rows: Sequence[Encoded]) -> list[list[Encoded]]:
-    """Rows that can be read together without padding, so that every token counts."""
-    by_lengths: dict[tuple[int, int], list[Encoded]] = defaultdict(list)
-    for row in rows:
-        by_lengths[len(row.source), len(row.target)].append(row)
-    return list(by_lengths.values())
+def _sums(shares: Tensor) -> Tensor:
+    """The sum over tokens of [tokens, n], and behind it their number: [n + 1] in float64."""
+    of_tokens = shares.cpu().double()
+    return torch.cat([of_tokens.sum(dim=0), of_tokens.new_tensor([len(of_tokens)])])
 
 
 def _read(learner: LearnerView, rows: Sequence[Encoded]) -> None:

@@ -14,6 +14,9 @@ ScoreMatrix = Sequence[Sequence[float | None]]
 Unit = Literal["%", "points"]
 Direction = Literal["higher", "lower"]
 
+RANGES: dict[Unit, tuple[float, float]] = {"%": (0.0, 1.0), "points": (-1.0, 1.0)}
+"""Between which fractions a value of each unit lies."""
+
 
 @dataclass(frozen=True)
 class RunMetric:
@@ -24,7 +27,8 @@ class RunMetric:
         title: Its name on pages.
         unit: `%` of a fraction, or `points` of a difference of fractions.
         better: Which values are better.
-        definition: The formula in words, with its source.
+        meaning: What it says, in plain language.
+        definition: The formula, with its source.
         compute: From the matrix `[T + 1][T]` and the number of test rows of each task [T]; None where not defined.
     """
 
@@ -32,6 +36,7 @@ class RunMetric:
     title: str
     unit: Unit
     better: Direction
+    meaning: str
     definition: str
     compute: Callable[[ScoreMatrix, Sequence[int]], float | None]
 
@@ -76,25 +81,41 @@ def _forward_transfer(matrix: ScoreMatrix, test_rows: Sequence[int]) -> float | 
 
 
 AVERAGE_ACCURACY = RunMetric(
-    "average_accuracy", "Average accuracy", "%", "higher", "mean over j of R[T][j]", _average_accuracy
+    "average_accuracy",
+    "Average accuracy",
+    "%",
+    "higher",
+    "The score on all tasks after the last one was learned, each task counting the same.",
+    "mean over j of R[T][j]",
+    _average_accuracy,
 )
 FORGETTING = RunMetric(
     "forgetting",
     "Forgetting",
     "points",
     "lower",
+    "How far a task's score has fallen at the end from the best that it had; a negative number means that it rose.",
     "mean over j < T of (max over j <= l < T of R[l][j]) - R[T][j] (Chaudhry et al. 2018, from when a task was "
-    "learnt); negative values are not clipped",
+    "learned); negative values are not clipped",
     _forgetting,
 )
 RUN_METRICS = (
     AVERAGE_ACCURACY,
-    RunMetric("learning_accuracy", "Learning accuracy", "%", "higher", "mean over j of R[j][j]", _learning_accuracy),
+    RunMetric(
+        "learning_accuracy",
+        "Learning accuracy",
+        "%",
+        "higher",
+        "The score on each task when it had just been learned: how well the method learns, whatever it forgets later.",
+        "mean over j of R[j][j]",
+        _learning_accuracy,
+    ),
     RunMetric(
         "pooled_accuracy",
         "Pooled accuracy",
         "%",
         "higher",
+        "The score on all test rows together after the last task: a task with more test rows counts more.",
         "sum over j of n_j R[T][j] / sum of n_j, n_j test rows of task j",
         _pooled_accuracy,
     ),
@@ -104,6 +125,7 @@ RUN_METRICS = (
         "Backward transfer",
         "points",
         "higher",
+        "What learning later tasks did to earlier ones: below zero they got worse, above zero better.",
         "mean over j < T of R[T][j] - R[j][j] (Lopez-Paz and Ranzato 2017)",
         _backward_transfer,
     ),
@@ -112,6 +134,7 @@ RUN_METRICS = (
         "Forward transfer",
         "points",
         "higher",
+        "What learning earlier tasks did for a task before it was learned itself.",
         "mean over j > 1 of R[j-1][j] - R[0][j] (Lopez-Paz and Ranzato 2017; R[0] is the pretrained model, not a "
         "random one)",
         _forward_transfer,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from nacre.events import OnEvent, RowsAnswered, ignore
 from nacre.functional.losses import IGNORED, token_loss_sum
 from nacre.models.families import Encoded, Lengths
 from nacre.models.host import Host
@@ -44,11 +45,18 @@ class TextScore:
 
 
 @torch.inference_mode()
-def measure_text(host: Host, task: Task, lengths: Lengths, batch_size: int) -> TextScore:
+def measure_text(host: Host, task: Task, lengths: Lengths, batch_size: int, on_event: OnEvent = ignore) -> TextScore:
     """Score the test rows of a task of unlabeled text.
 
     Which tokens are hidden follows from the task's name and the chunk's number in it: the same for every run, method
     and seed.
+
+    Args:
+        host: The model that is measured.
+        task: The task.
+        lengths: Tokens of a chunk.
+        batch_size: Chunks measured at once.
+        on_event: Is called after each batch.
     """
     rows = [
         row.with_fresh_masks(0, "test", task.name, number)
@@ -62,6 +70,7 @@ def measure_text(host: Host, task: Task, lengths: Lengths, batch_size: int) -> T
             batch_loss, batch_right = _measure(host, rows[start : start + batch_size])
             loss += batch_loss
             right += batch_right
+            on_event(RowsAnswered(done=len(right), rows=len(rows)))
     finally:
         host.model.train(training)
     tokens = tuple(len(row.target) for row in rows)

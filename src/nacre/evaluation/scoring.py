@@ -52,6 +52,10 @@ class TaskScore:
     right: tuple[bool, ...]
     by_row: tuple[float, ...] | None
 
+    def __repr__(self) -> str:
+        valid = "" if self.valid is None else f", valid={self.valid:.4g}"
+        return f"TaskScore(value={self.value:.4g}, accuracy={self.accuracy:.4g}{valid}; {len(self.answers)} answers)"
+
 
 def score(task: Task, answers: Sequence[str]) -> TaskScore:
     """Score the answers to the task's test rows, each against all of its references."""

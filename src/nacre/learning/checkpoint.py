@@ -3,7 +3,7 @@
 OWNER.safetensors     what an owner has learned, by public name: adapter; of encoder-only hosts head; routing
 state.safetensors     the parts' tensors
 state.json            everything else: seed, tasks, what parts remember, method, settings, the model's name and hash
-manifest.json         sha256 of every file of the folder; its presence means that the folder is complete
+manifest.json         sha256 of every file of the folder (`nacre.manifest`)
 
 No learner and no model is needed to read or write one.
 """
@@ -12,24 +12,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nacre.errors import CheckpointError
-from nacre.files import build_folder, sha256, to_json
+from nacre.files import build_folder, put_back, to_json
 from nacre.learning.snapshot import OwnerState, Snapshot, Tree
+from nacre.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from nacre.migrations import LEARNER_SCHEMA, upgraded_learner
 
-MANIFEST = "manifest.json"
+STATE = "state.json"
 TENSOR = "$tensor"
 """In ``state.json``, ``{"$tensor": NAME}`` stands for a tensor of ``state.safetensors``."""
 
 
 def save(snapshot: Snapshot, folder: Path) -> None:
-    """Write the snapshot as a folder; a folder of that name is replaced, and only once the new one is complete."""
+    """Write the snapshot as a folder; a learner of that name is replaced, and only once the new one is complete.
+
+    Raises:
+        CheckpointError: If something else has that name.
+    """
+    if folder.exists() and not (folder.is_dir() and ((folder / MANIFEST).exists() or not any(folder.iterdir()))):
+        raise CheckpointError(f"'{folder}' is there and is not a saved learner; choose another name, or delete it.")
 
     def fill(place: Path) -> None:
         write_files(snapshot, place)
@@ -57,34 +65,9 @@ def write_files(snapshot: Snapshot, folder: Path) -> None:
         "optim": dict(snapshot.optim),
         "decoding": dict(snapshot.decoding),
         "model": dict(snapshot.host),
+        "forms": dict(snapshot.forms),
     }
-    (folder / "state.json").write_text(to_json(document) + "\n", encoding="utf-8")
-
-
-def write_manifest(folder: Path) -> None:
-    """List every file of the folder with its hash. Written last."""
-    hashes = {str(file.relative_to(folder)): sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
-    (folder / MANIFEST).write_text(to_json({"schema": LEARNER_SCHEMA, "sha256": hashes}) + "\n", encoding="utf-8")
-
-
-def verify(folder: Path) -> None:
-    """Compare every file of the folder with the manifest.
-
-    Raises:
-        CheckpointError: Naming the file that is missing or has other bytes than when it was written.
-    """
-    try:
-        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no {MANIFEST}: it is not a saved learner, or an incomplete one.") from None
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-        raise CheckpointError(f"{folder / MANIFEST} is damaged.") from None
-    for name, expected in listed.items():
-        file = folder / name
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing, although {MANIFEST} lists it.")
-        if sha256(file) != expected:
-            raise CheckpointError(f"{file} is damaged: its sha256 differs from the one in {MANIFEST}.")
+    (folder / STATE).write_text(to_json(document) + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> Snapshot:
@@ -93,33 +76,75 @@ def read(folder: Path) -> Snapshot:
     Raises:
         CheckpointError: If a file is missing or damaged, or was written by a newer version.
     """
-    verify(folder)
-    document = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    put_back(folder)
+    manifest = read_manifest(folder)
+    manifest.check(folder, STATE, "state.safetensors")
+    file = folder / STATE
     try:
         tensors = load_file(folder / "state.safetensors")
-        document = upgraded_learner(document, tensors, folder / "state.json")
+        saved = _Document.model_validate(upgraded_learner(json.loads(file.read_bytes()), tensors, file))
         owners = {
-            name: OwnerState(_tensors_of(folder / f"{name}.safetensors"), values)
-            for name, values in document["owners"].items()
+            name: OwnerState(_tensors_of(folder, f"{name}.safetensors", manifest), values)
+            for name, values in saved.owners.items()
         }
-        parts = {key: _put_back(tree, tensors) for key, tree in document["parts"].items()}
-    except (SafetensorError, KeyError) as error:
+        parts = {key: _put_back(tree, tensors) for key, tree in saved.parts.items()}
+    except SafetensorError as error:
         raise CheckpointError(f"{folder}: {error}.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(f"{file} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+    except KeyError as error:
+        raise CheckpointError(f"{file} is damaged: {error} is missing.") from None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(f"{file} is damaged: it does not describe a learner.") from None
     return Snapshot(
-        seed=document["seed"],
-        tasks=tuple(document["tasks"]),
+        seed=saved.seed,
+        tasks=tuple(saved.tasks),
         owners=owners,
         parts=parts,
-        head=document["head"],
-        method=document["method"],
-        optim=document["optim"],
-        decoding=document["decoding"],
-        host=document["model"],
+        head=saved.head,
+        method=saved.method.model_dump(),
+        optim=saved.optim,
+        decoding=saved.decoding,
+        host=saved.model.model_dump(),
+        forms=saved.forms,
     )
 
 
-def _tensors_of(file: Path) -> dict[str, Tensor]:
-    return load_file(file) if file.exists() else {}  # an owner that has learned nothing has no file
+class _SavedMethod(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    parameters: dict[str, Any]
+
+
+class _SavedHost(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    hash: str
+
+
+class _Document(BaseModel):
+    """The content of `state.json`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_: Literal["nacre.learner/2"] = Field(alias="schema")
+    seed: int
+    tasks: list[str]
+    owners: dict[str, dict[str, Any]]
+    head: str
+    parts: dict[str, Any]
+    method: _SavedMethod
+    optim: dict[str, Any]
+    decoding: dict[str, Any]
+    model: _SavedHost
+    forms: dict[str, Any]
+
+
+def _tensors_of(folder: Path, name: str, manifest: Manifest) -> dict[str, Tensor]:
+    return load_file(folder / name) if name in manifest.sha256 else {}  # an owner that has learned nothing has no file
 
 
 def _own_copies(tensors: Any) -> dict[str, Tensor]:

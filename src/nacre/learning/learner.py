@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from nacre.adapters.adapter import PlacedAdapter
+from nacre.adapters.merged import merged_copy
 from nacre.adapters.route import Route
-from nacre.errors import CheckpointError, DataError, TrainingError
+from nacre.adapters.site import Site
+from nacre.errors import CheckpointError, DataError, ModelError, TrainingError, nearest
 from nacre.evaluation.decoding import Decoding, answer, token_budget
 from nacre.evaluation.perplexity import TextScore, measure_text
 from nacre.evaluation.scoring import TaskScore, score
-from nacre.events import OnEvent, PastFolded, RowsEncoded, TrainingPrepared, ignore
+from nacre.evaluation.spelling import as_labels, cut_targets, label_spellings, respelled_targets, say_respelled
+from nacre.events import OnEvent, PastFolded, RowsAnswered, RowsEncoded, TrainingPrepared, Warned, only_warn
+from nacre.files import to_json
 from nacre.functional.losses import token_loss_sum
 from nacre.learning import checkpoint
 from nacre.learning.batches import Batches, TokenCount
 from nacre.learning.prefix import LearnerPrefix
+from nacre.learning.prompts import Conversation, TaskForm, prompt_example
 from nacre.learning.router import LearnerRouter
 from nacre.learning.settings import Optim
 from nacre.learning.snapshot import OwnerState, Snapshot, State, as_tree, from_tree
@@ -36,12 +42,18 @@ from nacre.models.owner import Owner, ParameterGroup
 from nacre.models.pooled_states import PooledStates, pooled_states
 from nacre.parts.part import MicroBatch, Part, Step
 from nacre.per_task import value_of
+from nacre.records.plain import differences
 from nacre.registry import build_method
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
 S = TypeVar("S")
+
+ROUNDED_AWAY = (
+    "an update that is smaller than their rounding is lost, which most are at usual rates. Load the model in float32; "
+    "optim.mixed_precision=bf16 computes in half precision and keeps full weights."
+)
 
 
 class Learner:
@@ -75,7 +87,7 @@ class Learner:
         optim: Optim | None = None,
         decoding: Decoding | None = None,
         head: HeadKind = "growing",
-        on_event: OnEvent = ignore,
+        on_event: OnEvent = only_warn,
     ) -> None:
         """A learner that has learned nothing yet.
 
@@ -86,13 +98,22 @@ class Learner:
             optim: How to train; by default `Optim()`.
             decoding: How to answer; by default `Decoding()`.
             head: The kind of classification head of an encoder-only host.
-            on_event: Called with what happens (see `nacre.events`).
+            on_event: Called with what happens (see `nacre.events`); by default warnings become Python's.
 
         Raises:
             ModelError: If the host already carries a learner, or if the method does not fit it.
+            RecipeError: If the host's positions do not hold targets or answers of these lengths.
         """
-        if not isinstance(host, Host) or not isinstance(method, Method):
-            raise TypeError("Learner needs a host and a method: Learner(Host(model, tokenizer), am_lora()).")
+        if not isinstance(host, Host):
+            raise TypeError(
+                f"Learner needs a host first, not a {type(host).__name__}: Learner(load_host(NAME), method), or "
+                "Learner(Host(model, tokenizer), method)."
+            )
+        if not isinstance(method, Method):
+            raise TypeError(
+                f"Learner needs a method behind the host, not a {type(method).__name__}: Learner(host, am_lora()), or "
+                "Learner(host, build_method(NAME))."
+            )
         host.claim(method.display_name)
         self.host = host
         self.method = method
@@ -106,6 +127,7 @@ class Learner:
         self.cache: dict[str, Any] = {}
         self.work = TokenCount()
         self.unfinished: str | None = None  # what is being learned; after an error, what was
+        self.removed = False
         self._opened = ExitStack()  # what parts close when learning a task stops
         self._number: int | None = None  # of the task being learned
         self._model: torch.nn.Module = host.model  # while a task is learned: what accelerate made of it
@@ -114,6 +136,7 @@ class Learner:
             host.family.multiple = self.optim.pad_to_multiple_of
             host.model.to(PartialState(cpu=_only_cpu()).device)
             classification_head = host.use_head(head)
+            host.family.check_lengths(self.lengths, self.decoding.max_new_tokens)
             self.adapter: PlacedAdapter = method.adapter.place(host.body)
         except BaseException:
             host.release()
@@ -127,6 +150,10 @@ class Learner:
                 self.owners["routing"] = routing
             host.family.router = LearnerRouter(self, method.routing)
         self._pretrained: str | None = None
+
+    def __repr__(self) -> str:
+        learned = ", ".join(self.state.tasks) or "nothing yet"
+        return f"Learner({self.method.display_name} in {self.host.name}, seed {self.state.seed}; learned: {learned})"
 
     @property
     def pretrained(self) -> str:
@@ -151,25 +178,45 @@ class Learner:
         """How many tokens inputs and targets may have in training."""
         return Lengths(self.optim.max_source_length, self.optim.max_target_length)
 
-    def learn(self, *tasks: Task) -> None:
+    def learn(self, *tasks: Task, again: bool = False) -> None:
         """Learn one task; with a joint curriculum, several at once. Earlier tasks' frozen tensors do not move.
 
+        Args:
+            tasks: One task, or several at once.
+            again: Whether a task may have been learned before; it is learned as a further one then.
+
         Raises:
-            DataError: If the host cannot learn such a task; nothing has happened then.
-            TrainingError: If the curriculum does not work that way, if a loss is not finite, or if nothing can be
-                learned from a batch.
+            DataError: If a task has no rows, or if the host cannot learn such a task; nothing has happened then.
+            TrainingError: If the curriculum does not work that way, if a task has been learned before, if a loss is not
+                finite, or if nothing can be learned from a batch.
         """
         try:
-            self._learn(tasks)
+            self._learn(tasks, again)
         finally:
             self._number = None
             self.resources.clear()
             self._opened.close()
 
-    def _learn(self, tasks: Sequence[Task]) -> None:
+    def check(self, task: Task) -> None:
+        """Check that the host can learn a task, and can answer it as `decoding` says.
+
+        Raises:
+            DataError: If it cannot.
+        """
+        self.host.family.check(task)
+        if self._writes_labels:
+            label_spellings(self.host.family, task)
+
+    @property
+    def _writes_labels(self) -> bool:
+        """Whether answers are written freely, so that a label has to be read in them."""
+        return self.method.readout is None and self.decoding.decode == "free"
+
+    def _learn(self, tasks: Sequence[Task], again: bool) -> None:
         self._check_curriculum(tasks)
-        for task in tasks:
-            self.host.family.check(task)
+        for number, task in enumerate(tasks):
+            self._check_rows(task, () if again else [*self.state.tasks, *(other.name for other in tasks[:number])])
+            self.check(task)
         self.unfinished = " + ".join(task.name for task in tasks)
         self._number = self.adapter.tasks + 1
         for part in self.method.parts:
@@ -185,13 +232,16 @@ class Learner:
         for part in self.method.parts:
             part.begin(self, tasks)
         self.on_event(TrainingPrepared(groups=[(group.name, group.size) for group in self.trainable()]))
+        if not self.state.tasks and (dtypes := _half_precisions(self.trainable())):
+            self.on_event(Warned(f"The trained weights are {dtypes}: {ROUNDED_AWAY}"))
         if self.trainable():
-            self._train([*(example for task in tasks for example in task.examples("train")), *more, *earlier])
+            self._train(tasks, [*(example for task in tasks for example in task.examples("train")), *more, *earlier])
         for part in self.method.parts:
             part.end(self, tasks)
         for owner in self.owners.values():
             owner.freeze()
         self.state.tasks += [task.name for task in tasks]
+        self.state.forms |= {task.name: TaskForm.of(task) for task in tasks}
         self.unfinished = None
 
     def _extra_examples(self, tasks: Sequence[Task]) -> tuple[Sequence[Example], Sequence[Example]]:
@@ -202,9 +252,9 @@ class Learner:
         earlier = memory.examples(self, tasks) if memory.mixed else ()
         return earlier, memory.lessons(self, tasks)
 
-    def _train(self, examples: Sequence[Example]) -> None:
+    def _train(self, tasks: Sequence[Task], examples: Sequence[Example]) -> None:
         rows = self.encode(examples)
-        self.on_event(RowsEncoded(rows=len(rows), truncated=sum(row.truncated for row in rows)))
+        self._report(tasks, examples, rows)
         batches = Batches(
             rows=rows,
             seed=self.state.seed,
@@ -219,6 +269,22 @@ class Learner:
                 self.work = train(self, batches, self.optim, accelerator, self.on_event)
             finally:
                 self._model, self._autocast = self.host.model, nullcontext
+
+    def _report(self, tasks: Sequence[Task], examples: Sequence[Example], rows: Sequence[Encoded]) -> None:
+        """Say what of the rows training does not see, or answers cannot give."""
+        family = self.host.family
+        # Texts are packed: their rows are other ones than the examples, and have no targets.
+        targets = [] if any(example.kind == "text" for example in examples) else rows
+        cut = cut_targets(family, targets)
+        truncated = sum(row.truncated for row in rows)
+        self.on_event(RowsEncoded(rows=len(rows), truncated=truncated, cut_targets=len(cut)))
+        for task in tasks if targets and self._writes_labels else ():
+            if task.labels is not None:
+                continue
+            own = [number for number, example in enumerate(examples) if example.task == task.name]
+            there = [examples[number] for number in own]
+            if respelled := respelled_targets(family, there, [rows[number] for number in own]):
+                self.on_event(Warned(say_respelled(f"train of '{task.name}'", there, respelled)))
 
     def begin_step(self, step: Step) -> None:
         """Tell everybody that a step begins."""
@@ -334,6 +400,7 @@ class Learner:
         Raises:
             DataError: If a task is unlabeled text, or if labels are to be chosen and it has none.
         """
+        self._check_usable()
         for task in tasks:
             if task.kind == "text":
                 raise DataError(
@@ -343,14 +410,18 @@ class Learner:
             if self.method.readout is not None:
                 return [self._read_out(task) for task in tasks]
             self.decoding.check(tasks)
-            return answer(
+            answers = answer(
                 self.host,
                 [task.examples("test") for task in tasks],
                 self.lengths,
                 self.decoding,
                 token_budget(self.host, tasks, self.lengths, self.decoding),
                 [task.labels for task in tasks],
+                self.on_event,
             )
+        if not self._writes_labels:
+            return answers
+        return [as_labels(self.host.family, task, own) for task, own in zip(tasks, answers, strict=True)]
 
     def _read_out(self, task: Task) -> list[str]:
         if task.labels is None:
@@ -360,32 +431,59 @@ class Learner:
         best: list[int | None] = []
         for start in range(0, len(rows), size):
             best += self.method.readout.classify(self, rows[start : start + size], task.labels)
+            self.on_event(RowsAnswered(done=len(best), rows=len(rows)))
         return ["" if number is None else task.labels[number] for number in best]
 
-    def evaluate(self, tasks: Sequence[Task]) -> list[TaskScore]:
-        """Accuracy and share of valid answers on the test rows of each task."""
+    @overload
+    def evaluate(self, tasks: Task) -> TaskScore: ...
+
+    @overload
+    def evaluate(self, tasks: Sequence[Task]) -> list[TaskScore]: ...
+
+    def evaluate(self, tasks: Task | Sequence[Task]) -> TaskScore | list[TaskScore]:
+        """Accuracy and share of valid answers on the test rows of one task, or of each of several.
+
+        Raises:
+            DataError: If a task cannot be answered, see `answer`.
+            TrainingError: If learning a task stopped halfway.
+        """
+        if isinstance(tasks, Task):
+            return self.evaluate([tasks])[0]
         return [score(task, answers) for task, answers in zip(tasks, self.answer(tasks), strict=True)]
 
     def measure_text(self, task: Task) -> TextScore:
         """Token accuracy and perplexity on the test rows of a task of unlabeled text."""
         if task.kind != "text":
             raise DataError(f"Task '{task.name}' has targets; evaluate() scores the answers to it.")
+        self._check_usable()
         with self._serving():
-            return measure_text(self.host, task, self.lengths, self.decoding.batch_size)
+            return measure_text(self.host, task, self.lengths, self.decoding.batch_size, self.on_event)
 
-    def predict(self, inputs: Sequence[str], task: str = "") -> list[str]:
+    @overload
+    def predict(self, inputs: str, task: str = "") -> str: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict(self, inputs: Sequence[str | Conversation], task: str = "") -> list[str]: ...
+
+    def predict(self, inputs: str | Sequence[str | Conversation], task: str = "") -> str | list[str]:
         """Free answers to finished prompts. A prompt has no label set, so that `decoding.decode` does not matter here.
 
         Args:
-            inputs: The prompts.
+            inputs: The prompts, or one alone. A prompt is a text, or a conversation: a list of messages, each with
+                `role` and `content`, which the tokenizer's chat template writes out.
             task: Which one they are of. Only methods and heads that need the task at test are given it, and must be.
 
         Returns:
-            Answers of at most `decoding.max_new_tokens` tokens, or else of the targets' limit.
+            An answer for each prompt, of at most `decoding.max_new_tokens` tokens, or else of the targets' limit.
 
         Raises:
-            DataError: If no such task has been learned, or none is named where one must be.
+            DataError: If no such task has been learned, if none is named where one must be, or if something is no
+                prompt.
+            TrainingError: If learning a task stopped halfway.
         """
+        if isinstance(inputs, str):
+            return self.predict([inputs], task)[0]
+        self._check_usable()
         if task and task not in self.state.tasks:
             learned = ", ".join(self.state.tasks) or "none"
             raise DataError(f"predict(task='{task}'): no such task has been learned; learned so far: {learned}.")
@@ -394,13 +492,66 @@ class Learner:
                 f"{self.method.display_name} chooses among a task's labels: evaluate() or answer() give them."
             )
         limit = self.decoding.max_new_tokens or self.lengths.target
-        examples = [Example("", text, "", "", task=task) for text in inputs]
+        examples = [prompt_example(prompt, task) for prompt in inputs]
         with self._serving():
             return answer(self.host, [examples], self.lengths, self.decoding, limit)[0]
 
+    @overload
+    def ask(self, task: str, texts: str) -> str: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def ask(self, task: str, texts: Sequence[str | Conversation]) -> list[str]: ...
+
+    def ask(self, task: str, texts: str | Sequence[str | Conversation]) -> str | list[str]:
+        """Answers to texts of a task that has been learned, asked as its rows were.
+
+            learner.ask("topic", "The match ended two to one.")
+
+        Args:
+            task: The task's name. Its instruction, options and labels are kept with the learner.
+            texts: The texts, or one alone. In a task of conversations a text is the user's message, and a conversation
+                is a list of messages.
+
+        Returns:
+            An answer for each text, as `evaluate` would score it.
+
+        Raises:
+            DataError: If no such task has been learned, or if it has nothing to answer.
+            TrainingError: If learning a task stopped halfway.
+        """
+        if isinstance(texts, str):
+            return self.ask(task, [texts])[0]
+        if task not in self.state.tasks:
+            raise DataError(f"ask('{task}'): no such task has been learned. {nearest(task, self.state.tasks)}")
+        if task not in self.state.forms:
+            raise DataError(
+                f"ask('{task}'): an older version saved this learner, without how the task is asked: give finished "
+                "prompts to predict()."
+            )
+        return self.answer([self.state.forms[task].filled(task, texts)])[0]
+
+    def merged(self) -> torch.nn.Module:
+        """A copy of the model, in Hugging Face's form, with what was learned added to its weights.
+
+        It shares nothing with the host, so that `learner.merged().save_pretrained(folder)` writes an ordinary model.
+
+        Raises:
+            ModelError: If the method's updates depend on the input or the task, and no one weight holds them.
+            TrainingError: If learning a task stopped halfway.
+        """
+        self._check_usable()
+        merged = merged_copy(self.host.body)
+        chosen_anew = self.method.routing is not None or self.method.readout is not None
+        if chosen_anew or any(isinstance(module, Site) for module in merged.modules()):
+            raise ModelError(
+                f"{self.method.display_name} answers in a way that depends on the input, and no one weight holds that: "
+                "use learner.save(folder)."
+            )
+        return merged
+
     def snapshot(self) -> Snapshot:
         """Everything that the learner's future depends on, except the pretrained model. Tensors are not copied."""
-        self._check_finished()
+        self._check_usable()
         return Snapshot(
             seed=self.state.seed,
             tasks=tuple(self.state.tasks),
@@ -411,6 +562,7 @@ class Learner:
             optim=self.optim.model_dump(),
             decoding=self.decoding.model_dump(),
             host={"name": self.host.name, "hash": self.pretrained},
+            forms={name: as_tree(form, name) for name, form in self.state.forms.items()},
         )
 
     def restore(self, snapshot: Snapshot, where: str = "The snapshot") -> None:
@@ -421,7 +573,7 @@ class Learner:
             where: What an error calls it.
 
         Raises:
-            CheckpointError: If it does not fit this host or method.
+            CheckpointError: If it does not fit this host, method or seed.
         """
         if self.pretrained != snapshot.host["hash"]:
             raise CheckpointError(
@@ -430,6 +582,12 @@ class Learner:
             )
         if snapshot.head != self.head:
             raise CheckpointError(f"{where} was made with head={snapshot.head}, and this learner has head={self.head}.")
+        if snapshot.seed != self.state.seed:
+            raise CheckpointError(
+                f"{where} was made with seed {snapshot.seed}, and this learner has seed {self.state.seed}."
+            )
+        if different := self._other_method(snapshot):
+            raise CheckpointError(f"{where} was made by another method: {different}.")
         kinds = {part.remembers or part.key: part.State for part in self.method.parts if part.State is not None}
         for key in snapshot.parts:
             if key not in kinds:
@@ -444,6 +602,7 @@ class Learner:
             snapshot.seed,
             list(snapshot.tasks),
             {key: from_tree(kinds[key], tree, key, self.host.device) for key, tree in snapshot.parts.items()},
+            {name: from_tree(TaskForm, tree, name, self.host.device) for name, tree in snapshot.forms.items()},
         )
         for part in self.method.parts:
             part.restored(self)
@@ -487,7 +646,13 @@ class Learner:
         return learner
 
     def remove(self) -> None:
-        """Take everything that was learned out of the model, which is then bit for bit what it was."""
+        """Take everything that was learned out of the model, which is then bit for bit what it was.
+
+        This learner is over then; a second call does nothing.
+        """
+        if self.removed:
+            return
+        self.removed = True
         self.host.family.router = self.host.family.prefix = None
         for owner in self.owners.values():
             owner.remove()
@@ -515,15 +680,36 @@ class Learner:
         again._pretrained = self._pretrained
         return again
 
-    def _check_finished(self) -> None:
-        if self.unfinished is not None:
+    def _other_method(self, snapshot: Snapshot) -> str:
+        """In what a snapshot's method differs; nothing can be said of one that was put together by hand."""
+        if not self.method.name or not snapshot.method["name"]:
+            return ""
+        here = json.loads(to_json({"name": self.method.name, "parameters": dict(self.method.parameters)}))
+        return "; ".join(differences(dict(snapshot.method), here, "method"))
+
+    def _check_usable(self) -> None:
+        if self.removed:
+            raise TrainingError(
+                "This learner was removed from its model, and what it had learned with it: make a new Learner, or load "
+                "one that was saved."
+            )
+        if self.unfinished is not None and self._number is None:
             raise TrainingError(
                 f"Learning '{self.unfinished}' stopped halfway, and the adapter with it: load the learner as it was "
                 "saved before, or make a new one."
             )
 
+    def _check_rows(self, task: Task, learned: Sequence[str]) -> None:
+        if not task.train:
+            raise DataError(f"Task '{task.name}' has no rows to train on.")
+        if task.name in learned:
+            raise TrainingError(
+                f"Task '{task.name}' has been learned already: give other rows a name of their own, or call "
+                "learn(task, again=True)."
+            )
+
     def _check_curriculum(self, tasks: Sequence[Task]) -> None:
-        self._check_finished()
+        self._check_usable()
         stages = self.method.curriculum.stages(tasks) if tasks else []
         if len(stages) != 1:
             raise TrainingError(
@@ -542,6 +728,12 @@ class Learner:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(derive(self.state.seed, *where))
             yield
+
+
+def _half_precisions(groups: Sequence[ParameterGroup]) -> str:
+    """The types of trained parameters in which usual updates are rounded away, as text; empty if there are none."""
+    dtypes = {parameter.dtype for group in groups for parameter in group.parameters}
+    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes & {torch.float16, torch.bfloat16}))
 
 
 def _head_kind(snapshot: Snapshot) -> HeadKind:

@@ -11,19 +11,25 @@ Schedule = Literal["constant", "linear", "cosine"]
 def rate_factor(schedule: Schedule, step: int, steps: int, *, warmup: float = 0.0) -> float:
     """What the rate is multiplied with at a step (from 0) of a task that has ``steps`` of them.
 
-    With W = ceil(warmup * steps) steps of warm-up, the factor is step / W before step W, and from there on, with
+    With W = ceil(warmup * steps) steps of warm-up, the factor is (step + 1) / W before step W, and from there on, with
     p = (step - W) / (steps - W):
 
         constant  1
         linear    1 - p
         cosine    (1 + cos(pi p)) / 2
 
-    warmup: share of the steps, in [0, 1). With a warm-up the first step has rate 0, as in transformers, whose
-    ``get_*_schedule_with_warmup`` and whose rounding of the share these are.
+    These are transformers' ``get_*_schedule_with_warmup`` and its rounding of the share, but for one thing: its first
+    step has rate 0, so that a task of one step would learn nothing. Here no step has.
+
+    Args:
+        schedule: The form after the warm-up.
+        step: From 0.
+        steps: Of the task.
+        warmup: Share of the steps, in [0, 1).
     """
     rising = math.ceil(warmup * steps)
     if step < rising:
-        return step / rising
+        return (step + 1) / rising
     if schedule == "constant":
         return 1.0
     done = (step - rising) / max(1, steps - rising)

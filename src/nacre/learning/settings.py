@@ -48,7 +48,7 @@ class Optim(Settings):
         default="constant", description="of the rate, over a task's steps: constant, linear or cosine"
     )
     warmup: float = Field(
-        default=0.0, ge=0, lt=1, description="share of a task's steps over which the rate rises from 0"
+        default=0.0, ge=0, lt=1, description="share of a task's steps over which the rate rises; the first is not 0"
     )
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     max_source_length: int = Field(default=512, ge=8, description="tokens of an input; only the text field is cut")

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from nacre.errors import CheckpointError
+from nacre.learning.prompts import TaskForm
 
 S = TypeVar("S")
 Tree = Any
@@ -31,11 +32,13 @@ class State:
         seed: All randomness is computed from it and from where it is used, so that no generator's state is kept.
         tasks: Names of the tasks learned, in order: the position in the stream.
         parts: What each part remembers, by its key: values of the parts' `State`.
+        forms: How each task learned is asked, by its name. No part reads it.
     """
 
     seed: int = 0
     tasks: list[str] = field(default_factory=list)
     parts: dict[str, Any] = field(default_factory=dict)
+    forms: dict[str, TaskForm] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,7 @@ class Snapshot:
         method: Name and parameters; an empty name if the method was put together by hand.
         optim, decoding: Settings, as plain values.
         host: Name and hash of the pretrained model.
+        forms: How each task learned is asked, as trees; of some tasks unknown, in folders of older versions.
     """
 
     seed: int
@@ -74,6 +78,7 @@ class Snapshot:
     optim: Mapping[str, Any]
     decoding: Mapping[str, Any]
     host: Mapping[str, str]
+    forms: Mapping[str, Tree] = field(default_factory=dict)
 
     def differences(self, other: Snapshot) -> list[str]:
         """Names of what differs, such as ``owners.adapter.values.slots``; none if the two are equal to the bit."""

@@ -66,15 +66,16 @@ class Trainee(LearnerView, Protocol):
 def train(learner: Trainee, batches: Batches, optim: Optim, accelerator: Accelerator, on_event: OnEvent) -> TokenCount:
     """Train what the learner says is trainable on one stage's rows. Returns how much that was.
 
-    Raises ``TrainingError`` naming the step and rows if the loss is not finite, no token is to be predicted, or no
-    trainable parameter takes part.
+    Raises ``TrainingError`` naming the step and rows if the loss or the norm of its gradient is not finite, no token is
+    to be predicted, or no trainable parameter takes part; and if the weights are not finite in the end.
     """
     training = Training(learner, batches, optim, accelerator)
     monitor = LossMonitor(batches, optim.log_every, on_event, accelerator)
     for step in range(batches.steps):
         task_loss, terms = training.take(step)
-        monitor.see(step, task_loss, terms, learner.step.rate)
+        monitor.see(step, task_loss, terms, learner.step.rate, training.gradient_norm)
     training.finish()
+    _check_weights(training.parameters, batches)
     return training.work
 
 
@@ -98,6 +99,7 @@ class Training:
         self.model, self.optimizer = accelerator.prepare(learner.host.model, optimizer)
         self.model.train()
         self.work = TokenCount()
+        self.gradient_norm: Tensor | None = None  # of the newest step, []; None without clipping, or if it was skipped
 
     def take(self, step: int) -> tuple[Tensor, Terms]:
         """Take one step.
@@ -146,10 +148,13 @@ class Training:
         accelerator.unscale_gradients(optimizer)
         for rule in method.gradient_rules:
             rule.apply(learner)
+        self.gradient_norm = None
         if self.optim.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.max_grad_norm)
+            self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.max_grad_norm)
         optimizer.step()
-        if not accelerator.optimizer_step_was_skipped:  # as fp16 does where a gradient overflows
+        if accelerator.optimizer_step_was_skipped:  # as fp16 does where a gradient overflows
+            self.gradient_norm = None
+        else:
             for rule in method.gradient_rules:
                 rule.after_step(learner)
             self.schedule.step()
@@ -162,8 +167,8 @@ class Training:
 
 @dataclass
 class LossMonitor:
-    """Reads losses every few steps only, because a reading waits for the device; until then a flag on the device
-    remembers the first step that went wrong."""
+    """Reads losses every few steps only, because a reading waits for the device; until then numbers on the device
+    remember the first steps whose loss and whose gradient were not finite, [2]."""
 
     batches: Batches
     every: int
@@ -171,18 +176,21 @@ class LossMonitor:
     accelerator: Accelerator
     first_bad: Tensor | None = field(default=None)
 
-    def see(self, step: int, task_loss: Tensor, terms: Terms, rate: float) -> None:
+    def see(self, step: int, task_loss: Tensor, terms: Terms, rate: float, gradient_norm: Tensor | None) -> None:
         total = task_loss + sum(value.detach() * weight for value, weight in terms.values())
+        norm = total if gradient_norm is None else gradient_norm
+        finite = torch.stack([total.isfinite(), norm.isfinite()])
         if self.first_bad is None:
-            self.first_bad = torch.full_like(total, -1, dtype=torch.long)
-        bad_now = (self.first_bad < 0) & ~total.isfinite()
-        self.first_bad = torch.where(bad_now, step, self.first_bad)
+            self.first_bad = torch.full_like(finite, self.batches.steps, dtype=torch.long)
+        self.first_bad = torch.where(finite, self.first_bad, self.first_bad.clamp(max=step))
         last = step == self.batches.steps - 1
         if step % self.every and not last:
             return
-        if (bad := int(self.first_bad.item())) >= 0:
+        loss, gradient = self.first_bad.tolist()
+        if (bad := min(loss, gradient)) < self.batches.steps:
             raise TrainingError(
-                f"The loss is not finite at {_place(self.batches, bad)}. Lower optim.learning_rate or look at the rows."
+                f"The {'loss' if loss == bad else 'gradient'} is not finite at {_place(self.batches, bad)}. "
+                "Lower optim.learning_rate or look at the rows."
             )
         task = self.accelerator.reduce(task_loss, reduction="mean").item()  # each process saw its own rows
         values: dict[str, Any] = {"task": task}
@@ -197,6 +205,15 @@ class LossMonitor:
                 terms=values,
                 rate=rate,
             )
+        )
+
+
+def _check_weights(parameters: Sequence[nn.Parameter], batches: Batches) -> None:
+    """The last step's weights appear in no loss."""
+    finite = [parameter.detach().isfinite().all() for parameter in parameters]
+    if not torch.stack(finite).all():
+        raise TrainingError(
+            f"Learning '{batches.where}' ended with weights that are not finite. Lower optim.learning_rate."
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from datetime import date
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -10,6 +12,13 @@ from jinja2 import TemplateError
 from nacre.errors import DataError
 from nacre.tasks.task import SPLITS, Task
 from nacre.tasks.template import Turn
+
+TODAY = date(2024, 7, 26)
+"""The day on which every conversation is written out. Templates that name the day (Llama 3.2, Granite, SmolLM3) would
+otherwise give other prompts, and a run another result, on another day. Llama's own stands for an unknown day with it.
+"""
+
+_ASKS_FOR_TODAY = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<format>[^'"]*)(?P=quote)\s*\)""")
 
 
 class Piece(NamedTuple):
@@ -25,13 +34,19 @@ class Piece(NamedTuple):
 
 
 class Chat:
-    """A tokenizer with a chat template."""
+    """A tokenizer with a chat template.
+
+    Attributes:
+        tokenizer: The tokenizer.
+        template: Its template, in which it is always `TODAY`.
+        day: What it writes of `TODAY` into conversations, as an ISO date; None if it writes nothing.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         """Take the tokenizer.
 
         Raises:
-            DataError: If it has no chat template.
+            DataError: If it has no chat template, or one whose date cannot be fixed.
         """
         if not getattr(tokenizer, "chat_template", None):
             raise DataError(
@@ -39,6 +54,14 @@ class Chat:
                 "chat_template.jinja into the model's folder, or set tokenizer.chat_template."
             )
         self.tokenizer = tokenizer
+        own = str(tokenizer.get_chat_template())
+        self.template = _ASKS_FOR_TODAY.sub(lambda call: repr(TODAY.strftime(call["format"])), own)
+        self.day = TODAY.isoformat() if self.template != own else None
+        if "strftime_now(" in self.template:
+            raise DataError(
+                "The chat template writes today's date in a form that it makes up itself, so that prompts would differ "
+                "from day to day: write the form, such as strftime_now('%d %b %Y'), or take the date out."
+            )
 
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
         """The conversation in pieces. Each learned one follows one that is only read; the last is learned.
@@ -96,7 +119,9 @@ class Chat:
     def _written(self, turns: Sequence[Turn], ask: bool = False) -> str:
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=ask, chat_template=self.template
+            )
         except (TemplateError, ValueError, TypeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataError(f"The chat template does not take the conversation: {reason.rstrip('.')}.") from error

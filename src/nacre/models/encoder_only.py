@@ -22,6 +22,7 @@ from nacre.models.families import Encoded, Family, Lengths, Tokenizer, read_size
 from nacre.models.label_tree import Labels
 from nacre.models.masked_text import MaskedText, masking_of
 from nacre.models.task_heads import TaskHeads
+from nacre.models.vocabulary import padding_of
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
@@ -67,7 +68,7 @@ class EncoderOnly(Family):
     @property
     def pad(self) -> int:
         """The tokenizer's."""
-        return int(self.tokenizer.pad_token_id or 0)
+        return padding_of(self.model.encoder, self.tokenizer, instead=0)
 
     def source_ids(self, text: str) -> list[int]:
         """Token ids of a text, [CLS] and [SEP] included."""
@@ -89,6 +90,14 @@ class EncoderOnly(Family):
         """The number of the target's class, if it has one."""
         number = self.head.labels.number(example.task, example.target)
         return () if number is None else (number,)
+
+    def spelling(self, example: Example) -> str:
+        """The target: labels are chosen whole."""
+        return example.target
+
+    def is_cut(self, target: Sequence[int]) -> bool:
+        """Never: a target is one class."""
+        return False
 
     def cue(self, example: Example) -> str:
         """The task, where each has classes of its own."""

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from nacre.errors import DataError
+from nacre.errors import DataError, RecipeError
 from nacre.functional.losses import token_loss_sum
 from nacre.models.batch import Batch, Router
 from nacre.models.classification_head import ClassificationHead
@@ -168,6 +168,15 @@ class Family(ABC):
         """
 
     @abstractmethod
+    def spelling(self, example: Example) -> str:
+        """The answer of a host that has learned the example by heart: its target as the tokenizer writes it back, or,
+        where labels are chosen whole, the target itself."""
+
+    @abstractmethod
+    def is_cut(self, target: Sequence[int]) -> bool:
+        """Whether a target of `encode_target` was too long, and has lost its end."""
+
+    @abstractmethod
     def cue(self, example: Example) -> str:
         """The part of the input that the target's numbers depend on."""
 
@@ -300,6 +309,27 @@ class Family(ABC):
         return () if self.prefix is None else self.prefix.tokens(task)
 
     @final
+    def check_lengths(self, lengths: Lengths, max_new_tokens: int | None) -> None:
+        """Check that the model's positions hold the longest answer, behind the longest input where they share them.
+
+        Args:
+            lengths: Of inputs and targets.
+            max_new_tokens: Of answers; None: as long as the targets.
+
+        Raises:
+            RecipeError: If they do not.
+        """
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        if positions is None or not self.is_generative:
+            return
+        read = self.source_limit(lengths) if self.reserved(lengths) else 0
+        behind = f" behind inputs of up to {read} tokens" if read > 0 else ""
+        settings = {"optim.max_target_length": lengths.target, "evaluation.max_new_tokens": max_new_tokens or 0}
+        for setting, tokens in settings.items():
+            if read < 0 or read + tokens > positions:
+                raise RecipeError(f"{setting} = {tokens}: the model has {positions} positions, too few{behind}.")
+
+    @final
     def text(self, ids: Sequence[int] | Tensor) -> str:
         """The text of token ids, without special tokens."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()  # type: ignore[no-any-return]
@@ -344,12 +374,12 @@ class Family(ABC):
         if not positions:
             return lengths.source
         prefix = 0 if task is None else len(self.prefix_of(task))
-        if prefix > (room := positions - reserved) - 2:
+        if prefix and prefix > (room := positions - reserved) - 2:
             raise DataError(
                 f"The {prefix} prompt tokens in front of an input of task '{task}' leave no room for its text in the "
                 f"{room} positions that this model has for them: make the prompts shorter, or share one."
             )
-        return int(min(lengths.source, room - prefix))
+        return int(min(lengths.source, positions - reserved - prefix))
 
     def _read(self, row: Encoded) -> tuple[int, ...]:
         """What the model reads of a row: its source with the virtual tokens of its task."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList
 
-from nacre.errors import DataError
+from nacre.errors import DataError, ModelError
 from nacre.functional.label_search import most_likely_labels
 from nacre.functional.losses import IGNORED
 from nacre.models.architectures import config_of
@@ -22,8 +24,13 @@ from nacre.models.families import Encoded, Family, Lengths, Tokenizer, read_size
 from nacre.models.label_passes import LabelReading, read_as_prompt, read_by_encoder, takes_tree
 from nacre.models.label_tree import Labels, LabelTree, tree_of
 from nacre.models.sampling import Sampling, SeededDraws
+from nacre.models.seam import joint_of, special_texts
+from nacre.models.vocabulary import embeddings_of, padding_of
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example, Turn
+
+WHOLE = Lengths(sys.maxsize, sys.maxsize)
+"""Lengths at which nothing is cut."""
 
 LOGITS_AT_ONCE = 2**26
 """How many logits a pass over all labels may make: a quarter of a GiB in float32."""
@@ -57,8 +64,7 @@ class Generative(Family):
     @property
     def pad(self) -> int:
         """The tokenizer's, or its end token."""
-        # Padding is always masked out, so that a tokenizer without a padding token can lend its end token.
-        return self.end if self.tokenizer.pad_token_id is None else int(self.tokenizer.pad_token_id)
+        return padding_of(self.model, self.tokenizer, instead=self.end)
 
     @abstractmethod
     def target_ids(self, example: Example) -> list[int]:
@@ -71,6 +77,16 @@ class Generative(Family):
     @abstractmethod
     def reading(self, prompts: Batch, tree: LabelTree) -> LabelReading:
         """The batch, read once, with what may follow each node of the tree."""
+
+    @final
+    def spelling(self, example: Example) -> str:
+        """The target's tokens as text, without special ones."""
+        return self.text(self.encode_target(example, WHOLE))
+
+    @final
+    def is_cut(self, target: Sequence[int]) -> bool:
+        """Whether no end token is left of it."""
+        return self._ends.isdisjoint(target)
 
     def prompts(self, rows: Sequence[Encoded]) -> Batch:
         """The rows' inputs, padded."""
@@ -118,9 +134,13 @@ class Generative(Family):
 
     def _with_end(self, target: list[int], lengths: Lengths) -> tuple[int, ...]:
         """A target with its end token, as long as a target may be."""
-        if not target or target[-1] != self.end:
+        if not self._is_ended(target):
             target = [*target, self.end]
         return tuple(target[: lengths.target])
+
+    def _is_ended(self, target: Sequence[int]) -> bool:
+        """Whether a target that was not cut ends itself."""
+        return bool(target) and target[-1] == self.end
 
     def _answers(self, prompts: Batch, max_new_tokens: int) -> list[str]:
         with self.generation(self.greedy(max_new_tokens)) as settings:
@@ -160,6 +180,48 @@ class EncoderDecoder(Generative):
 
     name = "encoder-decoder"
     padding_side = "right"
+
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer) -> None:
+        super().__init__(model, tokenizer)
+        # mBART's writes a language behind the end token, which is then not the last one.
+        self._ends_itself = self.end in tokenizer(text_target="")["input_ids"]
+        self._check_start()
+
+    @property
+    def start(self) -> int:
+        """The token that the decoder begins with, in training and in answers."""
+        own: Any = self.model.generation_config
+        start = own.bos_token_id if own.decoder_start_token_id is None else own.decoder_start_token_id
+        if start is None:
+            raise ModelError(
+                "The model does not say what its decoder begins with: set decoder_start_token_id in its config.json, "
+                "or model.generation_config.decoder_start_token_id."
+            )
+        return int(start)
+
+    def _check_start(self) -> None:
+        """Check that the model begins its own training with the token that answers begin with.
+
+        Raises:
+            ModelError: If it does not, or if it has no embedding for that token.
+        """
+        model: Any = self.model
+        if not 0 <= self.start < (rows := embeddings_of(model.get_decoder())):
+            raise ModelError(f"decoder_start_token_id is {self.start}, and the decoder has embeddings for {rows} only.")
+        first = getattr(model.config, "decoder_start_token_id", None)
+        if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+            target = torch.tensor([self._with_end(self.target_ids(Example("", "", "", "a")), Lengths())])
+            first = int(model.prepare_decoder_input_ids_from_labels(labels=target)[0, 0])
+        if first is not None and first != self.start:
+            trained, answered = self.tokenizer.convert_ids_to_tokens([first, self.start])
+            raise ModelError(
+                f"In training the decoder begins with '{trained}' ({first}), in answers with '{answered}' "
+                f"({self.start}): set model.generation_config.decoder_start_token_id, or the tokenizer's target "
+                "language, so that both are the same."
+            )
+
+    def _is_ended(self, target: Sequence[int]) -> bool:
+        return self._ends_itself or super()._is_ended(target)
 
     def check(self, task: Task) -> None:
         """Check that the task has targets and no conversations."""
@@ -205,8 +267,10 @@ class EncoderDecoder(Generative):
         """Also `decoder_input_ids` [B, T]: the labels, one step late."""
         # Not rounded up: a label is a few tokens, and the decoder would write twice as many for nothing.
         labels = self._padded([row.target for row in rows], IGNORED, max(len(row.target) for row in rows))
-        # The decoder reads the target one step late, behind its start token; the model knows how (T5 and BART differ).
-        shifted = self.model.prepare_decoder_input_ids_from_labels(labels=labels)  # type: ignore[operator]
+        # The decoder reads the target one step late, behind the token that answers begin with, too. Not every model can
+        # shift labels (NLLB's cannot), and mBART's takes the last token to the front, which a cut target has lost.
+        started = torch.cat([torch.full_like(labels[:, :1], self.start), labels[:, :-1]], 1)
+        shifted = started.masked_fill(started == IGNORED, self.pad)
         return self.prompts(rows).extended(decoder_input_ids=shifted, labels=labels)
 
     def size(self, batch: Batch) -> tuple[int, int]:
@@ -224,17 +288,25 @@ class EncoderDecoder(Generative):
 
     def reading(self, prompts: Batch, tree: LabelTree) -> LabelReading:
         """By the encoder, once."""
-        own: Any = self.model.generation_config
-        start = own.bos_token_id if own.decoder_start_token_id is None else own.decoder_start_token_id
-        return read_by_encoder(self.model, prompts, tree, start)
+        return read_by_encoder(self.model, prompts, tree, self.start)
 
 
 @final
 class DecoderOnly(Generative):
-    """Llama, GPT-2 and their kin: the target continues the input, and only it is learned."""
+    """Llama, GPT-2 and their kin: the target continues the input, and only it is learned.
+
+    Attributes:
+        separates_texts: Whether the tokenizer puts a token of its own between two texts; otherwise the end token stands
+            there.
+    """
 
     name = "decoder-only"
     padding_side = "left"
+
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer) -> None:
+        super().__init__(model, tokenizer)
+        self._special = special_texts(tokenizer)
+        self.separates_texts: bool = len(tokenizer("")["input_ids"]) > 0
 
     def check(self, task: Task) -> None:
         """Check that the chat template takes the task's conversations; every other task can be learned."""
@@ -254,24 +326,24 @@ class DecoderOnly(Generative):
     def source_ids(self, text: str) -> list[int]:
         """Token ids of a text that goes on."""
         ids = list(self.tokenizer(text)["input_ids"])
-        # Some tokenizers close every text with an end token; a prompt must stay open.
-        return ids[:-1] if len(ids) > 1 and ids[-1] == self.end else ids
+        # Some tokenizers close every text with an end token; a prompt must stay open. One that the text itself ends
+        # with stays (DialoGPT's turns do).
+        if len(ids) > 1 and ids[-1] == self.end and ids.count(self.end) > self._bare(text).count(self.end):
+            return ids[:-1]
+        return ids
 
     def target_ids(self, example: Example) -> list[int]:
         """Token ids of the target, behind its cue."""
         # Tokenized behind the cue, so that the answer's first token is the one that a text would have there.
         cue = self.cue(example)
-        # One space joins them, unless either brings white space of its own (TRL's completions begin with it).
-        joint = "" if cue[-1:].isspace() or example.target[:1].isspace() else " "
-        prompt, whole = self.source_ids(cue), self.source_ids(cue + joint + example.target)
-        if whole[: len(prompt)] == prompt:
-            return whole[len(prompt) :]
-        return list(self.tokenizer(joint + example.target, add_special_tokens=False)["input_ids"])
+        answer = joint_of(cue, example.target, self._special) + example.target
+        prompt, whole = self.source_ids(cue), self.source_ids(cue + answer)
+        return whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._bare(answer)
 
     def text_rows(self, texts: Sequence[str], lengths: Lengths, task: str = "") -> list[Encoded]:
         """Every token of a chunk but its first is to be predicted from those before it."""
         limit = self._limit(lengths, 0, task)
-        chunks = chunked([list(self.tokenizer(text)["input_ids"]) for text in texts], limit)
+        chunks = chunked([self._separate(text) for text in texts], limit)
         return [Encoded(chunk[:1], chunk[1:], truncated=False, task=task) for chunk in chunks]
 
     def reserved(self, lengths: Lengths) -> int:
@@ -310,6 +382,15 @@ class DecoderOnly(Generative):
     def reading(self, prompts: Batch, tree: LabelTree) -> LabelReading:
         """As a cached prompt, once."""
         return read_as_prompt(self.model, prompts, tree)
+
+    def _bare(self, text: str) -> list[int]:
+        """Token ids of a text without what the tokenizer adds."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _separate(self, text: str) -> list[int]:
+        """Token ids of a text that others follow."""
+        ids = list(self.tokenizer(text)["input_ids"])
+        return ids if self.separates_texts or ids[-1:] == [self.end] else [*ids, self.end]
 
     def _conversation(self, example: Example, lengths: Lengths) -> Encoded:
         """Token ids of a conversation. One that is too long loses its oldest answers first, each with the turns that

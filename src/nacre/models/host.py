@@ -21,6 +21,7 @@ from nacre.models.generative import DecoderOnly, EncoderDecoder, Generative
 from nacre.models.label_tree import Labels
 from nacre.models.mlm_head import has_mlm_head, mlm_head_of
 from nacre.models.sampling import Sampling
+from nacre.models.vocabulary import check_vocabulary
 from nacre.seeds import derive
 
 _CLAIMED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
@@ -52,13 +53,19 @@ class Host:
             folder: Where it lies.
 
         Raises:
-            ModelError: If there is no family for it.
+            ModelError: If there is no family for it, if it carries PEFT's adapters, or if the tokenizer is another
+                model's.
         """
+        _check_bare(model)
         self.name = name or str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
         self.folder = folder
         self.family = _family(model, tokenizer)
         self.model = self.family.model
         self.tokenizer = tokenizer
+        check_vocabulary(self.body, tokenizer)
+
+    def __repr__(self) -> str:
+        return f"Host({self.name}, {self.family.name})"
 
     @property
     def body(self) -> nn.Module:
@@ -173,6 +180,14 @@ class Host:
     def classify(self, rows: Sequence[Encoded], labels: Labels) -> list[int | None]:
         """The number of the most likely label for each row; None where the host knows none of them."""
         return self.family.classify(self.on_device(self.family.prompts(rows)), labels)
+
+
+def _check_bare(model: nn.Module) -> None:
+    if any(type(module).__module__.startswith("peft.") for module in model.modules()):
+        raise ModelError(
+            f"{type(model).__name__} carries adapters of PEFT, and nacre places its own: give the base model, or the "
+            "merged one: peft_model.merge_and_unload()."
+        )
 
 
 def _family(model: nn.Module, tokenizer: Tokenizer) -> Family:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,13 +17,16 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
 )
-from transformers.utils import logging as transformers_logging
 
 from nacre.errors import ModelError
 from nacre.models.architectures import dropout_settings_of, model_types_of
 from nacre.models.encoder_only import is_encoder
+from nacre.models.found_weights import check_found_weights
 from nacre.models.host import Host
-from nacre.models.mlm_head import lacks_mlm_head
+from nacre.models.mlm_head import own_parameters
+from nacre.models.model_folder import check_model_folder
+from nacre.models.quiet import quiet_transformers
+from nacre.models.vocabulary import check_tokenizer_files
 
 DEMO = "demo"
 
@@ -35,18 +40,19 @@ def load_host(name: str, dtype: torch.dtype = torch.float32, dropout: float | No
         dropout: Of all the model's own layers in training; None: what its configuration says.
 
     Raises:
-        ModelError: If there is no such model, no config, or no family for its architecture.
+        ModelError: If there is no such model, if its files are not whole or of another model, or if no family is known
+            for its architecture.
     """
-    # Loading takes a second and is followed by nacre's own lines; another library's bar between them only confuses.
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
     source = str(demo_folder()) if name == DEMO else name
     folder = Path(source) if Path(source).is_dir() else None
     _check_place(name, source, folder)
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"Model '{name}' cannot be read: {_first_line(error)}") from None
+    with quiet_transformers():  # nacre's own lines say what is wrong
+        return _loaded(name, source, folder, dtype, dropout)
+
+
+def _loaded(name: str, source: str, folder: Path | None, dtype: torch.dtype, dropout: float | None) -> Host:
+    with _reading(name, "config.json"):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     for setting in dropout_settings_of(config) if dropout is not None else ():
         setattr(config, setting, dropout)
     if config.is_encoder_decoder and type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
@@ -60,15 +66,24 @@ def load_host(name: str, dtype: torch.dtype = torch.float32, dropout: float | No
             f"Model '{name}' ({config.model_type}) is neither encoder-decoder nor decoder-only, nor one of the "
             f"encoders that nacre knows ({', '.join(model_types_of('encoder-only'))})."
         )
-    try:
-        model, loading = loader.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"Model '{name}' cannot be loaded: {_first_line(error)}") from None
-    model.eval()
-    if loader is AutoModelForMaskedLM and lacks_mlm_head(model, loading["missing_keys"]):
+    with _reading(name, "weights"):
+        model, loading = loader.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # check_found_weights names them
+        )
+    with _reading(name, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    check_tokenizer_files(name, source, tokenizer)
+    head = own_parameters(model) if loader is AutoModelForMaskedLM else set()
+    check_found_weights(name, model, loading, drawn=head)
+    if not head.isdisjoint(loading["missing_keys"]):
         model = model.base_model  # transformers has drawn a head of its own, another one every time
-    return Host(model, tokenizer, name=name, folder=folder)
+    return Host(model.eval(), tokenizer, name=name, folder=folder)
 
 
 def demo_folder() -> Path:
@@ -78,14 +93,27 @@ def demo_folder() -> Path:
 
 def _check_place(name: str, source: str, folder: Path | None) -> None:
     if folder is not None:
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"Model folder '{name}' has no config.json: it is not a Hugging Face model folder.")
+        check_model_folder(name, folder)
         return
     looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
     if looks_like_path or not source:
         raise ModelError(f"Model folder '{name}' does not exist.")
 
 
-def _first_line(error: Exception) -> str:
-    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return line if line.endswith(".") else f"{line}."
+@contextmanager
+def _reading(name: str, what: str) -> Iterator[None]:
+    """Inside, transformers reads files that somebody else wrote. Whatever it says of them is about the files."""
+    try:
+        yield
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"Model '{name}' brings code of its own, which nacre never runs: take a model whose architecture and "
+                "tokenizer are part of transformers."
+            ) from None
+        raise ModelError(f"Model '{name}' cannot be loaded ({what}): {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    line = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no details'}"
+    return f"{line[:297]}..." if len(line) > 300 else f"{line.rstrip('.')}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -89,15 +89,9 @@ def mlm_head_of(model: Any, *, pretrained: bool) -> MlmHead:
     return MlmHead(head, model.base_model, pretrained=pretrained)
 
 
-def lacks_mlm_head(model: Any, missing: Iterable[str]) -> bool:
-    """Whether the folder of a masked-LM model had none of its head, or not all.
-
-    Args:
-        model: The model that was loaded from it.
-        missing: Names of its tensors that the folder lacks; tied output layers are always among the others.
-    """
-    own = {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
-    return not own.isdisjoint(missing)
+def own_parameters(model: Any) -> set[str]:
+    """Names of a masked-LM model's parameters that are its head's own; a tied output layer is the encoder's."""
+    return {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
 
 
 def new_mlm_head(encoder: Any) -> MlmHead:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,7 +27,7 @@ class AbilityResult(BaseModel):
         programs: What became of generated programs; null without any.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     after: str
     task: str
@@ -53,7 +53,7 @@ class BeforeAfter:
 class AbilityAverage(BaseModel):
     """Mean over the multiple-choice benchmarks at one stage, and its change against `before`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     after: str
     value: float
@@ -87,7 +87,7 @@ class AbilityRecord(ProbeRecord):
     )
 
     definition: str = DEFINITION
-    results: list[AbilityResult]
+    results: list[AbilityResult] = Field(min_length=1)
     averages: list[AbilityAverage] = Field(description="none where only programs were written")
 
     def values(self, last_task: str) -> dict[str, float | None]:
@@ -96,6 +96,23 @@ class AbilityRecord(ProbeRecord):
             "base_ability": None if last is None else last.value,
             "base_ability_change": None if last is None else last.change,
         }
+
+    def problems(self) -> Iterator[str]:
+        first = {result.task: result for result in self.results if result.after == self.results[0].after}
+        for number, result in enumerate(self.results):
+            key = f"base_ability.results.{number}"
+            if result.task not in first:
+                yield f"{key}: '{result.task}' was not measured before any task"
+            elif (result.changes is None) != (result is first[result.task]):
+                yield f"{key}.changes: only results before any task have none"
+            elif result.changes is not None and not (
+                result.changes.keys() == result.scores.keys() == first[result.task].scores.keys()
+            ):
+                yield f"{key}.changes: other metrics than its scores have"
+        changes = [mean.value - self.averages[0].value if number else None for number, mean in enumerate(self.averages)]
+        for number, (mean, change) in enumerate(zip(self.averages, changes, strict=True)):
+            if mean.change != change:
+                yield f"base_ability.averages.{number}.change: {mean.change}, and the values give {change}"
 
     def table(self) -> ProbeTable:
         return ProbeTable(

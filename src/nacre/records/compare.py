@@ -1,7 +1,7 @@
 """Runs with several seeds against each other: which differences are shown, and which may be chance.
 
 Every metric is computed run by run and then summarized; matrices are never averaged first. Only runs of one protocol
-are ranked.
+are ranked, or of protocols that differ in the order of the tasks only: then a seed's value is its mean over the orders.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,18 @@ import numpy as np
 
 from nacre.documents import DocumentError, parse_yaml
 from nacre.errors import RecipeError
-from nacre.evaluation.matrix import AVERAGE_ACCURACY, RunMetric
+from nacre.evaluation.matrix import AVERAGE_ACCURACY, RANGES, RunMetric
 from nacre.evaluation.uncertainty import Interval, Spread, over_rows, over_seeds
-from nacre.files import full_path, read_text, to_json
+from nacre.files import full_path, hash_of, read_text, to_json
 from nacre.migrations import upgraded_recipe
-from nacre.records.comparison import Comparison, Group, OverRows, OverSeeds, Pair, Verdict
-from nacre.records.plain import differences, leaves
+from nacre.records.comparison import Comparison, Group, OverRows, OverSeeds, Pair, TaskOrder, Verdict
+from nacre.records.orders import orders_of
+from nacre.records.plain import leaves
 from nacre.records.predictions import NotByRow, RowScores, final_scores
 from nacre.records.probe import ProbeMetric
 from nacre.records.run import RunRecord, all_metrics, probe_kinds
 
 HEADLINE = AVERAGE_ACCURACY.key
-
-SHOWN_DIFFERENCES = 8
 
 TrainingSettings = Callable[[Mapping[str, Any]], dict[str, Any]]
 """From a run's recipe to those of its settings that affect training and that its record does not hold."""
@@ -56,9 +55,53 @@ class FinishedRun:
         return to_json([self.record.method, self.record.parameters, self.settings])
 
     @cached_property
-    def final(self) -> list[RowScores]:
-        """The last row of the matrix, test row by test row; see `final_scores`."""
-        return final_scores(self.path, self.record)
+    def final(self) -> dict[str, RowScores]:
+        """The last row of the matrix, test row by test row, by task; see `final_scores`."""
+        return dict(zip(self.record.tasks, final_scores(self.path, self.record), strict=True))
+
+
+@dataclass(frozen=True)
+class SeedRuns:
+    """The runs of a group that have one seed: one for each order of the tasks.
+
+    Attributes:
+        seed: Their seed.
+        runs: In the order of the orders.
+    """
+
+    seed: int
+    runs: tuple[FinishedRun, ...]
+
+    def value(self, metric: str) -> float | None:
+        """A metric's mean over the orders.
+
+        Args:
+            metric: Its key.
+
+        Returns:
+            A fraction; None where the metric is not defined in every run.
+        """
+        values = [run.record.value(metric) for run in self.runs]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if len(known) == len(values) else None
+
+    def gains(self, other: SeedRuns) -> dict[str, RowScores]:
+        """What these runs gain on each test row, as the mean over the orders.
+
+        Args:
+            other: Runs of the same orders.
+
+        Returns:
+            For each task the differences, [n_j].
+
+        Raises:
+            NotByRow: If a run has no scores of single test rows.
+        """
+        pairs = list(zip(self.runs, other.runs, strict=True))
+        return {
+            task: np.mean([ours.final[task] - theirs.final[task] for ours, theirs in pairs], axis=0)
+            for task in self.runs[0].record.tasks
+        }
 
 
 def read_runs(folders: Sequence[Path], settings_of: TrainingSettings) -> tuple[list[FinishedRun], list[Path]]:
@@ -89,11 +132,7 @@ def read_runs(folders: Sequence[Path], settings_of: TrainingSettings) -> tuple[l
             raise RecipeError(f"'{folder}' holds no finished run: {why}.")
         finished.update((full_path(path), path) for path in done)
         unfinished.update((full_path(path), path) for path in begun)
-    runs = [
-        FinishedRun(path, RunRecord.read(path / "results.json"), _settings(path, settings_of))
-        for path in finished.values()
-    ]
-    return runs, list(unfinished.values())
+    return [_finished(path, settings_of) for path in finished.values()], list(unfinished.values())
 
 
 def compare(
@@ -102,97 +141,118 @@ def compare(
     """Summarize groups of runs, and compare every two of them.
 
     Args:
-        runs: Finished runs of one protocol.
+        runs: Finished runs of one protocol, or of protocols that differ in the order of the tasks only.
         seed: Of the bootstrap.
         samples: Of the bootstrap.
         unfinished: Folders of runs that were left out, which the result names.
 
     Raises:
-        RecipeError: If two runs were measured by different protocols (naming what differs and both values), or are the
-            same one twice.
+        RecipeError: If two runs were measured by different protocols (naming what differs), if they are the same one
+            twice, or if one was not repeated in every order.
     """
-    check_protocols(runs)
+    orders = orders_of([(run.path, run.record) for run in runs])
     grouped: defaultdict[str, list[FinishedRun]] = defaultdict(list)
     for run in runs:
         grouped[run.key].append(run)
-    members = [sorted(group, key=lambda run: run.record.seed) for group in grouped.values()]
-    for group in members:
-        _check_seeds(group)
+    members = [_by_seed(group, orders) for group in grouped.values()]
     measured = {type(probe) for run in runs for probe in run.record.probes}
     not_measured = {metric for kind in probe_kinds() if kind not in measured for metric in kind.metrics}
     metrics = [metric for metric in all_metrics() if metric not in not_measured]
     groups = [_group(group, name, metrics) for group, name in zip(members, _names(members), strict=True)]
-    order = sorted(range(len(groups)), key=lambda index: _rank(groups[index]))
+    ranking = sorted(range(len(groups)), key=lambda index: _rank(groups[index]))
     pairs = [
-        _pair((groups[first], members[first]), (groups[second], members[second]), seed, samples)
-        for first, second in combinations(order, 2)
+        _pair((groups[first], members[first]), (groups[second], members[second]), metrics, seed, samples)
+        for first, second in combinations(ranking, 2)
     ]
-    record = runs[0].record
     return Comparison(
-        stream=record.stream,
-        tasks=record.tasks,
-        model=record.model,
-        protocol_hash=record.protocol_hash,
+        stream=", ".join(order.name for order in orders),
+        tasks=orders[0].tasks,
+        model=runs[0].record.model,
+        protocol_hash=orders[0].protocol_hash if len(orders) == 1 else None,
+        orders=orders,
         bootstrap_seed=seed,
-        groups=[groups[index] for index in order],
+        groups=[groups[index] for index in ranking],
         pairs=pairs,
         unfinished=[str(path) for path in unfinished],
         definitions={metric.key: metric.definition for metric in metrics},
+        remarks=_remarks(runs[0].record),
     )
 
 
-def check_protocols(runs: Sequence[FinishedRun]) -> None:
-    """Refuse runs whose numbers are not comparable.
-
-    Raises:
-        RecipeError: If not all protocols are the same; it names what differs.
-    """
-    first = runs[0]
-    other = next((run for run in runs if run.record.protocol_hash != first.record.protocol_hash), None)
-    if other is None:
-        return
-    different = differences(first.record.protocol, other.record.protocol)
-    more = f"; and {len(different) - SHOWN_DIFFERENCES} more" if len(different) > SHOWN_DIFFERENCES else ""
-    raise RecipeError(
-        f"Runs of different protocols cannot be ranked, because a difference may come from the data, the prompts or "
-        f"the scoring. Between '{first.path}' (there) and '{other.path}' (here): "
-        f"{'; '.join(different[:SHOWN_DIFFERENCES])}{more}. Compare runs of one protocol; 'nacre report' draws others "
-        "side by side."
-    )
+def _remarks(record: RunRecord) -> list[str]:
+    """What a reader of the averages should know."""
+    kinds = list(dict.fromkeys(record.task_metrics))
+    if len(kinds) == 1:
+        return []
+    return [
+        f"The averages are over tasks that are scored by unlike metrics ({', '.join(kinds)}): look at single tasks, "
+        "too, before you conclude anything from them."
+    ]
 
 
-def _settings(folder: Path, settings_of: TrainingSettings) -> dict[str, Any]:
+def _finished(folder: Path, settings_of: TrainingSettings) -> FinishedRun:
+    record = RunRecord.read(folder / "results.json")
+    return FinishedRun(folder, record, _settings(folder / "recipe.yaml", record, settings_of))
+
+
+def _settings(file: Path, record: RunRecord, settings_of: TrainingSettings) -> dict[str, Any]:
     """How the run was trained, from its recipe; empty where the recipe was deleted."""
     try:
-        recipe = parse_yaml(read_text(folder / "recipe.yaml"))
+        recipe = parse_yaml(read_text(file))
     except FileNotFoundError:
         return {}
     except (DocumentError, UnicodeDecodeError):
         recipe = None
     if not isinstance(recipe, dict):
-        raise RecipeError(f"'{folder / 'recipe.yaml'}' is damaged: it holds no recipe.")
+        raise RecipeError(f"'{file}' is damaged: it holds no recipe.")
+    if record.recipe_hash not in (None, _hash(recipe)):
+        raise RecipeError(f"'{file}' was changed after the run: it is not the recipe that results.json is of.")
     return settings_of(upgraded_recipe(recipe))
 
 
-def _check_seeds(group: Sequence[FinishedRun]) -> None:
-    for first, second in pairwise(group):
-        if first.record.seed == second.record.seed:
+def _hash(recipe: Mapping[Any, Any]) -> str:
+    try:
+        return hash_of(recipe)
+    except (TypeError, ValueError, RecursionError):  # YAML holds more than a recipe does
+        return "not a recipe's"
+
+
+def _by_seed(group: Sequence[FinishedRun], orders: Sequence[TaskOrder]) -> list[SeedRuns]:
+    """The runs of a group by their seeds.
+
+    Raises:
+        RecipeError: If a run is there twice, or if a seed's run is missing in an order.
+    """
+    found: dict[tuple[int, str], FinishedRun] = {}
+    for run in group:
+        place = (run.record.seed, run.record.protocol_hash)
+        if place in found:
             raise RecipeError(
-                f"'{first.path}' and '{second.path}' are the same method, settings and seed ({first.record.seed}): a "
+                f"'{found[place].path}' and '{run.path}' are the same method, settings and seed ({run.record.seed}): a "
                 "repeated run is not a second seed; leave one of them out."
             )
+        found[place] = run
+    seeds = sorted({seed for seed, _ in found})
+    for seed in seeds:
+        missing = [order.name for order in orders if (seed, order.protocol_hash) not in found]
+        if missing:
+            raise RecipeError(
+                f"{group[0].record.method} has no run with seed {seed} of {', '.join(missing)}: an average over orders "
+                "needs every seed in every order; add that run, or name fewer folders."
+            )
+    return [SeedRuns(seed, tuple(found[seed, order.protocol_hash] for order in orders)) for seed in seeds]
 
 
-def _names(members: Sequence[Sequence[FinishedRun]]) -> list[str]:
+def _names(members: Sequence[Sequence[SeedRuns]]) -> list[str]:
     """The method's name and, where several groups have it, the parameters and settings in which they differ."""
-    flat = [leaves({**group[0].record.parameters, **group[0].settings}) for group in members]
+    firsts = [group[0].runs[0] for group in members]
+    flat = [leaves({**run.record.parameters, **run.settings}) for run in firsts]
     names = []
-    for group, own in zip(members, flat, strict=True):
-        method = group[0].record.method
-        twins = [other for these, other in zip(members, flat, strict=True) if these[0].record.method == method]
+    for run, own in zip(firsts, flat, strict=True):
+        twins = [other for these, other in zip(firsts, flat, strict=True) if these.record.method == run.record.method]
         keys = sorted({key for twin in twins for key in twin})
         differing = [key for key in keys if any(twin.get(key) != own.get(key) for twin in twins)]
-        names.append(", ".join([method, *(f"{key}={_text(own.get(key, 'not set'))}" for key in differing)]))
+        names.append(", ".join([run.record.method, *(f"{key}={_text(own.get(key, 'not set'))}" for key in differing)]))
     return names
 
 
@@ -200,17 +260,24 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else to_json(value, indent=None)
 
 
-def _group(runs: Sequence[FinishedRun], name: str, metrics: Sequence[RunMetric | ProbeMetric]) -> Group:
-    record = runs[0].record
+def _group(seeds: Sequence[SeedRuns], name: str, metrics: Sequence[RunMetric | ProbeMetric]) -> Group:
+    first = seeds[0].runs[0]
+    orders = range(len(seeds[0].runs))
     return Group(
         name=name,
-        method=record.method,
-        title=record.title,
-        parameters=record.parameters,
-        settings=runs[0].settings,
-        seeds=[run.record.seed for run in runs],
-        runs=[str(run.path) for run in runs],
-        metrics={metric.key: _summary([run.record.value(metric.key) for run in runs]) for metric in metrics},
+        method=first.record.method,
+        title=first.record.title,
+        parameters=first.record.parameters,
+        settings=first.settings,
+        seeds=[one.seed for one in seeds],
+        runs=[str(run.path) for one in seeds for run in one.runs],
+        metrics={
+            metric.key: _summary([one.value(metric.key) for one in seeds], RANGES[metric.unit]) for metric in metrics
+        },
+        by_order=[
+            _summary([one.runs[order].record.value(HEADLINE) for one in seeds], RANGES[AVERAGE_ACCURACY.unit])
+            for order in orders
+        ],
     )
 
 
@@ -219,29 +286,35 @@ def _rank(group: Group) -> tuple[bool, float, str]:
     return (spread is None, -spread.mean if spread else 0.0, group.name)
 
 
-def _summary(values: Sequence[float | None]) -> OverSeeds | None:
+def _summary(values: Sequence[float | None], within: tuple[float, float]) -> OverSeeds | None:
+    """Values over seeds; None where one is not defined. within: the range beyond which no value of the metric lies."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
-    return _plain(over_seeds(known))
+    return _plain(over_seeds(known), within)
 
 
-def _plain(spread: Spread) -> OverSeeds:
+def _plain(spread: Spread, within: tuple[float, float]) -> OverSeeds:
+    # An interval keeps its level where it is cut at the ends of what is possible.
     interval = spread.interval
-    low, high = (interval.low, interval.high) if interval else (None, None)
+    low, high = (max(interval.low, within[0]), min(interval.high, within[1])) if interval else (None, None)
     return OverSeeds(n=spread.n, mean=spread.mean, deviation=spread.deviation, low=low, high=high)
 
 
 def _pair(
-    left: tuple[Group, Sequence[FinishedRun]], right: tuple[Group, Sequence[FinishedRun]], seed: int, samples: int
+    left: tuple[Group, Sequence[SeedRuns]],
+    right: tuple[Group, Sequence[SeedRuns]],
+    metrics: Sequence[RunMetric | ProbeMetric],
+    seed: int,
+    samples: int,
 ) -> Pair:
     (first, first_runs), (second, second_runs) = left, right
     seeds = sorted(set(first.seeds) & set(second.seeds))
-    ours = [run for run in first_runs if run.record.seed in seeds]  # both in the order of their seeds
-    theirs = [run for run in second_runs if run.record.seed in seeds]
-    metrics = {metric: _paired(ours, theirs, metric) for metric in first.metrics}
+    ours = [one for one in first_runs if one.seed in seeds]  # both in the order of their seeds
+    theirs = [one for one in second_runs if one.seed in seeds]
+    differences = {metric.key: _paired(ours, theirs, metric) for metric in metrics}
     rows, no_rows = _rows(ours, theirs, seed, samples)
-    spread = metrics[HEADLINE]
+    spread = differences[HEADLINE]
     by_seeds = None if spread is None or spread.low is None or spread.high is None else _side(spread.low, spread.high)
     by_rows = None if rows is None else _side(rows.low, rows.high)
     verdict, reason = judge(len(seeds), by_seeds, by_rows, no_rows)
@@ -249,7 +322,7 @@ def _pair(
         first=first.name,
         second=second.name,
         seeds=seeds,
-        metrics=metrics,
+        metrics=differences,
         rows=rows,
         over_seeds=by_seeds,
         over_rows=by_rows,
@@ -258,30 +331,26 @@ def _pair(
     )
 
 
-def _paired(ours: Sequence[FinishedRun], theirs: Sequence[FinishedRun], metric: str) -> OverSeeds | None:
+def _paired(ours: Sequence[SeedRuns], theirs: Sequence[SeedRuns], metric: RunMetric | ProbeMetric) -> OverSeeds | None:
     """The differences seed by seed, summarized."""
     values = [
-        None if (left := our.record.value(metric)) is None or (right := their.record.value(metric)) is None
+        None if (left := our.value(metric.key)) is None or (right := their.value(metric.key)) is None
         else left - right
         for our, their in zip(ours, theirs, strict=True)
     ]  # fmt: skip
-    return _summary(values)
+    low, high = RANGES[metric.unit]
+    return _summary(values, (low - high, high - low))
 
 
-def _rows(
-    ours: Sequence[FinishedRun], theirs: Sequence[FinishedRun], seed: int, samples: int
-) -> tuple[OverRows | None, str]:
+def _rows(ours: Sequence[SeedRuns], theirs: Sequence[SeedRuns], seed: int, samples: int) -> tuple[OverRows | None, str]:
     """The interval over test rows, or None and why there is none."""
     if not ours:
         return None, "no seed is in both"
     try:
-        differences = [
-            [a - b for a, b in zip(our.final, their.final, strict=True)]
-            for our, their in zip(ours, theirs, strict=True)
-        ]
+        gains = [our.gains(their) for our, their in zip(ours, theirs, strict=True)]
     except NotByRow as reason:
         return None, str(reason)
-    by_task = [np.mean(np.stack(task), axis=0) for task in zip(*differences, strict=True)]
+    by_task = [np.mean([one[task] for one in gains], axis=0) for task in gains[0]]
     interval = over_rows(by_task, seed=seed, samples=samples)
     return OverRows(low=interval.low, high=interval.high, samples=samples), ""
 
@@ -309,7 +378,7 @@ def judge(seeds: int, over_seeds: Verdict | None, over_rows: Verdict | None, no_
     if not seeds:
         return "not shown", "no seed is in both"
     if over_seeds is None:
-        return "not shown", "one seed in common" if seeds == 1 else "average accuracy is not defined in every run"
+        return "not shown", "only one seed is in both" if seeds == 1 else "average accuracy is not defined in every run"
     if over_seeds == "not shown":
         return "not shown", "the interval over seeds includes 0"
     if over_rows is None:

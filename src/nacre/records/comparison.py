@@ -16,7 +16,15 @@ class _Frozen(BaseModel):
 
 
 class OverSeeds(_Frozen):
-    """Mean, sample standard deviation and 95 % Student interval over n seeds; undefined (None) of one."""
+    """A metric over seeds.
+
+    Attributes:
+        n: How many seeds.
+        mean: Over the seeds.
+        deviation: The sample standard deviation (n - 1); None of one seed.
+        low: Lower end of the 95 % Student interval, cut where the metric's range ends; None of one seed.
+        high: Upper end, likewise.
+    """
 
     n: int
     mean: float
@@ -26,15 +34,35 @@ class OverSeeds(_Frozen):
 
 
 class OverRows(_Frozen):
-    """95 % percentile bootstrap over the test rows, the trained models as they are."""
+    """95 % percentile bootstrap over the test rows, the trained models as they are.
+
+    Attributes:
+        low: Lower end of the interval.
+        high: Upper end.
+        samples: Draws of the bootstrap.
+    """
 
     low: float
     high: float
     samples: int
 
 
+class TaskOrder(_Frozen):
+    """An order in which the tasks were learned, and the protocol that goes with it.
+
+    Attributes:
+        name: The stream's name; the tasks' where two orders have the same.
+        tasks: In this order.
+        protocol_hash: Of its runs' protocol.
+    """
+
+    name: str
+    tasks: list[str]
+    protocol_hash: str
+
+
 class Group(_Frozen):
-    """Runs that differ in their seed only.
+    """Runs that differ in their seed, or in the order of the tasks, only.
 
     Attributes:
         name: The method's and, where several groups have it, the settings in which they differ.
@@ -43,8 +71,9 @@ class Group(_Frozen):
         parameters: The method's.
         settings: How the runs were trained, besides the method's parameters.
         seeds: The runs', in their order.
-        runs: Their folders.
-        metrics: By key; None where a metric is not defined in every run.
+        runs: Their folders, seed by seed, and of a seed order by order.
+        metrics: By key, a seed's value being its mean over the orders; None where a metric is not defined in every run.
+        by_order: Average accuracy in each order; None where it is not defined in every run.
     """
 
     name: str
@@ -55,6 +84,7 @@ class Group(_Frozen):
     seeds: list[int]
     runs: list[str]
     metrics: dict[str, OverSeeds | None]
+    by_order: list[OverSeeds | None]
 
 
 class Pair(_Frozen):
@@ -87,27 +117,31 @@ class Comparison(_Frozen):
     """What comparing runs gives.
 
     Attributes:
-        stream: The runs'.
-        tasks: The runs'.
+        stream: The runs'; of several orders, their names.
+        tasks: In the first order.
         model: The runs'.
-        protocol_hash: The runs'.
+        protocol_hash: The runs'; None where the orders have one each.
+        orders: In which the tasks were learned; every metric is averaged over them.
         bootstrap_seed: Of the interval over test rows.
         groups: Highest average accuracy first.
         pairs: Every two of the groups, in that order.
         unfinished: Folders of runs that were left out.
-        definitions: Of each metric, in words.
+        definitions: Of each metric, in plain language.
+        remarks: What a reader of the averages should know.
     """
 
     schema_: Literal["nacre.comparison/1"] = "nacre.comparison/1"
     stream: str
     tasks: list[str]
     model: str
-    protocol_hash: str
+    protocol_hash: str | None
+    orders: list[TaskOrder]
     bootstrap_seed: int
     groups: list[Group]
     pairs: list[Pair]
     unfinished: list[str]
     definitions: dict[str, str]
+    remarks: list[str]
 
     def as_json(self) -> str:
         """The comparison as JSON text."""

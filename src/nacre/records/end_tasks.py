@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,7 +35,7 @@ class EndResult(BaseModel):
         answers: To the test rows, in their order.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     after: str
     corpus: str
@@ -52,7 +53,7 @@ class EndResult(BaseModel):
 class EndAverage(BaseModel):
     """Means over the end tasks for each seed, then over seeds; deviations are null for a single seed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     after: str
     accuracy: float
@@ -93,6 +94,12 @@ class EndTaskRecord(ProbeRecord):
             "end_task_f1": None if last is None else last.f1,
             "end_task_accuracy": None if last is None else last.accuracy,
         }
+
+    def problems(self) -> Iterator[str]:
+        measured = {result.after for result in self.results}
+        for number, mean in enumerate(self.averages):
+            if mean.after not in measured or not _same(mean, average(mean.after, self.results)):
+                yield f"end_tasks.averages.{number}: not the average of the results after '{mean.after}'"
 
     def table(self) -> ProbeTable:
         return ProbeTable(
@@ -139,4 +146,13 @@ def average(after: str, results: Sequence[EndResult]) -> EndAverage:
         f1_deviation=deviation(f1),
         macro_f1=statistics.fmean(macro),
         macro_f1_deviation=deviation(macro),
+    )
+
+
+def _same(left: EndAverage, right: EndAverage) -> bool:
+    """But for rounding, which versions of Python may do differently."""
+    ours, theirs = left.model_dump(exclude={"after"}), right.model_dump(exclude={"after"})
+    return all(
+        (ours[key] is None) == (theirs[key] is None) and math.isclose(ours[key] or 0, theirs[key] or 0, abs_tol=1e-9)
+        for key in ours
     )

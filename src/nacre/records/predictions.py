@@ -21,6 +21,7 @@ from nacre.errors import CheckpointError
 from nacre.evaluation.perplexity import TextScore
 from nacre.evaluation.scoring import TaskScore
 from nacre.files import numbered_name, safe_name
+from nacre.manifest import read_manifest
 from nacre.records.run import RunRecord
 from nacre.tasks.task import Task
 
@@ -67,13 +68,15 @@ def final_scores(run: Path, record: RunRecord) -> list[RowScores]:
 
     Raises:
         NotByRow: If predictions are missing, or if a task's score is not a mean over rows.
-        CheckpointError: If predictions contradict the record.
+        CheckpointError: If predictions contradict the record, or are not those that were written.
     """
     files = _last_files(run, record.tasks)
     scores = []
     for index, task in enumerate(record.tasks):
         if task not in files:
             raise NotByRow(f"{run} holds no predictions for task '{task}'")
+        stage = files[task].parents[1]
+        read_manifest(stage).check_bytes(stage, f"{FOLDER}/{files[task].name}")
         scores.append(_scores(files[task], record, index))
     return scores
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -80,7 +81,7 @@ class ProbeTable:
 class ProbeRecord(BaseModel, ABC):
     """What a probe found in a run. A field of `RunRecord` of such a type makes it part of `results.json`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     metrics: ClassVar[tuple[ProbeMetric, ...]]
     """What `values` has, in the order in which it is shown."""
@@ -95,6 +96,10 @@ class ProbeRecord(BaseModel, ABC):
         Returns:
             Fractions; None where one was not measured.
         """
+
+    @abstractmethod
+    def problems(self) -> Iterator[str]:
+        """What contradicts itself, each a phrase that begins with the culprit's key; nothing in a true record."""
 
     @abstractmethod
     def table(self) -> ProbeTable:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nacre.documents import DocumentError, parse_json
 from nacre.errors import CheckpointError
 from nacre.evaluation.matrix import RUN_METRICS, RunMetric
-from nacre.files import to_json, write_atomically
+from nacre.files import hash_of, read_text, to_json, write_atomically
+from nacre.migrations import OLD_RECORD_SCHEMAS, RECORD_SCHEMA, upgraded_record
 from nacre.records.base_ability import AbilityRecord
+from nacre.records.checking import problem_of
 from nacre.records.end_tasks import EndTaskRecord
+from nacre.records.fields import Difference, Duration, Number, Share
 from nacre.records.probe import ProbeMetric, ProbeRecord
 from nacre.tasks.metrics import title
 
-RECORD_SCHEMA = "nacre.results/1"
+RECORD_HASH = "sha256"
+"""The key of `results.json` that holds the hash of all others."""
 
 TASK_IDENTITY = "task identity at test"
 """The protocol's key that says that each row's task is given, other than by its prompt; absent where it is not."""
 
-Matrix = list[list[float | None]]
+Matrix = list[list[Share | None]]
 
 
 class Seconds(BaseModel):
@@ -34,9 +40,9 @@ class Seconds(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    train: list[float | None]
-    evaluate: list[float | None]
-    tokens_per_second: float | None = None
+    train: list[Duration | None]
+    evaluate: list[Duration | None]
+    tokens_per_second: Duration | None = None
 
 
 class TokenCounts(BaseModel):
@@ -50,9 +56,9 @@ class TokenCounts(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tokens: list[int | None]
-    positions: list[int | None]
-    padding_share: float | None
+    tokens: list[Number | None]
+    positions: list[Number | None]
+    padding_share: Share | None
 
 
 class RunRecord(BaseModel):
@@ -66,7 +72,7 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    schema_: Literal["nacre.results/1"] = Field(default="nacre.results/1", alias="schema")
+    schema_: Literal["nacre.results/2"] = Field(default=RECORD_SCHEMA, alias="schema")
     method: str
     title: str
     parameters: dict[str, Any]
@@ -77,23 +83,26 @@ class RunRecord(BaseModel):
     metric: str
     matrix: Matrix
     valid_answers: Matrix
-    perplexity: Matrix | None = Field(default=None, description="of tasks of unlabeled text; null without any")
-    average_accuracy: float | None
-    learning_accuracy: float | None
-    pooled_accuracy: float | None
-    forgetting: float | None
-    backward_transfer: float | None
-    forward_transfer: float | None
-    trainable_parameters: int = Field(description="of the last task learned")
-    trainable_parameters_per_task: list[int | None]
-    stored_parameters: int = Field(description="numbers kept besides the pretrained model, after the last task")
+    perplexity: list[list[Duration | None]] | None = Field(
+        default=None, description="of tasks of unlabeled text; null without any"
+    )
+    average_accuracy: Share | None
+    learning_accuracy: Share | None
+    pooled_accuracy: Share | None
+    forgetting: Difference | None
+    backward_transfer: Difference | None
+    forward_transfer: Difference | None
+    trainable_parameters: Number = Field(description="of the last task learned")
+    trainable_parameters_per_task: list[Number | None]
+    stored_parameters: Number = Field(description="numbers kept besides the pretrained model, after the last task")
     seconds: Seconds
     training: TokenCounts | None = Field(default=None, description="null in records from before it was counted")
     end_tasks: EndTaskRecord | None = Field(default=None, description="of copies fine-tuned on end tasks")
     base_ability: AbilityRecord | None = Field(default=None, description="of what pre-training taught")
-    peak_rss_bytes: int
+    peak_rss_bytes: Number
     protocol: dict[str, Any]
     protocol_hash: str
+    recipe_hash: str | None = Field(default=None, description="of the content of recipe.yaml; null in older records")
     definitions: dict[str, str] = Field(description="the formula behind each metric, in words")
 
     def value(self, key: str) -> float | None:
@@ -126,8 +135,9 @@ class RunRecord(BaseModel):
         return [title(name) for name in (named if len(named) == len(self.tasks) else [self.metric] * len(self.tasks))]
 
     def as_json(self) -> str:
-        """The text of `results.json`."""
-        return to_json(self.model_dump(by_alias=True))
+        """The text of `results.json`: the record, and under `sha256` the hash of the rest."""
+        document = self.model_dump(by_alias=True)
+        return to_json({**document, RECORD_HASH: hash_of(document)})
 
     def write(self, path: Path) -> None:
         """Write `results.json`; it appears whole or not at all."""
@@ -135,24 +145,48 @@ class RunRecord(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> RunRecord:
-        """Read a record.
+        """Read a record, and make sure that it is what a run wrote.
 
         Args:
-            path: A `results.json`.
+            path: A `results.json`. The stages beside it are compared with it.
 
         Raises:
-            CheckpointError: If the file is missing or not of this schema.
+            CheckpointError: If the file is missing, damaged, changed, or not a record; it names the culprit.
         """
+        document = _document(path)
+        written = document.pop(RECORD_HASH, None)
+        if (schema := document.get("schema")) in OLD_RECORD_SCHEMAS:
+            document = upgraded_record(document)  # such records have no hash
+        elif schema != RECORD_SCHEMA:
+            known = ", ".join([*OLD_RECORD_SCHEMAS, RECORD_SCHEMA])
+            raise CheckpointError(f"{path} has schema {str(schema)[:80]}; this version reads {known}.")
+        elif written != hash_of(document):
+            raise CheckpointError(f"{path} was changed after the run: its {RECORD_HASH} is not that of its content.")
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(f"{path} does not exist: the run is not finished, or this is not a run.") from None
+            record = cls.model_validate(document)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise CheckpointError(
                 f"{path} is not a record of schema {RECORD_SCHEMA}: {where}: {first['msg']}."
             ) from None
+        if (problem := problem_of(record, path.parent)) is not None:
+            raise CheckpointError(f"{path} contradicts itself or its stages: {problem}.")
+        return record
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = parse_json(read_text(path))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist: the run is not finished, or this is not a run.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise CheckpointError(f"{path} is damaged: it is not JSON.") from None
+    except DocumentError as error:
+        raise CheckpointError(f"{path} is damaged: {error}.") from None
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no record.")
+    return document
 
 
 def probe_kinds() -> list[type[ProbeRecord]]:

@@ -9,19 +9,20 @@ from typing import Any
 
 from markupsafe import Markup
 
-from nacre.evaluation.matrix import RunMetric
+from nacre.evaluation.matrix import AVERAGE_ACCURACY, RANGES, RunMetric
 from nacre.files import write_atomically
 from nacre.records.compare import HEADLINE
-from nacre.records.comparison import Comparison, Group, OverRows, OverSeeds, Pair
+from nacre.records.comparison import Comparison, Group, OverSeeds, Pair, TaskOrder
 from nacre.records.probe import ProbeMetric
 from nacre.records.run import Matrix, RunRecord, all_metrics
 from nacre.report import environment, numbers, palette
 from nacre.report.curves import MARKERS, average_curves
 from nacre.report.heat import HeatMap, score_map
 from nacre.report.intervals import Axis, Strip, axis_over, bar, dots
-from nacre.report.metrics import Definition, value_text
-from nacre.report.names import columns
+from nacre.report.metrics import MEANINGS, Definition, value_text
+from nacre.report.names import columns, short_place
 from nacre.report.settings import Entry, entries_of
+from nacre.report.verdicts import interval, result, verdict
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class GroupLine:
         interval: Its 95 % interval.
         strip: The same, drawn.
         values: Each metric's mean and standard deviation over seeds.
-        map: The mean matrix.
+        by_order: Average accuracy and its deviation in each order of the tasks.
+        maps: The mean matrix of each order.
         settings: How the runs were trained.
         runs: Their folders.
     """
@@ -48,18 +50,28 @@ class GroupLine:
     interval: str
     strip: Strip
     values: tuple[tuple[str, str], ...]
-    map: HeatMap
+    by_order: tuple[tuple[str, str], ...]
+    maps: tuple[HeatMap, ...]
     settings: tuple[Entry, ...]
     runs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class PairLine:
-    """A pair of groups as texts and a drawing."""
+    """A pair of groups as texts and a drawing.
 
-    first: str
-    second: str
+    Attributes:
+        verdict: What is shown, as a sentence.
+        kind: The verdict: better, worse or not.
+        reason: What it rests on.
+        difference: Of average accuracy, in points.
+        over_seeds: Its interval over seeds.
+        over_rows: Its interval over test rows.
+        strip: The same, drawn.
+    """
+
     verdict: str
+    kind: str
     reason: str
     difference: str
     over_seeds: str
@@ -78,42 +90,60 @@ def render_comparison(comparison: Comparison, records: Mapping[str, RunRecord]) 
         HTML text.
     """
     by_group = [[records[run] for run in group.runs] for group in comparison.groups]
-    groups_axis = axis_over(_group_values(comparison.groups, by_group), zero=False)
+    groups_axis = axis_over(_group_values(comparison.groups, by_group), zero=False, within=RANGES["%"])
     pairs_axis = axis_over(_pair_values(comparison.pairs), zero=True)
     shown = [metric for metric in all_metrics() if metric.key in comparison.definitions]
     titles = {metric.key: metric.title for metric in shown}
     page: dict[str, Any] = {
-        "title": f"{len(comparison.groups)} {'methods' if len(comparison.groups) != 1 else 'method'} over seeds",
+        "title": _title(comparison),
+        "result": result(comparison),
+        "remarks": comparison.remarks,
         "facts": _facts(comparison),
+        "orders": comparison.orders,
         "groups": [
-            _group(group, members, groups_axis, shown)
+            _group(group, members, groups_axis, shown, comparison.orders)
             for group, members in zip(comparison.groups, by_group, strict=True)
         ],
         "groups_axis": groups_axis,
         "pairs": [_pair(pair, pairs_axis) for pair in comparison.pairs],
         "pairs_axis": pairs_axis,
         "metrics": shown,
-        "definitions": [Definition(key, titles.get(key, key), (text,)) for key, text in comparison.definitions.items()],
+        "definitions": [
+            Definition(key, titles.get(key, key), MEANINGS.get(key, ""), (text,))
+            for key, text in comparison.definitions.items()
+        ],
         "curves": average_curves(by_group, [group.name for group in comparison.groups]),
         "markers": MARKERS,
         "crowded": len(comparison.tasks) > 6,
         "most_tasks": len(comparison.tasks),
         "longest_name": max(columns(task) for task in comparison.tasks),
         "unfinished": comparison.unfinished,
-        "protocol": entries_of(by_group[0][0].protocol),
-        "protocol_hash": comparison.protocol_hash,
+        "protocols": _protocols(comparison, by_group),
         "draws": next((numbers.count(pair.rows.samples) for pair in comparison.pairs if pair.rows), None),
     }
     return environment().get_template("comparison.html.j2").render(page=page, heat_colors=Markup(palette.css()))
 
 
 def write_comparison(path: Path, comparison: Comparison, records: Mapping[str, RunRecord]) -> None:
-    """Write the page to `path`; a reader sees the old page or the new one, never a part of it."""
+    """Write the page; a reader sees the old page or the new one, never a part of it.
+
+    Args:
+        path: Where to.
+        comparison: What was found.
+        records: As for `render_comparison`.
+    """
     write_atomically(path, render_comparison(comparison, records))
 
 
 def mean_matrix(records: Sequence[RunRecord]) -> Matrix:
-    """Entry by entry over runs, for the eye only: metrics are means of each run's metric. None where one entry is."""
+    """Average matrices entry by entry, for the eye only: metrics are means of each run's metric.
+
+    Args:
+        records: Of runs over the same tasks in the same order.
+
+    Returns:
+        The means `[T + 1][T]`; None where one entry is not defined.
+    """
     rows, tasks = len(records[0].matrix), len(records[0].tasks)
     return [[_mean([record.matrix[row][task] for record in records]) for task in range(tasks)] for row in range(rows)]
 
@@ -123,14 +153,30 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
+def _title(comparison: Comparison) -> str:
+    groups, seeds = len(comparison.groups), {seed for group in comparison.groups for seed in group.seeds}
+    return (
+        f"{numbers.counted(groups, 'method')} over {numbers.counted(len(seeds), 'seed')}"
+        f"{f' and {len(comparison.orders)} orders' if len(comparison.orders) > 1 else ''}"
+    )
+
+
 def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     runs = sum(len(group.runs) for group in comparison.groups)
     return [
-        ("Stream", comparison.stream),
+        ("Stream" if len(comparison.orders) == 1 else "Streams", comparison.stream),
         ("Tasks", str(len(comparison.tasks))),
-        ("Model", comparison.model),
+        ("Model", short_place(comparison.model)),
         ("Runs", str(runs)),
     ]
+
+
+def _protocols(
+    comparison: Comparison, by_group: Sequence[Sequence[RunRecord]]
+) -> list[tuple[TaskOrder, Sequence[Entry]]]:
+    """Each order's protocol, whole."""
+    by_hash = {record.protocol_hash: record.protocol for records in by_group for record in records}
+    return [(order, entries_of(by_hash[order.protocol_hash])) for order in comparison.orders]
 
 
 def _group_values(groups: Sequence[Group], by_group: Sequence[Sequence[RunRecord]]) -> list[float | None]:
@@ -149,32 +195,48 @@ def _pair_values(pairs: Sequence[Pair]) -> list[float | None]:
 
 
 def _group(
-    group: Group, records: Sequence[RunRecord], axis: Axis, metrics: Sequence[RunMetric | ProbeMetric]
+    group: Group,
+    records: Sequence[RunRecord],
+    axis: Axis,
+    metrics: Sequence[RunMetric | ProbeMetric],
+    orders: Sequence[TaskOrder],
 ) -> GroupLine:
     spread = group.metrics[HEADLINE]
-    interval = _interval(spread, numbers.percent)
-    seeds = [
-        (record.average_accuracy, f"seed {record.seed}: {numbers.percent(record.average_accuracy)} %")
+    ends = interval(spread, numbers.percent) or numbers.DASH
+    runs = [
+        (record.average_accuracy, f"{_which(record, orders)}: {numbers.percent(record.average_accuracy)} %")
         for record in records
     ]
     low, high = (spread.low, spread.high) if spread else (None, None)
-    mean = records[0].model_copy(update={"matrix": mean_matrix(records)})
     return GroupLine(
         name=group.name,
         title=group.title,
         seeds=", ".join(map(str, group.seeds)),
         mean=numbers.percent(spread.mean if spread else None),
-        interval=interval,
+        interval=ends,
         strip=Strip(
             None if spread is None else axis.at(spread.mean),
-            bar(axis, "seeds", low, high, f"95 % over seeds: {interval}"),
-            dots(axis, [(value, hover) for value, hover in seeds if value is not None]),
+            bar(axis, "seeds", low, high, f"95 % over seeds: {ends}"),
+            dots(axis, [(value, hover) for value, hover in runs if value is not None]),
         ),
         values=tuple(_value(metric, group.metrics[metric.key]) for metric in metrics),
-        map=score_map(mean, group.name),
+        by_order=tuple(_value(AVERAGE_ACCURACY, one) for one in group.by_order),
+        maps=tuple(_map(group, records, order, alone=len(orders) == 1) for order in orders),
         settings=entries_of({"parameters": group.parameters, **group.settings}),
         runs=tuple(group.runs),
     )
+
+
+def _which(record: RunRecord, orders: Sequence[TaskOrder]) -> str:
+    """The seed of a run and, of several, its order."""
+    order = next(order.name for order in orders if order.protocol_hash == record.protocol_hash)
+    return f"seed {record.seed}" if len(orders) == 1 else f"seed {record.seed}, {order}"
+
+
+def _map(group: Group, records: Sequence[RunRecord], order: TaskOrder, *, alone: bool) -> HeatMap:
+    own = [record for record in records if record.protocol_hash == order.protocol_hash]
+    mean = own[0].model_copy(update={"matrix": mean_matrix(own)})
+    return score_map(mean, group.name if alone else f"{group.name}, {order.name}")
 
 
 def _value(metric: RunMetric | ProbeMetric, spread: OverSeeds | None) -> tuple[str, str]:
@@ -185,13 +247,12 @@ def _value(metric: RunMetric | ProbeMetric, spread: OverSeeds | None) -> tuple[s
 
 def _pair(pair: Pair, axis: Axis) -> PairLine:
     spread = pair.metrics[HEADLINE]
-    over_seeds, over_rows = _interval(spread, numbers.points), _interval(pair.rows, numbers.points)
+    over_seeds, over_rows = (interval(ends, numbers.points) or numbers.DASH for ends in (spread, pair.rows))
     low, high = (spread.low, spread.high) if spread else (None, None)
     rows_low, rows_high = (pair.rows.low, pair.rows.high) if pair.rows else (None, None)
     return PairLine(
-        first=pair.first,
-        second=pair.second,
-        verdict=pair.verdict,
+        verdict=verdict(pair),
+        kind="not" if pair.verdict == "not shown" else pair.verdict,
         reason=pair.reason,
         difference=numbers.points(spread.mean if spread else None),
         over_seeds=over_seeds,
@@ -204,9 +265,3 @@ def _pair(pair: Pair, axis: Axis) -> PairLine:
             ),
         ),
     )
-
-
-def _interval(interval: OverSeeds | OverRows | None, text: Any) -> str:
-    if interval is None or interval.low is None or interval.high is None:
-        return numbers.DASH
-    return f"{text(interval.low)} to {text(interval.high)}"

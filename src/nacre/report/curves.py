@@ -6,7 +6,8 @@ A chart's coordinates are percentages of its box, so that it fills any width whi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
 from typing import Literal
 
 from nacre.records.run import RunRecord
@@ -33,11 +34,19 @@ LABEL_WIDTH = 14
 TICK_WIDTH = 12
 
 
+Stroke = tuple[tuple[float, float], ...]
+"""Points that a pen joins: x from the left and y from the top, in percent of the box."""
+
+
 @dataclass(frozen=True)
 class Point:
-    """A score at a stage, x from the left and y from the top in percent of the box.
+    """A score at a stage.
 
-    mark: "ring" where the task was just learned; "lone" where no line reaches it, so that it is not overlooked.
+    Attributes:
+        x: From the left, in percent of the box.
+        y: From the top.
+        hover: What it says.
+        mark: "ring" where the task was just learned; "lone" where no line reaches it, so that it is not overlooked.
     """
 
     x: float
@@ -48,7 +57,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Label:
-    """A line's name at its right end: y where the line ends, at where the text stands, both in pixels."""
+    """A line's name at its right end.
+
+    Attributes:
+        text: The name, shortened.
+        full: The name.
+        y: Where the line ends, in pixels from the top.
+        at: Where the text stands.
+    """
 
     text: str
     full: str
@@ -58,19 +74,36 @@ class Label:
 
 @dataclass(frozen=True)
 class Line:
-    """One task's scores. faint: path of the stages before it is learned; firm: from then on; gaps where undefined."""
+    """Scores over the stages; the pen is lifted where one is not defined.
+
+    Attributes:
+        name: What is scored.
+        style: Number of its color and marker.
+        faint: Strokes of the stages before it is learned.
+        firm: Strokes from then on.
+        points: Every score.
+        band: Outline of what lies within a standard deviation; empty where there is none.
+        label: Its name at the right; None in a small chart.
+    """
 
     name: str
     style: int
-    faint: str
-    firm: str
+    faint: tuple[Stroke, ...]
+    firm: tuple[Stroke, ...]
     points: tuple[Point, ...]
+    band: Stroke = ()
     label: Label | None = None
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A stage on the axis; its text and the name below it may be empty."""
+    """A stage on the axis.
+
+    Attributes:
+        x: From the left, in percent of the box.
+        text: Its number, or empty.
+        name: What stands below it, or empty.
+    """
 
     x: float
     text: str
@@ -79,7 +112,16 @@ class Tick:
 
 @dataclass(frozen=True)
 class Chart:
-    """One box. small: its name stands above it; in a wide one every line carries its own name."""
+    """One box.
+
+    Attributes:
+        name: What is drawn.
+        description: The same numbers as a text, for readers that see no drawing.
+        height: In pixels.
+        lines: What is drawn.
+        ticks: Along the lower edge; the left one always reaches from 0 to 100 %.
+        small: Whether its name stands above it; in a wide one every line carries its own name.
+    """
 
     name: str
     description: str
@@ -96,7 +138,13 @@ class Chart:
 
 @dataclass(frozen=True)
 class Curves:
-    """The charts that belong together under one name; legend: (style, name) where lines carry no labels."""
+    """The charts that belong together.
+
+    Attributes:
+        name: What they have in common; empty where nothing need be said.
+        charts: The charts.
+        legend: Style and name of each line, where lines carry no labels.
+    """
 
     name: str
     charts: tuple[Chart, ...]
@@ -104,10 +152,14 @@ class Curves:
 
 
 def curves_of(records: Sequence[RunRecord], names: Sequence[str]) -> list[Curves]:
-    """How the lines are shared out among boxes, so that no box holds more than can be told apart.
+    """Share out the lines among boxes, so that no box holds more than can be told apart.
 
     Few runs over the same tasks: a box a task, a line a run. Otherwise each run by itself: all tasks in one wide
     box if they are few, a small box each if they are many.
+
+    Args:
+        records: The runs'.
+        names: Theirs.
     """
     same_tasks = len({tuple(record.tasks) for record in records}) == 1
     if 1 < len(records) <= STYLES and same_tasks:
@@ -116,27 +168,51 @@ def curves_of(records: Sequence[RunRecord], names: Sequence[str]) -> list[Curves
 
 
 def average_curves(groups: Sequence[Sequence[RunRecord]], names: Sequence[str]) -> Curves:
-    """The average accuracy on the tasks learned so far, after each task: the mean over each group's runs. One box while
-    its lines can be told apart, else a box a group."""
+    """Draw the average accuracy on the tasks learned so far, after each task: the mean over each group's runs.
+
+    The band is a standard deviation wide to either side, where a group has several runs. There is one box while its
+    lines can be told apart, else a box a group.
+
+    Args:
+        groups: Each group's records, over as many tasks; where the tasks' order differs, stages have numbers only.
+        names: The groups'.
+    """
     first = groups[0][0]
-    means = [_learned_so_far(group) for group in groups]
-    if len(groups) <= STYLES:
-        lines = [
-            _drawn(mean, first, 1, name, style) for style, (mean, name) in enumerate(zip(means, names, strict=True))
-        ]
-        return Curves("", (_wide_chart("Average accuracy on the tasks learned so far", lines, first),))
-    lines = [_drawn(mean, first, 1, name, 0) for mean, name in zip(means, names, strict=True)]
+    same_order = len({tuple(record.tasks) for group in groups for record in group}) == 1
+    few = len(groups) <= STYLES
+    lines = []
+    for style, (group, name) in enumerate(zip(groups, names, strict=True)):
+        by_run = [_learned_so_far(record) for record in group]
+        stages = [[run[stage] for run in by_run] for stage in range(len(first.tasks) + 1)]
+        line = _drawn([_mean(values) for values in stages], first, 1, name, style if few else 0)
+        lines.append(replace(line, band=_band(stages, first)))
+    if few:
+        title = "Average accuracy on the tasks learned so far"
+        return Curves("", (_wide_chart(title, lines, first, named=same_order),))
     return Curves("", tuple(_small_chart(first, line.name, [line], (0, len(first.tasks))) for line in lines))
 
 
-def _learned_so_far(records: Sequence[RunRecord]) -> list[float | None]:
-    """(1/i) sum over j <= i of R[i][j] for each stage i, its mean over runs; None where an entry is not defined."""
-    means: list[float | None] = [None]
-    for stage in range(1, len(records[0].tasks) + 1):
-        entries = [score for record in records for score in record.matrix[stage][:stage]]
-        known = [entry for entry in entries if entry is not None]
-        means.append(sum(known) / len(known) if len(known) == len(entries) else None)
-    return means
+def _learned_so_far(record: RunRecord) -> list[float | None]:
+    """(1/i) sum over j <= i of R[i][j] for each stage i; None where an entry is not defined."""
+    return [None, *(_mean(record.matrix[stage][:stage]) for stage in range(1, len(record.tasks) + 1))]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _band(stages: Sequence[Sequence[float | None]], record: RunRecord) -> Stroke:
+    """There along the upper edge and back along the lower one; nothing for one run or where a run has a gap."""
+    upper, lower = [], []
+    for stage, values in enumerate(stages):
+        known = [value for value in values if value is not None]
+        if len(known) < len(values) or len(known) < 2:
+            continue
+        mean, deviation = fmean(known), stdev(known)
+        upper.append((_x(stage, record), _y(mean + deviation)))
+        lower.append((_x(stage, record), _y(mean - deviation)))
+    return (*upper, *reversed(lower)) if len(upper) > 1 else ()
 
 
 def _by_task(records: Sequence[RunRecord], names: Sequence[str]) -> Curves:
@@ -160,15 +236,19 @@ def _wide(record: RunRecord) -> Chart:
     return _wide_chart("Accuracy on each task over the stream", lines, record)
 
 
-def _wide_chart(name: str, lines: Sequence[Line], record: RunRecord) -> Chart:
+def _wide_chart(name: str, lines: Sequence[Line], record: RunRecord, *, named: bool = True) -> Chart:
     return Chart(
         name=name,
         description=_description(lines),
         height=WIDE_HEIGHT,
         lines=tuple(_labelled(lines)),
         ticks=tuple(
-            Tick(x=_x(stage, record), text=str(stage) if stage else "before", name=shorten(name, TICK_WIDTH))
-            for stage, name in enumerate(("", *record.tasks))
+            Tick(
+                x=_x(stage, record),
+                text=str(stage) if stage else "before",
+                name=shorten(task, TICK_WIDTH) if named else "",
+            )
+            for stage, task in enumerate(("", *record.tasks))
         ),
         small=False,
     )
@@ -219,8 +299,8 @@ def _drawn(scores: list[float | None], record: RunRecord, learned: int, name: st
     return Line(
         name=name,
         style=style,
-        faint=_path(heights, record, 0, learned),
-        firm=_path(heights, record, learned, len(record.tasks)),
+        faint=_strokes(heights, record, 0, learned),
+        firm=_strokes(heights, record, learned, len(record.tasks)),
         points=points,
     )
 
@@ -232,15 +312,16 @@ def _mark(scores: list[float | None], stage: int, learned: int) -> Literal["ring
     return "dot" if any(neighbor is not None for neighbor in neighbors) else "lone"
 
 
-def _path(heights: Sequence[float | None], record: RunRecord, first: int, last: int) -> str:
-    """Path through the stages first to last; a stage without a score lifts the pen."""
-    commands, pen = [], "M"
+def _strokes(heights: Sequence[float | None], record: RunRecord, first: int, last: int) -> tuple[Stroke, ...]:
+    """Through the stages first to last; a stage without a score lifts the pen."""
+    strokes: list[list[tuple[float, float]]] = [[]]
     for stage in range(first, last + 1):
         height = heights[stage]
-        if height is not None:
-            commands.append(f"{pen}{_x(stage, record):g},{height:g}")
-        pen = "M" if height is None else "L"
-    return "".join(commands)
+        if height is None:
+            strokes.append([])
+        else:
+            strokes[-1].append((_x(stage, record), height))
+    return tuple(tuple(stroke) for stroke in strokes if stroke)
 
 
 def _labelled(lines: Sequence[Line]) -> list[Line]:
@@ -260,10 +341,7 @@ def _labelled(lines: Sequence[Line]) -> list[Line]:
         at = min(label.at, ceiling, WIDE_HEIGHT) if overflow else label.at
         ceiling = at - LABEL_GAP
         placed[order] = Label(text=label.text, full=label.full, y=label.y, at=round(at, 1))
-    return [
-        Line(line.name, line.style, line.faint, line.firm, line.points, placed.get(order))
-        for order, line in enumerate(lines)
-    ]
+    return [replace(line, label=placed.get(order)) for order, line in enumerate(lines)]
 
 
 def _description(lines: Sequence[Line]) -> str:

@@ -13,7 +13,14 @@ MOST_TICKS = 6
 
 @dataclass(frozen=True)
 class Bar:
-    """One interval, in percent of the strip. kind: of which two lie above each other, "seeds" above "rows"."""
+    """One interval.
+
+    Attributes:
+        kind: What it is over, "seeds" or "rows"; the first lies above the second.
+        left: Where it begins, in percent of the strip.
+        right: Where it ends.
+        hover: What it says.
+    """
 
     kind: str
     left: float
@@ -23,7 +30,13 @@ class Bar:
 
 @dataclass(frozen=True)
 class Strip:
-    """middle: where the value stands, in percent of the strip; dots: single seeds, with what they say."""
+    """One line of a chart of intervals.
+
+    Attributes:
+        middle: Where the value stands, in percent of the strip; None where it is not defined.
+        bars: Its intervals.
+        dots: Single seeds: where they stand and what they say.
+    """
 
     middle: float | None
     bars: tuple[Bar, ...] = ()
@@ -32,23 +45,44 @@ class Strip:
 
 @dataclass(frozen=True)
 class Axis:
-    """From low to high, fractions. ticks: positions in percent with their texts, in percentage points."""
+    """What the strips of a table are measured by.
+
+    Attributes:
+        low: Its left end, a fraction.
+        high: Its right end.
+        ticks: Positions in percent with their texts, in percentage points.
+    """
 
     low: float
     high: float
     ticks: tuple[tuple[float, str], ...]
 
     def at(self, value: float) -> float:
-        """Position of a value in percent."""
+        """The position of a value.
+
+        Args:
+            value: A fraction.
+
+        Returns:
+            Percent of the strip, from the left.
+        """
         return round(100 * (value - self.low) / (self.high - self.low), 2)
 
 
-def axis_over(values: Iterable[float | None], *, zero: bool) -> Axis:
-    """An axis that holds all the values, and zero if wanted, with ticks at round numbers."""
+def axis_over(
+    values: Iterable[float | None], *, zero: bool, within: tuple[float, float] = (-math.inf, math.inf)
+) -> Axis:
+    """An axis that holds all the values, with ticks at round numbers.
+
+    Args:
+        values: Fractions; None is left out.
+        zero: Whether it holds zero, too.
+        within: Beyond which it does not reach: where no value can lie there is nothing to draw.
+    """
     known = [value for value in values if value is not None] + ([0.0] if zero else [])
     low, high = min(known, default=0.0), max(known, default=1.0)
     room = max(high - low, 0.002) * 0.06
-    low, high = low - room, high + room
+    low, high = max(low - room, within[0]), min(high + room, within[1])
     step = _step((high - low) / MOST_TICKS)
     first = math.ceil(low / step)
     ticks = [first + number for number in range(MOST_TICKS + 1) if (first + number) * step <= high]
@@ -59,14 +93,27 @@ def axis_over(values: Iterable[float | None], *, zero: bool) -> Axis:
 
 
 def bar(axis: Axis, kind: str, low: float | None, high: float | None, hover: str) -> tuple[Bar, ...]:
-    """The bar of an interval; none where it is not defined."""
+    """The bar of an interval; none where it is not defined.
+
+    Args:
+        axis: Of the strip.
+        kind: See `Bar`.
+        low: A fraction.
+        high: A fraction.
+        hover: What it says.
+    """
     if low is None or high is None:
         return ()
     return (Bar(kind, axis.at(low), axis.at(high), hover),)
 
 
 def dots(axis: Axis, values: Sequence[tuple[float, str]]) -> tuple[tuple[float, str], ...]:
-    """Positions of single values with what they say."""
+    """Positions of single values with what they say.
+
+    Args:
+        axis: Of the strip.
+        values: Fractions with what they say.
+    """
     return tuple((axis.at(value), hover) for value, hover in values)
 
 

@@ -10,19 +10,24 @@ from nacre.records.probe import ProbeMetric
 from nacre.records.run import RunRecord
 from nacre.report import numbers
 
+MEANINGS = {metric.key: metric.meaning for metric in RUN_METRICS}
+"""What each metric of a run says, in plain language."""
+
 
 @dataclass(frozen=True)
 class Definition:
-    """What a metric means in the records' own words.
+    """What a metric means: first in plain language, then as the records define it.
 
     Attributes:
         key: The metric's.
         title: The metric's.
+        meaning: In plain language; empty where the definition is.
         texts: The definition; several where the records disagree.
     """
 
     key: str
     title: str
+    meaning: str
     texts: tuple[str, ...]
 
 
@@ -39,5 +44,6 @@ def definitions(records: Sequence[RunRecord]) -> list[Definition]:
     for key in (*titles, *others):
         texts = dict.fromkeys(record.definitions[key] for record in records if key in record.definitions)
         if texts:
-            defined.append(Definition(key, titles.get(key, key.replace("_", " ").capitalize()), tuple(texts)))
+            name = titles.get(key, key.replace("_", " ").capitalize())
+            defined.append(Definition(key, name, MEANINGS.get(key, ""), tuple(texts)))
     return defined

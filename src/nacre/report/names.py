@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import PurePath
 from unicodedata import combining, east_asian_width
 
 from nacre.records.run import RunRecord
@@ -34,6 +35,15 @@ def _numbered(names: Sequence[str]) -> list[str]:
         seen[name] += 1
         numbered.append(f"{name} ({seen[name]})" if total[name] > 1 else name)
     return numbered
+
+
+def short_place(name: str) -> str:
+    """A model's name for a page that is sent around: of a folder its last part, of a name in a hub all of it.
+
+    Args:
+        name: As the recipe has it.
+    """
+    return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
 def columns(text: str) -> int:

@@ -22,6 +22,16 @@ def points(difference: float | None) -> str:
     return text if text.startswith(MINUS) or text == "0.0" else f"+{text}"
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things: "1 run", "2 runs".
+
+    Args:
+        number: How many.
+        what: One of them; its plural ends in s.
+    """
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def count(number: int | None) -> str:
     """A count with its thousands apart: "1,234,567"."""
     return DASH if number is None else f"{number:,}"

@@ -8,27 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 from nacre.errors import DataError
 from nacre.evaluation.scoring import normalize
-from nacre.tasks.checking.finding import Finding, plain
+from nacre.evaluation.spelling import cut_targets, label_spellings, respelled_targets, say_respelled
+from nacre.tasks.checking.finding import Finding, FindingKind, plain
 from nacre.tasks.checking.findings import check_stream
 from nacre.tasks.checking.overlap import NAMED
 from nacre.tasks.published.streams import stream_names
 from nacre.tasks.reading.choices import DEFAULT, Choices
 from nacre.tasks.reading.sources import find_tasks, load_tasks
 from nacre.tasks.reading.stream_file import is_stream_file, load_stream
-from nacre.tasks.task import SPLITS, Task
+from nacre.tasks.task import SPLITS, Split, Task
 from nacre.tasks.template import Identity
 
 if TYPE_CHECKING:
-    from nacre.models.families import Lengths
+    from nacre.models.families import Encoded, Lengths
     from nacre.models.host import Host
 
 
 def checks_of(tasks: Sequence[Task], reader: tuple[Host, Lengths] | None = None) -> dict[str, Any]:
-    """Check a stream's rows (`tasks.checking`), and count the texts that are cut.
+    """Check a stream's rows (`tasks.checking`), and what a host cannot read or write of them.
 
     Args:
         tasks: The stream's.
-        reader: A host and its lengths; None to leave out the texts that are cut.
+        reader: A host and its lengths; None to leave that out.
 
     Returns:
         The content of `checks.json`. `truncated`: rows that are cut, by task and split, with the limit; None without a
@@ -40,26 +41,62 @@ def checks_of(tasks: Sequence[Task], reader: tuple[Host, Lengths] | None = None)
     host, lengths = reader
     limit = host.family.source_limit(lengths)
     counts: dict[str, dict[str, int]] = {}
-    cut: list[Finding] = []
+    found: list[Finding] = []
     for task in tasks:
         if task.kind != "text":
-            findings = list(_truncated(task, host, lengths, limit))
-            counts[task.name] = {split: finding.count for split, finding in findings}
-            cut += [finding for _, finding in findings if finding.count]
+            counts[task.name] = {}
+            for split in SPLITS:
+                rows = [host.family.encode(example, lengths) for example in task.examples(split)]
+                cut = [number for number, row in enumerate(rows) if row.truncated]
+                counts[task.name][split] = len(cut)
+                found += _of_rows(task, split, rows, cut, (host, lengths))
+            found += _of_labels(task, host)
     return {
         **checks,
         "truncated": {"max_source_length": limit, "tasks": counts},
-        "findings": [*checks["findings"], *map(plain, cut)],
+        "findings": [*checks["findings"], *map(plain, found)],
     }
 
 
-def _truncated(task: Task, host: Host, lengths: Lengths, limit: int) -> Iterator[tuple[str, Finding]]:
-    for split in SPLITS:
-        rows, examples = task.rows(split), task.examples(split)
-        cut = [index for index, example in enumerate(examples) if host.family.encode(example, lengths).truncated]
-        sentence = f"{len(cut)} of {len(rows)} texts in {split} of '{task.name}' are cut: inputs have {limit} tokens."
-        named = tuple((rows[index].place or f"{split}, row {index + 1}",) for index in cut[:NAMED])
-        yield split, Finding("truncation", (task.name,), sentence, len(cut), named)
+def _of_rows(
+    task: Task, split: Split, rows: Sequence[Encoded], cut: Sequence[int], reader: tuple[Host, Lengths]
+) -> Iterator[Finding]:
+    """What a host does not read, or cannot answer, of a split's rows. cut: numbers of those whose text is cut."""
+    (host, lengths), where = reader, f"{split} of '{task.name}'"
+
+    def finding(kind: FindingKind, sentence: str, numbers: Sequence[int]) -> Finding:
+        named = (task.rows(split)[number].place or f"{split}, row {number + 1}" for number in numbers[:NAMED])
+        return Finding(kind, (task.name,), sentence, len(numbers), tuple((name,) for name in named))
+
+    if cut:
+        limit = host.family.source_limit(lengths)
+        sentence = f"{len(cut)} of {len(rows)} texts in {where} are cut: inputs have {limit} tokens."
+        yield finding("truncation", sentence, cut)
+    if targets := cut_targets(host.family, rows):
+        sentence = (
+            f"{len(targets)} of {len(rows)} targets in {where} are cut before their end token: targets have "
+            f"{lengths.target} tokens."
+        )
+        yield finding("truncation", sentence, targets)
+    examples = task.examples(split)
+    if task.labels is None and (respelled := respelled_targets(host.family, examples, rows)):
+        yield finding("spelling", say_respelled(where, examples, respelled), list(respelled))
+
+
+def _of_labels(task: Task, host: Host) -> Iterator[Finding]:
+    """Labels that the host's tokenizer writes in another way, or that no answer could say."""
+    try:
+        spellings = label_spellings(host.family, task)
+    except DataError as error:
+        yield Finding("spelling", (task.name,), str(error), 1)
+        return
+    if spellings:
+        named = ", ".join(f"'{label}' as '{text}'" for text, label in list(spellings.items())[:NAMED])
+        sentence = (
+            f"{len(spellings)} of {len(task.labels or ())} labels of '{task.name}' are written in another way by this "
+            f"model's tokenizer ({named}), and are counted as right when they are answered so."
+        )
+        yield Finding("spelling", (task.name,), sentence, len(spellings))
 
 
 def tasks_to_check(

@@ -7,9 +7,8 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -19,17 +18,11 @@ from filelock import FileLock, Timeout
 
 from nacre.documents import DocumentError, parse_json, parse_yaml
 from nacre.errors import CheckpointError, RecipeError
-from nacre.evaluation.gates import ROWS, TOKENS, SiteGates
 from nacre.events import Event, as_document
-from nacre.files import build_folder, hash_of, naming, numbered_name, read_text, to_json, write_atomically
-from nacre.learning import checkpoint
-from nacre.learning.learner import Learner
+from nacre.files import hash_of, naming, read_text, to_json, write_atomically
 from nacre.migrations import upgraded_recipe
 from nacre.records.plain import differences
-from nacre.records.predictions import write_predictions
-from nacre.runs.measuring import StageScores
 from nacre.runs.recipe import Recipe, probe_settings
-from nacre.runs.results import StageRow
 
 FolderState = Literal["new", "begun", "finished"]
 
@@ -136,48 +129,6 @@ class RunDirectory:
         with naming(events), events.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def stage_folder(self, number: int, name: str) -> Path:
-        """Where a stage lies.
-
-        Args:
-            number: Of its row in the matrix.
-            name: Its name.
-        """
-        return self.path / "tasks" / numbered_name(number, name)
-
-    def write_stage(self, folder: Path, row: StageRow, learner: Learner, scores: StageScores) -> None:
-        """Commit a stage: predictions, the row, gates (of a gated adapter) and, once something is learned, the learner;
-        the manifest last.
-
-        Args:
-            folder: Of the stage.
-            row: Of the matrix.
-            learner: After the stage.
-            scores: Of the tasks that were scored.
-        """
-
-        def fill(place: Path) -> None:
-            if learner.state.tasks:
-                checkpoint.write_files(learner.snapshot(), place)
-            write_predictions(place, scores.answered, scores.texts)
-            if scores.gates:
-                (place / "gates.json").write_text(_gates(scores.gates), encoding="utf-8")
-            (place / "row.json").write_text(to_json(row.model_dump()) + "\n", encoding="utf-8")
-            checkpoint.write_manifest(place)
-
-        build_folder(folder, fill)
-
-    def read_row(self, folder: Path) -> StageRow | None:
-        """The row of a complete stage; None if the stage was not finished.
-
-        Raises:
-            CheckpointError: If it was finished and is damaged now.
-        """
-        if not (folder / checkpoint.MANIFEST).exists():
-            return None
-        checkpoint.verify(folder)
-        return StageRow.model_validate_json(read_text(folder / "row.json"))
-
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
         events = self.path / "events.jsonl"
@@ -223,9 +174,3 @@ def _version(name: str) -> str | None:
 
 def _visible(folder: Path) -> bool:
     return any(not file.name.startswith(".") for file in folder.iterdir())
-
-
-def _gates(gates: Mapping[str, Sequence[SiteGates]]) -> str:
-    """Without indentation: fifteen tasks, as many slots and a hundred sites make half a million lines otherwise."""
-    tasks = {task: [asdict(site) for site in sites] for task, sites in gates.items()}
-    return to_json({"rows": ROWS, "tokens": TOKENS, "tasks": tasks}, indent=None) + "\n"

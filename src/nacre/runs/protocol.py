@@ -7,8 +7,11 @@ from typing import Any
 
 from nacre.evaluation.decoding import token_budget
 from nacre.evaluation.scoring import NORMALIZATION
+from nacre.evaluation.spelling import label_spellings
 from nacre.learning.learner import Learner
 from nacre.models.chunks import GROUP
+from nacre.models.conversations import Chat
+from nacre.models.generative import DecoderOnly
 from nacre.models.host import Host
 from nacre.models.masked_text import RATE
 from nacre.records.run import TASK_IDENTITY
@@ -53,6 +56,7 @@ def protocol_of(
         "empty answers": "never right",
         "average": "over tasks",
         "model": {"family": host.family.name, "hash": learner.pretrained},
+        **_spellings(answered, learner),
         **_text(tasks, host),
         **_conversations(tasks, host),
         **{key.replace("_", " "): measurement.protocol() for key, measurement in (measurements or {}).items()},
@@ -66,6 +70,15 @@ def _task_identity(learner: Learner) -> dict[str, Any]:
     return {TASK_IDENTITY: "told, as in training: each task has a head of its own, over its own labels"}
 
 
+def _spellings(tasks: Sequence[Task], learner: Learner) -> dict[str, Any]:
+    """Labels that the tokenizer cannot write; nothing where it writes all of them."""
+    if learner.decoding.decode == "labels":
+        return {}
+    spellings = {task.name: label_spellings(learner.host.family, task) for task in tasks}
+    changed = {name: own for name, own in spellings.items() if own}
+    return {"answers that stand for a label": changed} if changed else {}
+
+
 def _text(tasks: Sequence[Task], host: Host) -> dict[str, Any]:
     """How unlabeled text is cut and measured; nothing in a stream without any."""
     if all(task.kind == "answer" for task in tasks):
@@ -73,20 +86,28 @@ def _text(tasks: Sequence[Task], host: Host) -> dict[str, Any]:
     head = host.family.head
     return {
         "text": {
-            "chunks": f"the texts of a split joined by {GROUP} and cut, the rest dropped",
+            "chunks": f"the texts of a split joined by {GROUP} and cut, the rest dropped{_separated(host)}",
             "predicted": f"{RATE:g} of the tokens, hidden" if head else "every token from those before it",
             "head": head.mlm.fingerprint if head else None,
         }
     }
 
 
+def _separated(host: Host) -> str:
+    family = host.family
+    ended = isinstance(family, DecoderOnly) and not family.separates_texts
+    return "; the end token behind each text" if ended else ""
+
+
 def _conversations(tasks: Sequence[Task], host: Host) -> dict[str, Any]:
     """How conversations are written out and cut; nothing in a stream without any."""
     if not any(task.conversations for task in tasks):
         return {}
+    day = Chat(host.tokenizer).day
     return {
         "conversations": {
             "chat template": host.tokenizer.chat_template,
+            **({"day": day} if day is not None else {}),
             "truncation": "the oldest answers with what led to them, then the end of what was said last",
         }
     }

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from nacre.evaluation.matrix import DEFINITIONS, run_metrics
 from nacre.evaluation.perplexity import PERPLEXITY
 from nacre.files import hash_of
@@ -16,41 +14,25 @@ from nacre.learning.learner import Learner
 from nacre.method import Method
 from nacre.records.probe import ProbeRecord
 from nacre.records.run import RunRecord, Seconds, TokenCounts
+from nacre.records.stage import Learned, StageRow
 from nacre.runs.measuring import StageScores
 from nacre.runs.recipe import Recipe
 from nacre.tasks.task import Task
 
 
-class StageRow(BaseModel):
-    """A row of the score matrix and its cost; `row.json` of a stage's folder.
+def learned_of(learner: Learner, seconds: float) -> Learned:
+    """What learning a stage took.
 
-    Attributes:
-        row: Its number; 0 is before any learning.
-        scores: Fractions, one a task; None where a task was not scored.
-        valid: Shares of answers that are among the labels, likewise.
-        perplexity: Of tasks of unlabeled text; empty in a stream without any.
-        train_seconds: How long learning took; None in row 0.
-        train_tokens: TokenCounts of the training rows over all steps (`learning.batches.TokenCount`).
-        train_positions: The same with padding.
-        evaluate_seconds: How long scoring took.
-        trainable_parameters: Of the task that was learned; None in row 0.
-        stored_parameters: Numbers kept besides the pretrained model.
-        peak_rss_bytes: The most main memory that the process had by then.
+    Args:
+        learner: Right after it.
+        seconds: How long it took.
     """
-
-    model_config = ConfigDict(extra="forbid")
-
-    row: int
-    scores: list[float | None]
-    valid: list[float | None]
-    perplexity: list[float | None] = []
-    train_seconds: float | None
-    train_tokens: int | None = None
-    train_positions: int | None = None
-    evaluate_seconds: float
-    trainable_parameters: int | None
-    stored_parameters: int
-    peak_rss_bytes: int
+    return Learned(
+        train_seconds=seconds,
+        train_tokens=learner.work.tokens,
+        train_positions=learner.work.positions,
+        trainable_parameters=sum(group.size for group in learner.trainable()),
+    )
 
 
 def stage_row(
@@ -58,7 +40,7 @@ def stage_row(
     learner: Learner,
     tasks: Sequence[Task],
     measured: StageScores,
-    train_seconds: float | None,
+    learned: Learned | None,
     previous: StageRow | None,
 ) -> StageRow:
     """The row of a stage.
@@ -68,7 +50,7 @@ def stage_row(
         learner: After the stage.
         tasks: The stream's.
         measured: The scores of those that were scored.
-        train_seconds: How long learning took; None in row 0.
+        learned: What learning took; None in row 0.
         previous: The row before, where tasks that were not scored keep its values; None where they have none.
     """
 
@@ -81,11 +63,11 @@ def stage_row(
         scores=column(measured.value, previous.scores if previous else None),
         valid=column(measured.valid, previous.valid if previous else None),
         perplexity=column(measured.perplexity, previous.perplexity if previous else None) if _has_text(tasks) else [],
-        train_seconds=train_seconds,
-        train_tokens=learner.work.tokens if number else None,
-        train_positions=learner.work.positions if number else None,
+        train_seconds=learned.train_seconds if learned else None,
+        train_tokens=learned.train_tokens if learned else None,
+        train_positions=learned.train_positions if learned else None,
         evaluate_seconds=measured.seconds,
-        trainable_parameters=sum(group.size for group in learner.trainable()) if number else None,
+        trainable_parameters=learned.trainable_parameters if learned else None,
         stored_parameters=learner.stored_parameters() + (previous.stored_parameters if previous else 0),
         peak_rss_bytes=peak_rss_bytes(),
     )
@@ -140,6 +122,7 @@ def record_of(
         peak_rss_bytes=max(row.peak_rss_bytes for row in rows.values()),
         protocol=protocol,
         protocol_hash=hash_of(protocol),
+        recipe_hash=hash_of(recipe.document()),
         definitions=DEFINITIONS | ({"perplexity": PERPLEXITY} if _has_text(tasks) else {}),
     )
 

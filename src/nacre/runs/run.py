@@ -18,28 +18,33 @@ from nacre.events import (
     RunStarted,
     StageStarted,
     Warned,
+    is_kept,
 )
-from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
 from nacre.models.host import Host
 from nacre.models.loading import load_host
+from nacre.models.quiet import quiet_transformers
 from nacre.parts.curriculum import Stage
 from nacre.records.probe import BEFORE, ProbeRecord
 from nacre.records.run import RunRecord
+from nacre.records.stage import Learned, StageRow
 from nacre.report import write_report
 from nacre.runs.checks import checks_of
 from nacre.runs.directory import RunDirectory
+from nacre.runs.identity import identity_of
 from nacre.runs.measuring import measure
 from nacre.runs.plan import check_lists
 from nacre.runs.processes import check_single_process
 from nacre.runs.protocol import protocol_of
 from nacre.runs.recipe import Recipe
-from nacre.runs.results import StageRow, record_of, stage_row
+from nacre.runs.results import learned_of, record_of, stage_row
+from nacre.runs.stages import Place, Stages
 from nacre.tasks.checking.findings import source_findings
 from nacre.tasks.checking.targets import target_findings
 from nacre.tasks.task import Task
 
 
+@quiet_transformers()
 def run(recipe: Recipe, on_event: OnEvent) -> RunRecord:
     """Carry out a recipe in its output folder, or what of it is not done yet.
 
@@ -61,8 +66,9 @@ def run(recipe: Recipe, on_event: OnEvent) -> RunRecord:
     directory.check_place()
     directory.check_same(recipe)
     if directory.results.exists():
+        record = RunRecord.read(directory.results)
         on_event(RunFinished(path=str(directory.path), already=True))
-        return RunRecord.read(directory.results)
+        return record
     experiment = Experiment(recipe, directory, on_event)
     with directory.locked():
         experiment.begin()
@@ -101,15 +107,18 @@ class Experiment:
             decoding=recipe.evaluation,
             head=recipe.head,
         )
+        self._check_host()
         names = [task.name for task in self.tasks]
         prepared = {key: probe.prepare(names, recipe.data, self.host) for key, probe in recipe.probes.items()}
         self.measurements = {key: measurement for key, measurement in prepared.items() if measurement is not None}
         self.protocol = protocol_of(recipe, self.tasks, self.learner, self.measurements)
-        self._check_host()
+        self.saved = Stages(directory.path, identity_of(recipe, self.protocol), len(self.tasks), self.emit)
+        self.places = _places(self.saved, self.curriculum)
 
     def emit(self, event: Event) -> None:
-        """Write an event down and pass it on."""
-        self.directory.append(event)
+        """Write an event down, if it is kept, and pass it on."""
+        if is_kept(event):
+            self.directory.append(event)
         self._on_event(event)
 
     def begin(self) -> None:
@@ -138,49 +147,44 @@ class Experiment:
 
     def stages(self) -> dict[int, StageRow]:
         """Measure row 0 and go through each stage; complete ones are read, the first incomplete one begins from the
-        one before it.
+        one before it, and what follows that is learned again.
 
         Returns:
             The rows of the matrix by number.
         """
         self.learner.on_event = self.emit
-        before = self.directory.stage_folder(0, BEFORE)
-        first = self.tasks if self.recipe.matrix == "full" else []
-        rows = {0: self.directory.read_row(before) or self.measure(before, 0, first, None, None)}
+        first, *others = self.places
+        tasks = self.tasks if self.recipe.matrix == "full" else []
+        there = self.saved.read(first, self.learner)
+        rows = {0: there if isinstance(there, StageRow) else self.measure(first, tasks, None, None)}
         self._tell(rows[0])
-        last_complete = before
-        for number, stage in enumerate(self.curriculum, start=1):
-            folder = self.directory.stage_folder(stage.row, stage.name)
-            row = self.directory.read_row(folder)
-            if row is None:
-                self.emit(StageStarted(number=number, stages=len(self.curriculum), name=stage.name))
-                self._ready(stage, last_complete, learned=max(rows) > 0)
-                started = time.monotonic()
-                self.learner.learn(*stage.tasks)
-                seconds = time.monotonic() - started
-                row = self.measure(folder, stage.row, self._measured(stage), seconds, rows.get(stage.row - 1))
-            rows[stage.row], last_complete = row, folder
-            self._tell(row)
+        before = first
+        for stage, place in zip(self.curriculum, others, strict=True):
+            there = self.saved.read(place, self.learner)
+            if not isinstance(there, StageRow):
+                learned = self._learned(stage, place, before) if there is None else self._learned_before(place, there)
+                there = self.measure(place, self._measured(stage), learned, rows.get(stage.row - 1))
+            rows[stage.row], before = there, place
+            self._tell(there)
         return rows
 
     def measure(
-        self, folder: Path, number: int, tasks: Sequence[Task], train_seconds: float | None, previous: StageRow | None
+        self, place: Place, tasks: Sequence[Task], learned: Learned | None, previous: StageRow | None
     ) -> StageRow:
         """Score tasks, and commit the row with the learner that it belongs to.
 
         Args:
-            folder: Of the stage.
-            number: Of the row.
+            place: Of the stage.
             tasks: Those to score.
-            train_seconds: How long learning took; None in row 0.
+            learned: What learning took; None in row 0.
             previous: The row before, if there is one.
         """
-        self.emit(EvaluationStarted(row=number, tasks=len(tasks)))
+        self.emit(EvaluationStarted(row=place.row, tasks=len(tasks)))
         scores = measure(self.learner, tasks)
         # A task whose own, unchanged copy answers it keeps its score: that is what "independent" means.
-        kept = previous if number > 1 and not self.method.curriculum.continues else None
-        row = stage_row(number, self.learner, self.tasks, scores, train_seconds, kept)
-        self.directory.write_stage(folder, row, self.learner, scores)
+        kept = previous if place.row > 1 and not self.method.curriculum.continues else None
+        row = stage_row(place.row, self.learner, self.tasks, scores, learned, kept)
+        self.saved.write_measured(place, row, scores)
         return row
 
     def probe(self) -> dict[str, ProbeRecord]:
@@ -189,8 +193,8 @@ class Experiment:
         Returns:
             What each probe found, by key.
         """
-        stages = [(BEFORE, self.directory.stage_folder(0, BEFORE))]
-        stages += [(stage.name, self.directory.stage_folder(stage.row, stage.name)) for stage in self.curriculum]
+        names = [BEFORE, *(stage.name for stage in self.curriculum)]
+        stages = [(name, place.folder) for name, place in zip(names, self.places, strict=True)]
         return {
             key: measurement.measure(self.directory.path / key, measurement.stages(stages), self._as_saved, self.emit)
             for key, measurement in self.measurements.items()
@@ -212,9 +216,10 @@ class Experiment:
     def _check_host(self) -> None:
         """Raise if the host cannot learn a task, or if a prompt leaves no room for a text."""
         for task in self.tasks:
-            self.host.family.check(task)
+            self.learner.check(task)
             if task.kind == "answer":
-                self.host.family.encode(task.template.example("a", "a", task.labels), self.learner.lengths)
+                example = replace(task.template.example("a", "a", task.labels), task=task.name)
+                self.host.family.encode(example, self.learner.lengths)
 
     def _checked(self) -> list[Task]:
         """The tasks without the validation rows that stand in the place of the test rows, which would seem to leak."""
@@ -232,20 +237,50 @@ class Experiment:
             return stage.measured[: stage.row]
         return stage.measured if stage.row == len(self.tasks) else []
 
-    def _ready(self, stage: Stage, last_complete: Path, learned: bool) -> None:
-        """Bring the learner to where a stage begins. learned: whether a stage before it is complete."""
-        if stage.afresh and self.learner.state.tasks:
+    def _learned(self, stage: Stage, place: Place, before: Place) -> Learned:
+        """Learn a stage, and save the learner before anything is measured."""
+        number = self.curriculum.index(stage) + 1
+        self.emit(StageStarted(number=number, stages=len(self.curriculum), name=stage.name))
+        wanted = () if stage.afresh else before.tasks
+        if tuple(self.learner.state.tasks) != wanted:
+            self._restart()
+            if wanted:
+                self._restore(before)
+        started = time.monotonic()
+        self.learner.learn(*stage.tasks)
+        learned = learned_of(self.learner, time.monotonic() - started)
+        self.saved.write_learned(place, self.learner, learned)
+        return learned
+
+    def _learned_before(self, place: Place, learned: Learned) -> Learned:
+        """Bring the learner to the end of a stage that was learned and not measured."""
+        self._restart()
+        self._restore(place)
+        return learned
+
+    def _restart(self) -> None:
+        if self.learner.state.tasks:
             self.learner = self.learner.restart()
-        elif not stage.afresh and not self.learner.state.tasks and learned:
-            self.learner.restore(checkpoint.read(last_complete), str(last_complete))
-            self.emit(Resumed(folder=str(last_complete), tasks=list(self.learner.state.tasks)))
+
+    def _restore(self, place: Place) -> None:
+        self.saved.learner(place, self.learner)
+        self.emit(Resumed(folder=str(place.folder), tasks=list(self.learner.state.tasks)))
 
     def _as_saved(self, folder: Path) -> Learner:
         """From a stage's folder the learner as it was then, in the one host; the learner before it makes room."""
         self.learner = self.learner.restart()
-        if folder != self.directory.stage_folder(0, BEFORE):  # where nothing was learned, and nothing saved
-            self.learner.restore(checkpoint.read(folder), str(folder))
-        return self.learner
+        place = next(place for place in self.places if place.folder == folder)
+        return self.saved.learner(place, self.learner) if place.tasks else self.learner
+
+
+def _places(saved: Stages, curriculum: Sequence[Stage]) -> list[Place]:
+    """Where the stages lie, the one before any learning first."""
+    found = [Place(saved.folder(0, BEFORE), 0, None, ())]
+    for stage in curriculum:
+        before = found[-1]
+        learned = (*(() if stage.afresh else before.tasks), *(task.name for task in stage.tasks))
+        found.append(Place(saved.folder(stage.row, stage.name), stage.row, before.folder, learned))
+    return found
 
 
 def _head_warning(host: Host, tasks: Sequence[Task]) -> str | None:

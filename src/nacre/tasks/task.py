@@ -80,6 +80,13 @@ class Task:
     source: Mapping[str, Any] = field(default_factory=dict)
     kind: TaskKind = "answer"
 
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{len(self.rows(split))} {split}" for split in SPLITS)
+        answers = (
+            "unlabeled text" if self.kind == "text" else f"{len(self.labels)} labels" if self.labels else "free text"
+        )
+        return f"Task({self.name}: {rows} rows; {answers}; {self.metric})"
+
     @property
     def conversations(self) -> bool:
         """Whether the rows are conversations, to which no template of nacre applies."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from nacre.errors import RecipeError
 from nacre.evaluation.base_ability.benchmarks import AbilityTask, Document
 from nacre.evaluation.base_ability.harness import check_host, room, samples_of
-from nacre.evaluation.base_ability.programs import LIMITS, Limits, containment, pass_at_k, run_program
+from nacre.evaluation.base_ability.programs import LIMITS, Limits, Trial, containment, pass_at_k, run_program
 from nacre.evaluation.base_ability.scores import ABILITY_METRICS, AbilityScore, Programs, score_of
 from nacre.models.host import Host
 
@@ -28,7 +28,7 @@ def measure_ability(
 ) -> AbilityScore:
     """Measure the host as it is now, with the adapters in it: ``measure_ability(learner.host, task)``.
 
-    run_generated_code: HumanEval runs programs that the model has written (see ``generated_code``), and does so only if
+    run_generated_code: HumanEval runs programs that the model has written (see ``programs``), and does so only if
     this is true. Raises ``RecipeError`` otherwise, ``ModelError`` for a host that gives no likelihoods.
     """
     check_host(host)
@@ -65,7 +65,7 @@ def _programs(host: Host, task: AbilityTask, batch_size: int, max_new_tokens: in
     samples, cut = samples_of(host, task, batch_size, budget)
     completions = [str(sample["filtered_resps"][0]) for sample in samples]
     outcomes = [
-        run_program(checked(document, completion), limits, filtered=held.filtered)
+        run_program(trial_of(document, completion), limits, filtered=held.filtered)
         for document, completion in zip(task.documents, completions, strict=True)
     ]
     right = [outcome == "passed" for outcome in outcomes]
@@ -80,14 +80,13 @@ def _programs(host: Host, task: AbilityTask, batch_size: int, max_new_tokens: in
         programs=Programs(
             max_new_tokens=budget,
             limits=vars(limits),
-            filtered=held.filtered,
-            network_cut=held.network_cut,
-            files_kept=held.files_kept,
+            **vars(held),
             outcomes=dict(Counter(outcomes)),
         ),
     )
 
 
-def checked(document: Document, completion: str) -> str:
-    """A problem's program: its head, the answer, its tests and the call that runs them."""
-    return f"{document['prompt']}{completion}\n{document['test']}\ncheck({document['entry_point']})\n"
+def trial_of(document: Document, completion: str) -> Trial:
+    """A problem's program, its head and the answer, with the problem's tests."""
+    head = document["prompt"]
+    return Trial(head + completion, head, document["test"], document["entry_point"])

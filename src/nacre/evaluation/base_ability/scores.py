@@ -49,6 +49,12 @@ class Programs(BaseModel):
     filtered: bool = Field(description="whether system calls were filtered")
     network_cut: bool = Field(description="whether no connection could be made")
     files_kept: bool = Field(description="whether no file could be written or deleted")
+    files_hidden: bool | None = Field(
+        default=None, description="whether no file but Python's own could be read; None: not tried, by older versions"
+    )
+    processes_kept: bool | None = Field(
+        default=None, description="whether no other process could be sent a signal; None: not tried, by older versions"
+    )
     outcomes: dict[Outcome, int] = Field(description="how many programs ended how")
 
 

@@ -18,6 +18,7 @@ FindingKind = Literal[
     "targets",
     "identity",
     "truncation",
+    "spelling",
     "unreadable",
 ]
 FINDING_KINDS: dict[FindingKind, str] = {
@@ -31,7 +32,8 @@ FINDING_KINDS: dict[FindingKind, str] = {
     "labels": "labels that cannot be distinguished, or that no row of a split has",
     "targets": "targets that an answer cannot equal, or that others equal, when answers are compared",
     "identity": "whether a prompt reveals which task it belongs to",
-    "truncation": "texts longer than the input may be",
+    "truncation": "texts longer than the input may be, and targets longer than a target may be",
+    "spelling": "labels and targets that the model's tokenizer writes in another way",
     "unreadable": "tasks that cannot be read",
 }
 

@@ -1,0 +1,73 @@
+"""Targets as a host can answer them. Its tokenizer may write a target back in another way, and a long one is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nacre.errors import DataError
+from nacre.evaluation.scoring import normalize
+from nacre.models.families import Encoded, Family
+from nacre.tasks.task import Task
+from nacre.tasks.template import Example
+
+
+def label_spellings(family: Family, task: Task) -> dict[str, str]:
+    """A task's labels by what the tokenizer makes of them, as answers are compared: those that it changes. None where
+    labels are chosen whole.
+
+    Raises:
+        DataError: If two labels, or a label and nothing, read the same in an answer.
+    """
+    if not family.is_generative:
+        return {}
+    examples = {label: task.template.example("", label, task.labels) for label in task.labels or ()}
+    labels = {label: normalize(family.spelling(example)) for label, example in examples.items()}
+    for label, spelling in labels.items():
+        others = [other for other, its in labels.items() if other != label and its == spelling]
+        if others or not spelling:
+            same = f"the same as '{others[0]}'" if spelling else "nothing"
+            raise DataError(
+                f"Task '{task.name}': this model's tokenizer makes '{spelling}' of label '{label}', {same}, so that no "
+                "answer could say it: rename the label, or take another model."
+            )
+    return {spelling: label for label, spelling in labels.items() if spelling != normalize(label)}
+
+
+def as_labels(family: Family, task: Task, answers: Sequence[str]) -> list[str]:
+    """The answers to a task, those that are a label as the tokenizer writes it replaced by that label."""
+    spellings = label_spellings(family, task)
+    return [spellings.get(normalize(answer), answer) for answer in answers]
+
+
+def cut_targets(family: Family, rows: Sequence[Encoded]) -> list[int]:
+    """Numbers of the rows whose targets are too long and lost their end token: no answer learned from them ends."""
+    return [number for number, row in enumerate(rows) if family.is_cut(row.target)]
+
+
+def respelled_targets(family: Family, examples: Sequence[Example], rows: Sequence[Encoded]) -> dict[int, str]:
+    """By number, the targets that the tokenizer writes back in another way, as answers are compared, and how. None
+    where labels are chosen whole.
+
+    Args:
+        family: The host's.
+        examples: With free text as targets.
+        rows: The same, encoded. Targets that are cut do not count.
+    """
+    if not family.is_generative:
+        return {}
+    written = {number: family.text(row.target) for number, row in enumerate(rows) if not family.is_cut(row.target)}
+    return {n: text for n, text in written.items() if normalize(text) != normalize(examples[n].target)}
+
+
+def say_respelled(where: str, examples: Sequence[Example], respelled: Mapping[int, str]) -> str:
+    """What `respelled_targets` found, in a sentence with the first of them."""
+    number, text = next(iter(respelled.items()))
+    return (
+        f"{len(respelled)} of {len(examples)} targets in {where} are not what this model's tokenizer writes back: of "
+        f"'{_short(examples[number].target)}' it makes '{_short(text)}', which is never right."
+    )
+
+
+def _short(text: str, most: int = 40) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."

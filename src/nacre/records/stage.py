@@ -1,0 +1,87 @@
+"""The typed files of a stage's folder: what learning took, and the row of the score matrix that was measured then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nacre.errors import CheckpointError
+from nacre.files import to_json
+from nacre.records.fields import Duration, Finite, Number, Share
+
+ROW, LEARNED = "row.json", "learned.json"
+"""A stage that holds `learned.json` was learned and not yet measured; one that holds `row.json` is finished."""
+
+
+class Learned(BaseModel):
+    """What learning a stage took.
+
+    Attributes:
+        train_seconds: Wall-clock seconds.
+        train_tokens: Tokens of the training rows over all steps (`learning.batches.TokenCount`).
+        train_positions: The same with padding.
+        trainable_parameters: How many numbers were trained.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    train_seconds: Duration
+    train_tokens: Number
+    train_positions: Number
+    trainable_parameters: Number
+
+
+class StageRow(BaseModel):
+    """A row of the score matrix and its cost; `row.json` of a stage's folder.
+
+    Attributes:
+        row: Its number; 0 is before any learning.
+        scores: Fractions, one a task; None where a task was not scored.
+        valid: Shares of answers that are among the labels, likewise.
+        perplexity: Of tasks of unlabeled text; empty in a stream without any.
+        train_seconds: How long learning took; None in row 0.
+        train_tokens: TokenCounts of the training rows over all steps (`learning.batches.TokenCount`).
+        train_positions: The same with padding.
+        evaluate_seconds: How long scoring took.
+        trainable_parameters: Of the task that was learned; None in row 0.
+        stored_parameters: Numbers kept besides the pretrained model.
+        peak_rss_bytes: The most main memory that the process had by then.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    row: Number
+    scores: list[Share | None]
+    valid: list[Share | None]
+    perplexity: list[Finite | None] = []
+    train_seconds: Duration | None
+    train_tokens: Number | None = None
+    train_positions: Number | None = None
+    evaluate_seconds: Duration
+    trainable_parameters: Number | None
+    stored_parameters: Number
+    peak_rss_bytes: Number
+
+
+StageFile = TypeVar("StageFile", Learned, StageRow)
+
+
+def read_document(kind: type[StageFile], file: Path) -> StageFile:
+    """Read one of the files.
+
+    Raises:
+        CheckpointError: If it is not what this version writes.
+    """
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"{file} is damaged: {f'{where}: ' if where else ''}{first['msg']}.") from None
+
+
+def write_document(document: Learned | StageRow, file: Path) -> None:
+    """Write one of the files, in a folder that is not complete yet."""
+    file.write_text(to_json(document.model_dump()) + "\n", encoding="utf-8")
