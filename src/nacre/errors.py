@@ -5,7 +5,10 @@ The command line prints the sentence and exits with code 2; anything else is a b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -33,8 +36,51 @@ class CheckpointError(NacreError):
     """A saved learner or run directory is incomplete, damaged or made with other settings."""
 
 
+class FileError(NacreError):
+    """A file or folder cannot be read or written."""
+
+
 class TrainingError(NacreError):
     """Training cannot go on: a non-finite loss, no target token, or nothing to train."""
+
+
+LISTED = 40
+"""Names that a message lists."""
+
+ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EROFS: "choose a place that can be written to",
+    errno.EACCES: "choose another place, or change its rights",
+    errno.EPERM: "choose another place, or change its rights",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOTDIR: "choose a path whose parents are folders",
+    errno.ENOENT: "choose a path that exists",
+    errno.EIO: "look after the disk",
+    errno.EMFILE: "close other programs, or raise the limit of open files",
+}
+
+
+def file_error(error: OSError) -> FileError:
+    """The error to raise, or the line to print, for an operating system's.
+
+    Args:
+        error: What an operation on a file raised.
+    """
+    name = error.filename2 or error.filename
+    where = "The output" if name is None else os.fsdecode(name) if isinstance(name, bytes) else name
+    advice = ADVICE.get(error.errno or 0, "mend it, or choose another place")
+    return FileError(f"{where}: {error.strerror or error}; {advice}, and try again.")
+
+
+@contextmanager
+def file_errors() -> Iterator[None]:
+    """Inside, or in a function that it decorates, an operating system's error becomes nacre's."""
+    try:
+        yield
+    except OSError as error:
+        raise file_error(error) from error
 
 
 def nearest(name: str, known: Iterable[str], also: Iterable[str] = ()) -> str:
@@ -48,4 +94,5 @@ def nearest(name: str, known: Iterable[str], also: Iterable[str] = ()) -> str:
     names = sorted(known)
     close = get_close_matches(name, [*names, *also], n=3, cutoff=0.6) or get_close_matches(name, names, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
-    return f"{hint}Known: {', '.join(names) if names else 'none'}."
+    listed = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED:,} more" if len(names) > LISTED else "")
+    return f"{hint}Known: {listed or 'none'}."

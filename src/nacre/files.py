@@ -9,17 +9,79 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from nacre.documents import shown, text_fault
+from nacre.errors import FileError
+
 PARTIAL, FORMER = "partial", "former.partial"
 """Endings of files and folders that are not complete, and of folders that make way."""
+LONGEST_NAME = 255
+"""Bytes of a file's name; no usual file system takes more."""
+LONGEST_PATH = 4095
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a file for reading bytes. A pipe or a device could keep its reader forever, and is refused.
+
+    Raises:
+        OSError: The file cannot be read, or is not a regular one.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "Not a file, but a pipe or a device", str(path))
+    return path.open("rb")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, without a byte order mark.
+
+    Raises:
+        OSError: The file cannot be read, or is not a regular one.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    with open_file(path) as file:
+        return file.read().decode("utf-8-sig")
+
+
+def user_path(place: str | Path) -> Path:
+    """The path that a person wrote: `~` and `~name` are home folders.
+
+    Args:
+        place: As it was written.
+
+    Raises:
+        FileError: There is no such home folder, or no file can have this name.
+    """
+    text = str(place)
+    if not text.strip():
+        raise FileError("An empty text is not a path; write . for the current folder.")
+    if fault := text_fault(text):
+        raise FileError(f"The path {shown(text)} cannot be used: it {fault}.")
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise FileError(f"The path {shown(text)} cannot be used: there is no home folder of that name.") from None
+    if any(len(part.encode()) > LONGEST_NAME for part in path.parts) or len(str(path).encode()) > LONGEST_PATH:
+        raise FileError(f"The path {shown(text)} cannot be used: it is longer than a file system allows.")
+    return path
+
+
+def full_path(path: Path) -> Path:
+    """The path from the root, through all links; links in a circle stay as they are, and fail when they are opened."""
+    return Path(os.path.realpath(path))
 
 
 def sha256(path: Path) -> str:
     """Hash of a file's bytes, hexadecimal."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -43,16 +105,28 @@ def numbered_name(number: int, name: str) -> str:
     return f"{number:02d}-{safe_name(name)}"
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Inside, an operating system's error names this file: those of writing name none, others a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or f".{PARTIAL}" in str(error.filename):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write to a temporary name beside ``path``, flush to disk, rename. A killed process leaves the old file."""
     temporary = _beside(path)
     data = content.encode() if isinstance(content, str) else content
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with naming(path):
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -73,7 +147,8 @@ def build_folder(path: Path, fill: Callable[[Path], None]) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        fill(temporary)
+        with naming(path):
+            fill(temporary)
         rights = temporary.stat().st_mode & 0o666
         for file in sorted(temporary.rglob("*")):
             if file.is_dir():
@@ -160,13 +235,14 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def _sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

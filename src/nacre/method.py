@@ -7,13 +7,15 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, get_type_hints
 
 from nacre.adapters.adapter import Adapter
+from nacre.documents import shown, shown_text
 from nacre.errors import NacreError, RecipeError, SlotTaken
 from nacre.parts.curriculum import Curriculum, Joint, Sequential
 from nacre.parts.part import BatchTerm, GradientRule, Memory, Part, Penalty, Readout, Routing, Start
 from nacre.parts.start import Fresh
+from nacre.settings import checked
 
 P = ParamSpec("P")
 
@@ -67,11 +69,11 @@ class Method:
             for group in part.needed_groups:
                 if group not in self.groups:
                     raise RecipeError(
-                        f"{part.key} cannot be a part of {self.display_name}: a part that acts on the parameter group "
-                        f"'{group}' needs one; here are: {', '.join(self.groups) or 'none'}."
+                        f"{shown_text(part.key)} cannot be a part of {self.display_name}: a part that acts on the "
+                        f"parameter group {shown(group)} needs one; here are: {', '.join(self.groups) or 'none'}."
                     )
             if (objection := part.objection(self.adapter)) is not None:
-                raise RecipeError(f"{part.key} cannot be a part of {self.display_name}: {objection}.")
+                raise RecipeError(f"{shown_text(part.key)} cannot be a part of {self.display_name}: {objection}.")
 
     def __repr__(self) -> str:
         held = ", ".join([type(self.adapter).__name__, *(part.key for part in self.parts)])
@@ -180,7 +182,7 @@ def method(build: Callable[P, Method]) -> Callable[P, Method]:
     @functools.wraps(build)
     def named(*args: P.args, **kwargs: P.kwargs) -> Method:
         parameters = _arguments(build, args, kwargs)
-        return replace(build(*args, **kwargs), name=build.__name__, parameters=parameters)
+        return replace(build(**parameters), name=build.__name__, parameters=parameters)  # type: ignore[call-arg]
 
     return named
 
@@ -199,7 +201,7 @@ def modifier(build: Callable[Concatenate[Method, P], Method]) -> Callable[Concat
     def named(method: Method, /, *args: P.args, **kwargs: P.kwargs) -> Method:
         own = _arguments(build, (method, *args), kwargs)
         del own[next(iter(own))]  # the method itself
-        built = build(method, *args, **kwargs)
+        built = build(method, **own)  # type: ignore[call-arg]
         return replace(
             built,
             title=f"{method.title} + {build.__name__}",
@@ -211,11 +213,15 @@ def modifier(build: Callable[Concatenate[Method, P], Method]) -> Callable[Concat
 
 
 def _arguments(build: Callable[..., Method], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments by name, defaults included."""
+    """All arguments by name, defaults included, each of the type that its parameter has."""
     signature = inspect.signature(build)
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise NacreError(f"{build.__name__}: {error}; it takes {', '.join(signature.parameters)}.") from None
     bound.apply_defaults()
-    return dict(bound.arguments)
+    hints = get_type_hints(build)
+    return {
+        key: value if isinstance(value, Method) else checked(f"{build.__name__}: {key}", value, hints[key])
+        for key, value in bound.arguments.items()
+    }

@@ -23,12 +23,11 @@ def upgraded_recipe(document: Mapping[str, Any]) -> OldDocument:
     Args:
         document: The file's content; it is not changed.
     """
-    return _with_head(document)
+    return {**_ADDED_TO_RECIPES, **document}
 
 
-def _with_head(recipe: Mapping[str, Any]) -> OldDocument:
-    """Before recipes could name a classification head, there was one kind only."""
-    return {"head": "growing", **recipe}
+_ADDED_TO_RECIPES: OldDocument = {"head": "growing", "skip_bad_rows": False, "fold_labels": False}
+"""Keys that recipes did not have from the beginning, with the value of what happened before."""
 
 
 def upgraded_record(document: Mapping[str, Any]) -> OldDocument:

@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from typing import Any, get_args, get_type_hints
 
+from nacre.documents import shown
 from nacre.errors import RecipeError, nearest
 from nacre.method import Method
 from nacre.per_task import PerTask
@@ -49,7 +50,7 @@ class Registry:
         third_parties = self._third_parties()
         if name in third_parties:
             return third_parties[name].load()  # type: ignore[no-any-return]
-        raise RecipeError(f"There is no {self.kind} '{name}'. {nearest(name, self.names())}")
+        raise RecipeError(f"There is no {self.kind} {shown(name)}. {nearest(name, self.names())}")
 
     def _own(self) -> list[str]:
         return sorted(
@@ -88,9 +89,9 @@ def build_method(name: str, parameters: Mapping[str, Any] | None = None, *, inst
     for key, modifier in ((key, modifier) for key in sorted(unknown) for modifier in modifiers):
         if key in parameters_of(MODIFIERS.function(modifier)):
             raise RecipeError(f"Method '{base}' has no parameter '{key}'; for the modifier, write {modifier}.{key}.")
-    method = function(**_checked(f"Method '{base}'", base, function, own, instead))
+    method = function(**_known(f"Method '{base}'", function, own, instead))
     for modifier, function in zip(modifiers, functions, strict=True):
-        method = function(method, **_checked(f"Modifier '{modifier}'", modifier, function, theirs[modifier], ()))
+        method = function(method, **_known(f"Modifier '{modifier}'", function, theirs[modifier], ()))
     return method
 
 
@@ -124,29 +125,20 @@ def _per_task(function: Callable[..., Method], values: Mapping[str, Any]) -> dic
     return {key: values[key] for key in parameters_of(function) if tuple[float, ...] in get_args(hints[key])}
 
 
-def _checked(
-    who: str, prefix: str, function: Callable[..., Method], given: Mapping[str, Any], instead: Collection[str]
+def _known(
+    who: str, function: Callable[..., Method], given: Mapping[str, Any], instead: Collection[str]
 ) -> dict[str, Any]:
-    known, hints = parameters_of(function), get_type_hints(function)
+    known = parameters_of(function)
     for key in given:
         if key not in known:
             choice = nearest(key, known, instead) if known else "It has no parameters."
-            raise RecipeError(f"{who} has no parameter '{key}'. {choice}")
-    return {key: _typed(f"{prefix}: {key}", value, hints[key]) for key, value in given.items()}
+            raise RecipeError(f"{who} has no parameter {shown(key)}. {choice}")
+    return dict(given)
 
 
 def _mapping(modifier: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise RecipeError(
-            f"{modifier} = {value!r}: a modifier's parameters have names, such as --set {modifier}.KEY=VALUE."
+            f"{modifier} = {shown(value)}: a modifier's parameters have names, such as --set {modifier}.KEY=VALUE."
         )
     return value
-
-
-def _typed(where: str, value: Any, annotation: Any) -> Any:
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(annotation).validate_python(value)
-    except ValidationError as error:
-        raise RecipeError(f"{where} = {value!r}: {error.errors()[0]['msg']}.") from None

@@ -16,13 +16,16 @@ import yaml
 from helpers.command import Call, assert_one_line_error, one_line
 from helpers.tiny import tiny_host, tiny_task, write_task
 from nacre.evaluation.scoring import normalize
-from nacre.tasks.checking.findings import FINDING_KINDS, check_stream, label_findings
+from nacre.tasks.checking.finding import FINDING_KINDS
+from nacre.tasks.checking.findings import check_stream, label_findings
 from nacre.tasks.checking.overlap import Texts, content, forms
 from nacre.tasks.checking.prompts import prompts
 from nacre.tasks.task import Row, Task
 from nacre.tasks.template import Template
 
 Lines = list[dict[str, str]]
+
+HINT = "The metric exact_string compares letter by letter."
 
 WORDS = "amber birch cloud delta ember frost grove heron inlet jetty".split()
 
@@ -288,8 +291,8 @@ def test_labels() -> None:
     ]
     same = labelled(("Good!", "good", "-", "bad"), "Good! good - bad", "Good! good - bad")
     assert [finding.sentence for finding in label_findings(same, normalize)] == [
-        "labels 'Good!', 'good' of 't' become 'good' when answers are compared; no run accepts them.",
-        "labels '-' of 't' become nothing when answers are compared; no run accepts them.",
+        "labels 'Good!', 'good' of 't' become 'good' when answers are compared; no run accepts them. " + HINT,
+        "labels '-' of 't' become nothing when answers are compared; no run accepts them. " + HINT,
     ]
     assert list(label_findings(labelled(("A", "B"), "A B", "B A"), normalize)) == []
 
@@ -298,7 +301,9 @@ def test_labels_that_no_run_takes_are_shown_and_no_error(nacre: Call, tmp_path: 
     rows = [{"text": row["text"], "label": row["label"]} for row in lines("train", 40)]
     write(tmp_path / "d", "birds", rows, lines("test", 20), labels=["yes", "no", "No."])
     sentences = [finding["sentence"] for finding in of(found(nacre, tmp_path / "d"), "labels")]
-    assert "labels 'no', 'No.' of 'birds' become 'no' when answers are compared; no run accepts them." in sentences
+    assert (
+        "labels 'no', 'No.' of 'birds' become 'no' when answers are compared; no run accepts them. " + HINT in sentences
+    )
 
 
 # Prompts.

@@ -211,7 +211,7 @@ def test_a_folder_in_place_of_a_file(task):
 
 
 def test_missing_splits(task):
-    (task / "test.jsonl").unlink()
+    (task / "test.jsonl").rename(task / "tset.jsonl")
     refused(task.parent, f"{task}: there is no test file; put test.jsonl beside train.jsonl")
     (task / "train.jsonl").rename(task / "test.jsonl")
     refused(task.parent, f"{task}: there is no training file; train.jsonl, .jsonl.gz, .csv, .parquet or .json is")
@@ -302,7 +302,7 @@ def test_a_task_that_is_there_twice(task):
 
 @pytest.mark.parametrize("name", ["", " ", "..", "../mine", "a/b", "a\\b", "/mine", "mine\0"])
 def test_names_that_leave_the_folder(task, name):
-    refused(task.parent, f"Task name '{name}' cannot be used", names=(name,))
+    refused(task.parent, f"Task name {name!r} cannot be used", names=(name,))
 
 
 def test_names_given_twice(task):

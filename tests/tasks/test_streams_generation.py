@@ -307,9 +307,9 @@ def own_stream(folder: Path, **changes: Any) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     pq.write_table(pa.Table.from_pylist([{"question": "the sky ?", "desk": "goods"}] * 2), folder / "test.parquet")
-    replies = [{"prompt": f"{text('train', n)} ?", "completion": " a dog"} for n in range(12)]
+    replies = [{"prompt": f"{text('train', n)} ?", "completion": " a dog runs away"} for n in range(12)]
     put(folder / "more" / "replies.jsonl", "".join(json.dumps(row) + "\n" for row in replies))
-    put(folder / "more" / "replies.test.jsonl", json.dumps({"prompt": "who ?", "completion": " a cow"}))
+    put(folder / "more" / "replies.test.jsonl", json.dumps({"prompt": "who ?", "completion": " a cow runs away"}))
     first = {
         "name": "desks",
         "train": "train.csv",

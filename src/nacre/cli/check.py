@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nacre.cli.console import print_json
 from nacre.cli.screen import WARNING, Grid, say, screen
 
 if TYPE_CHECKING:
     from nacre.models.families import Lengths
     from nacre.models.host import Host
-    from nacre.tasks.checking.findings import FindingKind
+    from nacre.tasks.checking.finding import FindingKind
     from nacre.tasks.task import Task
     from nacre.tasks.template import Identity
 
@@ -41,6 +42,10 @@ def check(
         int, typer.Option(min=1, help="Tokens that a target may have, which a decoder-only model's positions hold too.")
     ] = 50,
     identity: Annotated[str, typer.Option(help="Lines that tell the model its task: none, task or full.")] = "none",
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be read.")] = False,
+    fold_labels: Annotated[
+        bool, typer.Option("--fold-labels", help="Labels that differ only in case or white space are one label.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help=f"Exit with 1 on a finding of the kinds {' or '.join(STRICT)}.")
     ] = False,
@@ -53,17 +58,18 @@ def check(
     from nacre.errors import RecipeError
     from nacre.models.quiet import quiet_transformers
     from nacre.runs.checks import checks_of, tasks_to_check
-    from nacre.tasks.checking.findings import FINDING_KINDS, plain
+    from nacre.tasks.checking.finding import FINDING_KINDS, plain
+    from nacre.tasks.reading.choices import Choices
 
     lines: dict[str, Identity] = {"none": "none", "task": "task", "full": "full"}
     if identity not in lines:
         raise RecipeError(f"--identity {identity}: {', '.join(lines)} are possible.")
-    tasks, unreadable = tasks_to_check(data, stream, lines[identity])
+    tasks, unreadable = tasks_to_check(data, stream, lines[identity], Choices(0, skip_bad_rows, fold_labels))
     with quiet_transformers():
         checks = checks_of(tasks, _reader(model, max_source_length, max_target_length) if model is not None else None)
     findings = [*map(plain, unreadable), *checks["findings"]]
     if as_json:
-        typer.echo(json.dumps({**checks, "findings": findings}, indent=2, ensure_ascii=False))
+        print_json(json.dumps({**checks, "findings": findings}))
     else:
         _print(tasks, checks, findings, FINDING_KINDS)
     if strict and any(finding["kind"] in STRICT for finding in findings):

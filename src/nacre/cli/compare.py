@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from nacre.cli.console import print_json
 from nacre.cli.screen import BEST, UNDEFINED, WARNING, WORST, Grid, extremes, percent, say, screen
+from nacre.printable import printable
 
 if TYPE_CHECKING:
     from nacre.evaluation.matrix import RunMetric
@@ -25,7 +27,7 @@ def compare(
     figures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the curves into this folder, too, as SVG files.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1000, help="Draws of the bootstrap over test rows.")] = 10_000,
+    samples: Annotated[int, typer.Option(min=1000, max=10_000_000, help="Bootstrap draws over test rows.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Of those draws.")] = 0,
     table: Annotated[
         str | None,
@@ -59,9 +61,9 @@ def compare(
     write_comparison(output, comparison, records)
     drawn = write_figures(figures, comparison, records) if figures is not None else []
     if as_json:
-        typer.echo(comparison.as_json())
+        print_json(comparison.as_json())
     elif table is not None:
-        typer.echo(table_text(comparison, table), nl=False)
+        typer.echo(printable(table_text(comparison, table)), nl=False)
     else:
         _print(comparison)
         console = screen()

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from nacre.cli.console import print_json
+
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the three runs and the page.")] = Path("nacre-demo"),
@@ -26,6 +28,6 @@ def demo(
     with display.interruptible("The same command continues where it stopped."):
         records, page = run_demo(output, display)
     if as_json:
-        typer.echo(json.dumps([json.loads(record.as_json()) for record in records], indent=2))
+        print_json(json.dumps([json.loads(record.as_json()) for record in records]))
     else:
         print_records(records, page)

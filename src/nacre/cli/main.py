@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -13,12 +16,17 @@ from nacre.cli.pretrain import pretrain
 from nacre.cli.report import report
 from nacre.cli.run import run
 from nacre.cli.sheets import methods, streams
-from nacre.errors import NacreError
+from nacre.errors import NacreError, file_error
+from nacre.printable import one_line
+
+LONGEST_LINE = 4000
+"""Characters of an error's line."""
+WRONG_COMMAND_LINE: type[Exception] = typer.BadParameter.__mro__[2]
+"""click's base of what is wrong with a command line, which typer may bring along under a name of its own."""
 
 app = typer.Typer(
     name="nacre",
     help="Continual learning for language models: one pretrained model, task after task.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -28,19 +36,48 @@ for command in (demo, check, run, report, compare, methods, streams, pretrain):
 
 
 @app.callback(invoke_without_command=True)
-def version_option(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+def version_option(
+    context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and stop.")
+) -> None:
     if version:
         from nacre import __version__
 
         typer.echo(f"nacre {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main() -> None:
     """Exit codes: 0 done; 1 a bug, with its traceback, or what `check --strict` found; 2 something the user can mend,
     in one line; 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal's encoding lacks must not end a run
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except WRONG_COMMAND_LINE as error:
+        message = error.format_message()  # type: ignore[attr-defined]
+        _refuse(f"{message.removesuffix('.')}; 'nacre COMMAND --help' lists what there is.")
     except NacreError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
+    except OSError as error:
+        _drop_output()
+        _refuse(str(file_error(error)))
+    sys.exit(code)
+
+
+def _refuse(message: str) -> NoReturn:
+    """Print one line, whatever names and values it repeats, and exit with 2."""
+    line = one_line(message)
+    print(f"Error: {line}" if len(line) <= LONGEST_LINE else f"Error: {line[:LONGEST_LINE]} ...", file=sys.stderr)
+    sys.exit(2)
+
+
+def _drop_output() -> None:
+    """Forget what a full or closed standard output did not take, which Python would try again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

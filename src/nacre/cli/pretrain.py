@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nacre.cli.console import PlainConsole
 from nacre.errors import DataError
 from nacre.pretraining.settings import PretrainSettings
 
@@ -50,7 +51,6 @@ def pretrain(
         raise DataError("--output is missing: name the folder in which the model is to be written.")
     if demo and text:
         raise DataError("Text files and --demo exclude each other: the demo's text is generated.")
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from transformers.utils import logging as transformers_logging
 
@@ -81,7 +81,7 @@ def pretrain(
             command += [f"--{name.replace('_', '-')}", str(value)]
 
     transformers_logging.disable_progress_bar()  # of writing one small file
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         line = bar.add_task("pretraining", total=settings.steps)

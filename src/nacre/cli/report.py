@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from nacre.printable import one_line
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
@@ -25,4 +27,4 @@ def report(
     if page.is_dir() or not page.parent.is_dir():
         raise RecipeError(f"Output '{page}' is a folder, or lies in a folder that does not exist.")
     write_report(page, views)
-    typer.echo(page)
+    typer.echo(one_line(str(page)))

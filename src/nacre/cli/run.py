@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from nacre.cli.console import print_json
+
 
 def run(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; flags override it.")] = None,
@@ -26,6 +28,10 @@ def run(
     ] = None,
     limit_train: Annotated[int | None, typer.Option(help="Train on at most that many rows of a task.")] = None,
     limit_test: Annotated[int | None, typer.Option(help="Test on at most that many rows of a task.")] = None,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be read.")] = False,
+    fold_labels: Annotated[
+        bool, typer.Option("--fold-labels", help="Labels that differ only in case or white space are one label.")
+    ] = False,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other key: rank=4, optim.batch_size=16. Repeatable."),
@@ -60,6 +66,8 @@ def run(
         "identity": identity,
         "limit_train": limit_train,
         "limit_test": limit_test,
+        "skip_bad_rows": skip_bad_rows or None,
+        "fold_labels": fold_labels or None,
     }
     whole = read_recipe(recipe, flags, setting or [])
     if dry_run:
@@ -68,13 +76,13 @@ def run(
 
         plan = plan_of(whole)
         if as_json:
-            typer.echo(plan.model_dump_json(by_alias=True, indent=2))
+            print_json(plan.model_dump_json(by_alias=True))
         else:
             print_plan(plan)
         return
     with display.interruptible("The same command continues at the last finished task."):
         record = carry_out(whole, display)
     if as_json:
-        typer.echo(record.as_json())
+        print_json(record.as_json())
     else:
         print_record(record, display.page)

@@ -17,6 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nacre.cli.console import PlainConsole
+from nacre.printable import printable
+
 BEST, WORST, WARNING, ERROR, LEARNED = "green", "red", "yellow", "bold red", "bold"
 """What a color says."""
 
@@ -32,7 +35,7 @@ def screen(*, error: bool = False) -> Console:
     Args:
         error: Whether it is standard error.
     """
-    return Console(stderr=error, highlight=False, markup=False, emoji=False)
+    return PlainConsole(stderr=error)
 
 
 def say(console: Console, text: str, style: str = "") -> None:
@@ -43,6 +46,7 @@ def say(console: Console, text: str, style: str = "") -> None:
         text: One paragraph; blanks at its beginning indent all of it.
         style: Its color.
     """
+    text = printable(text)  # before it is broken into lines
     if _is_bounded(console):
         indent = " " * (len(text) - len(text.lstrip(" ")))
         text = fill(
@@ -96,7 +100,7 @@ class Grid:
 
     def _width(self, column: int) -> int:
         texts = [self.headings[column], *(row[column] for row in self.rows)]
-        return max(cell_len(line) for text in texts for line in str(text).split("\n"))
+        return max(cell_len(line) for text in texts for line in printable(str(text)).split("\n"))
 
     def _side(self, column: int) -> Literal["left", "right"]:
         return "left" if column == 0 or column in self.left else "right"

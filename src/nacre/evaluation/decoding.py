@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Literal
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nacre.errors import DataError
 from nacre.events import OnEvent, RowsAnswered, ignore
@@ -15,6 +15,7 @@ from nacre.models.families import Encoded, Lengths
 from nacre.models.host import Host
 from nacre.models.label_tree import Labels
 from nacre.models.padding import least_padding
+from nacre.settings import Settings
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
@@ -23,13 +24,11 @@ LabelSets = Sequence[Sequence[str] | None]
 """Each group's labels, None for free text."""
 
 
-class Decoding(BaseModel):
+class Decoding(Settings):
     """Settings of decoding: free and greedy, as in the papers, or the most likely of a task's labels.
 
     The latter is always a valid label, so that scores are higher: a run's protocol names the way.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     decode: Decode = Field(
         default="free", description="free: written token after token; labels: the most likely of the task's labels"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from nacre.tasks.metrics import TASK_METRICS
 from nacre.tasks.task import Row, Task
 
 NORMALIZATION = "lower case, ASCII punctuation deleted, white space collapsed"
+_NO_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+"""Thai, Lao, Burmese, Khmer, Japanese and Chinese letters."""
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -23,13 +26,18 @@ def normalize(text: str) -> str:
     return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
 
 
-def is_right(answer: str, target: str) -> bool:
-    """Exact match after normalization; an empty answer is never right.
+def as_compared(text: str, metric: str = "exact_match") -> str:
+    """What is compared of an answer or a target under a metric."""
+    return normalize(text) if TASK_METRICS[metric].normalized else text.strip()
+
+
+def is_right(answer: str, target: str, metric: str = "exact_match") -> bool:
+    """Exact match of what is compared; an empty answer is never right.
 
     The released scorer accepts an empty answer for a target that normalizes to nothing.
     """
-    normal = normalize(answer)
-    return bool(normal) and normal == normalize(target)
+    compared = as_compared(answer, metric)
+    return bool(compared) and compared == as_compared(target, metric)
 
 
 @dataclass(frozen=True)
@@ -69,11 +77,11 @@ def score(task: Task, answers: Sequence[str]) -> TaskScore:
         NacreError: The metric's library is not installed.
     """
     rows = list(zip(answers, task.test, strict=True))
-    right = tuple(any(is_right(answer, reference) for reference in row.accepted) for answer, row in rows)
+    right = tuple(any(is_right(answer, reference, task.metric) for reference in row.accepted) for answer, row in rows)
     valid = None
     if task.labels is not None:
         labels = normalized_labels(task)
-        valid = sum(normalize(answer) in labels for answer in answers) / len(answers)
+        valid = sum(as_compared(answer, task.metric) in labels for answer in answers) / len(answers)
     by_row = None
     if task.metric in _TOGETHER:
         value = _TOGETHER[task.metric](task, answers)
@@ -101,8 +109,33 @@ def check_metric(task: Task) -> None:
     if task.metric == "rouge_l" and not any(text_metrics.rouge_tokens(row.target) for row in task.test):
         raise DataError(
             f"Task '{task.name}': metric rouge_l reads the letters a to z and digits only, and no target of the test "
-            "rows has any: choose another metric, such as bleu or edit_similarity."
+            "rows has any: choose another metric, such as edit_similarity."
         )
+    if task.metric == "bleu":
+        _check_bleu(task)
+    if task.metric == "exact_match" and task.labels is None and not any(normalize(row.target) for row in task.test):
+        raise DataError(
+            f"Task '{task.name}': nothing is left of any target of the test rows when answers are compared "
+            f"({NORMALIZATION}), so that no answer would be right: choose the metric exact_string."
+        )
+
+
+def _check_bleu(task: Task) -> None:
+    """Refuse targets for which BLEU is 0 or meaningless whatever is answered.
+
+    It counts runs of four words, and finds words by the spaces between them.
+    """
+    targets = [answer for row in task.test for answer in row.accepted]
+    if sum(_NO_SPACES.search(target) is not None for target in targets) * 2 > len(targets):
+        why = "most targets of the test rows are in a script without spaces between words"
+    elif all(len(text_metrics.bleu_tokens(target)) < 4 for target in targets):
+        why = "no target of the test rows has four words, so that every score would be 0"
+    else:
+        return
+    raise DataError(
+        f"Task '{task.name}': metric bleu compares runs of four words, and {why}: choose another metric, such as "
+        "edit_similarity or exact_match."
+    )
 
 
 def _of_row(metric: str, answer: str, row: Row) -> float:
@@ -121,7 +154,7 @@ def _number(answer: str, reference: str) -> float:
 
 _BY_REFERENCE: dict[str, Callable[[str, str], float]] = {
     "exact_match": lambda answer, reference: float(is_right(answer, reference)),
-    "exact_string": lambda answer, reference: float(answer.strip() == reference.strip()),
+    "exact_string": lambda answer, reference: float(is_right(answer, reference, "exact_string")),
     "first_character": lambda answer, reference: float(answer.strip()[0] == reference.strip()[0]),
     "number": _number,
     "rouge_l": text_metrics.rouge_l,
@@ -150,11 +183,11 @@ def normalized_labels(task: Task) -> set[str]:
         DataError: Two labels become the same, or one becomes empty.
     """
     labels = task.labels or ()
-    normal = [normalize(label) for label in labels]
+    normal = [as_compared(label, task.metric) for label in labels]
     for label, text in zip(labels, normal, strict=True):
         if not text or normal.count(text) > 1:
             raise DataError(
                 f"Task '{task.name}': label '{label}' becomes '{text}' when answers are compared ({NORMALIZATION}), "
-                "which is empty or the same as another label."
+                "which is empty or the same as another label; the metric exact_string compares letter by letter."
             )
     return set(normal)

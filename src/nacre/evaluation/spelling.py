@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nacre.errors import DataError
-from nacre.evaluation.scoring import normalize
+from nacre.evaluation.scoring import as_compared
 from nacre.models.families import Encoded, Family
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
@@ -22,7 +22,7 @@ def label_spellings(family: Family, task: Task) -> dict[str, str]:
     if not family.is_generative:
         return {}
     examples = {label: task.template.example("", label, task.labels) for label in task.labels or ()}
-    labels = {label: normalize(family.spelling(example)) for label, example in examples.items()}
+    labels = {label: as_compared(family.spelling(example), task.metric) for label, example in examples.items()}
     for label, spelling in labels.items():
         others = [other for other, its in labels.items() if other != label and its == spelling]
         if others or not spelling:
@@ -31,13 +31,13 @@ def label_spellings(family: Family, task: Task) -> dict[str, str]:
                 f"Task '{task.name}': this model's tokenizer makes '{spelling}' of label '{label}', {same}, so that no "
                 "answer could say it: rename the label, or take another model."
             )
-    return {spelling: label for label, spelling in labels.items() if spelling != normalize(label)}
+    return {spelling: label for label, spelling in labels.items() if spelling != as_compared(label, task.metric)}
 
 
 def as_labels(family: Family, task: Task, answers: Sequence[str]) -> list[str]:
     """The answers to a task, those that are a label as the tokenizer writes it replaced by that label."""
     spellings = label_spellings(family, task)
-    return [spellings.get(normalize(answer), answer) for answer in answers]
+    return [spellings.get(as_compared(answer, task.metric), answer) for answer in answers]
 
 
 def cut_targets(family: Family, rows: Sequence[Encoded]) -> list[int]:

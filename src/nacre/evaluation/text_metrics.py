@@ -57,6 +57,11 @@ def bleu(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     return min(found, 1.0)  # a geometric mean of ones may come out a last digit above one
 
 
+def bleu_tokens(text: str) -> list[str]:
+    """What BLEU counts of a text: words and signs, as sacrebleu's 13a finds them."""
+    return _tokens(text)
+
+
 def sari(answer: str, references: Sequence[str], source: str) -> float:
     """SARI of one answer, in lower case."""
     return sari_of_tokens(_tokens(source), _tokens(answer), [_tokens(reference) for reference in references])
@@ -69,8 +74,7 @@ def _tokens(text: str) -> list[str]:
 
 @cache
 def _tokenizer_13a() -> Any:
-    package_of("sari")
-    return need("sacrebleu.tokenizers.tokenizer_13a", "The metric sari", "metrics").Tokenizer13a()
+    return need("sacrebleu.tokenizers.tokenizer_13a", "The metrics bleu and sari", "metrics").Tokenizer13a()
 
 
 def edit_similarity(answer: str, reference: str) -> float:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nacre.learning.schedule import Schedule
+from nacre.settings import AS_LIST, Settings
 
 Rate = Annotated[float, Field(gt=0)]
 Passes = Annotated[int, Field(ge=1)]
+Rates = Annotated[tuple[Rate, ...], Field(min_length=1), AS_LIST]
+PassesByTask = Annotated[tuple[Passes, ...], Field(min_length=1), AS_LIST]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Optim(BaseModel):
+class Optim(Settings):
     """AdamW and its schedule; one optimizer a task, as in the released code of all three papers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    learning_rate: Rate | tuple[Rate, ...] | None = Field(
+    learning_rate: Rate | Rates | None = Field(
         default=None, description="None: what the method's adapter recommends; a list: one for each task"
     )
     batch_size: int = Field(
@@ -35,8 +36,8 @@ class Optim(BaseModel):
     pad_to_multiple_of: int = Field(
         default=8, ge=1, description="widths of padded inputs: those at which accelerators' matrix units are full"
     )
-    epochs: Passes | tuple[Passes, ...] = Field(default=1, description="over a task's rows; a list: one for each task")
-    betas: tuple[Decay, Decay] = Field(
+    epochs: Passes | PassesByTask = Field(default=1, description="over a task's rows; a list: one for each task")
+    betas: Annotated[tuple[Decay, Decay], AS_LIST] = Field(
         default=(0.9, 0.999), description="of AdamW's running means of the gradient and of its square"
     )
     weight_decay: float = Field(default=0.0, ge=0)

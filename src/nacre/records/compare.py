@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from nacre.documents import DocumentError, parse_yaml
 from nacre.errors import RecipeError
 from nacre.evaluation.matrix import AVERAGE_ACCURACY, RANGES, RunMetric
 from nacre.evaluation.uncertainty import Interval, Spread, over_rows, over_seeds
-from nacre.files import to_json
+from nacre.files import full_path, read_text, to_json
 from nacre.migrations import upgraded_recipe
 from nacre.records.comparison import Comparison, Group, OverRows, OverSeeds, Pair, TaskOrder, Verdict
 from nacre.records.orders import orders_of
@@ -130,8 +130,8 @@ def read_runs(folders: Sequence[Path], settings_of: TrainingSettings) -> tuple[l
         if not done:
             why = "the runs in it are not finished" if begun else "there is no results.json in it, at any depth"
             raise RecipeError(f"'{folder}' holds no finished run: {why}.")
-        finished.update((path.resolve(), path) for path in done)
-        unfinished.update((path.resolve(), path) for path in begun)
+        finished.update((full_path(path), path) for path in done)
+        unfinished.update((full_path(path), path) for path in begun)
     return [_finished(path, settings_of) for path in finished.values()], list(unfinished.values())
 
 
@@ -198,10 +198,10 @@ def _finished(folder: Path, settings_of: TrainingSettings) -> FinishedRun:
 def _settings(file: Path, record: RunRecord, settings_of: TrainingSettings) -> dict[str, Any]:
     """How the run was trained, from its recipe; empty where the recipe was deleted."""
     try:
-        recipe = yaml.safe_load(file.read_bytes())
+        recipe = parse_yaml(read_text(file))
     except FileNotFoundError:
         return {}
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (DocumentError, UnicodeDecodeError):
         recipe = None
     if not isinstance(recipe, dict):
         raise RecipeError(f"'{file}' is damaged: it holds no recipe.")

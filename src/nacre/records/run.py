@@ -8,9 +8,10 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nacre.documents import DocumentError, parse_json
 from nacre.errors import CheckpointError
 from nacre.evaluation.matrix import RUN_METRICS, RunMetric
-from nacre.files import hash_of, to_json, write_atomically
+from nacre.files import hash_of, read_text, to_json, write_atomically
 from nacre.migrations import OLD_RECORD_SCHEMAS, RECORD_SCHEMA, upgraded_record
 from nacre.records.base_ability import AbilityRecord
 from nacre.records.checking import problem_of
@@ -182,18 +183,16 @@ class RunRecord(BaseModel):
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_bytes(), parse_constant=_refused)
+        document = parse_json(read_text(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist: the run is not finished, or this is not a run.") from None
-    except (ValueError, RecursionError):
+    except (json.JSONDecodeError, UnicodeDecodeError):
         raise CheckpointError(f"{path} is damaged: it is not JSON.") from None
+    except DocumentError as error:
+        raise CheckpointError(f"{path} is damaged: {error}.") from None
     if not isinstance(document, dict):
         raise CheckpointError(f"{path} is damaged: it holds no record.")
     return document
-
-
-def _refused(constant: str) -> None:
-    raise ValueError(constant)  # NaN and infinity, which are not JSON
 
 
 def probe_kinds() -> list[type[ProbeRecord]]:

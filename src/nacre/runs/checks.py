@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from nacre.errors import DataError
 from nacre.evaluation.scoring import normalize
 from nacre.evaluation.spelling import cut_targets, label_spellings, respelled_targets, say_respelled
-from nacre.tasks.checking.findings import Finding, FindingKind, check_stream, plain
+from nacre.tasks.checking.finding import Finding, FindingKind, plain
+from nacre.tasks.checking.findings import check_stream
 from nacre.tasks.checking.overlap import NAMED
 from nacre.tasks.published.streams import stream_names
+from nacre.tasks.reading.choices import DEFAULT, Choices
 from nacre.tasks.reading.sources import find_tasks, load_tasks
 from nacre.tasks.reading.stream_file import is_stream_file, load_stream
 from nacre.tasks.task import SPLITS, Split, Task
@@ -96,13 +99,16 @@ def _of_labels(task: Task, host: Host) -> Iterator[Finding]:
         yield Finding("spelling", (task.name,), sentence, len(spellings))
 
 
-def tasks_to_check(data: str | None, stream: str | None, identity: Identity) -> tuple[list[Task], list[Finding]]:
+def tasks_to_check(
+    data: str | None, stream: str | None, identity: Identity, choices: Choices = DEFAULT
+) -> tuple[list[Task], list[Finding]]:
     """Read the tasks that `nacre check` looks at.
 
     Args:
         data: Their folder, `hub:NAME` or `hub:published`; None for the demo's.
         stream: A stream's name, a stream file, or task names with commas; None for all tasks that there are.
         identity: Prompt lines that tell the model its task.
+        choices: What to do with bad rows and labels.
 
     Returns:
         The tasks, and a finding for each that cannot be read; in a named stream, such a task is an error.
@@ -112,13 +118,13 @@ def tasks_to_check(data: str | None, stream: str | None, identity: Identity) -> 
     """
     if stream is not None:
         names = stream if is_stream_file(stream) or stream in stream_names() else stream.split(",")
-        return [task.with_identity(identity) for task in load_stream(names, data, option="DATA")], []
+        return [task.with_identity(identity) for task in load_stream(names, data, option="DATA", choices=choices)], []
     tasks: list[Task] = []
     unreadable: list[Finding] = []
     names = find_tasks(data)
     for name in names:
         try:
-            tasks += [task.with_identity(identity) for task in load_tasks([name], data)]
+            tasks += [task.with_identity(identity) for task in load_tasks([name], data, **asdict(choices))]
         except DataError as error:
             unreadable.append(Finding("unreadable", (name,), str(error), 1))
     if not tasks:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from filelock import FileLock, Timeout
 
+from nacre.documents import DocumentError, parse_json, parse_yaml
 from nacre.errors import CheckpointError, RecipeError
 from nacre.events import Event, as_document
-from nacre.files import hash_of, to_json, write_atomically
+from nacre.files import hash_of, naming, read_text, to_json, write_atomically
 from nacre.migrations import upgraded_recipe
 from nacre.records.plain import differences
 from nacre.runs.recipe import Recipe, probe_settings
@@ -69,8 +69,8 @@ class RunDirectory:
         if not file.exists():
             return
         try:
-            there = yaml.safe_load(file.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError):
+            there = parse_yaml(read_text(file))
+        except (DocumentError, UnicodeDecodeError):
             there = None
         if not isinstance(there, dict):
             raise CheckpointError(f"{file} is damaged: it holds no recipe.")
@@ -91,7 +91,7 @@ class RunDirectory:
         file = self.path / "protocol.json"
         if file.exists():
             try:
-                there = json.loads(file.read_text())["protocol"]
+                there = parse_json(read_text(file))["protocol"]
             except (ValueError, KeyError, TypeError):
                 raise CheckpointError(f"{file} is damaged.") from None
             self._refuse_differences(there, protocol, "data, prompts or model")
@@ -125,14 +125,15 @@ class RunDirectory:
     def append(self, event: Event) -> None:
         """Append one line to `events.jsonl`."""
         line = json.dumps({"time": round(time.time(), 3), **as_document(event)}, ensure_ascii=False)
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+        events = self.path / "events.jsonl"
+        with naming(events), events.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
         events = self.path / "events.jsonl"
         if events.exists() and not events.read_bytes().endswith(b"\n"):
-            with events.open("a") as file:
+            with events.open("a", encoding="utf-8") as file:
                 file.write("\n")  # the line that a killed process did not finish stays alone
         patterns = (".*.partial", "tasks/.*.partial", *(f"{key}/*/.*.partial" for key in probe_settings()))
         for leftover in [leftover for pattern in patterns for leftover in self.path.glob(pattern)]:

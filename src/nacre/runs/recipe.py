@@ -7,14 +7,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
-from nacre.errors import RecipeError, nearest
+from nacre.documents import DocumentError, parse_yaml, shown_text
+from nacre.errors import RecipeError
 from nacre.evaluation.decoding import Decoding
 from nacre.evaluation.scoring import check_metric, normalized_labels
+from nacre.files import full_path, read_text, user_path
 from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.models.classification_head import HeadKind
@@ -23,7 +25,9 @@ from nacre.registry import build_method
 from nacre.runs.probes.base_ability import BaseAbility
 from nacre.runs.probes.end_tasks import FineTuning
 from nacre.runs.probes.probe import Probe
+from nacre.settings import Settings, group_in, keys_of, sentence
 from nacre.tasks.published.streams import get_stream
+from nacre.tasks.reading.choices import Choices
 from nacre.tasks.reading.stream_file import is_stream_file, load_stream, read_stream
 from nacre.tasks.task import Task
 from nacre.tasks.template import Identity
@@ -33,11 +37,9 @@ NOT_TRAINING: dict[str, JsonValue] = {"affects_training": False}
 or the run's record holds it. Runs that differ in other fields are different groups of a comparison."""
 
 
-class Recipe(BaseModel):
+class Recipe(Settings):
     """What `recipe.yaml` holds. `set` are the method's parameters. `model`, `data`, `output`, a stream file, and the
     places of probes such as `base_ability.data` may name variables of the environment, `$NACRE_DATA/long_sequence`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     method: str = Field(json_schema_extra=NOT_TRAINING)
     stream: str | list[str] = Field(
@@ -46,14 +48,21 @@ class Recipe(BaseModel):
         json_schema_extra=NOT_TRAINING,
     )
     model: str = Field(
-        default="demo", description="a folder, a Hugging Face name, or 'demo'", json_schema_extra=NOT_TRAINING
+        default="demo",
+        min_length=1,
+        description="a folder, a Hugging Face name, or 'demo'",
+        json_schema_extra=NOT_TRAINING,
     )
     data: str | None = Field(
-        default=None, description="where the tasks are; the demo's need none", json_schema_extra=NOT_TRAINING
+        default=None,
+        min_length=1,
+        description="where the tasks are; the demo's need none",
+        json_schema_extra=NOT_TRAINING,
     )
     seed: int = Field(default=0, ge=0, json_schema_extra=NOT_TRAINING)
     output: str | None = Field(
         default=None,
+        min_length=1,
         description="the run's folder; {seed} in it stands for the seed",
         json_schema_extra=NOT_TRAINING,
     )
@@ -65,6 +74,14 @@ class Recipe(BaseModel):
     )
     limit_test: int | None = Field(
         default=None, ge=1, description="rows of a task to test on, at most", json_schema_extra=NOT_TRAINING
+    )
+    skip_bad_rows: bool = Field(
+        default=False, description="rows that cannot be read are left out", json_schema_extra=NOT_TRAINING
+    )
+    fold_labels: bool = Field(
+        default=False,
+        description="labels that differ only in case or white space are one label",
+        json_schema_extra=NOT_TRAINING,
     )
     measure_on: Literal["test", "validation"] = Field(
         default="test",
@@ -103,7 +120,7 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: If there is no such method, or if a parameter is not what it takes.
         """
-        return build_method(self.method, self.parameters, instead=_top_level())
+        return build_method(self.method, self.parameters, instead=keys_of(Recipe))
 
     def resolved(self) -> Recipe:
         """The recipe with every default written out and every place found, so that it says all of what is run.
@@ -153,7 +170,7 @@ class Recipe(BaseModel):
         if key == "stream" and self.stream_file is None:  # a name, or several
             return self
         place = expanded(key, written)
-        full = str(Path(place).expanduser().resolve()) if key == "output" else _absolute(place)
+        full = str(full_path(user_path(place))) if key == "output" else _absolute(place)
         return self.model_copy(update={key: full})
 
     def document(self) -> dict[str, Any]:
@@ -196,7 +213,10 @@ class Recipe(BaseModel):
             DataError: If a row, label, split or metric is not what a task needs.
         """
         tasks = []
-        for task in load_stream(str(self.stream_file or "") or self.stream, self.data, option="--data"):
+        choices = Choices(skip_bad_rows=self.skip_bad_rows, fold_labels=self.fold_labels)
+        for task in load_stream(
+            str(self.stream_file or "") or self.stream, self.data, option="--data", choices=choices
+        ):
             normalized_labels(task)
             check_metric(task)
             if self.measure_on == "validation":
@@ -216,7 +236,7 @@ class Recipe(BaseModel):
             RecipeError: If a variable of the environment is not set.
         """
         if isinstance(self.stream, str) and is_stream_file(self.stream):
-            return Path(expanded("stream", self.stream)).expanduser()
+            return user_path(expanded("stream", self.stream))
         return None
 
     @property
@@ -229,7 +249,7 @@ class Recipe(BaseModel):
 
 def probe_settings() -> dict[str, type[Probe]]:
     """The kinds of probes that a recipe may ask for, by key."""
-    nested = {key: _nested(key) for key in Recipe.model_fields}
+    nested = {key: group_in(field) for key, field in Recipe.model_fields.items()}
     return {key: kind for key, kind in nested.items() if kind is not None and issubclass(kind, Probe)}
 
 
@@ -268,7 +288,9 @@ def expanded(key: str, place: str) -> str:
         name = match[1] or match[2]
         if not (text := os.environ.get(name)):
             flag = f"--set {key}=FOLDER" if "." in key else f"--{key}"
-            raise RecipeError(f"{key} = {place}: the environment variable {name} is not set; set it, or pass {flag}.")
+            raise RecipeError(
+                f"{key} = {shown_text(place)}: the environment variable {name} is not set; set it, or pass {flag}."
+            )
         return text
 
     return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, place)
@@ -300,75 +322,63 @@ def _validated(document: dict[str, Any], path: Path | None) -> Recipe:
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        raise RecipeError(_sentence(error, path)) from None
+        source = f"Recipe '{path}', " if path else ""
+        raise RecipeError(f"{source}{sentence(error, Recipe)}") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(f"Recipe '{path}' does not exist or is not a file.")
     try:
-        document = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"Recipe '{path}' is not valid YAML: {' '.join(str(error).split())}.") from None
+        document = parse_yaml(read_text(path))
+    except OSError as error:
+        raise RecipeError(f"Recipe '{path}' cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"Recipe '{path}' is not valid YAML: it is not UTF-8 (byte {error.start}).") from None
+    except DocumentError as error:
+        raise RecipeError(f"Recipe '{path}' {error}.") from None
     if not isinstance(document, dict):
         raise RecipeError(f"Recipe '{path}' must hold keys and values, such as 'method: am_lora'.")
-    return document
+    return {key: _with_numbers(value) for key, value in document.items()}
 
 
 def _apply(document: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals or not key:
-        raise RecipeError(f"--set {setting}: write KEY=VALUE, for example --set rank=4 or --set optim.batch_size=16.")
+        raise RecipeError(
+            f"--set {shown_text(setting)}: write KEY=VALUE, for example --set rank=4 or --set optim.batch_size=16."
+        )
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"--set {setting}: the value is not valid YAML.") from None
-    if isinstance(value, str):
-        value = _number(value)
-    _set(document, key, value)
+        value = parse_yaml(text)
+    except DocumentError as error:
+        raise RecipeError(f"--set {shown_text(setting)}: the value {error}.") from None
+    _set(document, key, _with_numbers(value))
 
 
 def _set(document: dict[str, Any], key: str, value: Any) -> None:
     path = key.split(".")
-    if path[0] not in _top_level():
+    if len(path) > 5:
+        raise RecipeError(f"--set {shown_text(key)}: no key has so many parts.")
+    if path[0] not in keys_of(Recipe):
         path = ["set", *path]  # whatever is not a key of the recipe is a parameter of the method
     place = document
     for name in path[:-1]:
         place = place.setdefault(name, {})
         if not isinstance(place, dict):
-            raise RecipeError(f"--set {key}: '{name}' is a single value and has no keys.")
+            raise RecipeError(f"--set {shown_text(key)}: '{shown_text(name)}' is a single value and has no keys.")
     place[path[-1]] = value
 
 
-def _number(text: str) -> Any:
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)e[-+]?[0-9]+|[-+]?inf|nan", re.IGNORECASE)
+
+
+def _with_numbers(value: Any) -> Any:
     """YAML reads 1e-3 as a string, everybody else as a number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _top_level() -> set[str]:
-    return {field.alias or name for name, field in Recipe.model_fields.items()}
-
-
-def _sentence(error: ValidationError, path: Path | None) -> str:
-    first = error.errors()[0]
-    # A setting that takes a number or a list of numbers is a union, whose members' types pydantic adds to the path.
-    where = ".".join(str(part) for part in first["loc"] if not re.search(r"float|int|tuple", str(part)))
-    source = f"Recipe '{path}', " if path else ""
-    if first["type"] == "extra_forbidden":
-        group = _nested(str(first["loc"][0])) if len(first["loc"]) > 1 else None
-        known = set(group.model_fields) if group else _top_level()
-        return f"{source}there is no key '{where}'. {nearest(str(first['loc'][-1]), known)}"
-    return f"{source}{where} = {first['input']!r}: {first['msg']}."
-
-
-def _nested(key: str) -> type[BaseModel] | None:
-    """The model that a recipe's key holds; None for a plain value."""
-    field = Recipe.model_fields.get(key)
-    kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    if isinstance(value, dict):
+        return {key: _with_numbers(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(entry) for entry in value]
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
 
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -381,5 +391,5 @@ def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _absolute(place: str) -> str:
     """A local folder or file by its full path, so that the recipe works from anywhere; names stay names."""
-    path = Path(place).expanduser()
-    return str(path.resolve()) if path.exists() else place
+    path = user_path(place)
+    return str(full_path(path)) if path.exists() else place

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nacre.evaluation.scoring import normalize
 from nacre.events import (
     EvaluationStarted,
     Event,
@@ -39,6 +40,8 @@ from nacre.runs.protocol import protocol_of
 from nacre.runs.recipe import Recipe
 from nacre.runs.results import learned_of, record_of, stage_row
 from nacre.runs.stages import Place, Stages
+from nacre.tasks.checking.findings import source_findings
+from nacre.tasks.checking.targets import target_findings
 from nacre.tasks.task import Task
 
 
@@ -137,6 +140,9 @@ class Experiment:
                 gradient_rules=[part.key for part in self.method.gradient_rules],
             )
         )
+        for task in self.tasks:
+            for finding in (*source_findings(task), *target_findings(task, normalize)):
+                self.emit(Warned(finding.sentence))
         for warning in (_head_warning(self.host, self.tasks), self.host.unlike):
             if warning:
                 self.emit(Warned(warning))

@@ -17,17 +17,21 @@ class TaskMetric:
         title: The heading of its column.
         meaning: Its definition, in one sentence.
         needs_labels: Whether it is defined only for tasks with a label set.
+        normalized: Whether answers and targets lose case and punctuation before they are compared.
     """
 
     title: str
     meaning: str
     needs_labels: bool = False
+    normalized: bool = True
 
 
 TASK_METRICS: dict[str, TaskMetric] = {
     "exact_match": TaskMetric("exact match", "share of answers that equal a reference after normalization"),
     "exact_string": TaskMetric(
-        "exact string", "share of answers that equal a reference letter by letter, ignoring white space at the ends"
+        "exact string",
+        "share of answers that equal a reference letter by letter, ignoring white space at the ends",
+        normalized=False,
     ),
     "macro_f1": TaskMetric(
         "macro-F1",

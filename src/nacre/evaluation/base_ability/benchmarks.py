@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nacre.errors import DataError
-from nacre.files import hash_of
+from nacre.files import hash_of, user_path
 from nacre.optional import need
 from nacre.tasks.reading.tables import RawRecord, Table, read_table
 
@@ -74,7 +74,7 @@ def load_ability_tasks(names: Sequence[AbilityName], data: str | None, limit: in
     Raises ``DataError`` for a folder, file or row that is not there or not as it should be, and for a dataset that is
     neither cached nor reachable.
     """
-    tasks = [_published(name) if data is None else _local(name, Path(data).expanduser()) for name in names]
+    tasks = [_published(name) if data is None else _local(name, user_path(data)) for name in names]
     return [AbilityTask(task.name, task.documents[:limit], task.cleaned) for task in tasks]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ from nacre.models.host import Host
 from nacre.records.base_ability import AbilityRecord, record_of
 from nacre.records.probe import BEFORE
 from nacre.runs.probes.probe import Measurement, Probe, SavedStage, read_result, write_result
+from nacre.settings import AS_LIST
 from nacre.tasks.task import Task
 
 DEFAULT_TASKS: tuple[AbilityName, ...] = ("hellaswag", "winogrande", "arc_challenge")
@@ -35,7 +36,7 @@ class BaseAbility(Probe):
 
     places: ClassVar[tuple[str, ...]] = ("data",)
 
-    tasks: tuple[AbilityName, ...] = Field(default=DEFAULT_TASKS, min_length=1)
+    tasks: Annotated[tuple[AbilityName, ...], AS_LIST] = Field(default=DEFAULT_TASKS, min_length=1)
     data: str | None = Field(default=None, description="a folder with TASK/test.jsonl; None: the Hugging Face datasets")
     when: Literal["ends", "every"] = Field(
         default="ends", description="before and after the stream, or before it and after every task"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ from nacre.models.host import Host
 from nacre.records.end_tasks import EndResult, EndTaskRecord, average
 from nacre.runs.content import task_content
 from nacre.runs.probes.probe import Measurement, Probe, SavedStage, read_result, write_result
+from nacre.settings import AS_LIST
 from nacre.tasks.published.das import END_TASKS, EndTask
 from nacre.tasks.reading.end_tasks import load_end_task
 from nacre.tasks.reading.hub import PREFIX
@@ -37,7 +38,7 @@ class FineTuning(Probe):
     after: Literal["last", "each", "never"] = Field(
         default="last", description="after which domains: the last one, each one, or not at all"
     )
-    seeds: tuple[int, ...] = Field(
+    seeds: Annotated[tuple[int, ...], AS_LIST] = Field(
         default=(2021, 111, 222, 333, 444), min_length=1, description="a copy is fine-tuned for each"
     )
     epochs: int | None = Field(default=None, ge=1, description="None: as released, 5 to 15 by task")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from nacre.errors import CheckpointError
 from nacre.events import OnEvent
@@ -25,6 +25,7 @@ from nacre.manifest import read_manifest
 from nacre.method import Method
 from nacre.models.host import Host
 from nacre.records.probe import ProbeRecord
+from nacre.settings import Settings
 from nacre.tasks.task import Task
 
 Result = TypeVar("Result", bound=BaseModel)
@@ -33,10 +34,8 @@ SavedStage = tuple[str, Path]
 """A stage's name and its folder in the run; the first stage of a run is before any task."""
 
 
-class Probe(BaseModel, ABC):
+class Probe(Settings, ABC):
     """A probe's settings, as a recipe holds them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     places: ClassVar[tuple[str, ...]] = ()
     """The settings that say where something is, and may name variables of the environment."""

@@ -7,49 +7,17 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
+from nacre.tasks.checking.finding import Finding, listed, plain
 from nacre.tasks.checking.overlap import TaskSplit, Texts, content
 from nacre.tasks.checking.prompts import prompts
+from nacre.tasks.checking.targets import target_findings
+from nacre.tasks.metrics import TASK_METRICS
 from nacre.tasks.task import SPLITS, Split, Task
 
 CHECKS_SCHEMA = "nacre.checks/2"
-
-FindingKind = Literal[
-    "leak", "overlap", "identical", "repeats", "labels", "identity", "truncation", "spelling", "unreadable"
-]
-FINDING_KINDS: dict[FindingKind, str] = {
-    "leak": "test rows that the model trains on, in any task, or that settings are chosen on",
-    "overlap": "other texts that occur in two splits",
-    "identical": "whole files or splits that are the same",
-    "repeats": "texts that occur twice in one split",
-    "labels": "labels that cannot be distinguished, or that no row of a split has",
-    "identity": "whether a prompt reveals which task it belongs to",
-    "truncation": "texts longer than the input may be, and targets longer than a target may be",
-    "spelling": "labels and targets that the model's tokenizer writes in another way",
-    "unreadable": "tasks that cannot be read",
-}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One finding.
-
-    Attributes:
-        kind: A key of `FINDING_KINDS`.
-        tasks: The tasks it is about.
-        sentence: The finding in one sentence.
-        count: The number that the sentence gives.
-        rows: The first of the rows, each with its counterpart if it has one.
-    """
-
-    kind: FindingKind
-    tasks: tuple[str, ...]
-    sentence: str
-    count: int
-    rows: tuple[tuple[str, ...], ...] = ()
 
 
 def check_stream(tasks: Sequence[Task], normalize: Callable[[str], str]) -> dict[str, Any]:
@@ -69,7 +37,9 @@ def check_stream(tasks: Sequence[Task], normalize: Callable[[str], str]) -> dict
         *identical(tasks),
         *_overlaps(tasks, texts),
         *_repeats(tasks, texts),
+        *(finding for task in tasks for finding in source_findings(task)),
         *(finding for task in tasks for finding in label_findings(task, normalize)),
+        *(finding for task in tasks for finding in target_findings(task, normalize)),
         *_identity(tasks),
     ]
     return {
@@ -83,15 +53,6 @@ def check_stream(tasks: Sequence[Task], normalize: Callable[[str], str]) -> dict
         },
         "identity": prompts(tasks),
         "findings": [plain(finding) for finding in findings],
-    }
-
-
-def plain(finding: Finding) -> dict[str, Any]:
-    """Returns the finding as plain values, with lists for tuples, as JSON reads it back."""
-    return {
-        **asdict(finding),
-        "tasks": list(finding.tasks),
-        "rows": [list(names) for names in finding.rows],
     }
 
 
@@ -182,6 +143,28 @@ def _repeats(tasks: Sequence[Task], texts: Texts) -> Iterator[Finding]:
             yield Finding("repeats", (task.name,), sentence, repeats.rows, repeats.examples)
 
 
+def source_findings(task: Task) -> Iterator[Finding]:
+    """Yields findings for columns that are not read, rows that are left out, and test rows held out of training rows.
+
+    Args:
+        task: The task.
+    """
+    if columns := task.source.get("unread"):
+        sentence = (
+            f"columns {listed(columns)} of '{task.name}' are not read; if a part of the question is in one of them, "
+            "write it into the text."
+        )
+        yield Finding("unread", (task.name,), sentence, len(columns))
+    for split, number in task.source.get("skipped", {}).items():
+        yield Finding("skipped", (task.name,), f"{number} rows in {split} of '{task.name}' are left out.", number)
+    if carved := task.source.get("carved_test"):
+        sentence = (
+            f"'{task.name}' has one file and no test rows: {carved['rows']} of its rows, drawn with seed "
+            f"{carved['seed']}, are the test rows and are not trained on."
+        )
+        yield Finding("held out", (task.name,), sentence, carved["rows"])
+
+
 def label_findings(task: Task, normalize: Callable[[str], str]) -> Iterator[Finding]:
     """Checks the labels of a task.
 
@@ -198,12 +181,13 @@ def label_findings(task: Task, normalize: Callable[[str], str]) -> Iterator[Find
         return
     by_form: defaultdict[str, list[str]] = defaultdict(list)
     for label in labels:
-        by_form[normalize(label)].append(label)
+        by_form[normalize(label) if TASK_METRICS[task.metric].normalized else label.strip()].append(label)
     for form, same in by_form.items():
         if not form or len(same) > 1:
             become = f"become '{form}'" if form else "become nothing"
             sentence = (
-                f"labels {_listed(same)} of '{task.name}' {become} when answers are compared; no run accepts them."
+                f"labels {listed(same)} of '{task.name}' {become} when answers are compared; no run accepts them. "
+                "The metric exact_string compares letter by letter."
             )
             yield Finding("labels", (task.name,), sentence, len(same))
     used = {split: Counter(row.target for row in task.rows(split)) for split in SPLITS}
@@ -220,12 +204,7 @@ def label_findings(task: Task, normalize: Callable[[str], str]) -> Iterator[Find
     }
     for what, names in missing.items():
         if names:
-            yield Finding("labels", (task.name,), f"labels {_listed(names)} of '{task.name}' {what}.", len(names))
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+            yield Finding("labels", (task.name,), f"labels {listed(names)} of '{task.name}' {what}.", len(names))
 
 
 def _identity(tasks: Sequence[Task]) -> Iterator[Finding]:

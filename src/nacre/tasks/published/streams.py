@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nacre.documents import shown
 from nacre.errors import RecipeError, nearest
 from nacre.tasks.published.das import ORDER_7
 from nacre.tasks.published.written import INSTRUCTION, TRACE, superni_name
@@ -122,4 +123,4 @@ def get_stream(name: str) -> Stream:
     try:
         return STREAMS[name]
     except KeyError:
-        raise RecipeError(f"There is no stream '{name}'. {nearest(name, STREAMS)}") from None
+        raise RecipeError(f"There is no stream {shown(name)}. {nearest(name, STREAMS)}") from None

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nacre.errors import DataError
 from nacre.tasks.published.catalog import KnownTask, known, template_of
 from nacre.tasks.published.written import WrittenTask, definition_prompt, written
+from nacre.tasks.reading.bad_rows import read_all, refuse_bad_rows
 from nacre.tasks.reading.cards import TaskCard
-from nacre.tasks.reading.conversations import read_conversations
-from nacre.tasks.reading.fields import Fields, check_labels, find_fields, read_rows
+from nacre.tasks.reading.choices import Choices
+from nacre.tasks.reading.conversations import conversation_reader
+from nacre.tasks.reading.fields import Fields, find_fields, label_check, row_reader, unread_columns
+from nacre.tasks.reading.folding import ReadSplits, folded
 from nacre.tasks.reading.tables import Table
-from nacre.tasks.reading.text import read_texts
-from nacre.tasks.reading.validation_split import hold_out_validation
+from nacre.tasks.reading.text import text_reader
+from nacre.tasks.reading.validation_split import hold_out
 from nacre.tasks.task import SPLITS, Row, Split, Task
 from nacre.tasks.template import Template
 
@@ -34,6 +37,7 @@ class RawTask:
         card: The content of task.json.
         labels: The label set that comes with the rows.
         family: The name of the folder above, in CL_Benchmark.
+        alone: Whether the source is a single file of rows. Test rows are held out of its rows then.
     """
 
     where: str
@@ -42,15 +46,17 @@ class RawTask:
     card: TaskCard = field(default_factory=TaskCard)
     labels: tuple[str, ...] | None = None
     family: str = ""
+    alone: bool = False
 
 
-def assemble(name: str, raw: RawTask, seed: int) -> Task:
+def assemble(name: str, raw: RawTask, choices: Choices) -> Task:
     """Makes a task from its raw form.
 
     Args:
         name: The task's name.
         raw: What the source holds.
-        seed: Seed for the validation rows held out of the training rows, if the source has none.
+        choices: What to do with bad rows and labels, and the seed for rows held out of the training rows where the
+            source has no validation rows.
 
     Returns:
         The checked task.
@@ -59,33 +65,40 @@ def assemble(name: str, raw: RawTask, seed: int) -> Task:
         DataError: Rows are missing or wrong; the message names the file and the line.
     """
     for split in ("train", "test"):
-        if split not in raw.tables:
+        if split not in raw.tables and not (split == "test" and raw.alone):
             raise DataError(f"{raw.where}: there is no {split} split; a task needs one.")
     if raw.card.text:
-        return _text_task(name, raw, seed)
+        return _text_task(name, raw, choices)
     published, free = known(name), written(name)
     fields = find_fields(raw.tables["train"], raw.card.fields)
-    read = read_conversations if fields.turns else read_rows
-    rows: Rows = {split: read(table, fields) for split, table in raw.tables.items()}
+    reader = conversation_reader if fields.turns else row_reader
+    read: ReadSplits = {split: read_all(table, reader(table, fields)) for split, table in raw.tables.items()}
+    labels = _labels(raw, published, free, fields, [row for _, row in read["train"].rows])
+    folded_rows: dict[str, int] = {}
+    if labels is not None and choices.fold_labels:
+        labels, read, folded_rows = folded(labels, read)
+    no_label = _no_label(published, labels)
+    if labels is not None:
+        read = {split: own.checked(label_check(own.table, labels, no_label)) for split, own in read.items()}
+    refuse_bad_rows(read.values(), skip=choices.skip_bad_rows)
+    rows: Rows = {split: [row for _, row in own.rows] for split, own in read.items()}
     prompt = None
     if not fields.turns:
         prompt, rows = _written_prompt(raw, free, rows)
-    labels = _labels(raw, published, free, fields, rows["train"])
-    no_label = _no_label(published, labels)
-    if labels is not None:
-        for split, table in raw.tables.items():
-            check_labels(table, rows[split], labels, no_label)
     labeled, dropped = _drop_unlabeled(rows, no_label)
     for split, table in raw.tables.items():
         if not labeled[split]:
             raise DataError(f"{table.name}: none of its rows has a label; every split needs at least one.")
 
-    splits, held_out = _with_validation(labeled, name=name, by_label=labels is not None, seed=seed)
+    splits, held_out = _complete(labeled, name=name, by_label=labels is not None, seed=choices.seed)
     source: dict[str, Any] = {
         "layout": raw.layout,
         "files": {split: dict(raw.tables[split].origin) for split in SPLITS if split in raw.tables},
         "dropped": dropped,
         "license": published.license if published else free.license if free else raw.card.license,
+        **_unread(raw, fields.names),
+        **_skipped(read),
+        **({"folded": folded_rows} if folded_rows else {}),
         **({"metric_note": raw.card.metric_note} if raw.card.metric_note else {}),
         **held_out,
     }
@@ -101,19 +114,19 @@ def assemble(name: str, raw: RawTask, seed: int) -> Task:
     ).check()
 
 
-def _text_task(name: str, raw: RawTask, seed: int) -> Task:
+def _text_task(name: str, raw: RawTask, choices: Choices) -> Task:
     """A task of unlabeled text."""
     column = raw.card.fields.get("text", "text")
-    splits, held_out = _with_validation(
-        {split: read_texts(table, column) for split, table in raw.tables.items()},
-        name=name,
-        by_label=False,
-        seed=seed,
-    )
+    read = {split: read_all(table, text_reader(table, column)) for split, table in raw.tables.items()}
+    refuse_bad_rows(read.values(), skip=choices.skip_bad_rows)
+    rows = {split: [row for _, row in own.rows] for split, own in read.items()}
+    splits, held_out = _complete(rows, name=name, by_label=False, seed=choices.seed)
     source: dict[str, Any] = {
         "layout": raw.layout,
         "files": {split: dict(raw.tables[split].origin) for split in SPLITS if split in raw.tables},
         "license": raw.card.license,
+        **_unread(raw, {column}),
+        **_skipped(read),
         **held_out,
     }
     return Task(
@@ -128,18 +141,35 @@ def _text_task(name: str, raw: RawTask, seed: int) -> Task:
     ).check()
 
 
-def _with_validation(
+def _unread(raw: RawTask, read: Collection[str]) -> dict[str, Any]:
+    """What to record about columns that are not read; nothing without any."""
+    columns = unread_columns(raw.tables.values(), read)
+    return {"unread": columns} if columns else {}
+
+
+def _skipped(read: ReadSplits) -> dict[str, Any]:
+    """What to record about bad rows that were left out; nothing without any."""
+    skipped = {split: len(own.faults) for split, own in read.items() if own.faults}
+    return {"skipped": skipped} if skipped else {}
+
+
+def _complete(
     rows: Rows, *, name: str, by_label: bool, seed: int
 ) -> tuple[dict[Split, tuple[Row, ...]], dict[str, Any]]:
-    """The splits with validation rows that are not the test rows, and what to record about them."""
+    """All three splits, with validation rows that are not the test rows, and what to record about them."""
     complete = {split: tuple(own) for split, own in rows.items()}
     record: dict[str, Any] = {}
+    if "test" not in complete:
+        complete["train"], complete["test"] = hold_out(
+            complete["train"], (), name=name, by_label=by_label, seed=seed, split="test"
+        )
+        record["carved_test"] = {"from": "train", "seed": seed, "rows": len(complete["test"])}
     # Rows are compared, not bytes: the same rows in another order or kind of file are still the test split.
     if "validation" in complete and Counter(complete["validation"]) == Counter(complete["test"]):
         del complete["validation"]
         record["not_used"] = {"validation": "its rows are the test rows"}
     if "validation" not in complete:
-        complete["train"], complete["validation"] = hold_out_validation(
+        complete["train"], complete["validation"] = hold_out(
             complete["train"], complete["test"], name=name, by_label=by_label, seed=seed
         )
         record["carved"] = {"from": "train", "seed": seed, "rows": len(complete["validation"])}

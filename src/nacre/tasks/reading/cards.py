@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nacre.documents import DocumentError, check_plain, shown
 from nacre.errors import DataError, nearest
+from nacre.files import user_path
 from nacre.tasks.metrics import TASK_METRICS, metric_name
 from nacre.tasks.reading.fields import as_label
 from nacre.tasks.reading.hub import HubAddress
@@ -65,7 +69,7 @@ def read_card(folder: Path) -> TaskCard:
         DataError: A value is wrong; the message names the file and the key.
     """
     path = folder / "task.json"
-    if not path.exists():
+    if not os.path.lexists(path):  # a link to nothing is an error, not a folder without a card
         return TaskCard()
     content = read_json(path)
     if not isinstance(content, dict):
@@ -103,7 +107,7 @@ def card_of(where: str, content: Mapping[str, Any], folder: Path) -> TaskCard:
         fields=_fields(where, content),
         files=_files(where, content),
         hub=_hub(where, content, folder),
-        license=content.get("license", content.get("licence")),
+        license=_license(where, content),
         text=text,
     )
 
@@ -123,10 +127,10 @@ def label_set(where: str, value: Any) -> tuple[str, ...]:
     """
     labels = [as_label(item) for item in value] if isinstance(value, list) else []
     if not labels or any(not label for label in labels):
-        raise DataError(f"{where}: a list of label strings is expected, not {value!r}.")
+        raise DataError(f"{where}: a list of label strings is expected, not {shown(value)}.")
     names = tuple(label for label in labels if label)
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{where}: label '{twice[0]}' is listed twice.")
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise DataError(f"{where}: label {shown(twice[0])} is listed twice.")
     return names
 
 
@@ -137,21 +141,30 @@ def _metric(where: str, text: str | None) -> tuple[str | None, str | None]:
     if (name := metric_name(text)) is not None:
         return name, None
     if re.fullmatch("[a-z][a-z0-9_]*", text):
-        raise DataError(f"{where}, metric: there is no metric '{text}'. {nearest(text, TASK_METRICS)}")
+        raise DataError(f"{where}, metric: there is no metric {shown(text)}. {nearest(text, TASK_METRICS)}")
     return None, text
+
+
+def _license(where: str, content: Mapping[str, Any]) -> Any:
+    value = content.get("license", content.get("licence"))
+    try:
+        check_plain(value)
+    except DocumentError as error:
+        raise DataError(f"{where}, license: {error}.") from None
+    return value
 
 
 def _text(where: str, content: Mapping[str, Any], key: str) -> str | None:
     value = content.get(key)
     if value is not None and not isinstance(value, str):
-        raise DataError(f"{where}, {key}: a string is expected, not {value!r}.")
+        raise DataError(f"{where}, {key}: a string is expected, not {shown(value)}.")
     return value
 
 
 def _switch(where: str, content: Mapping[str, Any], key: str) -> bool | None:
     value = content.get(key)
     if value is not None and not isinstance(value, bool):
-        raise DataError(f"{where}, {key}: true or false is expected, not {value!r}.")
+        raise DataError(f"{where}, {key}: true or false is expected, not {shown(value)}.")
     return value
 
 
@@ -164,7 +177,7 @@ def _definition(where: str, content: Mapping[str, Any]) -> str | None:
     if not isinstance(lines, list):
         return _text(where, content, "definition")
     if not all(isinstance(line, str) for line in lines):
-        raise DataError(f"{where}, definition: a string or a list of strings is expected, not {lines!r}.")
+        raise DataError(f"{where}, definition: a string or a list of strings is expected, not {shown(lines)}.")
     return " ".join(lines)
 
 
@@ -175,7 +188,7 @@ def _fields(where: str, content: Mapping[str, Any]) -> dict[str, str]:
     wrong = not isinstance(value, dict) or set(value) - {"text", "label", "references"}
     if wrong or not all(isinstance(name, str) and name for name in value.values()):
         raise DataError(
-            f"{where}, fields: field names under 'text', 'label' and 'references' are expected, not {value!r}."
+            f"{where}, fields: field names under 'text', 'label' and 'references' are expected, not {shown(value)}."
         )
     return dict(value)
 
@@ -185,15 +198,19 @@ def _files(where: str, content: Mapping[str, Any]) -> dict[Split, str]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise DataError(f"{where}, files: file names under train, validation and test are expected, not {value!r}.")
+        raise DataError(
+            f"{where}, files: file names under train, validation and test are expected, not {shown(value)}."
+        )
     files: dict[Split, str] = {}
     for split in SPLITS:  # other keys are notes, such as sizes and hashes by file name
         if split not in value:
             continue
         name = value[split]
         if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(f"{where}, files, {split}: a file name inside the task's folder is expected, not {name!r}.")
-        files[split] = name
+            raise DataError(
+                f"{where}, files, {split}: a file name inside the task's folder is expected, not {shown(name)}."
+            )
+        files[split] = str(user_path(name))
     return files
 
 
@@ -202,7 +219,9 @@ def _hub(where: str, content: Mapping[str, Any], folder: Path) -> HubAddress | N
     if value is None:
         return None
     if not isinstance(value, dict) or not value.get("name"):
-        raise DataError(f"{where}, hub: an object with 'name' (and 'config', 'revision') is expected, not {value!r}.")
+        raise DataError(
+            f"{where}, hub: an object with 'name' (and 'config', 'revision') is expected, not {shown(value)}."
+        )
     name = _text(where, value, "name")
     assert name is not None
     # A relative name that is a folder beside task.json is a dataset folder shipped with the task.

@@ -8,7 +8,7 @@ from typing import Any
 
 from nacre.errors import DataError
 from nacre.tasks.published.das import EndTask
-from nacre.tasks.reading.fields import as_label, is_text
+from nacre.tasks.reading.fields import as_label, row_fault
 from nacre.tasks.reading.sources import find_raw_task
 from nacre.tasks.reading.tables import RawRecord, Table
 from nacre.tasks.task import SPLITS, Row, Split, Task
@@ -93,6 +93,6 @@ def _row(end: EndTask, table: Table, record: RawRecord, separator: str) -> tuple
 
 def _text(table: Table, record: RawRecord, name: str) -> str:
     value = record.values.get(name)
-    if not isinstance(value, str) or not value.strip() or not is_text(value):
+    if not isinstance(value, str) or row_fault(value):
         raise DataError(f"{table.at(record)}: field '{name}' must be a string that is not empty.")
     return value

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from nacre.documents import HALF_A_CHARACTER, is_text, shown
 from nacre.errors import DataError
 from nacre.tasks.reading.tables import RawRecord, Table
 from nacre.tasks.task import Row
+
+FURTHER_INPUTS = ("system", "history", "tools", "chat_template_kwargs")
+"""Fields beside a prompt that the chat template or the model is given in other libraries."""
+
+MOST_TEXT = 5_000_000
+"""Characters of a text: a long novel. What is longer is a mistake, and would be tokenized for minutes."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,8 @@ class Fields:
         complete: Whether the text is already a complete prompt, to which nothing is added.
         references: An optional field with a list of all correct answers. If the target is a list itself, its first
             entry is the target and all entries are correct.
+        before: A field whose text, if it has one, comes before the text, which may be empty then: `instruction` beside
+            `input`, as in Alpaca's rows.
         turns: Whether the fields hold turns of a conversation, which `nacre.tasks.reading.conversations` reads. The
             same name for both stands for a whole conversation.
     """
@@ -31,13 +40,20 @@ class Fields:
     classes: bool = False
     complete: bool = False
     references: str | None = None
+    before: str | None = None
     turns: bool = False
+
+    @property
+    def names(self) -> set[str]:
+        """The fields that are read."""
+        return {name for name in (self.text, self.target, self.references, self.before) if name is not None}
 
 
 CONVENTIONS = (
     Fields("text", "label", classes=True),
     Fields("sentence", "label", classes=True),
-    Fields("input", "output", references="outputs"),
+    Fields("input", "output", references="outputs", before="instruction"),
+    Fields("instruction", "output"),
     Fields("prompt", "completion", complete=True),
     Fields("prompt", "answer", complete=True),
     Fields("messages", "messages", complete=True, turns=True),
@@ -64,6 +80,8 @@ def find_fields(table: Table, named: Mapping[str, str]) -> Fields:
         if fields.text in present and fields.target in present:
             first = table.records[0].values
             return replace(fields, turns=True) if _lists(first, fields) else fields
+    if table.faults:  # what comes before the first record may be the reason
+        raise DataError(table.faults[0])
     where, kind = (table.name, "columns") if table.columns is not None else (table.at(table.records[0]), "fields")
     wanted = ", or ".join(
         " and ".join(f"'{name}'" for name in dict.fromkeys((fields.text, fields.target))) for fields in choices
@@ -87,14 +105,14 @@ def _named(named: Mapping[str, str]) -> tuple[Fields, ...]:
     if label:
         return tuple(replace(own, text=name) for name in dict.fromkeys(c.text for c in CONVENTIONS if not c.turns))
     return tuple(
-        replace(usual, text=text or usual.text, complete=False, references=references or usual.references)
+        replace(usual, text=text or usual.text, complete=False, references=references or usual.references, before=None)
         for usual in CONVENTIONS
         if not usual.turns
     )
 
 
-def read_rows(table: Table, fields: Fields) -> list[Row]:
-    """Reads the rows of a split.
+def row_reader(table: Table, fields: Fields) -> Callable[[RawRecord], Row]:
+    """Returns what makes a row of a record.
 
     Labels that are numbers, true or false become strings (`1`, `True`).
 
@@ -103,14 +121,14 @@ def read_rows(table: Table, fields: Fields) -> list[Row]:
         fields: The names of their fields.
 
     Returns:
-        A row for each record, in their order.
+        A function. It raises `DataError` if the record lacks a field; if the text is empty or not a string; or if the
+        target is empty, null, a list or an object. The message names the file and the line.
 
     Raises:
-        DataError: A row lacks a field; a text is empty or not a string; or a target is empty, null, a list or an
-            object. The message names the file and the line.
+        DataError: The file has a header that lacks the fields.
     """
     check_columns(table, fields)
-    return [_row(table, record, fields) for record in table.records]
+    return lambda record: _row(table, record, fields)
 
 
 def check_columns(table: Table, fields: Fields) -> None:
@@ -118,6 +136,40 @@ def check_columns(table: Table, fields: Fields) -> None:
     if table.columns is not None and (missing := {fields.text, fields.target} - set(table.columns)):
         raise DataError(
             f"{table.name}: there is no column {_listed(sorted(missing))}; the columns are {_listed(table.columns)}."
+        )
+
+
+def unread_columns(tables: Iterable[Table], read: Collection[str]) -> list[str]:
+    """Returns the names of the fields that hold something in some row, and that nobody reads, sorted."""
+    filled = {
+        name
+        for table in tables
+        for record in table.records
+        for name, value in record.values.items()
+        if value not in (None, "", [], {})
+    }
+    return sorted(filled - set(read))
+
+
+def check_further_inputs(record: RawRecord, fields: Fields, where: str) -> None:
+    """Refuses a row whose answer depends on a field that no row has a place for.
+
+    Raises:
+        DataError: The row has such a field; the message begins with `where` and names the field.
+    """
+    if not (fields.complete or fields.before):
+        return
+    for name in FURTHER_INPUTS:
+        if record.values.get(name):
+            what = "conversations" if fields.turns else "rows"
+            raise DataError(
+                f"{where}: {what} with '{name}' cannot be learned; write a system prompt or earlier turns into the "
+                "prompt or the messages, or remove the field or the row."
+            )
+    if fields.target == "completion" and record.values.get("label") in (False, "False", "false", "0"):
+        raise DataError(
+            f"{where}: 'label' is {shown(record.values['label'])}, so the completion is one that people rejected; "
+            "remove the row, because completions are learned as right answers."
         )
 
 
@@ -134,15 +186,18 @@ def field_value(record: RawRecord, name: str, where: str) -> object:
 
 def _row(table: Table, record: RawRecord, fields: Fields) -> Row:
     where = table.at(record)
+    check_further_inputs(record, fields, where)
     text, _ = (field_value(record, name, where) for name in (fields.text, fields.target))
     if not isinstance(text, str):
         raise DataError(f"{where}: field '{fields.text}' must be a string, not {_shown(text)}.")
+    if fields.before is not None and (before := record.values.get(fields.before)):
+        if not isinstance(before, str):
+            raise DataError(f"{where}: field '{fields.before}' must be a string, not {_shown(before)}.")
+        text = f"{before}\n\n{text}" if text.strip() else before
     answers = _answers(record, fields, where)
     for name, value in ((fields.text, text), *((fields.target, answer) for answer in answers)):
-        if not value.strip():
-            raise DataError(f"{where}: field '{name}' is empty.")
-        if not is_text(value):
-            raise DataError(f"{where}: field '{name}' holds half a character (a lone surrogate, \\ud800 to \\udfff).")
+        if fault := row_fault(value):
+            raise DataError(f"{where}: field '{name}' {fault}.")
     return Row(text, answers[0], answers[1:], place=table.place(record))
 
 
@@ -174,44 +229,46 @@ def as_label(value: object) -> str | None:
     return str(value) if isinstance(value, (bool, int, float)) else None
 
 
-def is_text(value: str) -> bool:
-    """Returns whether a string can be written as UTF-8."""
-    # JSON escapes can spell half of a surrogate pair, which neither tokenizers nor files accept.
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def row_fault(value: str) -> str | None:
+    """Returns why no row can hold a string, as the end of a sentence that begins with its field; None if one can."""
+    if not value.strip():
+        return "is empty"
+    if len(value) > MOST_TEXT:
+        return f"has {len(value):,} characters; a row may have {MOST_TEXT:,}"
+    return None if is_text(value) else HALF_A_CHARACTER
 
 
-def check_labels(table: Table, rows: Sequence[Row], labels: Sequence[str], no_label: str | None = None) -> None:
-    """Checks that every target is a label.
+def label_check(table: Table, labels: Sequence[str], no_label: str | None = None) -> Callable[[RawRecord, Row], None]:
+    """Returns what checks that a row's target is a label.
 
     Args:
         table: The records of the split.
-        rows: Their rows, one for each record.
         labels: The allowed labels.
         no_label: The mark of rows that have no label, which is allowed, too.
 
-    Raises:
-        DataError: A target is not a label; the message names the file, the line and the allowed labels.
+    Returns:
+        A function. It raises `DataError` if the target is no label; the message names the file, the line and the
+        allowed labels.
     """
     allowed = {*labels, no_label}
-    for record, row in zip(table.records, rows, strict=True):
+
+    def check(record: RawRecord, row: Row) -> None:
         if row.target not in allowed:
-            shown = ", ".join(f"'{label}'" for label in labels[:20]) + (", ..." if len(labels) > 20 else "")
+            listed = ", ".join(shown(label) for label in labels[:20]) + (", ..." if len(labels) > 20 else "")
             raise DataError(
-                f"{table.at(record)}: label '{row.target}' is not in the label set, which is {shown}. "
+                f"{table.at(record)}: label {shown(row.target)} is not in the label set, which is {listed}. "
                 'task.json can name another: {"labels": [...]}, or null for free text.'
             )
+
+    return check
 
 
 def _shown(value: object) -> str:
     if value is None:
         return "null"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return shown(value)
 
 
 def _listed(names: Sequence[str] | Mapping[str, object]) -> str:
-    return ", ".join(f"'{name}'" for name in names) if names else "none"
+    listed = ", ".join(shown(name) for name in list(names)[:20])
+    return f"{listed} and {len(names) - 20} more" if len(names) > 20 else listed or "none"

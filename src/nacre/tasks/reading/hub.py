@@ -18,7 +18,7 @@ from nacre.seeds import derive
 from nacre.tasks.published.catalog import KnownTask, canonical
 from nacre.tasks.published.hub_sources import HUB_SOURCES, HubSource, most_rows
 from nacre.tasks.reading.fields import as_label
-from nacre.tasks.reading.tables import SPLIT_NAMES, RawRecord, Table
+from nacre.tasks.reading.tables import SPLIT_NAMES, RawRecord, Table, named_class, with_class_names
 from nacre.tasks.task import Split
 
 PREFIX = "hub:"
@@ -151,7 +151,7 @@ def _laid_out(source: HubSource, row: Mapping[str, Any]) -> str:
 
 def _label(source: HubSource, feature: Any, value: Any) -> str | None:
     """What the release calls a class; None if the dataset does not publish it."""
-    name = _class(value, tuple(feature.names)) if hasattr(feature, "names") else as_label(value)
+    name = named_class(value, tuple(feature.names)) if hasattr(feature, "names") else as_label(value)
     return None if name is None else source.labels.get(name, name)
 
 
@@ -169,7 +169,7 @@ def _datasets() -> Any:
 
 def _table(address: HubAddress, split: str, rows: Any) -> Table:
     classes = {column: tuple(feature.names) for column, feature in rows.features.items() if hasattr(feature, "int2str")}
-    values = [_named(row, classes) for row in rows.to_list()]
+    values = [with_class_names(row, classes) for row in rows.to_list()]
     where = f"{address}, {address.config or 'default'}, split {split}"
     if not values:
         raise DataError(f"{where} holds no rows; every split needs at least one.")
@@ -187,15 +187,6 @@ def _origin(address: HubAddress, split: str, records: Sequence[RawRecord], of: i
         "rows": len(rows),
         **({"drawn from": of} if of > len(rows) else {}),
     }
-
-
-def _named(row: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
-    return {column: _class(value, classes[column]) if column in classes else value for column, value in row.items()}
-
-
-def _class(value: int | None, names: tuple[str, ...]) -> str | None:
-    # Test rows without a published label have -1 or null: both are refused later, with the row's number.
-    return names[value] if value is not None and 0 <= value < len(names) else None
 
 
 def _unreachable(address: HubAddress, error: Exception) -> DataError:

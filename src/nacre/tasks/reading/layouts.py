@@ -17,7 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from nacre.documents import shown_text
 from nacre.errors import DataError, nearest
+from nacre.files import full_path
 from nacre.tasks.published.catalog import canonical, known
 from nacre.tasks.reading.cards import read_card
 from nacre.tasks.reading.tables import ENDINGS, SPLIT_NAMES
@@ -63,8 +65,10 @@ def task_locations(data: Path) -> list[TaskLocation]:
         if _stem(data) is None and data.name not in _TRAIN_FILES:
             raise DataError(f"{data} is not a training file; files that end in {', '.join(_FILE_ENDINGS)} are.")
         return [TaskLocation(_stem(data) or data.name, data, "file")]
+    if not data.is_dir():
+        raise DataError(f"{data} is neither a folder nor a file.")
     if "task.json" in _file_names(data) or _file_names(data) & _TRAIN_FILES:
-        return [TaskLocation(read_card(data).name or data.resolve().name, data, "folder")]
+        return [TaskLocation(read_card(data).name or full_path(data).name, data, "folder")]
     locations = []
     for path in _entries(data):
         if path.is_dir():
@@ -138,6 +142,14 @@ def split_files(location: TaskLocation, named: Mapping[Split, str]) -> dict[Spli
     return files
 
 
+def other_data_files(location: TaskLocation, train: Path) -> list[str]:
+    """Returns the names of other files beside the training file that could hold rows, and so might be its test rows."""
+    folder = location.path.parent if location.layout == "file" else location.path
+    kinds = (*ENDINGS, ".tsv", ".txt", ".gz", ".zst", ".xlsx", ".arrow")
+    files = [path for path in _entries(folder) if path.name.lower().endswith(kinds) and path.name != train.name]
+    return [path.name for path in files if path.name not in ("task.json", "labels.json")]
+
+
 def expected_test_file(location: TaskLocation, train: Path) -> str:
     """Returns the name that a test file would have beside the training file."""
     ending = next((ending for ending in ENDINGS if train.name.endswith(ending)), ".jsonl")
@@ -158,7 +170,20 @@ def _advice(data: Path, name: str, locations: Sequence[TaskLocation]) -> str:
     if deeper:
         folders = " or ".join(str(location.path.parent) for location in deeper)
         return f"It is one level deeper: pass {folders}."
+    if not locations and (found := _other_files(data)):
+        return (
+            f"No file there has a name that a task's may have, such as train.jsonl; there are {found}. Rename them, or "
+            f'name them in task.json: {{"files": {{"train": ..., "test": ...}}}}.'
+        )
     return nearest(name, {canonical(location.name) for location in locations})
+
+
+def _other_files(data: Path) -> str:
+    """Names of files that could be data under another name or of another kind."""
+    folders = [data, *(path for path in _entries(data) if path.is_dir())]
+    files = [path for folder in folders for path in _entries(folder) if path.is_file() and path.suffix]
+    listed = ", ".join(shown_text(str(path.relative_to(data))) for path in files[:5])
+    return f"{listed} and {len(files) - 5:,} more" if len(files) > 5 else listed
 
 
 def _second_level(root: Path) -> list[TaskLocation]:

@@ -10,11 +10,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nacre.errors import DataError, nearest
+from nacre.documents import shown
+from nacre.errors import DataError, file_errors, nearest
+from nacre.files import user_path
+from nacre.printable import one_line
 from nacre.tasks.published.catalog import canonical, known
 from nacre.tasks.published.hub_sources import HUB_SOURCES
 from nacre.tasks.reading.assembly import RawTask, assemble
 from nacre.tasks.reading.cards import TaskCard, label_set, read_card
+from nacre.tasks.reading.choices import Choices
 from nacre.tasks.reading.hub import (
     PREFIX,
     PUBLISHED,
@@ -24,12 +28,30 @@ from nacre.tasks.reading.hub import (
     read_dataset,
     read_published,
 )
-from nacre.tasks.reading.layouts import TaskLocation, expected_test_file, locate, split_files, task_locations
+from nacre.tasks.reading.layouts import (
+    TaskLocation,
+    expected_test_file,
+    locate,
+    other_data_files,
+    split_files,
+    task_locations,
+)
 from nacre.tasks.reading.tables import read_json, read_table
 from nacre.tasks.task import Split, Task
 
+LONGEST_TASK_NAME = 200
+"""Bytes, so that file systems take the name with an ending."""
 
-def load_tasks(names: Sequence[str], data: str | Path | None, *, seed: int = 0) -> list[Task]:
+
+@file_errors()
+def load_tasks(
+    names: Sequence[str],
+    data: str | Path | None,
+    *,
+    seed: int = 0,
+    skip_bad_rows: bool = False,
+    fold_labels: bool = False,
+) -> list[Task]:
     """Loads tasks by name.
 
     Only `hub:` and a task.json that names a dataset use the network.
@@ -40,7 +62,10 @@ def load_tasks(names: Sequence[str], data: str | Path | None, *, seed: int = 0) 
             `hub:NAME[@REVISION]` stands for a Hugging Face dataset whose configurations are the tasks,
             `hub:published` for the published tasks from their original datasets, and None for the tasks that nacre
             makes itself (the stream "demo").
-        seed: Seed for the validation rows held out of the training rows, if a source has none.
+        seed: Seed for the validation rows held out of the training rows, if a source has none, and for the test rows of
+            a source that is a single file.
+        skip_bad_rows: Whether rows that cannot be read are left out; otherwise the message names them.
+        fold_labels: Whether labels that differ only in case or white space are one label.
 
     Returns:
         The tasks, in the order of their names.
@@ -51,9 +76,14 @@ def load_tasks(names: Sequence[str], data: str | Path | None, *, seed: int = 0) 
     check_names(names)
     if data is None:
         return _demo(names)
-    return [assemble(canonical(name), find_raw_task(name, data, alone=len(names) == 1), seed) for name in names]
+    choices = Choices(seed, skip_bad_rows, fold_labels)
+    alone = len(names) == 1
+    return [
+        assemble(canonical(name), find_raw_task(name, data, alone=alone, with_faults=True), choices) for name in names
+    ]
 
 
+@file_errors()
 def find_tasks(data: str | Path | None) -> list[str]:
     """Returns the names that `load_tasks` accepts for `data`.
 
@@ -65,7 +95,7 @@ def find_tasks(data: str | Path | None) -> list[str]:
         return sorted(HUB_SOURCES)
     if _is_hub(data):
         return sorted({canonical(name) for name in config_names(parse_address(str(data)))})
-    return sorted({canonical(location.name) for location in task_locations(Path(data).expanduser())})
+    return sorted({canonical(location.name) for location in task_locations(user_path(data))})
 
 
 def _is_hub(data: str | Path) -> bool:
@@ -88,13 +118,14 @@ def _demo(names: Sequence[str]) -> list[Task]:
     return [tasks[name] for name in names]
 
 
-def find_raw_task(name: str, data: str | Path, *, alone: bool) -> RawTask:
+def find_raw_task(name: str, data: str | Path, *, alone: bool, with_faults: bool = False) -> RawTask:
     """Reads all that a source holds about one task.
 
     Args:
         name: The task's name.
         data: As for `load_tasks`.
         alone: Whether it is the only task to load; see `nacre.tasks.reading.layouts.locate`.
+        with_faults: As for `nacre.tasks.reading.tables.read_table`; with it, a source may be a single file.
 
     Returns:
         The raw task.
@@ -110,23 +141,25 @@ def find_raw_task(name: str, data: str | Path, *, alone: bool) -> RawTask:
     if _is_hub(data):
         address = find_config(parse_address(str(data)), name)
         return RawTask(f"{address}, {address.config}", "hub", read_dataset(address))
-    location = locate(Path(data).expanduser(), name, alone=alone)
+    location = locate(user_path(data), name, alone=alone)
     card = TaskCard() if location.layout == "file" else read_card(location.path)
     files = split_files(location, card.files)
     if card.hub is not None and "train" not in files:
         return RawTask(str(card.hub), "hub", read_dataset(card.hub), card)
-    _check_files(location, files)
-    tables = {split: read_table(path) for split, path in files.items()}
-    return RawTask(str(location.path), location.layout, tables, card, _released_labels(location), location.family)
+    single = with_faults and set(files) == {"train"} and not other_data_files(location, files["train"])
+    _check_files(location, files, single=single)
+    tables = {split: read_table(path, with_faults=with_faults) for split, path in files.items()}
+    labels = _released_labels(location)
+    return RawTask(str(location.path), location.layout, tables, card, labels, location.family, single)
 
 
-def _check_files(location: TaskLocation, files: Mapping[Split, Path]) -> None:
-    """Raises `DataError` without training and test files, before anything is read."""
+def _check_files(location: TaskLocation, files: Mapping[Split, Path], *, single: bool) -> None:
+    """Raises `DataError` without training and test files, before anything is read; a single file has both."""
     if "train" not in files:
         raise DataError(
             f"{location.path}: there is no training file; train.jsonl, .jsonl.gz, .csv, .parquet or .json is expected."
         )
-    if "test" not in files:
+    if "test" not in files and not single:
         train = files["train"]
         raise DataError(
             f"{location.path}: there is no test file; put {expected_test_file(location, train)} beside {train.name}."
@@ -145,12 +178,21 @@ def check_names(names: Sequence[str]) -> None:
     Raises:
         DataError: There is no name, a name cannot be a folder's, or two names mean the same task.
     """
+    if isinstance(names, str):
+        raise DataError(f"A list of task names is expected, such as [{shown(names)}], not the string {shown(names)}.")
     if not names:
         raise DataError("No task is named; name at least one.")
     for name in names:
+        if not isinstance(name, str):
+            raise DataError(f"A task's name is a string, not {shown(name)}.")
+        if len(name.encode(errors="replace")) > LONGEST_TASK_NAME or one_line(name) != name:
+            raise DataError(
+                f"Task name {shown(name)} cannot be used; a name has at most {LONGEST_TASK_NAME} bytes, and no line "
+                "ends or control characters."
+            )
         if not name.strip() or ".." in name or set(name) & set("/\\\0"):
             raise DataError(
-                f"Task name '{name}' cannot be used; a name must not be empty or contain '/', '\\' or '..'."
+                f"Task name {shown(name)} cannot be used; a name must not be empty or contain '/', '\\' or '..'."
             )
     counts = Counter(canonical(name) for name in names)
     if twice := [name for name, count in counts.items() if count > 1]:

@@ -23,17 +23,18 @@ its labels and its prompt from there if the file gives none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from nacre.errors import DataError, RecipeError, nearest
+from nacre.documents import DocumentError, parse_yaml, shown
+from nacre.errors import DataError, RecipeError, file_errors, nearest
+from nacre.files import read_text, user_path
 from nacre.tasks.published.catalog import canonical
 from nacre.tasks.published.streams import get_stream
 from nacre.tasks.reading.assembly import RawTask, assemble
 from nacre.tasks.reading.cards import TaskCard, card_of
+from nacre.tasks.reading.choices import DEFAULT, Choices
 from nacre.tasks.reading.sources import check_names, find_tasks, load_tasks
 from nacre.tasks.reading.tables import read_table
 from nacre.tasks.task import SPLITS, Split, Task
@@ -89,11 +90,12 @@ class OwnStream:
         """The names of the tasks, in order."""
         return tuple(task.name for task in self.tasks)
 
-    def load(self, seed: int = 0) -> list[Task]:
+    def load(self, choices: Choices = DEFAULT) -> list[Task]:
         """Loads the tasks with their rows.
 
         Args:
-            seed: Seed for the validation rows held out of a task that has no file of them.
+            choices: What to do with bad rows and labels, and the seed for the validation rows held out of a task that
+                has no file of them.
 
         Returns:
             The tasks, in order.
@@ -101,16 +103,20 @@ class OwnStream:
         Raises:
             DataError: A file is missing or wrong.
         """
-        return [_load(task, seed) for task in self.tasks]
+        with file_errors():
+            return [_load(task, choices) for task in self.tasks]
 
 
-def load_stream(stream: str | Sequence[str], data: str | None, *, option: str) -> list[Task]:
+def load_stream(
+    stream: str | Sequence[str], data: str | None, *, option: str, choices: Choices = DEFAULT
+) -> list[Task]:
     """Loads the tasks of a stream.
 
     Args:
         stream: The name of a published stream, a stream file, a task under `data`, or a list of such tasks.
         data: The data, as for `nacre.tasks.reading.sources.load_tasks`.
         option: The option that sets the data, for messages.
+        choices: What to do with bad rows and labels.
 
     Returns:
         The tasks, in order.
@@ -119,13 +125,13 @@ def load_stream(stream: str | Sequence[str], data: str | None, *, option: str) -
         RecipeError: The stream needs data and has none, or has its own and is given others.
     """
     if not isinstance(stream, str):
-        return load_tasks(stream, data)
+        return load_tasks(stream, data, **asdict(choices))
     if is_stream_file(stream):
         if data is not None:
             raise RecipeError(f"Stream file '{stream}' names its own files and takes no {option}.")
-        return read_stream(Path(stream).expanduser()).load()
+        return read_stream(user_path(stream)).load(choices)
     if data is not None and stream in find_tasks(data):
-        return load_tasks([stream], data)
+        return load_tasks([stream], data, **asdict(choices))
     names = get_stream(stream).tasks
     if data is None and stream != "demo":
         raise RecipeError(f"Stream '{stream}' needs {option}: the folder that holds its tasks.")
@@ -133,7 +139,7 @@ def load_stream(stream: str | Sequence[str], data: str | None, *, option: str) -
         raise RecipeError(
             f"Stream 'demo' makes its own rows and takes no {option}; name a stream or tasks of that folder."
         )
-    return load_tasks(names, data)
+    return load_tasks(names, data, **asdict(choices))
 
 
 def is_stream_file(name: str) -> bool:
@@ -141,6 +147,7 @@ def is_stream_file(name: str) -> bool:
     return name.endswith(ENDINGS)
 
 
+@file_errors()
 def read_stream(path: Path) -> OwnStream:
     """Reads a stream file, but not the rows.
 
@@ -148,17 +155,19 @@ def read_stream(path: Path) -> OwnStream:
         DataError: The file is wrong; the message names the file, the key and the value.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_text(path))
     except OSError as error:
         raise DataError(f"Stream file {path} cannot be read: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"Stream file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"Stream file {path} is not valid YAML: it is not UTF-8 (byte {error.start}).") from None
+    except DocumentError as error:
+        raise DataError(f"Stream file {path} {error}.") from None
     if not isinstance(content, dict) or not isinstance(content.get("tasks"), list) or not content["tasks"]:
         raise DataError(f"Stream file {path}: 'tasks', a list of at least one task, is expected.")
     _check_keys(str(path), content, KEYS)
     name = content.get("name", path.stem)
     if not isinstance(name, str) or not name.strip():
-        raise DataError(f"{path}, name: a string is expected, not {name!r}.")
+        raise DataError(f"{path}, name: a string is expected, not {shown(name)}.")
     tasks = tuple(_task(path, number, entry) for number, entry in enumerate(content["tasks"], start=1))
     try:
         check_names([name])
@@ -171,25 +180,25 @@ def read_stream(path: Path) -> OwnStream:
 def _task(path: Path, number: int, entry: Any) -> OwnTask:
     where = f"{path}, task {number}"
     if not isinstance(entry, dict):
-        raise DataError(f"{where}: keys and values such as 'name' and 'train' are expected, not {entry!r}.")
+        raise DataError(f"{where}: keys and values such as 'name' and 'train' are expected, not {shown(entry)}.")
     _check_keys(where, entry, TASK_KEYS)
     name = entry.get("name")
     if not isinstance(name, str) or not name.strip():
-        raise DataError(f"{where}, name: a string is expected, not {name!r}.")
+        raise DataError(f"{where}, name: a string is expected, not {shown(name)}.")
     where = f"{path}, task '{name}'"
     _check_labels(where, entry.get("labels"))
     if entry.get("kind", "answer") not in ("answer", "text"):
-        raise DataError(f"{where}, kind: 'answer' or 'text' is expected, not {entry['kind']!r}.")
+        raise DataError(f"{where}, kind: 'answer' or 'text' is expected, not {shown(entry['kind'])}.")
     card = card_of(where, entry, path.parent)
     if card.metric_note is not None:
-        raise DataError(f"{where}, metric: there is no metric '{card.metric_note}'.")
+        raise DataError(f"{where}, metric: there is no metric {shown(card.metric_note)}.")
     return OwnTask(name, where, _files(where, entry, path.parent), card)
 
 
 def _check_keys(where: str, content: Mapping[Any, Any], known: tuple[str, ...]) -> None:
     for key in content:
         if key not in known:
-            raise DataError(f"{where}: there is no key '{key}'. {nearest(str(key), known)}")
+            raise DataError(f"{where}: there is no key {shown(key)}. {nearest(str(key), known)}")
 
 
 def _check_labels(where: str, value: Any) -> None:
@@ -208,14 +217,14 @@ def _files(where: str, entry: Mapping[str, Any], folder: Path) -> dict[Split, Pa
         if name is None and split == "validation":
             continue
         if not isinstance(name, str) or not name.strip():
-            raise DataError(f"{where}, {split}: the name of a file is expected, not {name!r}.")
-        files[split] = folder / Path(name).expanduser()
+            raise DataError(f"{where}, {split}: the name of a file is expected, not {shown(name)}.")
+        files[split] = folder / user_path(name)
     return files
 
 
-def _load(task: OwnTask, seed: int) -> Task:
+def _load(task: OwnTask, choices: Choices) -> Task:
     for split, file in task.files.items():
         if not file.exists():
             raise DataError(f"{task.where}, {split}: the file {file} does not exist.")
-    tables = {split: read_table(file) for split, file in task.files.items()}
-    return assemble(canonical(task.name), RawTask(task.where, "stream", tables, task.card), seed)
+    tables = {split: read_table(file, with_faults=True) for split, file in task.files.items()}
+    return assemble(canonical(task.name), RawTask(task.where, "stream", tables, task.card), choices)

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
+from nacre.documents import DocumentError, check_plain, parse_json, shown
 from nacre.errors import DataError
-from nacre.files import sha256
+from nacre.files import open_file, read_text, sha256
 from nacre.optional import need
 from nacre.tasks.task import Split
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".csv", ".parquet", ".json")
+MOST_LINE = 64_000_000
+"""Bytes of one line of JSON. What a text may have is in `nacre.tasks.reading.fields`."""
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {  # what files and data sets call the three splits
     "train": ("train",),
     "validation": ("validation", "valid", "dev", "val", "eval"),
@@ -50,9 +54,10 @@ class Table:
         unit: What a record's number counts.
         records: The records, in order.
         columns: The header, for kinds of files that have one.
-        classes: Class names of integer columns, in order of the integers (Hugging Face datasets only).
+        classes: Class names of integer columns, in order of the integers; the records hold the names.
         origin: What goes into the task's source. Nothing in it depends on where the data folder lies.
         definition: What the file says about the task itself (Super-NaturalInstructions' schema only).
+        faults: What is wrong with lines and entries that are no records; each a sentence that begins with the place.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Table:
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
     definition: str | None = None
+    faults: tuple[str, ...] = ()
 
     def at(self, record: RawRecord) -> str:
         """Returns the full place of a record, for error messages: `DATA/task/train.jsonl, line 7`."""
@@ -76,27 +82,38 @@ class Table:
         return f"{file}, {self.unit} {record.number}" if file else f"{self.unit} {record.number}"
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, *, with_faults: bool = False) -> Table:
     """Reads all records of a file.
+
+    Args:
+        path: The file.
+        with_faults: Whether lines and entries that are no records are left to the caller, in `Table.faults`.
 
     Raises:
         DataError: The file cannot be read; the message names the file and the line.
     """
     if path.is_dir():
         raise DataError(f"{path} is a folder; a data file is expected there.")
-    definition = None
     try:
-        if path.name.lower().endswith(".json"):
-            unit, columns = "row", None
-            records, definition = _json(path)
-        else:
-            unit, columns, records = _read(path)
-        origin = {"file": path.name, "sha256": sha256(path), "rows": len(records)}
+        table = _read(path)
+        origin = {"file": path.name, "sha256": sha256(path), "rows": len(table.records)}
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if not records:
+    if table.faults and not (with_faults and table.records):
+        raise DataError(table.faults[0])
+    if not table.records:
         raise DataError(f"{path} holds no rows; every split needs at least one.")
-    return Table(str(path), unit, records, columns, definition=definition, origin=origin)
+    return replace(table, origin=origin)
+
+
+def named_class(value: Any, names: Sequence[str]) -> str | None:
+    """Returns the name of a class; None for -1, null and other values that stand for no class."""
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+
+
+def with_class_names(row: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Returns the row with the names of its classes in the place of their numbers."""
+    return {**row, **{column: named_class(row[column], names) for column, names in classes.items() if column in row}}
 
 
 def read_json(path: Path) -> Any:
@@ -105,36 +122,53 @@ def read_json(path: Path) -> Any:
     Raises:
         DataError: The file cannot be read or is not valid JSON; the message names the file and the line.
     """
+    value = _json_value(path)
     try:
-        return _parse(path.read_bytes().decode("utf-8-sig"))
+        check_plain(value)
+    except DocumentError as error:
+        raise DataError(f"{path}: {error}.") from None
+    return value
+
+
+def _json_value(path: Path) -> Any:
+    try:
+        return parse_json(read_text(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from error
-    except _ConstantError as error:
-        raise DataError(f"{path}: not valid JSON ({error}).") from error
+    except DocumentError as error:
+        raise DataError(f"{path}: {error}.") from error
 
 
-def _read(path: Path) -> tuple[str, tuple[str, ...] | None, tuple[RawRecord, ...]]:
-    """Unit, columns and records of a file that is not .json."""
+def _read(path: Path) -> Table:
     name = path.name.lower()
+    if name.endswith(".json"):
+        return _json(path)
     if name.endswith(".jsonl.gz"):
-        return "line", None, tuple(_gzip_lines(path))
+        return _table(path, "line", _gzip_lines(path))
     if name.endswith(".jsonl"):
-        with path.open("rb") as file:
-            return "line", None, tuple(_json_lines(path, file))
+        with open_file(path) as file:
+            return _table(path, "line", _json_lines(path, file))
     if name.endswith(".csv"):
-        return "line", *_csv(path)
+        return _csv(path)
     if name.endswith(".parquet"):
-        return "row", *_parquet(path)
+        return _parquet(path)
     raise DataError(f"{path}: files of this kind cannot be read; {', '.join(ENDINGS)} can.")
 
 
-def _gzip_lines(path: Path) -> Iterator[RawRecord]:
+def _table(path: Path, unit: str, found: Iterable[RawRecord | DataError], definition: str | None = None) -> Table:
+    records, faults = [], []
+    for each in found:
+        records.append(each) if isinstance(each, RawRecord) else faults.append(str(each))
+    return Table(str(path), unit, tuple(records), definition=definition, faults=tuple(faults))
+
+
+def _gzip_lines(path: Path) -> Iterator[RawRecord | DataError]:
     try:
-        with gzip.open(path, "rb") as file:
+        with open_file(path) as packed, gzip.open(packed, "rb") as file:
             yield from _json_lines(path, file)
     except gzip.BadGzipFile as error:
         raise DataError(f"{path} is not a gzip file; compress it, or name it .jsonl if it is plain text.") from error
@@ -142,50 +176,52 @@ def _gzip_lines(path: Path) -> Iterator[RawRecord]:
         raise DataError(f"{path} is a damaged gzip file ({error}).") from error
 
 
-def _json_lines(path: Path, lines: IO[bytes] | gzip.GzipFile) -> Iterator[RawRecord]:
+def _json_lines(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[RawRecord | DataError]:
     # Split as bytes: only a line feed ends a JSON line, while text mode would also break at other characters.
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(iter(lambda: lines.readline(MOST_LINE + 1), b""), start=1):
         where = f"{path}, line {number}"
+        if len(line) > MOST_LINE:
+            raise DataError(f"{where}: the line has more than {MOST_LINE:,} bytes; a row this long cannot be read.")
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             if not text.strip():
                 continue
-            value = _parse(text)
+            value = parse_json(text)
         except UnicodeDecodeError as error:
-            raise DataError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line).") from error
+            yield DataError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line).")
         except json.JSONDecodeError as error:
-            raise DataError(
-                f"{where}: not valid JSON (column {error.colno}: {error.msg.removesuffix(' at')})."
-            ) from error
-        except _ConstantError as error:
-            raise DataError(f"{where}: not valid JSON ({error}).") from error
-        yield RawRecord(number, _mapping(value, where))
+            yield DataError(f"{where}: not valid JSON (column {error.colno}: {error.msg.removesuffix(' at')}).")
+        except DocumentError as error:
+            yield DataError(f"{where}: {error}.")
+        else:
+            yield _record(number, value, where)
 
 
-def _json(path: Path) -> tuple[tuple[RawRecord, ...], str | None]:
-    """Records and definition of a JSON list, or of an object in the schema of Super-NaturalInstructions."""
-    content = read_json(path)
+def _json(path: Path) -> Table:
+    """A JSON list, or of an object in the schema of Super-NaturalInstructions."""
+    content = _json_value(path)
     definition = None
     if isinstance(content, dict) and "Instances" in content:
         content, definition = content["Instances"], _definition(path, content.get("Definition"))
     if not isinstance(content, list):
         raise DataError(f"{path}: a JSON list of objects is expected, but this is {_kind(content)}.")
-    records = (RawRecord(n, _mapping(value, f"{path}, row {n}")) for n, value in enumerate(content, start=1))
-    return tuple(records), definition
+    found = (_record(number, value, f"{path}, row {number}") for number, value in enumerate(content, start=1))
+    return _table(path, "row", found, definition)
 
 
 def _definition(path: Path, value: Any) -> str | None:
     lines = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(line, str) for line in lines):
-        raise DataError(f"{path}, Definition: a string or a list of strings is expected, not {value!r}.")
+        raise DataError(f"{path}, Definition: a string or a list of strings is expected, not {shown(value)}.")
     return " ".join(lines).strip() or None
 
 
-def _csv(path: Path) -> tuple[tuple[str, ...], tuple[RawRecord, ...]]:
+def _csv(path: Path) -> Table:
     records: list[RawRecord] = []
+    usual = csv.field_size_limit(MOST_LINE)  # Python's own limit, 131,072, is a fifth of a novel
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+        with open_file(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+            reader = csv.reader(text, strict=True)
             columns = tuple(next(reader, ()))
             if len(set(columns)) < len(columns):
                 raise DataError(f"{path}, line 1: two columns have the same name ({', '.join(columns)}).")
@@ -202,34 +238,38 @@ def _csv(path: Path) -> tuple[tuple[str, ...], tuple[RawRecord, ...]]:
         raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error}).") from error
-    return columns, tuple(records)
+    finally:
+        csv.field_size_limit(usual)
+    return Table(str(path), "line", tuple(records), columns)
 
 
-def _parquet(path: Path) -> tuple[tuple[str, ...], tuple[RawRecord, ...]]:
+def _parquet(path: Path) -> Table:
     arrow = need("pyarrow", f"Reading {path.name}")
     parquet = need("pyarrow.parquet", f"Reading {path.name}")
     try:
-        table = parquet.read_table(path)
+        with open_file(path) as file:
+            table = parquet.read_table(file)
     except arrow.ArrowException as error:
         raise DataError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}).") from error
-    return tuple(table.column_names), tuple(RawRecord(n, values) for n, values in enumerate(table.to_pylist(), start=1))
+    classes = _classes(path, table.schema.metadata or {})
+    records = (RawRecord(n, with_class_names(row, classes)) for n, row in enumerate(table.to_pylist(), start=1))
+    return Table(str(path), "row", tuple(records), tuple(table.column_names), classes)
 
 
-class _ConstantError(ValueError):
-    """NaN or Infinity in JSON: the format does not allow them, and neither can be a label."""
+def _classes(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
+    """The class names that the library datasets, and with it every Parquet file of the Hub, writes into the schema."""
+    try:
+        features = parse_json(metadata.get(b"huggingface", b"{}").decode()).get("info", {}).get("features", {})
+        named = {column: feature for column, feature in features.items() if feature.get("_type") == "ClassLabel"}
+        return {column: tuple(map(str, feature["names"])) for column, feature in named.items()}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise DataError(f"{path}: the schema's entry 'huggingface', which names the classes, is damaged.") from None
 
 
-def _parse(text: str) -> Any:
-    def refuse(constant: str) -> None:
-        raise _ConstantError(f"{constant} is not a JSON value")
-
-    return json.loads(text, parse_constant=refuse)
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: an object with fields is expected, but this is {_kind(value)}.")
-    return value
+def _record(number: int, value: Any, where: str) -> RawRecord | DataError:
+    if isinstance(value, dict):
+        return RawRecord(number, value)
+    return DataError(f"{where}: an object with fields is expected, but this is {_kind(value)}.")
 
 
 def _kind(value: Any) -> str:

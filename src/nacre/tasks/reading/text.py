@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from nacre.documents import shown
 from nacre.errors import DataError
-from nacre.tasks.reading.fields import is_text
+from nacre.tasks.reading.fields import row_fault
 from nacre.tasks.reading.tables import RawRecord, Table
 from nacre.tasks.task import Row
 
 
-def read_texts(table: Table, column: str) -> tuple[Row, ...]:
-    """Reads the texts of a split.
+def text_reader(table: Table, column: str) -> Callable[[RawRecord], Row]:
+    """Returns what makes a row of unlabeled text of a record.
 
     Args:
         table: The records of the split.
         column: The field that holds the text; other fields are ignored.
 
     Returns:
-        A row for each record, in their order.
-
-    Raises:
-        DataError: A text is missing, empty or not a string; the message names the file and the line.
+        A function. It raises `DataError` if the text is missing, empty or not a string; the message names the file and
+        the line.
     """
-    return tuple(Row(_text(table, record, column), "") for record in table.records)
+    return lambda record: Row(_text(table, record, column), "")
 
 
 def _text(table: Table, record: RawRecord, column: str) -> str:
@@ -32,8 +33,8 @@ def _text(table: Table, record: RawRecord, column: str) -> str:
             'Another name is given in task.json: {"fields": {"text": ...}}.'
         )
     text = record.values[column]
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"{where}: field '{column}' must be a string that is not empty.")
-    if not is_text(text):
-        raise DataError(f"{where}: field '{column}' holds half a character (a lone surrogate, \\ud800 to \\udfff).")
+    if not isinstance(text, str):
+        raise DataError(f"{where}: field '{column}' must be a string, not {shown(text)}.")
+    if fault := row_fault(text):
+        raise DataError(f"{where}: field '{column}' {fault}.")
     return text

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 
 from nacre.errors import DataError
 from nacre.seeds import derive
-from nacre.tasks.task import Row
+from nacre.tasks.task import Row, Split
 
 ONE_IN = 10
 MOST = 1000
 
 
-def hold_out_validation(
-    train: Sequence[Row], test: Sequence[Row], *, name: str, by_label: bool, seed: int
+def hold_out(
+    train: Sequence[Row], test: Sequence[Row], *, name: str, by_label: bool, seed: int, split: Split = "validation"
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """Splits training rows into training and validation rows.
 
@@ -33,6 +33,7 @@ def hold_out_validation(
         name: The task's name, on which the choice depends.
         by_label: Whether targets are labels.
         seed: Seed of the choice.
+        split: The split that is held out: validation rows, or the test rows of a source that is one file.
 
     Returns:
         Training rows and validation rows, each in their old order.
@@ -52,13 +53,13 @@ def hold_out_validation(
 
     spare = {label: min(len(free_of[label]), len(rows) - 1) for label, rows in sorted(rows_of.items())}
     quotas = _quotas({label: len(rows) for label, rows in sorted(rows_of.items())}, spare)
-    rng = random.Random(derive(seed, "carve", name))
+    rng = random.Random(derive(seed, "carve", name, *(() if split == "validation" else (split,))))
     chosen = {index for label, quota in quotas.items() for index in rng.sample(free_of[label], quota)}
     if not chosen:
         raise DataError(
-            f"Task '{name}': there is no validation split, and none of the {len(train)} training rows can be held "
+            f"Task '{name}': there is no {split} split, and none of the {len(train)} training rows can be held "
             "out for one (each is the last of its label, or its text occurs again in train or test); add a file "
-            "with validation rows."
+            f"with {split} rows."
         )
     kept = tuple(row for index, row in enumerate(train) if index not in chosen)
     return kept, tuple(train[index] for index in sorted(chosen))
