@@ -582,6 +582,14 @@ def test_a_manifest_that_lies_is_named(recipe: Recipes, stopped: Path, unfinishe
     assert "\n" not in str(caught.value)
 
 
+def test_a_manifest_that_is_a_folder_is_named(recipe: Recipes, unfinished: Path) -> None:
+    file = unfinished / "tasks" / "02-plants" / "manifest.json"
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(CheckpointError, match=r"manifest\.json is damaged: it is a folder"):
+        run(recipe("inc_lora", unfinished), ignore)
+
+
 def forged(stage: Path, name: str, change: Callable[[Any], Any]) -> None:
     """Change a JSON file, and the manifest so that it agrees."""
     file = stage / name
