@@ -50,6 +50,7 @@ class Generative(Family):
     def __init__(self, model: nn.Module, tokenizer: Tokenizer) -> None:
         super().__init__(model, tokenizer, head=None)
         self.end = _end_token(model, tokenizer)
+        _own_ends(model)  # refused now, not when something is written
 
     @property
     def decoding(self) -> str:
@@ -169,9 +170,7 @@ class Generative(Family):
     @property
     def _ends(self) -> set[int]:
         """The tokens at which generation stops."""
-        own: Any = self.model.generation_config
-        ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
-        return {self.end, *(end for end in ends if end is not None)}
+        return {self.end, *_own_ends(self.model)}
 
 
 @final
@@ -193,11 +192,20 @@ class EncoderDecoder(Generative):
         own: Any = self.model.generation_config
         start = own.bos_token_id if own.decoder_start_token_id is None else own.decoder_start_token_id
         if start is None:
-            raise ModelError(
-                "The model does not say what its decoder begins with: set decoder_start_token_id in its config.json, "
-                "or model.generation_config.decoder_start_token_id."
-            )
+            raise _no_start()
         return int(start)
+
+    def _first_in_training(self) -> int | None:
+        """The token that the model itself would put in front of a target; None if it does not know one."""
+        model: Any = self.model
+        if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
+            first: int | None = getattr(model.config, "decoder_start_token_id", None)
+            return first
+        target = torch.tensor([self._with_end(self.target_ids(Example("", "", "", "a")), Lengths())])
+        try:
+            return int(model.prepare_decoder_input_ids_from_labels(labels=target)[0, 0])
+        except (TypeError, ValueError):  # mBART's shift needs no such setting, BART's and T5's do
+            return None
 
     def _check_start(self) -> None:
         """Check that the model begins its own training with the token that answers begin with.
@@ -208,10 +216,9 @@ class EncoderDecoder(Generative):
         model: Any = self.model
         if not 0 <= self.start < (rows := int(model.config.get_text_config(decoder=True).vocab_size)):
             raise ModelError(f"decoder_start_token_id is {self.start}, and the decoder has embeddings for {rows} only.")
-        first = getattr(model.config, "decoder_start_token_id", None)
-        if hasattr(model, "prepare_decoder_input_ids_from_labels"):
-            target = torch.tensor([self._with_end(self.target_ids(Example("", "", "", "a")), Lengths())])
-            first = int(model.prepare_decoder_input_ids_from_labels(labels=target)[0, 0])
+        first = self._first_in_training()
+        if first is None and model.generation_config.decoder_start_token_id is None:
+            raise _no_start()
         if first is not None and first != self.start:
             trained, answered = self.tokenizer.convert_ids_to_tokens([first, self.start])
             raise ModelError(
@@ -447,6 +454,22 @@ def _to_be_written(row: Encoded) -> list[int]:
 
 def _size(parts: Sequence[Sequence[int]]) -> int:
     return sum(map(len, parts))
+
+
+def _no_start() -> ModelError:
+    return ModelError(
+        "The model does not say what its decoder begins with: set decoder_start_token_id in its config.json, or "
+        "model.generation_config.decoder_start_token_id."
+    )
+
+
+def _own_ends(model: nn.Module) -> set[int]:
+    """The tokens at which a model's own settings end an answer."""
+    own: Any = model.generation_config
+    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    if not all(end is None or isinstance(end, int) for end in ends):
+        raise ModelError(f"The model's generation settings end answers at eos_token_id = {ends!r}, which is no number.")
+    return {end for end in ends if end is not None}
 
 
 def _end_token(model: nn.Module, tokenizer: Tokenizer) -> int:

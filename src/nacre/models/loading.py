@@ -78,6 +78,7 @@ def _loaded(name: str, source: str, folder: Path | None, dtype: torch.dtype, dro
         )
     with _reading(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer("a")  # some settings are read with the first text
     check_tokenizer_files(name, source, tokenizer)
     head = own_parameters(model) if loader is AutoModelForMaskedLM else set()
     check_found_weights(name, model, loading, drawn=head)
