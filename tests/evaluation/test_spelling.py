@@ -14,7 +14,7 @@ from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTok
 from helpers.tiny import tiny_host, tiny_task, write_task
 from nacre.errors import DataError
 from nacre.evaluation.decoding import Decoding
-from nacre.evaluation.spelling import as_labels, label_spellings
+from nacre.evaluation.spelling import as_answered, as_labels, label_spellings
 from nacre.events import Event, RowsEncoded, Warned, ignore
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -22,6 +22,7 @@ from nacre.methods.seq_ft import seq_ft
 from nacre.models.families import Lengths
 from nacre.models.host import Host
 from nacre.runs.checks import checks_of
+from nacre.runs.measuring import measure
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 from nacre.tasks.task import Row, Task
@@ -148,7 +149,7 @@ def test_a_run_says_what_stands_for_a_label(tmp_path: Path) -> None:
     [
         (("good", "bad day"), None),
         (("Good.", "bad, day"), None),
-        (("paris[SEP]", "rome"), "of 'paris[SEP]' it makes 'paris', which is never right."),
+        (("paris[SEP]", "rome [SEP]"), None),  # answers have no special tokens, and are scored so
         (("paris", "naïve"), "6 of 12 targets in train of 'news' are not what this model's tokenizer writes back: of "
                              "'naïve' it makes 'naive', which is never right."),
         (("支持", "good"), "of '支持' it makes ''"),
@@ -170,6 +171,19 @@ def test_free_text_that_the_tokenizer_changes_is_told_once(targets: tuple[str, .
     if says is not None:
         assert says in told[0]
         assert says in findings[0]["sentence"]
+
+
+def test_completions_that_bring_their_end_token_are_right() -> None:
+    task = free("good[SEP]", "bad [SEP]")
+    learner = Learner(host_of(uncased()), seq_ft(), optim=Optim(learning_rate=3e-3, epochs=60, batch_size=12))
+    learner.learn(task)
+    (score,) = learner.evaluate([task])
+    assert (score.accuracy, set(score.answers)) == (1, {"good", "bad"})
+    assert measure(learner, [task]).value(task.name) == 1
+    bare = as_answered(learner.host.family, task)
+    assert {row.target for row in bare.test} == {"good", "bad"}
+    assert as_answered(learner.host.family, bare) is bare
+    assert as_answered(learner.host.family, labelled("good[SEP]", "bad")).test[0].target == "good[SEP]"
 
 
 @pytest.mark.parametrize(("architecture", "kind"), [("t5", "text"), ("llama", "text"), ("llama", "conversation")])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from nacre.errors import DataError
 from nacre.evaluation.scoring import as_compared
 from nacre.models.families import Encoded, Family
-from nacre.tasks.task import Task
+from nacre.models.seam import special_texts
+from nacre.tasks.task import Row, Task
 from nacre.tasks.template import Example
 
 
@@ -40,6 +42,24 @@ def as_labels(family: Family, task: Task, answers: Sequence[str]) -> list[str]:
     return [spellings.get(as_compared(answer, task.metric), answer) for answer in answers]
 
 
+def as_answered(family: Family, task: Task) -> Task:
+    """The task as its answers are scored: a host writes no special tokens, so that references have none either.
+
+    Completions often bring their own end token. It is the same task where there are none, or where it has labels.
+    """
+    special = special_texts(family.tokenizer)
+    if task.labels is not None or not any(
+        token in text for row in task.test for text in row.accepted for token in special
+    ):
+        return task
+
+    def bare(row: Row) -> Row:
+        references = tuple(_without(text, special) for text in row.references)
+        return replace(row, target=_without(row.target, special), references=references)
+
+    return replace(task, test=tuple(map(bare, task.test)))
+
+
 def cut_targets(family: Family, rows: Sequence[Encoded]) -> list[int]:
     """Numbers of the rows whose targets are too long and lost their end token: no answer learned from them ends."""
     return [number for number, row in enumerate(rows) if family.is_cut(row.target)]
@@ -48,7 +68,7 @@ def cut_targets(family: Family, rows: Sequence[Encoded]) -> list[int]:
 def respelled_targets(family: Family, examples: Sequence[Example], rows: Sequence[Encoded]) -> dict[int, str]:
     """The targets that the tokenizer writes back in another way, as answers are compared: by number, that way.
 
-    There are none where labels are chosen whole.
+    Special tokens do not count. There are none where labels are chosen whole.
 
     Args:
         family: The host's.
@@ -57,8 +77,13 @@ def respelled_targets(family: Family, examples: Sequence[Example], rows: Sequenc
     """
     if not family.is_generative:
         return {}
+    special = special_texts(family.tokenizer)
     written = {number: family.text(row.target) for number, row in enumerate(rows) if not family.is_cut(row.target)}
-    return {n: text for n, text in written.items() if normalize(text) != normalize(examples[n].target)}
+    return {
+        number: text
+        for number, text in written.items()
+        if normalize(text) != normalize(_without(examples[number].target, special))
+    }
 
 
 def say_respelled(where: str, examples: Sequence[Example], respelled: Mapping[int, str]) -> str:
@@ -68,6 +93,12 @@ def say_respelled(where: str, examples: Sequence[Example], respelled: Mapping[in
         f"{len(respelled)} of {len(examples)} targets in {where} are not what this model's tokenizer writes back: of "
         f"'{_short(examples[number].target)}' it makes '{_short(text)}', which is never right."
     )
+
+
+def _without(text: str, special: Iterable[str]) -> str:
+    for token in special:
+        text = text.replace(token, "")
+    return text.strip()
 
 
 def _short(text: str, most: int = 40) -> str:

@@ -20,7 +20,14 @@ from nacre.errors import CheckpointError, DataError, ModelError, TrainingError, 
 from nacre.evaluation.decoding import Decoding, answer, token_budget
 from nacre.evaluation.perplexity import TextScore, measure_text
 from nacre.evaluation.scoring import TaskScore, score
-from nacre.evaluation.spelling import as_labels, cut_targets, label_spellings, respelled_targets, say_respelled
+from nacre.evaluation.spelling import (
+    as_answered,
+    as_labels,
+    cut_targets,
+    label_spellings,
+    respelled_targets,
+    say_respelled,
+)
 from nacre.events import OnEvent, PastFolded, RowsAnswered, RowsEncoded, TrainingPrepared, Warned, only_warn
 from nacre.files import to_json
 from nacre.functional.losses import token_loss_sum
@@ -455,7 +462,8 @@ class Learner:
         """
         if isinstance(tasks, Task):
             return self.evaluate([tasks])[0]
-        return [score(task, answers) for task, answers in zip(tasks, self.answer(tasks), strict=True)]
+        answered = zip(tasks, self.answer(tasks), strict=True)
+        return [score(as_answered(self.host.family, task), answers) for task, answers in answered]
 
     def measure_text(self, task: Task) -> TextScore:
         """Token accuracy and perplexity on the test rows of a task of unlabeled text."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from nacre.evaluation.decoding import token_budget
 from nacre.evaluation.scoring import NORMALIZATION
-from nacre.evaluation.spelling import label_spellings
+from nacre.evaluation.spelling import as_answered, label_spellings
 from nacre.learning.learner import Learner
 from nacre.models.chunks import GROUP
 from nacre.models.conversations import Chat
@@ -71,12 +71,15 @@ def _task_identity(learner: Learner) -> dict[str, Any]:
 
 
 def _spellings(tasks: Sequence[Task], learner: Learner) -> dict[str, Any]:
-    """Labels that the tokenizer cannot write; nothing where it writes all of them."""
+    """What of labels and references the tokenizer cannot write; nothing where it writes all of them."""
+    family = learner.host.family
+    bare = [task.name for task in tasks if as_answered(family, task) is not task]
+    special = {"scored without special tokens": bare} if bare else {}
     if learner.decoding.decode == "labels":
-        return {}
-    spellings = {task.name: label_spellings(learner.host.family, task) for task in tasks}
+        return special
+    spellings = {task.name: label_spellings(family, task) for task in tasks}
     changed = {name: own for name, own in spellings.items() if own}
-    return {"answers that stand for a label": changed} if changed else {}
+    return special | ({"answers that stand for a label": changed} if changed else {})
 
 
 def _text(tasks: Sequence[Task], host: Host) -> dict[str, Any]:
