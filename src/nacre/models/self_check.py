@@ -163,9 +163,8 @@ class _SelfCheck:
         """Of each source, as one batch: the tokens that are written, and the logits that they were chosen by."""
         prompts, model = self._prompts(sources), self.family.model
         with self.family.generation(self.family.greedy(WRITTEN)) as settings:
-            output: Any = model.generate(  # type: ignore[operator]
-                **prompts, generation_config=settings, return_dict_in_generate=True, output_logits=True
-            )
+            settings.return_dict_in_generate = settings.output_logits = True
+            output: Any = model.generate(**prompts, generation_config=settings)  # type: ignore[operator]
         logits = torch.stack(output.logits, 1)  # [B, T, V]
         tokens = self.family.written(output.sequences, prompts["input_ids"])[:, -logits.shape[1] :].tolist()
         ends = set(settings.eos_token_id)
