@@ -11,7 +11,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ["COLUMNS"] = "200"  # sentences with paths are looked for in lines; tests of the screen set its width
+os.environ.pop("COLUMNS", None)  # lines are as long as their sentences; tests of the screen set its width
 
 import torch
 

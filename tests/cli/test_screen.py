@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from helpers.command import Call
+from helpers.command import Call, assert_one_line_error
 from nacre.cli.display import Display
-from nacre.cli.screen import BEST, WORST, Grid, extremes, percent, say
+from nacre.cli.screen import BEST, WORST, Grid, extremes, percent, print_error, say
 from nacre.events import EvaluationStarted, RowsAnswered, StageStarted, StepTaken, TrainingPrepared, Warned
 
 WORDS = (
@@ -94,6 +95,29 @@ def test_color_is_off_where_the_terminal_says_so(
     assert ("\x1b[33m" in capture.get()) is colored
 
 
+@pytest.mark.parametrize("columns", [None, "40"])
+def test_an_error_is_one_line_for_programs(nacre: Call, columns: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    said = nacre("run", "--method", "no_such_method_of_this_name_or_another")
+    assert_one_line_error(said, "no_such_method")
+
+
+def test_an_error_on_a_terminal_is_colored_and_breaks_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "40"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    print_error(WORDS)
+    err = capsys.readouterr().err
+    assert "\x1b[1;31m" in err
+    lines = re.sub(r"\x1b\[[\d;]*m", "", err).splitlines()
+    assert len(lines) > 2
+    assert [word for line in lines for word in line.split()] == ["Error:", *WORDS.split()]
+
+
 def test_nothing_gained_has_no_sign() -> None:
     assert [percent(value, sign=True) for value in (None, 0.031, -0.031, 0.0, -0.0001)] == [
         "-",
@@ -143,3 +167,20 @@ def test_a_run_reports_each_batch_of_answers_and_keeps_none_of_it(
     assert '"done"' not in (tmp_path / "run" / "events.jsonl").read_text()
     said = nacre("run", tmp_path / "run" / "recipe.yaml")
     assert said.out.splitlines()[-1] == f"The page: {tmp_path / 'run' / 'report.html'}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("methods",), ("methods", "am_lora"), ("methods", "lb_cl+migu"), ("methods", "+migu"), ("streams",),
+     ("streams", "superni1"), ("check", "--stream", "demo"), ("run", "--method", "am_lora", "--dry-run")],
+    ids=" ".join,
+)  # fmt: skip
+def test_commands_break_between_words(nacre: Call, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    words = nacre(*command).out.split()
+    assert words
+    for width in (80, 60):
+        monkeypatch.setenv("COLUMNS", str(width))
+        said = nacre(*command)
+        assert said.out.split() == words
+        assert all(len(line) <= width or len(line.split()) == 1 for line in said.out.splitlines())

@@ -70,8 +70,10 @@ def main() -> None:
 
 def _refuse(message: str) -> NoReturn:
     """Print one line, whatever names and values it repeats, and exit with 2."""
+    from nacre.cli.screen import print_error
+
     line = one_line(message)
-    print(f"Error: {line}" if len(line) <= LONGEST_LINE else f"Error: {line[:LONGEST_LINE]} ...", file=sys.stderr)
+    print_error(line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ...")
     sys.exit(2)
 
 

@@ -7,6 +7,8 @@ off there, and wherever `NO_COLOR` or the terminal says so (rich decides).
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from textwrap import fill
@@ -43,16 +45,40 @@ def say(console: Console, text: str, style: str = "") -> None:
 
     Args:
         console: Where to.
-        text: One paragraph; blanks at its beginning indent all of it.
+        text: One paragraph. Blanks at its beginning indent all of it; after a word and several blanks, all of it
+            stands where the next word does.
         style: Its color.
     """
     text = printable(text)  # before it is broken into lines
     if _is_bounded(console):
-        indent = " " * (len(text) - len(text.lstrip(" ")))
-        text = fill(
-            text, console.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-        )  # rich would break a long word
+        hanging = re.match(r" *\S+ {2,}(?=\S)", text) or re.match(r" *", text)
+        indent = " " * (len(hanging[0]) if hanging and len(hanging[0]) <= console.width // 2 else 0)
+        # rich would break a word that is longer than a line.
+        text = fill(text, console.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     console.print(text, style=style, soft_wrap=True)
+
+
+def print_error(text: str) -> None:
+    """Print to standard error what the user can mend: one line, or on a terminal one paragraph.
+
+    Args:
+        text: The error, in a sentence or two.
+    """
+    console = screen(error=True)
+    if console.is_terminal:
+        say(console, f"Error: {text}", ERROR)
+    else:  # programs read it by the line, whatever width the environment names
+        print(f"Error: {text}", file=sys.stderr)
+
+
+def line_width(widest: int) -> int:
+    """Columns that text may take on standard output.
+
+    Args:
+        widest: Beyond which a line is hard to read.
+    """
+    console = screen()
+    return min(widest, console.width) if _is_bounded(console) else widest
 
 
 @dataclass(frozen=True)

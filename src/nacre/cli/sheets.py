@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nacre.cli.screen import line_width, say, screen
+
 if TYPE_CHECKING:
     from nacre.method import Method
     from nacre.registry import Registry
 
-WIDTH = 100
+WIDEST = 100
 OPEN_CHOICES = "What the sources leave open, what is done here, and why: docs/fidelity.md."
 
 
@@ -34,7 +36,16 @@ def methods(
         document, lines = modifier_document(modifier), modifier_lines(modifier)
     else:
         document, lines = method_document(name), method_lines(name)
-    typer.echo(json.dumps(document, indent=2) if as_json else "\n".join(lines))
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        _print(lines)
+
+
+def _print(lines: Iterable[str]) -> None:
+    console = screen()
+    for line in "\n".join(lines).split("\n"):
+        say(console, line)
 
 
 def list_document() -> dict[str, Any]:
@@ -55,10 +66,12 @@ def list_lines() -> Iterator[str]:
     document = list_document()
     for entry in document["methods"]:
         held = ", ".join(trait for trait, holds in entry.items() if holds is True)
-        yield f"{entry['name']:<21}{entry['title']}\n{'':<21}{held}"
+        yield f"{entry['name']:<22}{entry['title']}"
+        if held:
+            yield f"{'':<22}{held}"
     yield "\nModifiers, as in seq_lora+migu:\n"
     for entry in document["modifiers"]:
-        yield _hanging(f"+{entry['name']:<20}", entry["does"])
+        yield _hanging(f"+{entry['name']:<21}", entry["does"])
 
 
 def method_document(name: str) -> dict[str, Any]:
@@ -185,7 +198,7 @@ def _function_document(registry: Registry, name: str) -> dict[str, Any]:
 
 def _function_lines(document: Mapping[str, Any], prefix: str) -> Iterator[str]:
     """The text, the parameters with their explanations, and the assumptions."""
-    yield document["text"]
+    yield from _reflowed(document["text"])
     yield "\nParameters (--set KEY=VALUE):" if document["types"] else "\nNo parameters."
     for key, kind in document["types"].items():
         yield f"  {prefix}{key} = {document['parameters'][key]!r}    {kind}"
@@ -197,9 +210,26 @@ def _function_lines(document: Mapping[str, Any], prefix: str) -> Iterator[str]:
             yield _hanging("  - ", sentence)
 
 
+def _reflowed(text: str) -> Iterator[str]:
+    """The text with each paragraph in one line, which the screen breaks; indented lines, as of equations, stay."""
+    paragraph: list[str] = []
+    for line in text.split("\n"):
+        if line and not line.startswith(" "):
+            paragraph.append(line)
+            continue
+        if paragraph:
+            yield " ".join(paragraph)
+            paragraph = []
+        yield line
+    if paragraph:
+        yield " ".join(paragraph)
+
+
 def _hanging(head: str, text: str) -> str:
     """The text behind its head, in lines that begin where its first one does."""
-    return "\n".join(wrap(text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False))
+    return "\n".join(
+        wrap(text, line_width(WIDEST), initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+    )
 
 
 def streams(
@@ -219,6 +249,6 @@ def streams(
         return
     width = max(len(stream.name) for stream in chosen) + 2
     for stream in chosen:
-        typer.echo(f"{stream.name:<{width}}{stream.title}\n{'':<{width}}{' -> '.join(stream.tasks)}")
+        _print([f"{stream.name:<{width}}{stream.title}", f"{'':<{width}}{' -> '.join(stream.tasks)}"])
         if name is not None:
-            typer.echo(f"{'':<{width}}Source: {stream.source}")
+            _print([f"{'':<{width}}Source: {stream.source}"])

@@ -65,7 +65,9 @@ def cut_targets(family: Family, rows: Sequence[Encoded]) -> list[int]:
     return [number for number, row in enumerate(rows) if family.is_cut(row.target)]
 
 
-def respelled_targets(family: Family, examples: Sequence[Example], rows: Sequence[Encoded]) -> dict[int, str]:
+def respelled_targets(
+    family: Family, examples: Sequence[Example], rows: Sequence[Encoded], metric: str
+) -> dict[int, str]:
     """The targets that the tokenizer writes back in another way, as answers are compared: by number, that way.
 
     Special tokens do not count. There are none where labels are chosen whole.
@@ -74,6 +76,7 @@ def respelled_targets(family: Family, examples: Sequence[Example], rows: Sequenc
         family: The host's.
         examples: With free text as targets.
         rows: The same, encoded. Targets that are cut do not count.
+        metric: The task's.
     """
     if not family.is_generative:
         return {}
@@ -82,7 +85,7 @@ def respelled_targets(family: Family, examples: Sequence[Example], rows: Sequenc
     return {
         number: text
         for number, text in written.items()
-        if normalize(text) != normalize(_without(examples[number].target, special))
+        if as_compared(text, metric) != as_compared(_without(examples[number].target, special), metric)
     }
 
 

@@ -296,7 +296,7 @@ class Learner:
                 continue
             own = [number for number, example in enumerate(examples) if example.task == task.name]
             there = [examples[number] for number in own]
-            if respelled := respelled_targets(family, there, [rows[number] for number in own]):
+            if respelled := respelled_targets(family, there, [rows[number] for number in own], task.metric):
                 self.on_event(Warned(say_respelled(f"train of '{task.name}'", there, respelled)))
 
     def begin_step(self, step: Step) -> None:

@@ -79,7 +79,7 @@ def _of_rows(
         )
         yield finding("truncation", sentence, targets)
     examples = task.examples(split)
-    if task.labels is None and (respelled := respelled_targets(host.family, examples, rows)):
+    if task.labels is None and (respelled := respelled_targets(host.family, examples, rows, task.metric)):
         yield finding("spelling", say_respelled(where, examples, respelled), list(respelled))
 
 
