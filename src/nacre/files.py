@@ -166,10 +166,10 @@ def build_folder(path: Path, fill: Callable[[Path], None]) -> None:
         put_back(path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync_folder(path.parent)
-    for old in (temporary, former):
-        shutil.rmtree(old, ignore_errors=True)
-    _remove_leftovers(path)
+    try:
+        _sync_folder(path.parent)
+    finally:
+        _remove_leftovers(path)  # what made way is among them
 
 
 def put_back(path: Path) -> None:

@@ -10,7 +10,7 @@ import yaml
 
 from nacre.files import sha256
 
-TIMES = {"seconds", "peak_rss_bytes", "train_seconds", "evaluate_seconds"}
+TIMES = {"seconds", "peak_rss_bytes", "train_seconds", "evaluate_seconds", "finished"}
 HASH = "sha256"  # of times, too
 BY_CONTENT = {"results.json", "row.json"}  # hold times beside what must be the same
 NOT_COMPARED = {"events.jsonl", "report.html", "manifest.json", "recipe.yaml", ".lock"}

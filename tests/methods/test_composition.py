@@ -282,7 +282,7 @@ def test_a_list_gives_each_task_its_own_value() -> None:
 
 
 def test_a_method_remembers_all_its_parameters() -> None:
-    method = build_method("am_lora", {"rank": "4", "roles": ["query"]})
+    method = build_method("am_lora", {"rank": 4, "roles": ["query"]})
     assert method.parameters["rank"] == 4
     assert method.parameters["sparsity"] == 1e-5
     assert build_method(method.name, method.parameters) == method
@@ -293,6 +293,7 @@ def test_a_method_remembers_all_its_parameters() -> None:
     [
         ({"rnk": 4}, "has no parameter 'rnk'. Did you mean rank?"),
         ({"rank": "many"}, "am_lora: rank = 'many'"),
+        ({"rank": "4"}, "am_lora: rank = '4': a whole number is expected"),
         ({"rank": 0}, "rank: 0 is not a positive"),
         ({"selectors": "old"}, "am_lora: selectors = 'old'"),
         ({"dropout": 1.0}, r"dropout: 1.0 is not in \[0, 1\)"),

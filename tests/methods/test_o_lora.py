@@ -245,7 +245,10 @@ def test_methods_without_a_lora_a_task_are_refused_with_the_reason(name: str, re
 
 
 @pytest.mark.parametrize("parameter", ["orthogonality", "shrinkage"])
-@pytest.mark.parametrize("value", [-0.1, [0.5, -1.0], float("nan")])
-def test_lambdas_cannot_be_negative(parameter: str, value: object) -> None:
-    with pytest.raises(RecipeError, match="cannot be negative"):
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [(-0.1, "cannot be negative"), ([0.5, -1.0], "cannot be negative"), (float("nan"), "a finite number is expected")],
+)
+def test_lambdas_cannot_be_negative(parameter: str, value: object, sentence: str) -> None:
+    with pytest.raises(RecipeError, match=sentence):
         build_method("o_lora", {parameter: value})

@@ -359,7 +359,7 @@ def test_rows_of_text_are_read_and_wrong_ones_are_named(tmp_path: Path) -> None:
     file = tmp_path / "farm" / "train.jsonl"
     for line, message in (
         ({"words": "a"}, "line 2: there is no field 'text'"),
-        ({"text": " "}, "line 2: field 'text' must be"),
+        ({"text": " "}, "line 2: field 'text' is empty"),
         ({"text": 3}, "line 2: field 'text' must be"),
     ):
         file.write_text(json.dumps({"text": "a dog"}) + "\n" + json.dumps(line) + "\n")

@@ -257,7 +257,7 @@ def test_full_energy_is_the_default_bit_for_bit() -> None:
     [
         ({"energy": 0.0}, r"energy: 0\.0 is not in \(0, 1\]"),
         ({"energy": 1.5}, r"energy: 1\.5 is not in"),
-        ({"energy": float("nan")}, "energy: nan is not in"),
+        ({"energy": float("nan")}, "energy = nan: a finite number is expected"),
         ({"energy": 0.9, "space": "sum"}, "space='sum' has none: take space='union'"),
         ({"variant": "l_cl", "energy": 0.9}, "without its orthogonal training"),
     ],

@@ -105,7 +105,9 @@ def test_unlabeled_text_has_no_answers(tmp_path: Path) -> None:
     assert view_of(tmp_path, RECORD).samples == ()
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"[]\n", mtime=0), gzip.compress(b'{"answer": "a"}\n', mtime=0), b""])
+@pytest.mark.parametrize(
+    "content", [b"no gzip", gzip.compress(b"[]\n", mtime=0), gzip.compress(b'{"answer": "a"}\n', mtime=0), b""]
+)
 def test_damaged_predictions_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
     file = write(tmp_path, [])
     file.write_bytes(content)
