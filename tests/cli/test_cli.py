@@ -27,7 +27,7 @@ from helpers.command import Call, Outcome, assert_one_line_error, contents, one_
 from helpers.tiny import write_task
 from nacre.evaluation.scoring import is_right
 from nacre.files import hash_of, sha256
-from nacre.records.run import RunRecord
+from nacre.records.reading import read_record
 from nacre.records.view import view_of
 from nacre.registry import METHODS, MODIFIERS
 from nacre.report import render
@@ -210,7 +210,7 @@ def test_json_is_all_that_standard_output_holds(started: tuple[Path, Outcome]) -
 
 def test_results(finished: Path) -> None:
     found = results(finished)
-    RunRecord.read(finished / "results.json")
+    read_record(finished / "results.json")
     assert found["schema"] == "nacre.results/2"
     assert found["tasks"] == NAMES
     assert (found["method"], found["stream"], found["seed"], found["metric"]) == ("seq_ft", "own", 3, "exact_match")
@@ -239,7 +239,7 @@ def test_results(finished: Path) -> None:
 
 
 def test_a_page_shows_the_losses_and_the_answers(finished: Path) -> None:
-    record = RunRecord.read(finished / "results.json")
+    record = read_record(finished / "results.json")
     view = view_of(finished, record)
     assert [(curve.name, curve.steps) for curve in view.losses] == [(name, 18) for name in NAMES]
     events = [json.loads(line) for line in (finished / "events.jsonl").read_text().splitlines()]

@@ -37,6 +37,7 @@ from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.models.host import Host
 from nacre.models.loading import load_host
+from nacre.records.reading import read_record
 from nacre.records.run import RunRecord
 from nacre.registry import build_method
 from nacre.runs.probes.probe import read_result
@@ -601,7 +602,7 @@ def test_a_run_measures_before_and_after_the_stream(architecture: str, tmp_path:
     assert [(one.after, one.task) for one in found.results] == [
         (after, task) for after in ("before", "plants") for task in ABILITIES
     ]
-    assert RunRecord.read(tmp_path / "run" / "results.json") == record
+    assert read_record(tmp_path / "run" / "results.json") == record
     scores = {
         (after, task): written(tmp_path / "run", stage, task)
         for after, stage in (("before", "00-before"), ("plants", "02-plants"))
@@ -704,7 +705,7 @@ def test_the_command_the_page_and_the_comparison_show_it(tmp_path: Path, tiny_mo
     outcome = nacre("run", file)
     assert outcome.code == 0, outcome.err
     assert outcome.err == "", "lm-eval's bars and lines stay out"
-    record = RunRecord.read(tmp_path / "run" / "results.json")
+    record = read_record(tmp_path / "run" / "results.json")
     assert record.base_ability is not None
     one = record.base_ability.before_after()[0]
     assert (one.task, one.metric) == ("hellaswag", "acc")

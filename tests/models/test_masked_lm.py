@@ -25,7 +25,7 @@ from nacre.models.families import Lengths
 from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.models.masked_text import TokenMasking
-from nacre.records.run import RunRecord
+from nacre.records.reading import read_record
 from nacre.registry import METHODS, build_method
 from nacre.runs.plan import plan_of
 from nacre.runs.recipe import Recipe
@@ -402,7 +402,7 @@ def test_a_run_on_text_fills_the_matrix_with_token_accuracy_and_perplexity(tmp_p
     assert record.protocol["text"]["predicted"] == "0.15 of the tokens, hidden"
     assert len(told) == 1
     assert "head" in told[0]
-    assert RunRecord.read(tmp_path / "run" / "results.json") == record
+    assert read_record(tmp_path / "run" / "results.json") == record
     again = run(recipe_of(tmp_path, "again"), ignore)
     assert (again.matrix, again.perplexity) == (record.matrix, record.perplexity)
 

@@ -31,6 +31,7 @@ from nacre.records.compare import compare, judge, read_runs
 from nacre.records.comparison import Comparison, OverRows, OverSeeds, Pair, Verdict
 from nacre.records.end_tasks import EndResult, EndTaskRecord, average
 from nacre.records.predictions import final_scores
+from nacre.records.reading import read_record
 from nacre.records.run import RunRecord, Seconds
 from nacre.report.comparison import mean_matrix, render_comparison
 from nacre.report.formats import table_text
@@ -498,7 +499,7 @@ def test_a_task_answered_last_in_an_earlier_stage(tmp_path: Path) -> None:
         own.mkdir(parents=True)
         shutil.move(last / f"{number:02d}-{name}.jsonl.gz", own / f"01-{name}.jsonl.gz")
         write_manifest(own.parent)
-    scores = final_scores(place, RunRecord.read(place / "results.json"))
+    scores = final_scores(place, read_record(place / "results.json"))
     assert [score.tolist() for score in scores] == better(1)
 
 
@@ -855,7 +856,7 @@ def test_many_groups_get_a_box_each(tmp_path: Path) -> None:
 
 def test_mean_matrices_are_entry_by_entry(tmp_path: Path) -> None:
     runs = [plant(tmp_path, "a", seed, better(seed)) for seed in (1, 2)]
-    records = [RunRecord.read(run / "results.json") for run in runs]
+    records = [read_record(run / "results.json") for run in runs]
     records[0].matrix[0][0] = None
     found = mean_matrix(records)
     assert found[0][0] is None

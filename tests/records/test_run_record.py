@@ -16,7 +16,7 @@ from helpers.tiny import write_task
 from nacre.errors import CheckpointError
 from nacre.files import hash_of
 from nacre.manifest import write_manifest
-from nacre.records.run import RunRecord
+from nacre.records.reading import read_record
 
 NAMES = ("animals", "plants", "tools")
 Document = dict[str, Any]
@@ -95,7 +95,7 @@ def test_every_number_is_guarded(straight: Path, finished: Path) -> None:
         changed(document, path, number_at(document, path) + 0.1)
         write(finished, document, hashed=False)
         with pytest.raises(CheckpointError, match=r"results\.json was changed after the run"):
-            RunRecord.read(finished / "results.json")
+            read_record(finished / "results.json")
 
 
 DERIVED = {  # what of a record disagrees first, if this is changed
@@ -132,7 +132,7 @@ def test_what_a_record_derives_is_computed_again(finished: Path, key: str) -> No
         document["protocol_hash"] = hash_of(document["protocol"])
     write(finished, document, hashed=True)
     with pytest.raises(CheckpointError) as caught:
-        RunRecord.read(finished / "results.json")
+        read_record(finished / "results.json")
     assert f": {DERIVED.get(key, key)}: " in str(caught.value)
 
 
@@ -143,10 +143,10 @@ def test_a_record_and_a_stage_that_disagree(finished: Path, key: str) -> None:
     row[key] = [0.123] * 3 if isinstance(row[key], list) else row[key] + 1
     (stage / "row.json").write_text(json.dumps(row))
     with pytest.raises(CheckpointError, match=r"row\.json is damaged: its sha256 differs"):
-        RunRecord.read(finished / "results.json")
+        read_record(finished / "results.json")
     write_manifest(stage)
     with pytest.raises(CheckpointError) as caught:
-        RunRecord.read(finished / "results.json")
+        read_record(finished / "results.json")
     assert str(stage / "row.json") in str(caught.value)
 
 
@@ -234,10 +234,10 @@ def test_a_flipped_bit_is_found(straight: Path, finished: Path, seed: int) -> No
     content[drawn.randrange(len(content))] ^= 1 << drawn.randrange(8)
     (finished / "results.json").write_bytes(content)
     try:
-        record = RunRecord.read(finished / "results.json")
+        record = read_record(finished / "results.json")
     except CheckpointError:
         return
-    assert record == RunRecord.read(straight / "results.json")  # white space
+    assert record == read_record(straight / "results.json")  # white space
 
 
 def test_a_record_from_before_the_hash_is_read(straight: Path, finished: Path) -> None:
@@ -245,11 +245,11 @@ def test_a_record_from_before_the_hash_is_read(straight: Path, finished: Path) -
     for key in ("sha256", "recipe_hash"):
         del document[key]
     write(finished, {**document, "schema": "nacre.results/1"}, hashed=False)
-    record = RunRecord.read(finished / "results.json")
-    assert record == RunRecord.read(straight / "results.json").model_copy(update={"recipe_hash": None})
+    record = read_record(finished / "results.json")
+    assert record == read_record(straight / "results.json").model_copy(update={"recipe_hash": None})
 
 
 def test_a_record_alone_is_read(straight: Path, tmp_path: Path) -> None:
     """Its stages were deleted, or it was sent to somebody."""
     shutil.copy(straight / "results.json", tmp_path)
-    assert RunRecord.read(tmp_path / "results.json") == RunRecord.read(straight / "results.json")
+    assert read_record(tmp_path / "results.json") == read_record(straight / "results.json")

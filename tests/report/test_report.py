@@ -21,6 +21,7 @@ from nacre.files import hash_of
 from nacre.records.end_tasks import EndAverage, EndTaskRecord
 from nacre.records.plain import differing_keys
 from nacre.records.predictions import Answered
+from nacre.records.reading import read_record
 from nacre.records.run import Matrix, RunRecord, Seconds, TokenCounts
 from nacre.records.view import LossCurve, RunView, TaskSamples
 from nacre.report import palette, render, write_report
@@ -140,7 +141,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     made.write(tmp_path / "results.json")
     definitions = dict(reversed(made.definitions.items()))
     shuffled = record(**true, protocol=dict(reversed(PROTOCOL.items())), definitions=definitions)
-    again = RunRecord.read(tmp_path / "results.json")
+    again = read_record(tmp_path / "results.json")
     assert drawn(made) == drawn(again) == drawn(shuffled)
     write_report(tmp_path / "report.html", [RunView(made)])
     assert (tmp_path / "report.html").read_text() == drawn(made)

@@ -25,6 +25,7 @@ from nacre.events import Event, ProbeStarted, ignore
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.records.end_tasks import EndResult, average
+from nacre.records.reading import read_record
 from nacre.records.run import RunRecord
 from nacre.registry import build_method
 from nacre.runs.probes.end_tasks import FineTuning, fine_tuned
@@ -256,7 +257,7 @@ def test_a_run_measures_every_end_task_with_every_seed_after_the_last_domain(tmp
     (mean,) = record.end_tasks.averages
     by_seed = [statistics.fmean(one.f1 for one in record.end_tasks.results if one.seed == seed) for seed in (1, 2)]
     assert mean.f1 == pytest.approx(statistics.fmean(by_seed))
-    assert RunRecord.read(tmp_path / "run" / "results.json") == record
+    assert read_record(tmp_path / "run" / "results.json") == record
     assert [task["name"] for task in record.protocol["end tasks"]["tasks"]] == ["asc_restaurant", "acl_arc"]
     files = sorted(path.name for path in (tmp_path / "run" / "end_tasks" / "02-corpus_acl").iterdir())
     assert files == [f"{task}-seed{seed}.json" for task in ("acl_arc", "asc_restaurant") for seed in (1, 2)]
@@ -267,7 +268,7 @@ def test_the_command_prints_perplexity_and_end_tasks(tmp_path: Path, nacre: Call
     file.write_text(recipe_of(tmp_path, "run").yaml())
     outcome = nacre("run", file)
     assert outcome.code == 0
-    record = RunRecord.read(tmp_path / "run" / "results.json")
+    record = read_record(tmp_path / "run" / "results.json")
     assert record.perplexity is not None
     assert record.end_tasks is not None
     assert "inc_lora: perplexity" in outcome.out

@@ -19,7 +19,7 @@ from helpers.tiny import write_task
 from nacre.errors import NacreError
 from nacre.events import ignore
 from nacre.learning.settings import Optim
-from nacre.records.run import RunRecord
+from nacre.records.reading import read_record
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 
@@ -80,7 +80,7 @@ def check(
         if not ever:
             assert [path.name for path in output.rglob("*.partial")] == []
     record = run(recipe, ignore)
-    assert record == RunRecord.read(output / "results.json")
+    assert record == read_record(output / "results.json")
     assert_same(output, straight)
     assert [path.name for path in output.rglob("*.partial")] == []
     return disk.failed, error

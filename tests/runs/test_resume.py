@@ -29,7 +29,7 @@ from nacre.events import Event, OnEvent, as_document, ignore, is_kept
 from nacre.files import build_folder, sha256, write_atomically
 from nacre.learning.settings import Optim
 from nacre.models.host import Host
-from nacre.records.run import RunRecord
+from nacre.records.reading import read_record
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 from nacre.runs.stages import Stages
@@ -170,7 +170,7 @@ def test_stopped_once(
 
     record = run(recipe(method, output), note)
     assert_same(output, expected)
-    assert record == RunRecord.read(output / "results.json")
+    assert record == read_record(output / "results.json")
 
     trained = [event["name"] for event in seen if event["event"] == "stage"]
     assert trained == list(NAMES[saved:])  # what was saved is not trained again
@@ -698,7 +698,7 @@ def test_a_run_with_odd_names(
     assert folders[:4] == ["00-before", "01-two-words", "02-two-words", "03-naïve-名前"]
     for folder in folders:
         assert len(list((tmp_path / "run" / "tasks" / folder / "predictions").iterdir())) == len(names)
-    assert RunRecord.read(tmp_path / "run" / "results.json").tasks == names
+    assert read_record(tmp_path / "run" / "results.json").tasks == names
 
 
 def test_a_name_with_a_leading_dot(tiny_model: Model, tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ def report(
 ) -> None:
     """Write one self-contained page that shows the runs; it opens offline."""
     from nacre.errors import RecipeError
-    from nacre.records.run import RunRecord
+    from nacre.records.reading import read_record
     from nacre.records.view import view_of
     from nacre.report import write_report
 
-    views = [view_of(run, RunRecord.read(run / "results.json")) for run in runs]
+    views = [view_of(run, read_record(run / "results.json")) for run in runs]
     if output is None and len(runs) > 1:
         raise RecipeError("Several runs make a page of their own: name it with --output FILE.html.")
     page = output or runs[0] / "report.html"

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from nacre.adapters.adapter import PlacedAdapter
 from nacre.errors import DataError
+from nacre.learning.snapshot import State
+from nacre.method import Method
 
-if TYPE_CHECKING:
-    from nacre.learning.learner import Learner
+
+class Prompted(Protocol):
+    """What virtual tokens depend on: a `Learner`, as far as it is needed here."""
+
+    method: Method
+    adapter: PlacedAdapter
+    state: State
+    unfinished: str | None
 
 
 class LearnerPrefix:
     """The `Prefix` that a learner puts into its host's family."""
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(self, learner: Prompted) -> None:
         self.learner = learner
 
     def tokens(self, task: str) -> tuple[int, ...]:

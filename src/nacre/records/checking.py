@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nacre.evaluation.matrix import run_metrics
 from nacre.files import hash_of
 from nacre.manifest import MANIFEST, read_manifest
+from nacre.records.run import RunRecord
 from nacre.records.stage import ROW, StageRow, read_document
-
-if TYPE_CHECKING:
-    from nacre.records.run import RunRecord
 
 TOLERANCE = 1e-9
 """Sums of the same numbers, computed by two versions of a library."""

@@ -27,6 +27,7 @@ from nacre.records.orders import orders_of
 from nacre.records.plain import hash_of_recipe, leaves
 from nacre.records.predictions import NotByRow, RowScores, final_scores
 from nacre.records.probe import ProbeMetric
+from nacre.records.reading import read_record
 from nacre.records.run import RunRecord, all_metrics, probe_kinds
 
 HEADLINE = AVERAGE_ACCURACY.key
@@ -191,7 +192,7 @@ def _remarks(record: RunRecord) -> list[str]:
 
 
 def _finished(folder: Path, settings_of: TrainingSettings) -> FinishedRun:
-    record = RunRecord.read(folder / "results.json")
+    record = read_record(folder / "results.json")
     return FinishedRun(folder, record, _settings(folder / "recipe.yaml", record, settings_of))
 
 

@@ -26,6 +26,7 @@ from nacre.models.loading import load_host
 from nacre.models.quiet import quiet_transformers
 from nacre.parts.curriculum import Stage
 from nacre.records.probe import BEFORE, ProbeRecord
+from nacre.records.reading import read_record
 from nacre.records.run import RunRecord
 from nacre.records.stage import Learned, StageRow
 from nacre.records.view import view_of
@@ -67,7 +68,7 @@ def run(recipe: Recipe, on_event: OnEvent) -> RunRecord:
     directory.check_place()
     directory.check_same(recipe)
     if directory.results.exists():
-        record = RunRecord.read(directory.results)
+        record = read_record(directory.results)
         on_event(RunFinished(path=str(directory.path), already=True))
         return record
     experiment = Experiment(recipe, directory, on_event)
