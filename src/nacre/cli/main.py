@@ -39,6 +39,7 @@ for command in (demo, check, run, report, compare, methods, streams, pretrain):
 def version_option(
     context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and stop.")
 ) -> None:
+    # Not a docstring: typer would print it in the place of the help.
     if version:
         from nacre import __version__
 
@@ -49,8 +50,11 @@ def version_option(
 
 
 def main() -> None:
-    """Exit codes: 0 done; 1 a bug, with its traceback, or what `check --strict` found; 2 something the user can mend,
-    in one line; 130 interrupted."""
+    """Run the command line and exit.
+
+    Exit codes: 0 done; 1 a bug, with its traceback, or what `check --strict` found; 2 something the user can mend, in
+    one line; 130 interrupted.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a character that the terminal's encoding lacks must not end a run
             stream.reconfigure(errors="backslashreplace")

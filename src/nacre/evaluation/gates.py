@@ -1,5 +1,7 @@
-"""What a gated adapter chooses: the mean gate of each task's LoRA at each site, on given inputs (AM-LoRA's Fig. 4); and
-what a budget of tasks (``keep_gates``) leaves out."""
+"""The choices of a gated adapter: the mean gate of each task's LoRA at each site, on given inputs (AM-LoRA's Fig. 4).
+
+Also the share that a budget of tasks (`keep_gates`) leaves out.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ TOKENS = (
     "decoder (one place late, behind its start token), those of the gold answer; a decoder's attention to the encoder "
     "takes keys and values from the input's tokens"
 )
-"""Which tokens the means are over, in words for the file."""
+"""Which tokens the means are over, as a description for the file."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ def has_gates(learner: LearnerView) -> bool:
 
 @torch.no_grad()
 def mean_gates(learner: LearnerView, task: Task, rows: int = ROWS) -> list[SiteGates]:
-    """The mean gates at every site on the test rows of a task: the gates of all tasks, also
-    where `keep_gates` then leaves some of them out of the sum.
+    """The mean gates at every site on the test rows of a task.
+
+    The gates are those of all tasks, also where `keep_gates` then leaves some of them out of the sum.
 
     The host reads prompts and gold answers; the tokens that count are `TOKENS`. Nothing of the learner changes.
 
@@ -141,8 +144,10 @@ def _chosen(learner: LearnerView, task: Task, rows: int) -> list[Encoded]:
 def _noting(
     model: nn.Module, sites: dict[str, GatedSite], shares: Callable[[GatedSite, Tensor], Tensor]
 ) -> Iterator[dict[str, list[Tensor]]]:
-    """While open, every site that is run leaves the sum of its inputs' shares [..., n] and their number behind: [n + 1]
-    in float64. Nothing is dropped out meanwhile."""
+    """While open, every site that is run notes the sum of its inputs' shares [..., n] and their number.
+
+    Both are in one tensor [n + 1] in float64. Nothing is dropped out meanwhile.
+    """
     seen: dict[str, list[Tensor]] = defaultdict(list)
 
     def watch(name: str, site: GatedSite) -> torch.utils.hooks.RemovableHandle:

@@ -1,0 +1,1 @@
+"""The learner, its loop, and what is saved of it."""

@@ -15,8 +15,15 @@ from nacre.seeds import derive
 
 @dataclass(frozen=True)
 class Batches:
-    """rows: a task's encoded examples. where: names the task in the seed's derivation. batch_size: rows of one
-    optimizer step; each row occurs once an epoch, and an epoch's last step may be smaller."""
+    """The steps of a task. Each row occurs once an epoch, and an epoch's last step may be smaller.
+
+    Attributes:
+        rows: The task's encoded examples.
+        seed: Of the order.
+        where: Names the task in the seed's derivation.
+        batch_size: Rows of one optimizer step.
+        epochs: How often each row occurs.
+    """
 
     rows: Sequence[Encoded]
     seed: int

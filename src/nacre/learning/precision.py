@@ -31,5 +31,5 @@ def accelerator_of(mixed_precision: str) -> Iterator[Accelerator]:
 
 
 def only_cpu() -> bool:
-    """accelerate forms a group of processes on CPUs only if it is told that there is nothing else."""
+    """accelerate forms a group of processes on CPUs only if it knows that there is nothing else."""
     return not torch.accelerator.is_available()

@@ -113,7 +113,7 @@ class Training:
         """
         learner, accelerator, optimizer = self.learner, self.accelerator, self.optimizer
         method, host = learner.method, learner.host
-        optimizer.zero_grad()  # here, so that whoever is told of the step finds the gradients it was taken with
+        optimizer.zero_grad()  # here, so that whoever hears of the step finds the gradients it was taken with
         rows = self.batches.at(step)
         count = _count(rows, self.batches, step)
         own_rows, share = _own_share(rows, accelerator)
@@ -167,8 +167,10 @@ class Training:
 
 @dataclass
 class LossMonitor:
-    """Reads losses every few steps only, because a reading waits for the device; until then numbers on the device
-    remember the first steps whose loss and whose gradient were not finite, [2]."""
+    """Reads losses every few steps only, because a reading waits for the device.
+
+    Until then numbers on the device remember the first steps whose loss and whose gradient were not finite, [2].
+    """
 
     batches: Batches
     every: int
@@ -230,8 +232,11 @@ def _place(batches: Batches, step: int) -> str:
 
 
 def _own_share(rows: Sequence[Encoded], accelerator: Accelerator) -> tuple[Sequence[Encoded], int]:
-    """This process's rows of a step and their weight. When an epoch's last step has fewer rows than there are
-    processes, those left over run a row of another with weight 0, because all must take part in the exchange."""
+    """This process's rows of a step and their weight.
+
+    When an epoch's last step has fewer rows than there are processes, those left over run a row of another with weight
+    0, because all must take part in the exchange.
+    """
     shares = split(rows, accelerator.num_processes)
     if accelerator.process_index < len(shares):
         return shares[accelerator.process_index], 1

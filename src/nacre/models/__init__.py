@@ -1,0 +1,1 @@
+"""The language model: families, heads, tokens, loading."""

@@ -10,8 +10,9 @@ GROUP = 1000
 
 
 def chunked(texts: Sequence[Sequence[int]], length: int) -> Iterator[tuple[int, ...]]:
-    """Join the token ids of every 1,000 texts and cut them into chunks of `length`; a shorter rest is dropped, unless
-    it is all there is.
+    """Join the token ids of every 1,000 texts and cut them into chunks of `length`.
+
+    A shorter rest is dropped, unless it is all there is.
 
     Source: `group_texts` of ContinualLM (posttrain.py, utils/data.py), there with length 164. It would leave nothing
     of fewer tokens than a chunk has.

@@ -13,8 +13,9 @@ from nacre.models.mlm_head import MlmHead
 
 
 class Classifier(nn.Module):
-    """Logits of all classes seen so far, from the first token's last hidden state ([CLS], <s>); or, at given positions
-    of a text, logits of all tokens.
+    """Logits of all classes seen so far, from the first token's last hidden state ([CLS], <s>).
+
+    At given positions of a text: logits of all tokens.
 
     Attributes:
         encoder: A bare Hugging Face encoder, without pooler.

@@ -101,8 +101,10 @@ class Chat:
         return pieces
 
     def tokens(self, pieces: Sequence[Piece]) -> list[list[int]]:
-        """Token ids of each piece, given those before it. Where a token would reach across a seam, the next piece
-        begins anew: no answer shares a token with its question."""
+        """Token ids of each piece, given those before it.
+
+        Where a token would reach across a seam, the next piece begins anew: no answer shares a token with its question.
+        """
         text = ""
         ids: list[int] = []
         by_piece: list[list[int]] = []

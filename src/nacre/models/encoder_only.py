@@ -28,8 +28,10 @@ from nacre.tasks.template import Example
 
 
 def is_encoder(config: Any) -> bool:
-    """Whether a model of this config reads only. transformers lists these also as causal models, for use as a decoder,
-    which they were not made for."""
+    """Whether a model of this config reads only.
+
+    transformers lists these also as causal models, for use as a decoder, which they were not made for.
+    """
     architecture = architecture_of(config)
     encoder = architecture is not None and architecture.family == "encoder-only"
     return encoder and not getattr(config, "is_decoder", False)
@@ -123,8 +125,11 @@ class EncoderOnly(Family):
         return prompts.extended(tasks=torch.tensor([labels.task_number(row.task) for row in rows]))
 
     def batch(self, rows: Sequence[Encoded]) -> Batch:
-        """`labels` [B]: the rows' classes. Of texts, [k]: the hidden tokens of all rows, and in `positions` [k] where
-        they are among the B * S tokens."""
+        """Also `labels` [B]: the rows' classes.
+
+        Of texts, `labels` [k] are the hidden tokens of all rows, and `positions` [k] say where they are among the B * S
+        tokens.
+        """
         texts = [row for row in rows if row.text is not None]
         if texts and len(texts) == len(rows):
             return self._text_batch(rows)

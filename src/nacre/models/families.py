@@ -83,8 +83,10 @@ class Encoded:
         return len(self.source) + len(self.target)
 
     def with_fresh_masks(self, seed: int, *where: str | int) -> Encoded:
-        """The row as it is trained on at one place (epoch and row): itself or, of a masked text, with other tokens
-        hidden, by the seed and the place alone."""
+        """The row as it is trained on at one place (epoch and row).
+
+        That is itself or, of a masked text, with other tokens hidden, by the seed and the place alone.
+        """
         if self.text is None:
             return self
         text = self.text.with_fresh_masks(seed, *where)
@@ -132,12 +134,12 @@ class Family(ABC):
     @property
     @abstractmethod
     def decoding(self) -> str:
-        """How free answers come about, in words: a part of a run's protocol."""
+        """A description of how free answers come about: a part of a run's protocol."""
 
     @property
     @abstractmethod
     def label_decoding(self) -> str:
-        """How one of the task's labels is chosen, in words, likewise."""
+        """A description of how one of the task's labels is chosen: a part of a run's protocol."""
 
     @property
     @abstractmethod
@@ -150,8 +152,10 @@ class Family(ABC):
 
     @abstractmethod
     def encode(self, example: Example, lengths: Lengths) -> Encoded:
-        """Token ids of an example. Only the text is cut, from the right: instruction, options and the answer cue
-        survive (the released pipelines cut the cue away; docs/fidelity.md, P4).
+        """Token ids of an example.
+
+        Only the text is cut, from the right: instruction, options and the answer cue survive (the released pipelines
+        cut the cue away; docs/fidelity.md, P4).
 
         Raises:
             DataError: If nothing of the text would be left, or hosts of this family cannot learn such an example.
@@ -159,8 +163,10 @@ class Family(ABC):
 
     @abstractmethod
     def encode_target(self, example: Example, lengths: Lengths) -> tuple[int, ...]:
-        """Numbers of an example's target: its token ids with their end token, at most `lengths.target`, or its class
-        (none as long as it has never been among a task's labels)."""
+        """Numbers of an example's target: its token ids with their end token, at most `lengths.target`, or its class.
+
+        There is no class as long as the target has never been among a task's labels.
+        """
 
     @abstractmethod
     def text_rows(self, texts: Sequence[str], lengths: Lengths, task: str = "") -> list[Encoded]:
@@ -172,8 +178,10 @@ class Family(ABC):
 
     @abstractmethod
     def spelling(self, example: Example) -> str:
-        """The answer of a host that has learned the example by heart: its target as the tokenizer writes it back, or,
-        where labels are chosen whole, the target itself."""
+        """The answer of a host that has learned the example by heart.
+
+        That is its target as the tokenizer writes it back, or, where labels are chosen whole, the target itself.
+        """
 
     @abstractmethod
     def is_cut(self, target: Sequence[int]) -> bool:
@@ -272,8 +280,10 @@ class Family(ABC):
 
     @final
     def classify(self, prompts: Batch, labels: Labels) -> list[int | None]:
-        """The number of the most likely label for each row of a batch that `prompts` made; None where no label can be
-        chosen."""
+        """The number of the most likely label for each row of a batch that `prompts` made.
+
+        It is None where no label can be chosen.
+        """
         best: list[int | None] = []
         for rows in self._passes(prompts, labels):
             with self.routed(rows):
@@ -282,8 +292,11 @@ class Family(ABC):
 
     @final
     def encode_all(self, examples: Sequence[Example], lengths: Lengths) -> list[Encoded]:
-        """Token ids of examples, in their order. Texts that are learned themselves and follow one another are packed
-        (`models/chunks`), so that there may be more or fewer rows than examples."""
+        """Token ids of examples, in their order.
+
+        Texts that are learned themselves and follow one another are packed (`models/chunks`), so that there may be more
+        or fewer rows than examples.
+        """
         rows: list[Encoded] = []
         for kind, group in groupby(examples, key=lambda example: example.kind):
             if kind == "text":
@@ -339,8 +352,11 @@ class Family(ABC):
 
     @final
     def width(self, rows: Sequence[Sequence[int]]) -> int:
-        """How wide a batch of token ids is: as its rows, or, where they differ and have to be padded anyway, as the
-        longest of them, rounded up as far as the positions allow."""
+        """How wide a batch of token ids is: as wide as its rows.
+
+        Where they differ and have to be padded anyway: as the longest of them, rounded up as far as the positions
+        allow.
+        """
         longest = max(len(row) for row in rows)
         if all(len(row) == longest for row in rows):
             return longest

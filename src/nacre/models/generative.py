@@ -37,8 +37,9 @@ LOGITS_AT_ONCE = 2**26
 
 
 class Generative(Family):
-    """Families whose answers are written, greedily, token after token. They can learn every task, and learn nothing
-    themselves: all that is trained is the adapter's.
+    """Families whose answers are written, greedily, token after token.
+
+    They can learn every task, and learn nothing themselves: all that is trained is the adapter's.
 
     Attributes:
         end: The token that ends an answer.
@@ -95,8 +96,11 @@ class Generative(Family):
 
     @contextmanager
     def generation(self, settings: GenerationConfig) -> Iterator[GenerationConfig]:
-        """Settings for the model's `generate`; inside, they are the model's own too: `generate` takes from those
-        whatever the ones it is given leave open, such as penalties for repetition or forced tokens."""
+        """Settings for the model's `generate`; inside, they are the model's own too.
+
+        `generate` takes from those whatever the ones it is given leave open, such as penalties for repetition or forced
+        tokens.
+        """
         model: Any = self.model
         own = model.generation_config
         model.generation_config = settings
@@ -159,8 +163,11 @@ class Generative(Family):
             yield prompts.rows(start, start + size)
 
     def _classify(self, prompts: Batch, labels: Labels) -> list[int | None]:
-        """By the sum of log-probabilities of the label's tokens, its end token included. Not divided by their number:
-        that would be no probability, and would favor long labels whose ends are certain."""
+        """By the sum of log-probabilities of the label's tokens, its end token included.
+
+        It is not divided by their number: that would not be a probability, and would favor long labels whose ends are
+        certain.
+        """
         tree, device = tree_of(labels), prompts["input_ids"].device
         tokens, destinations = (table.to(device) for table in tree.continuations)
         best = most_likely_labels(self.reading(prompts, tree), prompts.size, tokens, destinations, len(labels))
@@ -401,8 +408,11 @@ class DecoderOnly(Generative):
         return ids if self.separates_texts or ids[-1:] == [self.end] else [*ids, self.end]
 
     def _conversation(self, example: Example, lengths: Lengths) -> Encoded:
-        """Token ids of a conversation. One that is too long loses its oldest answers first, each with the turns that
-        led to it, and then the end of its last turn; the last answer, which is the target, always stays."""
+        """Token ids of a conversation.
+
+        One that is too long loses its oldest answers first, each with the turns that led to it, and then the end of its
+        last turn; the last answer, which is the target, always stays.
+        """
         limit, turns = self._limit(lengths, self.reserved(lengths), example.task), example.turns
         pieces, ids = self._pieces(example, turns)
         while _size(ids[:-1]) > limit and (fewer := without_oldest(turns)) != turns:
@@ -468,7 +478,9 @@ def _own_ends(model: nn.Module) -> set[int]:
     own: Any = model.generation_config
     ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
     if not all(end is None or isinstance(end, int) for end in ends):
-        raise ModelError(f"The model's generation settings end answers at eos_token_id = {ends!r}, which is no number.")
+        raise ModelError(
+            f"The model's generation settings end answers at eos_token_id = {ends!r}, which is not a number."
+        )
     return {end for end in ends if end is not None}
 
 

@@ -182,8 +182,10 @@ class Host:
 
     @torch.inference_mode()
     def write(self, rows: Sequence[Encoded], max_new_tokens: int) -> list[str]:
-        """Answers to the rows' inputs, one batch: greedy, at most `max_new_tokens` tokens each; of an encoder-only
-        host, labels."""
+        """Answers to the rows' inputs, one batch: greedy, at most `max_new_tokens` tokens each.
+
+        An encoder-only host's answers are labels.
+        """
         return self.read(rows, lambda prompts, _: self.family.answers(prompts, max_new_tokens))
 
     @torch.inference_mode()

@@ -14,8 +14,10 @@ Labels = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class LabelTree:
-    """Labels, token by token. Every proper prefix of a label is a node; node 0 is the empty one, and parents come
-    before their children. A label's last token leads nowhere, so that it needs no node.
+    """Labels, token by token.
+
+    Every proper prefix of a label is a node; node 0 is the empty one, and parents come before their children. A label's
+    last token leads nowhere, so that it needs no node.
 
     Attributes:
         labels: Each label's tokens.

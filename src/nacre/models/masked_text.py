@@ -62,8 +62,9 @@ def masking_of(tokenizer: Any) -> TokenMasking:
 
 @dataclass(frozen=True)
 class MaskedText:
-    """A chunk of text, some of whose tokens are hidden. Other ones are hidden in every epoch (dynamic masking, as in
-    RoBERTa).
+    """A chunk of text, some of whose tokens are hidden.
+
+    Other ones are hidden in every epoch (dynamic masking, as in RoBERTa).
 
     Attributes:
         ids: The text itself.

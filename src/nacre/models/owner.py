@@ -1,5 +1,7 @@
-"""Owners: whoever holds learned tensors in a host. Saving, loading, freezing, counting and removing are one loop each
-over a learner's owners."""
+"""Owners: whoever holds learned tensors in a host.
+
+Saving, loading, freezing, counting and removing are one loop each over a learner's owners.
+"""
 
 from __future__ import annotations
 

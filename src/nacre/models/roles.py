@@ -73,8 +73,10 @@ def find_linears(
 
 
 def roles_of(model: nn.Module, module_name: str) -> tuple[Role, ...]:
-    """The roles of one linear map of a host, several for a fused one; none if its architecture's row does not know it,
-    or there is no row."""
+    """The roles of one linear map of a host, several for a fused one.
+
+    There are none if its architecture's row does not know the map, or if there is no row.
+    """
     architecture = architecture_of(config_of(model))
     table = () if architecture is None else architecture.roles
     return next((row.roles for row in table if row.holds(module_name)), ())
@@ -91,8 +93,10 @@ def layer_of(module_name: str) -> tuple[str, int] | None:
 
 
 def in_top_layers(model: nn.Module, module_names: Iterable[str], count: int) -> list[str]:
-    """Those of the modules that lie in the `count` layers nearest to the output: of the decoder where the model has
-    one, otherwise of its only stack. `count` may be larger than the stack.
+    """Those of the modules that lie in the `count` layers nearest to the output.
+
+    The layers are the decoder's where the model has one, otherwise its only stack's. `count` may be larger than the
+    stack.
 
     Raises:
         RecipeError: If none of them does.

@@ -30,7 +30,7 @@ class Ways:
     labels: bool = True
 
     def described(self) -> str:
-        """What is done instead of what may not be done, in words; empty if everything may be done."""
+        """A description of what is done instead of what may not be done; empty if everything may be done."""
         instead = [] if self.padded else ["prompts of unlike length are read in batches of their own"]
         instead += [] if self.cached else ["answers are written without a cache"]
         if not self.labels:

@@ -1,0 +1,1 @@
+"""The typed files of a run, and comparisons between runs."""

@@ -130,8 +130,10 @@ class RunRecord(BaseModel):
 
     @property
     def task_metrics(self) -> list[str]:
-        """Each column's metric, by the headings of `nacre.tasks.metrics`. The protocol knows them; in a record that was
-        put together by hand, `metric` holds for all."""
+        """Each column's metric, by the headings of `nacre.tasks.metrics`.
+
+        The protocol knows them; in a record that was put together by hand, `metric` holds for all.
+        """
         tasks = self.protocol.get("tasks")
         named = [task.get("metric", self.metric) for task in tasks] if isinstance(tasks, list) else []
         return [title(name) for name in (named if len(named) == len(self.tasks) else [self.metric] * len(self.tasks))]

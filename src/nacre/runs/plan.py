@@ -33,8 +33,10 @@ class PlannedPart(BaseModel):
 
 
 class PlannedStage(BaseModel):
-    """One call of `learn`. Numbers are None where they are not known without the data, without having trained or, of
-    the steps on unlabeled text, without the tokenizer.
+    """One call of `learn`.
+
+    Numbers are None where they are not known without the data, without having trained or, of the steps on unlabeled
+    text, without the tokenizer.
 
     Attributes:
         name: The stage's.

@@ -38,8 +38,11 @@ or the run's record holds it. Runs that differ in other fields are different gro
 
 
 class Recipe(Settings):
-    """What `recipe.yaml` holds. `set` are the method's parameters. `model`, `data`, `output`, a stream file, and the
-    places of probes such as `base_ability.data` may name variables of the environment, `$NACRE_DATA/long_sequence`."""
+    """The content of `recipe.yaml`. `set` are the method's parameters.
+
+    `model`, `data`, `output`, a stream file, and the places of probes such as `base_ability.data` may name variables of
+    the environment, `$NACRE_DATA/long_sequence`.
+    """
 
     method: str = Field(json_schema_extra=NOT_TRAINING)
     stream: str | list[str] = Field(

@@ -149,8 +149,10 @@ class Experiment:
                 self.emit(Warned(warning))
 
     def stages(self) -> dict[int, StageRow]:
-        """Measure row 0 and go through each stage; complete ones are read, the first incomplete one begins from the
-        one before it, and what follows that is learned again.
+        """Measure row 0 and go through each stage.
+
+        Complete ones are read, the first incomplete one begins from the one before it, and what follows that is learned
+        again.
 
         Returns:
             The rows of the matrix by number.

@@ -1,0 +1,1 @@
+"""What is learned: tasks, templates, metrics."""

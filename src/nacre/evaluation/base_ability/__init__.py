@@ -1,0 +1,1 @@
+"""Pretrained ability, measured by published benchmarks."""

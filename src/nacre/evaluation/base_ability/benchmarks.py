@@ -1,4 +1,4 @@
-"""What is asked of a model to see what it has forgotten of its pre-training: four published benchmarks.
+"""Four published benchmarks that show what a model has forgotten of its pretraining.
 
 Their prompts and metrics are those of lm-eval (``evaluation.harness``); here are their rows, from a folder or from the
 Hugging Face datasets that lm-eval reads, in the datasets' own fields.
@@ -68,11 +68,16 @@ class AbilityTask:
 
 
 def load_ability_tasks(names: Sequence[AbilityName], data: str | None, limit: int | None = None) -> list[AbilityTask]:
-    """The named benchmarks. data: a folder; None: the Hugging Face datasets, from the cache or over the network.
-    limit: the first rows of each, at most.
+    """The named benchmarks.
 
-    Raises ``DataError`` for a folder, file or row that is not there or not as it should be, and for a dataset that is
-    neither cached nor reachable.
+    Args:
+        names: Of the benchmarks.
+        data: A folder; None: the Hugging Face datasets, from the cache or over the network.
+        limit: The first rows of each, at most.
+
+    Raises:
+        DataError: If a folder, file or row is not there or not as it should be, or if a dataset is neither cached nor
+            reachable.
     """
     tasks = [_published(name) if data is None else _local(name, user_path(data)) for name in names]
     return [AbilityTask(task.name, task.documents[:limit], task.cleaned) for task in tasks]

@@ -37,7 +37,9 @@ _NO_POSITIONS = 2048  # what lm-eval takes for a model whose positions are relat
 def lm_eval(module: str) -> Any:
     """A module of lm-eval, imported without what its import leaves in the environment.
 
-    Raises ``NacreError`` with the command that installs it."""
+    Raises:
+        NacreError: If it is not installed; the message has the command that installs it.
+    """
     before = set(os.environ)
     try:
         return need(f"lm_eval.{module}" if module else "lm_eval", "Measuring base ability", "ability")
@@ -47,8 +49,10 @@ def lm_eval(module: str) -> Any:
 
 
 def samples_of(host: Host, task: AbilityTask, batch_size: int, max_new_tokens: int) -> tuple[list[Any], int]:
-    """What lm-eval logs of each row, in their order, and how many inputs had to be cut. The host is measured as it is
-    now, in evaluation mode."""
+    """The rows' logs in lm-eval, in their order, and how many inputs had to be cut.
+
+    The host is measured as it is now, in evaluation mode.
+    """
     check_host(host)
     evaluator = lm_eval("evaluator")
     training = host.model.training
@@ -81,8 +85,10 @@ def positions(host: Host) -> int:
 
 
 def room(host: Host, task: AbilityTask, max_new_tokens: int) -> int:
-    """How many tokens an answer may have: so many, or what the longest prompt leaves of the host's positions; half of
-    them if that is nothing."""
+    """How many tokens an answer may have.
+
+    So many, or what the longest prompt leaves of the host's positions; half of them if that is nothing.
+    """
     limit = positions(host)
     if not isinstance(host.family, DecoderOnly):
         return min(max_new_tokens, limit - 1)  # the decoder has positions of its own
@@ -129,7 +135,7 @@ def _humaneval(max_new_tokens: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No bars and no log lines: nacre says itself what happens. Errors are raised as ever."""
+    """No bars and no log lines: nacre says itself what happens. Errors are raised as before."""
     logs = [logging.getLogger(name) for name in ("lm_eval", "transformers")]
     levels = [log.level for log in logs]
     for log in logs:
@@ -192,8 +198,11 @@ def _model_class() -> Any:
             return padded(kept, self.host.family.pad), padded([[1] * len(row) for row in kept], 0)
 
         def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
-            """Of a continuation: behind another token, because some tokenizers drop a text's first space, which in a
-            program is a part of the indentation."""
+            """The text of a continuation.
+
+            It is decoded behind another token, because some tokenizers drop a text's first space, which in a program is
+            a part of the indentation.
+            """
             guard = self.tokenizer.encode("x", add_special_tokens=False)
             ids = list(tokens) if isinstance(tokens, list | tuple) else [tokens]
             plain = str(self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
@@ -248,8 +257,10 @@ def _model_class() -> Any:
         def _model_generate(
             self, context: Tensor, max_length: int, stop: list[str], attention_mask: Tensor, **_: object
         ) -> Tensor:
-            """Greedy, whatever the model's own generation settings say. lm-eval would let a decoder of its own write
-            as many tokens more as the prompt has."""
+            """Write greedily, whatever the model's own generation settings say.
+
+            lm-eval would let a decoder of its own write as many tokens more as the prompt has.
+            """
             prefix = self._prefix(context)
             count = prefix.shape[1] if self.backend == "causal" else 0
             start = count + context.shape[1] if self.backend == "causal" else 1

@@ -51,9 +51,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Limits:
-    """Of each of the two processes. Processor time is what stops a loop, the same on a busy machine and on an idle one;
-    wall-clock time is for programs that wait. The published harness (openai/human-eval) allows 3 seconds by the
-    clock."""
+    """Limits of each of the two processes.
+
+    Processor time is what stops a loop, the same on a busy machine and on an idle one; wall-clock time is for programs
+    that wait. The published harness (openai/human-eval) allows 3 seconds by the clock.
+    """
 
     cpu_seconds: int = 3
     wall_seconds: float = 15.0

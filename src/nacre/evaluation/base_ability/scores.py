@@ -59,8 +59,11 @@ class Programs(BaseModel):
 
 
 class AbilityScore(BaseModel):
-    """One task's. right: row by row; log_likelihoods: of each row's choices; completions: the answers to HumanEval.
-    truncated: inputs that were cut, from the left, because the host has too few positions."""
+    """The scores of one benchmark.
+
+    `right` is row by row, `log_likelihoods` of each row's choices, `completions` the answers to HumanEval; `truncated`
+    counts inputs that were cut, from the left, because the host has too few positions.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,0 +1,1 @@
+"""Checks of a stream's rows before they are learned."""

@@ -1,0 +1,1 @@
+"""Rows from files, folders and Hugging Face datasets."""

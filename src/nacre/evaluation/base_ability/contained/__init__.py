@@ -1,4 +1,4 @@
-"""Processes for programs that a model has written: what they give up, and how one is asked for answers.
+"""Processes for programs that a model has written: what they may not do, and how they answer.
 
 Nothing here imports anything of nacre or of another package: these files run in processes without either.
 """
