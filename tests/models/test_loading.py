@@ -171,7 +171,7 @@ REFUSED: list[tuple[str, str, Change, tuple[str, ...]]] = [
     ("tokenizer: a length in words", "t5", configured("tokenizer_config.json", model_max_length="x"), ("(tokenizer)",)),
     ("generation: a list", "t5", holding("generation_config.json", b"[]"), ("cannot be loaded",)),
     ("generation: deep", "llama", holding("generation_config.json", b"[" * 100_000), ("cannot be loaded",)),
-    ("generation: ends at a word", "llama", configured("generation_config.json", eos_token_id="x"), ("no number",)),
+    ("generation: ends at a word", "llama", configured("generation_config.json", eos_token_id="x"), ("not a number",)),
     (
         "a decoder without a beginning",
         "bart",
