@@ -215,6 +215,7 @@ class Experiment:
         """
         record = record_of(self.recipe, self.method, self.tasks, rows, self.protocol, probes, environment())
         write_report(self.directory.report, [view_of(self.directory.path, record)])
+        self.directory.clean()  # a disk may have failed while something made way; a finished run is not swept
         record.write(self.directory.results)  # last: it says that the run is finished
         self.emit(RunFinished(path=str(self.directory.path), already=False))
         return record
