@@ -16,7 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from nacre.documents import shown, text_fault
+from nacre.documents import DocumentError, parse_yaml, shown, text_fault
 from nacre.errors import FileError
 
 PARTIAL, FORMER = "partial", "former.partial"
@@ -49,6 +49,19 @@ def read_text(path: Path) -> str:
     """
     with open_file(path) as file:
         return file.read().decode("utf-8-sig")
+
+
+def read_yaml(path: Path) -> Any:
+    """The plain value of a YAML file that somebody else wrote; see `documents.parse_yaml`.
+
+    Raises:
+        OSError: The file cannot be read, or is not a regular one.
+        DocumentError: It is not YAML in UTF-8, or cannot be used.
+    """
+    try:
+        return parse_yaml(read_text(path))
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"is not valid YAML: it is not UTF-8 (byte {error.start})") from None
 
 
 def user_path(place: str | Path) -> Path:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nacre.errors import CheckpointError
 from nacre.files import sha256, to_json
 from nacre.migrations import LEARNER_SCHEMA, LEARNER_SCHEMAS
+from nacre.settings import complaint
 
 MANIFEST = "manifest.json"
 
@@ -122,9 +123,7 @@ def read_manifest(folder: Path) -> Manifest:
     except IsADirectoryError:
         raise CheckpointError(f"{file} is damaged: it is a folder.") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"{file} is damaged: {f'{where}: ' if where else ''}{first['msg']}.") from None
+        raise CheckpointError(f"{file} is damaged: {complaint(error)}.") from None
     if manifest.schema_ not in LEARNER_SCHEMAS:
         raise CheckpointError(
             f"{file} has schema '{manifest.schema_}'; this version reads {', '.join(LEARNER_SCHEMAS)}."

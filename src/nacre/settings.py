@@ -93,6 +93,17 @@ def sentence(error: ValidationError, kind: type[BaseModel], also: Collection[str
     return f"{shown_text(where)} = {shown(details['input'])}: {_phrase(error, field)}."
 
 
+def complaint(error: ValidationError) -> str:
+    """What is wrong with a file of nacre's own: the place, if it has one, and pydantic's first complaint.
+
+    Args:
+        error: From pydantic.
+    """
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
+
+
 def keys_of(kind: type[BaseModel]) -> list[str]:
     """The keys of a group as they are written."""
     return [field.alias or name for name, field in kind.model_fields.items()]

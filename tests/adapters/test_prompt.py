@@ -137,6 +137,15 @@ def test_old_answers_stay_bit_for_bit(architecture: str) -> None:
             assert torch.equal(after, before)
 
 
+def test_a_task_that_was_learned_again_is_read_with_its_last_prompts(architecture: str) -> None:
+    learner = learned(progressive_prompts(), architecture, 2)
+    learner.learn(TASKS[0], again=True)
+    first = tiny_host(architecture).body.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    rows = [first + slot * TOKENS + row for slot in (2, 1, 0) for row in range(TOKENS)]
+    assert learner.host.family.prefix_of(TASKS[0].name) == tuple(rows)
+    assert learner.host.family.prefix_of(TASKS[1].name) == tuple(rows[TOKENS:])
+
+
 @torch.no_grad()
 def test_a_batch_may_hold_rows_of_several_tasks(architecture: str) -> None:
     learner = learned(progressive_prompts(), architecture)

@@ -25,6 +25,7 @@ from nacre.files import build_folder, put_back, to_json
 from nacre.learning.snapshot import OwnerState, Snapshot, Tree
 from nacre.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from nacre.migrations import LEARNER_SCHEMA, upgraded_learner
+from nacre.settings import complaint
 
 STATE = "state.json"
 TENSOR = "$tensor"
@@ -97,8 +98,7 @@ def read(folder: Path) -> Snapshot:
     except SafetensorError as error:
         raise CheckpointError(f"{folder}: {error}.") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        raise CheckpointError(f"{file} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+        raise CheckpointError(f"{file} is damaged: {complaint(error)}.") from None
     except KeyError as error:
         raise CheckpointError(f"{file} is damaged: {error} is missing.") from None
     except (ValueError, TypeError, AttributeError, RecursionError):

@@ -217,11 +217,11 @@ class Learner:
             DataError: If it cannot.
         """
         self.host.family.check(task)
-        if self._writes_labels:
+        if self.writes_labels:
             label_spellings(self.host.family, task)
 
     @property
-    def _writes_labels(self) -> bool:
+    def writes_labels(self) -> bool:
         """Whether answers are written freely, so that a label has to be read in them."""
         return self.method.readout is None and self.decoding.decode == "free"
 
@@ -291,7 +291,7 @@ class Learner:
         cut = cut_targets(family, targets)
         truncated = sum(row.truncated for row in rows)
         self.on_event(RowsEncoded(rows=len(rows), truncated=truncated, cut_targets=len(cut)))
-        for task in tasks if targets and self._writes_labels else ():
+        for task in tasks if targets and self.writes_labels else ():
             if task.labels is not None:
                 continue
             own = [number for number, example in enumerate(examples) if example.task == task.name]
@@ -432,7 +432,7 @@ class Learner:
                 [task.labels for task in tasks],
                 self.on_event,
             )
-        if not self._writes_labels:
+        if not self.writes_labels:
             return answers
         return [as_labels(self.host.family, task, own) for task, own in zip(tasks, answers, strict=True)]
 
@@ -554,9 +554,9 @@ class Learner:
             TrainingError: If learning a task stopped halfway.
         """
         self._check_usable()
-        merged = merged_copy(self.host.body)
         chosen_anew = self.method.routing is not None or self.method.readout is not None
-        if chosen_anew or any(isinstance(module, Site) for module in merged.modules()):
+        merged = None if chosen_anew else merged_copy(self.host.body)
+        if merged is None or any(isinstance(module, Site) for module in merged.modules()):
             raise ModelError(
                 f"{self.method.display_name} answers in a way that depends on the input, and no one weight holds that: "
                 "use learner.save(folder)."

@@ -36,4 +36,5 @@ class LearnerPrefix:
                 "in predict(inputs, task=...)."
             )
         is_newest = task == self.learner.unfinished or task not in learned
-        return adapter.virtual_tokens(adapter.tasks if is_newest else learned.index(task) + 1)
+        # Of a task that was learned again, the last time counts.
+        return adapter.virtual_tokens(adapter.tasks if is_newest else len(learned) - learned[::-1].index(task))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from nacre.functional.losses import IGNORED
 from nacre.models.batch import Batch
 from nacre.models.pooled_states import PooledStates, pooled_states
 from nacre.models.prefix import without_prefix
+from nacre.models.vocabulary import embeddings_of
 from nacre.parts.part import Reading, Routing
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ class _Query:
     def __call__(self, states: PooledStates) -> Tensor:
         if states not in self.known:
             host = self.learner.host
-            words: Any = host.body.get_input_embeddings()  # type: ignore[operator]
-            inputs = without_prefix(_inputs(self.batch), len(words.weight))
+            inputs = without_prefix(_inputs(self.batch), embeddings_of(host.body))
             with self.learner.adapter.bypassed():
                 self.known[states] = pooled_states(host, inputs, states)
         return self.known[states]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nacre.errors import CheckpointError
 from nacre.learning.prompts import TaskForm
+from nacre.settings import complaint
 
 S = TypeVar("S")
 Tree = Any
@@ -130,9 +131,7 @@ def from_tree(kind: type[S], tree: Tree, where: str, device: torch.device) -> S:
     try:
         return _adapter(kind).validate_python(_moved(tree, device))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(name) for name in first["loc"])
-        raise CheckpointError(f"What '{where}' remembers does not fit this version: {place}: {first['msg']}.") from None
+        raise CheckpointError(f"What '{where}' remembers does not fit this version: {complaint(error)}.") from None
 
 
 def _adapter(kind: type[S]) -> TypeAdapter[S]:

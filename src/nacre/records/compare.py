@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from nacre.documents import DocumentError, parse_yaml
+from nacre.documents import DocumentError
 from nacre.errors import RecipeError
 from nacre.evaluation.matrix import AVERAGE_ACCURACY, RANGES, RunMetric
 from nacre.evaluation.uncertainty import Interval, Spread, over_rows, over_seeds
-from nacre.files import full_path, read_text, to_json
+from nacre.files import full_path, read_yaml, to_json
 from nacre.migrations import upgraded_recipe
 from nacre.records.comparison import Comparison, Group, OverRows, OverSeeds, Pair, TaskOrder, Verdict
 from nacre.records.orders import orders_of
@@ -199,10 +199,10 @@ def _finished(folder: Path, settings_of: TrainingSettings) -> FinishedRun:
 def _settings(file: Path, record: RunRecord, settings_of: TrainingSettings) -> dict[str, Any]:
     """How the run was trained, from its recipe; empty where the recipe was deleted."""
     try:
-        recipe = parse_yaml(read_text(file))
+        recipe = read_yaml(file)
     except FileNotFoundError:
         return {}
-    except (DocumentError, UnicodeDecodeError):
+    except DocumentError:
         recipe = None
     if not isinstance(recipe, dict):
         raise RecipeError(f"'{file}' is damaged: it holds no recipe.")

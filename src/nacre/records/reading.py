@@ -14,6 +14,7 @@ from nacre.files import hash_of, read_text
 from nacre.migrations import OLD_RECORD_SCHEMAS, RECORD_SCHEMA, upgraded_record
 from nacre.records.checking import problem_of
 from nacre.records.run import RECORD_HASH, RunRecord
+from nacre.settings import complaint
 
 
 def read_record(path: Path) -> RunRecord:
@@ -37,9 +38,7 @@ def read_record(path: Path) -> RunRecord:
     try:
         record = RunRecord.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"{path} is not a record of schema {RECORD_SCHEMA}: {where}: {first['msg']}.") from None
+        raise CheckpointError(f"{path} is not a record of schema {RECORD_SCHEMA}: {complaint(error)}.") from None
     if (problem := problem_of(record, path.parent)) is not None:
         raise CheckpointError(f"{path} contradicts itself or its stages: {problem}.")
     return record

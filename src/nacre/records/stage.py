@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nacre.errors import CheckpointError
 from nacre.files import to_json
 from nacre.records.fields import Duration, Finite, Number, Share
+from nacre.settings import complaint
 
 ROW, LEARNED = "row.json", "learned.json"
 """A stage that holds `learned.json` was learned and not yet measured; one that holds `row.json` is finished."""
@@ -42,7 +43,7 @@ class StageRow(BaseModel):
         valid: Shares of answers that are among the labels, likewise.
         perplexity: Of tasks of unlabeled text; empty in a stream without any.
         train_seconds: How long learning took; None in row 0.
-        train_tokens: TokenCounts of the training rows over all steps (`learning.batches.TokenCount`).
+        train_tokens: Tokens of the training rows over all steps (`learning.batches.TokenCount`).
         train_positions: The same with padding.
         evaluate_seconds: How long scoring took.
         trainable_parameters: Of the task that was learned; None in row 0.
@@ -77,9 +78,7 @@ def read_document(kind: type[StageFile], file: Path) -> StageFile:
     try:
         return kind.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"{file} is damaged: {f'{where}: ' if where else ''}{first['msg']}.") from None
+        raise CheckpointError(f"{file} is damaged: {complaint(error)}.") from None
 
 
 def write_document(document: Learned | StageRow, file: Path) -> None:

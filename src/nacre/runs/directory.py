@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from filelock import FileLock, Timeout
 
-from nacre.documents import DocumentError, parse_json, parse_yaml
+from nacre.documents import DocumentError, parse_json
 from nacre.errors import CheckpointError, RecipeError
 from nacre.events import Event, as_document
-from nacre.files import hash_of, naming, read_text, to_json, write_atomically
+from nacre.files import hash_of, naming, read_text, read_yaml, to_json, write_atomically
 from nacre.migrations import upgraded_recipe
 from nacre.records.plain import differences
 from nacre.runs.recipe import Recipe, probe_settings
@@ -69,8 +69,8 @@ class RunDirectory:
         if not file.exists():
             return
         try:
-            there = parse_yaml(read_text(file))
-        except (DocumentError, UnicodeDecodeError):
+            there = read_yaml(file)
+        except DocumentError:
             there = None
         if not isinstance(there, dict):
             raise CheckpointError(f"{file} is damaged: it holds no recipe.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nacre.evaluation.gates import SiteGates, has_gates, mean_gates
 from nacre.evaluation.perplexity import TextScore
-from nacre.evaluation.scoring import TaskScore, score
+from nacre.evaluation.scoring import TaskScore
 from nacre.evaluation.spelling import as_answered
 from nacre.learning.learner import Learner
 from nacre.tasks.task import Task
@@ -56,9 +56,9 @@ def measure(learner: Learner, tasks: Sequence[Task]) -> StageScores:
     """
     started = time.monotonic()
     with_targets = [task for task in tasks if task.kind == "answer"]
-    answers = learner.answer(with_targets) if with_targets else []
+    scores = learner.evaluate(with_targets) if with_targets else []
     scored = [as_answered(learner.host.family, task) for task in with_targets]
-    answered = {task.name: (task, score(task, own)) for task, own in zip(scored, answers, strict=True)}
+    answered = {task.name: (task, own) for task, own in zip(scored, scores, strict=True)}
     texts = {task.name: learner.measure_text(task) for task in tasks if task.kind == "text"}
     seconds = time.monotonic() - started
     gates = {task.name: mean_gates(learner, task) for task in tasks} if has_gates(learner) else {}

@@ -75,7 +75,7 @@ def _spellings(tasks: Sequence[Task], learner: Learner) -> dict[str, Any]:
     family = learner.host.family
     bare = [task.name for task in tasks if as_answered(family, task) is not task]
     special = {"scored without special tokens": bare} if bare else {}
-    if learner.decoding.decode == "labels":
+    if not learner.writes_labels:
         return special
     spellings = {task.name: label_spellings(family, task) for task in tasks}
     changed = {name: own for name, own in spellings.items() if own}

@@ -16,7 +16,7 @@ from nacre.documents import DocumentError, parse_yaml, shown_text
 from nacre.errors import RecipeError
 from nacre.evaluation.decoding import Decoding
 from nacre.evaluation.scoring import check_metric, normalized_labels
-from nacre.files import full_path, read_text, user_path
+from nacre.files import full_path, read_yaml, user_path
 from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.models.classification_head import HeadKind
@@ -333,11 +333,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(f"Recipe '{path}' does not exist or is not a file.")
     try:
-        document = parse_yaml(read_text(path))
+        document = read_yaml(path)
     except OSError as error:
         raise RecipeError(f"Recipe '{path}' cannot be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"Recipe '{path}' is not valid YAML: it is not UTF-8 (byte {error.start}).") from None
     except DocumentError as error:
         raise RecipeError(f"Recipe '{path}' {error}.") from None
     if not isinstance(document, dict):

@@ -18,6 +18,7 @@ from nacre.events import (
     RunStarted,
     StageStarted,
     Warned,
+    ignore,
     is_kept,
 )
 from nacre.learning.learner import Learner
@@ -108,6 +109,7 @@ class Experiment:
             optim=recipe.optim,
             decoding=recipe.evaluation,
             head=recipe.head,
+            on_event=ignore,  # until there is a folder; `begin` says what is to be known of the host
         )
         self._check_host()
         names = [task.name for task in self.tasks]

@@ -38,7 +38,7 @@ def unlabelled_text(seed: int, lines: int) -> Iterator[str]:
         The passages.
     """
     used = {row.text for task in demo_tasks() for split in SPLITS for row in task.rows(split)}
-    rng = random.Random(derive(seed, "demo", "unlabeled"))
+    rng = random.Random(derive(seed, "demo", "unlabelled"))  # a seed's name is no prose: it stays as it is spelled
     for _ in range(lines):
         passage = _passage(rng)
         while passage in used:

@@ -27,9 +27,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nacre.documents import DocumentError, parse_yaml, shown
+from nacre.documents import DocumentError, shown
 from nacre.errors import DataError, RecipeError, file_errors, nearest
-from nacre.files import read_text, user_path
+from nacre.files import read_yaml, user_path
 from nacre.tasks.published.catalog import canonical
 from nacre.tasks.published.streams import get_stream
 from nacre.tasks.reading.assembly import RawTask, assemble
@@ -155,11 +155,9 @@ def read_stream(path: Path) -> OwnStream:
         DataError: The file is wrong; the message names the file, the key and the value.
     """
     try:
-        content = parse_yaml(read_text(path))
+        content = read_yaml(path)
     except OSError as error:
         raise DataError(f"Stream file {path} cannot be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"Stream file {path} is not valid YAML: it is not UTF-8 (byte {error.start}).") from None
     except DocumentError as error:
         raise DataError(f"Stream file {path} {error}.") from None
     if not isinstance(content, dict) or not isinstance(content.get("tasks"), list) or not content["tasks"]:
