@@ -31,7 +31,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from nacre.errors import NacreError
-    from nacre.evaluation.decoding import Decoding
+    from nacre.evaluation.settings import Decoding
     from nacre.interop.masking import masking
     from nacre.learning.learner import Learner
     from nacre.learning.settings import Optim
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from nacre.tasks.template import Template
 
 _HOMES = {
-    "Decoding": "nacre.evaluation.decoding",
+    "Decoding": "nacre.evaluation.settings",
     "Host": "nacre.models.host",
     "Learner": "nacre.learning.learner",
     "Method": "nacre.method",

@@ -6,18 +6,22 @@ They are the files of `nacre/methods` and `nacre/modifiers`, and the entry point
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from nacre.documents import shown
 from nacre.errors import RecipeError, nearest
-from nacre.method import Method
 from nacre.per_task import PerTask
+from nacre.settings import checked
+
+if TYPE_CHECKING:
+    from nacre.method import Method
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """All names, the package's first; no function is imported."""
-        return [*self._own(), *sorted(set(self._third_parties()) - set(self._own()))]
+        return [*self.own_names(), *sorted(set(self._third_parties()) - set(self.own_names()))]
 
     def function(self, name: str) -> Callable[..., Method]:
         """The function of this name.
@@ -45,14 +49,41 @@ class Registry:
         Raises:
             RecipeError: There is none of this name; the message has the nearest ones.
         """
-        if name in self._own():
+        if name in self.own_names():
             return getattr(import_module(f"{self.package}.{name}"), name)  # type: ignore[no-any-return]
         third_parties = self._third_parties()
         if name in third_parties:
             return third_parties[name].load()  # type: ignore[no-any-return]
-        raise RecipeError(f"There is no {self.kind} {shown(name)}. {nearest(name, self.names())}")
+        raise self._unknown(name)
 
-    def _own(self) -> list[str]:
+    def written_hints(self, name: str) -> dict[str, Any] | None:
+        """The types of a function's parameters, read from its source.
+
+        Args:
+            name: A method's or modifier's name.
+
+        Returns:
+            The types, `Any` for one that the source takes from elsewhere; None for a third party's function, whose
+            source is not looked for.
+
+        Raises:
+            RecipeError: There is none of this name; the message has the nearest ones.
+        """
+        if name not in self.own_names():
+            if name in self._third_parties():
+                return None
+            raise self._unknown(name)
+        source = (files(self.package) / f"{name}.py").read_text(encoding="utf-8")
+        (function,) = (
+            node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name
+        )
+        return {argument.arg: _written_type(argument.annotation) for argument in function.args.kwonlyargs}
+
+    def _unknown(self, name: str) -> RecipeError:
+        return RecipeError(f"There is no {self.kind} {shown(name)}. {nearest(name, self.names())}")
+
+    def own_names(self) -> list[str]:
+        """The package's names; nothing is imported."""
         return sorted(
             file.name.removesuffix(".py")
             for file in files(self.package).iterdir()
@@ -61,6 +92,14 @@ class Registry:
 
     def _third_parties(self) -> dict[str, EntryPoint]:
         return {point.name: point for point in entry_points(group=self.package)}
+
+
+def _written_type(annotation: ast.expr | None) -> Any:
+    """The type that an annotation of nacre's own source stands for; `Any` if it uses a name from elsewhere."""
+    try:
+        return eval(ast.unparse(annotation), {"Literal": Literal, "PerTask": PerTask}) if annotation else Any
+    except NameError:
+        return Any
 
 
 METHODS = Registry("method", "nacre.methods")
@@ -80,19 +119,27 @@ def build_method(name: str, parameters: Mapping[str, Any] | None = None, *, inst
         RecipeError: A method, modifier or parameter is unknown or of the wrong type.
         NacreError: A value is out of range, or the parts do not go together.
     """
-    base, *modifiers = name.split("+")
-    functions = [MODIFIERS.function(modifier) for modifier in modifiers]
-    own = dict(parameters or {})
-    theirs = {modifier: _mapping(modifier, own.pop(modifier, {})) for modifier in modifiers}
-    function = METHODS.function(base)
-    unknown = own.keys() - parameters_of(function).keys()
-    for key, modifier in ((key, modifier) for key in sorted(unknown) for modifier in modifiers):
-        if key in parameters_of(MODIFIERS.function(modifier)):
-            raise RecipeError(f"Method '{base}' has no parameter '{key}'; for the modifier, write {modifier}.{key}.")
-    method = function(**_known(f"Method '{base}'", function, own, instead))
-    for modifier, function in zip(modifiers, functions, strict=True):
-        method = function(method, **_known(f"Modifier '{modifier}'", function, theirs[modifier], ()))
+    base, own, theirs = _spelled(name, parameters, instead, _hints)
+    method = METHODS.function(base)(**own)
+    for modifier, values in theirs.items():
+        method = MODIFIERS.function(modifier)(method, **values)
     return method
+
+
+def check_spelling(name: str, parameters: Mapping[str, Any] | None = None, *, instead: Collection[str] = ()) -> None:
+    """Refuse what `build_method` would refuse by name or type, without importing any method, and so without torch.
+
+    Types that the source defines elsewhere, and parameters of third parties, are left to `build_method`.
+
+    Args:
+        name: As in `seq_lora` or `seq_lora+migu`.
+        parameters: As for `build_method`.
+        instead: As for `build_method`.
+
+    Raises:
+        RecipeError: A method, modifier or parameter is unknown or of the wrong type.
+    """
+    _spelled(name, parameters, instead, Registry.written_hints)
 
 
 def parameters_of(function: Callable[..., Method]) -> dict[str, inspect.Parameter]:
@@ -125,15 +172,45 @@ def _per_task(function: Callable[..., Method], values: Mapping[str, Any]) -> dic
     return {key: values[key] for key in parameters_of(function) if tuple[float, ...] in get_args(hints[key])}
 
 
-def _known(
-    who: str, function: Callable[..., Method], given: Mapping[str, Any], instead: Collection[str]
+def _spelled(
+    name: str,
+    parameters: Mapping[str, Any] | None,
+    instead: Collection[str],
+    hints: Callable[[Registry, str], Mapping[str, Any] | None],
+) -> tuple[str, dict[str, Any], dict[str, dict[str, Any]]]:
+    """The method's name and checked parameters, and those of each modifier."""
+    base, *modifiers = name.split("+")
+    known = {modifier: hints(MODIFIERS, modifier) for modifier in modifiers}
+    own, known_own = dict(parameters or {}), hints(METHODS, base)
+    theirs = {modifier: _mapping(modifier, own.pop(modifier, {})) for modifier in modifiers}
+    unknown = own.keys() - known_own.keys() if known_own is not None else ()
+    for key, modifier in ((key, modifier) for key in sorted(unknown) for modifier in modifiers):
+        if key in (known[modifier] or ()):
+            raise RecipeError(f"Method '{base}' has no parameter '{key}'; for the modifier, write {modifier}.{key}.")
+    settings = {
+        modifier: _checked(f"Modifier '{modifier}'", modifier, known[modifier], theirs[modifier], ())
+        for modifier in modifiers
+    }
+    return base, _checked(f"Method '{base}'", base, known_own, own, instead), settings
+
+
+def _hints(registry: Registry, name: str) -> dict[str, Any]:
+    """The types of a function's parameters."""
+    function = registry.function(name)
+    hints = get_type_hints(function)
+    return {key: hints[key] for key in parameters_of(function)}
+
+
+def _checked(
+    who: str, prefix: str, hints: Mapping[str, Any] | None, given: Mapping[str, Any], instead: Collection[str]
 ) -> dict[str, Any]:
-    known = parameters_of(function)
+    if hints is None:
+        return dict(given)
     for key in given:
-        if key not in known:
-            choice = nearest(key, known, instead) if known else "It has no parameters."
+        if key not in hints:
+            choice = nearest(key, hints, instead) if hints else "It has no parameters."
             raise RecipeError(f"{who} has no parameter {shown(key)}. {choice}")
-    return dict(given)
+    return {key: checked(f"{prefix}: {key}", value, hints[key]) for key, value in given.items()}
 
 
 def _mapping(modifier: str, value: Any) -> Mapping[str, Any]:

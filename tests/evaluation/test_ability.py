@@ -40,7 +40,7 @@ from nacre.models.loading import load_host
 from nacre.records.reading import read_record
 from nacre.records.run import RunRecord
 from nacre.registry import build_method
-from nacre.runs.probes.probe import read_result
+from nacre.runs.probes.stored import read_result
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 

@@ -28,7 +28,8 @@ from nacre.records.end_tasks import EndResult, average
 from nacre.records.reading import read_record
 from nacre.records.run import RunRecord
 from nacre.registry import build_method
-from nacre.runs.probes.end_tasks import FineTuning, fine_tuned
+from nacre.runs.probes.end_tasks import FineTuning
+from nacre.runs.probes.end_tasks_measurement import fine_tuned
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 from nacre.tasks.published.das import END_TASKS, ORDER_7, EndTask

@@ -30,7 +30,8 @@ def test_a_probe_is_its_own_files_and_two_fields(key: str, names: tuple[str, ...
         for file in (source / room).rglob("*.py")
         if any(name in _code(file) for name in names)
     }
-    assert naming == {f"runs/probes/{key}.py", f"records/{key}.py", "runs/recipe.py", "records/run.py"}
+    probe = {f"runs/probes/{key}.py", f"runs/probes/{key}_measurement.py"}
+    assert naming == {*probe, f"records/{key}.py", "runs/recipe.py", "records/run.py"}
 
 
 def _code(file: Path) -> str:

@@ -48,12 +48,7 @@ def run(
 
     The same command on an unfinished folder continues it, on a finished one says so.
     """
-    from nacre.cli.display import Display
-    from nacre.cli.records import print_record
-
-    display = Display(error=as_json, verbose=verbose)
     from nacre.runs.recipe import read_recipe
-    from nacre.runs.run import run as carry_out
 
     names = stream.split(",") if stream is not None and "," in stream else stream
     flags = {
@@ -70,6 +65,7 @@ def run(
         "fold_labels": fold_labels or None,
     }
     whole = read_recipe(recipe, flags, setting or [])
+    whole.check_names()  # before torch is imported, which takes seconds
     if dry_run:
         from nacre.cli.plan import print_plan
         from nacre.runs.plan import plan_of
@@ -80,6 +76,11 @@ def run(
         else:
             print_plan(plan)
         return
+    from nacre.cli.display import Display
+    from nacre.cli.records import print_record
+    from nacre.runs.run import run as carry_out
+
+    display = Display(error=as_json, verbose=verbose)
     with display.interruptible("The same command continues at the last finished task."):
         record = carry_out(whole, display)
     if as_json:

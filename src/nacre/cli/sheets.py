@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from textwrap import wrap
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from nacre.cli.screen import line_width, say, screen
-
-if TYPE_CHECKING:
-    from nacre.method import Method
-    from nacre.registry import Registry
 
 WIDEST = 100
 OPEN_CHOICES = "What the sources leave open, what is done here, and why: docs/fidelity.md."
@@ -50,14 +46,12 @@ def _print(lines: Iterable[str]) -> None:
 
 def list_document() -> dict[str, Any]:
     """All methods with their traits, and all modifiers with their first sentence."""
-    from nacre.registry import METHODS, MODIFIERS, build_method
+    from nacre.registry import METHODS, MODIFIERS
 
-    built = [(name, build_method(name)) for name in METHODS.names()]
+    sheets = [method_document(name) for name in METHODS.names()]
     return {
-        "methods": [{"name": name, "title": method.title, **method.traits} for name, method in built],
-        "modifiers": [
-            {"name": name, "does": _function_document(MODIFIERS, name)["does"]} for name in MODIFIERS.names()
-        ],
+        "methods": [{"name": sheet["name"], "title": sheet["title"], **sheet["traits"]} for sheet in sheets],
+        "modifiers": [{"name": name, "does": modifier_document(name)["does"]} for name in MODIFIERS.names()],
     }
 
 
@@ -84,21 +78,16 @@ def method_document(name: str) -> dict[str, Any]:
         RecipeError: There is no such method or modifier.
         NacreError: They do not go together.
     """
-    from nacre.registry import METHODS, MODIFIERS, build_method
+    from nacre.cli.written_sheets import written_sheet
+    from nacre.registry import METHODS, check_spelling
 
-    method = build_method(name)
-    base, *modifiers = name.split("+")
-    return {
-        "name": name,
-        "title": method.title,
-        **_function_document(METHODS, base),
-        "parameters": method.parameters,
-        "learning_rate": method.adapter.learning_rate,
-        "slots": slots(method),
-        "traits": method.traits,
-        "sources": method.sources,
-        "modifiers": [{"name": modifier, **_function_document(MODIFIERS, modifier)} for modifier in modifiers],
-    }
+    check_spelling(name)
+    sheet = written_sheet(METHODS, name)
+    if sheet is not None:
+        return sheet
+    from nacre.cli.built_sheets import built_method_sheet  # with torch
+
+    return built_method_sheet(name)
 
 
 def method_lines(name: str) -> Iterator[str]:
@@ -130,18 +119,16 @@ def modifier_document(name: str) -> dict[str, Any]:
     Raises:
         RecipeError: There is no such modifier.
     """
-    from nacre.errors import NacreError
-    from nacre.registry import METHODS, MODIFIERS, build_method
+    from nacre.cli.written_sheets import written_sheet
+    from nacre.registry import METHODS, MODIFIERS
 
-    document = {"name": f"+{name}", **_function_document(MODIFIERS, name)}
-    fits, refusals = [], {}
-    for method in METHODS.names():
-        try:
-            build_method(f"{method}+{name}")
-            fits.append(method)
-        except NacreError as error:
-            refusals[method] = str(error)
-    return {**document, "goes with": fits, "does not go with": refusals}
+    MODIFIERS.written_hints(name)  # or there is none of this name
+    sheet = written_sheet(MODIFIERS, name)
+    if sheet is not None and {*sheet["goes with"], *sheet["does not go with"]} == set(METHODS.names()):
+        return sheet
+    from nacre.cli.built_sheets import built_modifier_sheet  # with torch
+
+    return built_modifier_sheet(name)  # some method came later, or is a third party's
 
 
 def modifier_lines(name: str) -> Iterator[str]:
@@ -156,44 +143,6 @@ def modifier_lines(name: str) -> Iterator[str]:
     for sentence in document["does not go with"].values():
         yield _hanging("  ", sentence)
     yield f"\n{OPEN_CHOICES}"
-
-
-def slots(method: Method) -> dict[str, Any]:
-    """The part in each slot with its settings, or None; gradient rules in the order in which they act."""
-    return {
-        "adapter": str(method.adapter),
-        "start": str(method.start),
-        "penalties": [str(part) for part in method.penalties],
-        "batch terms": [str(part) for part in method.batch_terms],
-        "gradient rules": [str(part) for part in method.gradient_rules],
-        "memory": None if method.memory is None else str(method.memory),
-        "routing": None if method.routing is None else str(method.routing),
-        "readout": None if method.readout is None else str(method.readout),
-        "curriculum": str(method.curriculum),
-    }
-
-
-def _function_document(registry: Registry, name: str) -> dict[str, Any]:
-    """What the docstring and signature of a method's or modifier's function say."""
-    import inspect
-
-    from nacre.cli.docstring import sheet_of
-    from nacre.registry import parameters_of
-
-    function = registry.function(name)
-    sheet, parameters = sheet_of(function), parameters_of(function)
-    return {
-        "does": " ".join(sheet.whole.split("\n\n")[0].split()),
-        "sheet": sheet.whole,
-        "text": sheet.text,
-        "parameters": {key: parameter.default for key, parameter in parameters.items()},
-        "types": {
-            key: inspect.formatannotation(parameter.annotation).replace("typing.", "")
-            for key, parameter in parameters.items()
-        },
-        "explained": {key: sheet.parameters[key] for key in parameters if key in sheet.parameters},
-        "assumed": sheet.assumed,
-    }
 
 
 def _function_lines(document: Mapping[str, Any], prefix: str) -> Iterator[str]:

@@ -17,9 +17,10 @@ from nacre.adapters.merged import merged_copy
 from nacre.adapters.route import Route
 from nacre.adapters.site import Site
 from nacre.errors import CheckpointError, DataError, ModelError, TrainingError, nearest
-from nacre.evaluation.decoding import Decoding, answer, token_budget
+from nacre.evaluation.decoding import answer, token_budget
 from nacre.evaluation.perplexity import TextScore, measure_text
 from nacre.evaluation.scoring import TaskScore, score
+from nacre.evaluation.settings import Decoding
 from nacre.evaluation.spelling import (
     as_answered,
     as_labels,
@@ -42,10 +43,10 @@ from nacre.learning.snapshot import OwnerState, Snapshot, State, as_tree, from_t
 from nacre.learning.trainer import Loss, train
 from nacre.method import Method
 from nacre.models.batch import Batch
-from nacre.models.classification_head import HeadKind
 from nacre.models.families import Encoded, Lengths
 from nacre.models.host import Host
 from nacre.models.loading import load_host
+from nacre.models.named import HeadKind
 from nacre.models.owner import Owner, ParameterGroup
 from nacre.models.pooled_states import PooledStates, pooled_states
 from nacre.parts.part import MicroBatch, Part, Step

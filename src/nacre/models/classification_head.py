@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, final
+from typing import Any, final
 
 from torch import Tensor, nn
 
@@ -13,12 +13,10 @@ from nacre.models.fit import check_fit
 from nacre.models.growing_head import GrowingHead
 from nacre.models.label_head import LabelHead
 from nacre.models.mlm_head import MlmHead, new_mlm_head
+from nacre.models.named import HeadKind
 from nacre.models.owner import ParameterGroup, stop_training
 from nacre.models.task_heads import TaskHeads
 from nacre.tasks.task import Task
-
-HeadKind = Literal["growing", "per_task"]
-"""`growing`: one head over all labels seen so far. `per_task`: a head for each task, whose task must be given."""
 
 HEADS: dict[HeadKind, type[GrowingHead] | type[TaskHeads]] = {"growing": GrowingHead, "per_task": TaskHeads}
 

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from nacre.errors import ModelError
 from nacre.models.architectures import architecture_of, config_of, model_types_of
 from nacre.models.batch import Batch
-from nacre.models.classification_head import ClassificationHead, HeadKind
+from nacre.models.classification_head import ClassificationHead
 from nacre.models.classifier import Classifier
 from nacre.models.encoder_only import EncoderOnly, is_encoder
 from nacre.models.families import Encoded, Family, Tokenizer
 from nacre.models.generative import DecoderOnly, EncoderDecoder, Generative
 from nacre.models.label_tree import Labels
 from nacre.models.mlm_head import has_mlm_head, mlm_head_of
+from nacre.models.named import HeadKind
 from nacre.models.sampling import Sampling
 from nacre.models.self_check import find_ways
 from nacre.models.vocabulary import check_vocabulary

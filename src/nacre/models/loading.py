@@ -25,10 +25,9 @@ from nacre.models.found_weights import check_found_weights
 from nacre.models.host import Host
 from nacre.models.mlm_head import own_parameters
 from nacre.models.model_folder import check_model_folder
+from nacre.models.named import DEMO
 from nacre.models.quiet import quiet_transformers
 from nacre.models.vocabulary import check_tokenizer_files
-
-DEMO = "demo"
 
 
 def load_host(name: str, dtype: torch.dtype = torch.float32, dropout: float | None = None) -> Host:

@@ -7,21 +7,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import Field, JsonValue, ValidationError
 
 from nacre.documents import DocumentError, parse_yaml, shown_text
 from nacre.errors import RecipeError
-from nacre.evaluation.decoding import Decoding
 from nacre.evaluation.scoring import check_metric, normalized_labels
+from nacre.evaluation.settings import Decoding
 from nacre.files import full_path, read_yaml, user_path
 from nacre.learning.settings import Optim
-from nacre.method import Method
-from nacre.models.classification_head import HeadKind
-from nacre.models.loading import DEMO
-from nacre.registry import build_method
+from nacre.models.named import DEMO, HeadKind
+from nacre.registry import build_method, check_spelling
 from nacre.runs.probes.base_ability import BaseAbility
 from nacre.runs.probes.end_tasks import FineTuning
 from nacre.runs.probes.probe import Probe
@@ -31,6 +29,9 @@ from nacre.tasks.reading.choices import Choices
 from nacre.tasks.reading.stream_file import is_stream_file, load_stream, read_stream
 from nacre.tasks.task import Task
 from nacre.tasks.template import Identity
+
+if TYPE_CHECKING:
+    from nacre.method import Method
 
 NOT_TRAINING: dict[str, JsonValue] = {"affects_training": False}
 """Marks a field of a recipe that does not say how a model is trained: it says where something is or what is measured,
@@ -124,6 +125,16 @@ class Recipe(Settings):
             RecipeError: If there is no such method, or if a parameter is not what it takes.
         """
         return build_method(self.method, self.parameters, instead=keys_of(Recipe))
+
+    def check_names(self) -> None:
+        """Refuse a method, parameter or stream that does not exist, without importing any method.
+
+        Raises:
+            RecipeError: If a name or a parameter's type is wrong.
+            DataError: If a stream file is.
+        """
+        check_spelling(self.method, self.parameters, instead=keys_of(Recipe))
+        _ = self.task_names  # looked up, or read from the stream's file
 
     def resolved(self) -> Recipe:
         """The recipe with every default written out and every place found, so that it says all of what is run.

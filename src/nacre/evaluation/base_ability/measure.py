@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 
-from nacre.errors import RecipeError
 from nacre.evaluation.base_ability.benchmarks import AbilityTask, Document
 from nacre.evaluation.base_ability.harness import check_host, room, samples_of
-from nacre.evaluation.base_ability.programs import LIMITS, Limits, Trial, containment, pass_at_k, run_program
+from nacre.evaluation.base_ability.programs import (
+    LIMITS,
+    Limits,
+    Trial,
+    check_consent,
+    containment,
+    pass_at_k,
+    run_program,
+)
 from nacre.evaluation.base_ability.scores import ABILITY_METRICS, AbilityScore, Programs, score_of
 from nacre.models.host import Host
 
@@ -47,15 +53,6 @@ def measure_ability(
         right=right,
         log_likelihoods=[[float(one[0]) for one in sample["filtered_resps"]] for sample in samples],
     )
-
-
-def check_consent(names: Sequence[str], run_generated_code: bool) -> None:
-    """Raise ``RecipeError`` if programs would have to be run that nobody has allowed to run."""
-    if "humaneval" in names and not run_generated_code:
-        raise RecipeError(
-            "base_ability: humaneval runs programs that the model has written, on this machine, contained but in no "
-            "sandbox. Set base_ability.run_generated_code=true to allow it, or leave humaneval out of the tasks."
-        )
 
 
 def _programs(host: Host, task: AbilityTask, batch_size: int, max_new_tokens: int, limits: Limits) -> AbilityScore:

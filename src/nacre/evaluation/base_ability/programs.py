@@ -20,13 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nacre.errors import NacreError
+from nacre.errors import NacreError, RecipeError
 from nacre.evaluation.base_ability.contained import PASSED
 
 Outcome = Literal["passed", "failed", "timed out"]
@@ -113,6 +113,15 @@ def attempt():
     return False
 """
 _HOLDS = "def check(candidate):\n    assert candidate() is True\n"
+
+
+def check_consent(names: Sequence[str], run_generated_code: bool) -> None:
+    """Raise ``RecipeError`` if programs would have to be run that nobody has allowed to run."""
+    if "humaneval" in names and not run_generated_code:
+        raise RecipeError(
+            "base_ability: humaneval runs programs that the model has written, on this machine, contained but in no "
+            "sandbox. Set base_ability.run_generated_code=true to allow it, or leave humaneval out of the tasks."
+        )
 
 
 def containment(limits: Limits = LIMITS) -> Containment:

@@ -1,32 +1,20 @@
-"""Base ability in a run: published benchmarks, measured of the learner as it was saved at each stage that counts.
-
-Each stage and benchmark gives one result, a file of its own in the run's folder: `base_ability/NN-stage/TASK.json`.
-"""
+"""Base ability in a run: published benchmarks, measured of the learner as it was saved at each stage that counts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from nacre.errors import RecipeError
-from nacre.evaluation.base_ability.benchmarks import AbilityName, AbilityTask, load_ability_tasks
-from nacre.evaluation.base_ability.harness import STOPS, check_host, lm_eval, room
-from nacre.evaluation.base_ability.measure import check_consent, measure_ability
-from nacre.evaluation.base_ability.programs import containment
-from nacre.evaluation.base_ability.scores import AbilityScore
-from nacre.events import OnEvent, ProbeMeasured, ProbeStarted
-from nacre.learning.learner import Learner
-from nacre.method import Method
-from nacre.models.host import Host
-from nacre.records.base_ability import AbilityRecord, record_of
-from nacre.records.probe import BEFORE
-from nacre.runs.probes.probe import Measurement, Probe, SavedStage, read_result, write_result
+from nacre.evaluation.base_ability.benchmarks import AbilityName, load_ability_tasks
+from nacre.evaluation.base_ability.programs import check_consent, containment
+from nacre.runs.probes.probe import Probe
 from nacre.settings import AS_LIST
-from nacre.tasks.task import Task
+
+if TYPE_CHECKING:
+    from nacre.method import Method
 
 DEFAULT_TASKS: tuple[AbilityName, ...] = ("hellaswag", "winogrande", "arc_challenge")
 
@@ -62,6 +50,8 @@ class BaseAbility(Probe):
                 f"base_ability: {method.display_name} must be given the task of every input, and a benchmark is none "
                 "of the stream's tasks. Leave base_ability out."
             )
+        from nacre.evaluation.base_ability.harness import lm_eval  # with torch
+
         lm_eval("")
         if "humaneval" in self.tasks:
             containment()
@@ -77,81 +67,3 @@ class BaseAbility(Probe):
     def summary(self) -> str | None:
         when = "before and after the stream" if self.when == "ends" else "before it and after every task"
         return f"{', '.join(self.tasks)}, {when}; rows from {self.data or 'the Hugging Face Hub'}"
-
-    def prepare(self, corpora: Sequence[str], data: str | None, host: Host) -> AbilityMeasurement:
-        check_host(host)
-        return AbilityMeasurement(self, load_ability_tasks(self.tasks, self.data, self.limit), host)
-
-
-@dataclass(frozen=True)
-class AbilityMeasurement(Measurement):
-    """Benchmarks with their rows.
-
-    Attributes:
-        settings: What is measured, and when.
-        tasks: The benchmarks.
-        host: The pretrained model.
-    """
-
-    settings: BaseAbility
-    tasks: Sequence[AbilityTask]
-    host: Host
-
-    @property
-    def checked(self) -> Sequence[Task]:
-        return ()
-
-    def protocol(self) -> dict[str, Any]:
-        """Everything but when, from where and how many at once."""
-        entries: dict[str, Any] = {
-            "prompts and scoring": "lm-eval, no examples shown",
-            "tasks": [task.described() for task in self.tasks],
-        }
-        for task in self.tasks:
-            if task.name == "humaneval":
-                entries["programs"] = {
-                    "prompt": "raw",
-                    "decoding": "greedy, one program",
-                    "ends": list(STOPS),
-                    "max_new_tokens": room(self.host, task, self.settings.max_new_tokens),
-                }
-        return entries
-
-    def stages(self, stages: Sequence[SavedStage]) -> Sequence[SavedStage]:
-        return stages if self.settings.when == "every" else [stages[0], stages[-1]]
-
-    def measure(
-        self, folder: Path, stages: Sequence[SavedStage], learner_of: Callable[[Path], Learner], on_event: OnEvent
-    ) -> AbilityRecord:
-        scores: list[list[AbilityScore]] = []
-        for after, stage in stages:
-            learner: Learner | None = None
-            of_stage: list[AbilityScore] = []
-            for task in self.tasks:
-                file = folder / stage.name / f"{task.name}.json"
-                score = read_result(AbilityScore, file, stage)
-                if score is None:
-                    on_event(ProbeStarted("ability", {"after": after, "task": task.name}))
-                    learner = learner or learner_of(stage)
-                    score = measure_ability(
-                        learner.host,
-                        task,
-                        batch_size=self.settings.batch_size,
-                        max_new_tokens=self.settings.max_new_tokens,
-                        run_generated_code=self.settings.run_generated_code,
-                    )
-                    write_result(score, file, stage, indent=None)
-                on_event(_measured(after, score))
-                of_stage.append(score)
-            scores.append(of_stage)
-        return record_of([after for after, _ in stages], scores)
-
-
-def _measured(after: str, score: AbilityScore) -> ProbeMeasured:
-    values = {metric: mean.value for metric, mean in score.scores.items()}
-    shown = ", ".join(f"{metric} {100 * value:.1f}" for metric, value in values.items())
-    return ProbeMeasured(
-        "ability_result",
-        {"after": after, "task": score.task, "scores": values},
-        f"base ability, {'' if after == BEFORE else 'after '}{after}: {score.task}, {shown}",
-    )

@@ -1,34 +1,29 @@
 """Probes: what a run measures of saved learners besides the score matrix.
 
-To add one: a file beside this one with its settings (`Probe`), its measuring (`Measurement`) and its result
-(`ProbeRecord`), a field of that settings' type in `Recipe`, and a field of that result's type in `RunRecord`. Both
+To add one: a file NAME.py beside this one with its settings (`Probe`), which are read without torch; a file
+NAME_measurement.py with its `Measurement` and a function `prepare(settings, corpora, data, host)` that makes it; its
+result (`ProbeRecord`); a field of that settings' type in `Recipe`, and one of that result's type in `RunRecord`. Both
 fields have the same name, which is also that of the results' folder in a run. Everything else (recipes, dry runs,
 protocols, folders, comparisons, pages, the screen) goes over these fields.
 """
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from pydantic import BaseModel
-
-from nacre.errors import CheckpointError
 from nacre.events import OnEvent
-from nacre.files import hash_of, to_json, write_atomically
-from nacre.learning.checkpoint import is_learners
-from nacre.learning.learner import Learner
-from nacre.manifest import read_manifest
-from nacre.method import Method
-from nacre.models.host import Host
 from nacre.records.probe import ProbeRecord
 from nacre.settings import Settings
 from nacre.tasks.task import Task
 
-Result = TypeVar("Result", bound=BaseModel)
+if TYPE_CHECKING:
+    from nacre.learning.learner import Learner
+    from nacre.method import Method
+    from nacre.models.host import Host
 
 SavedStage = tuple[str, Path]
 """A stage's name and its folder in the run; the first stage of a run is before any task."""
@@ -65,7 +60,7 @@ class Probe(Settings, ABC):
     def summary(self) -> str | None:
         """What is measured, for a dry run, in a phrase; None if nothing is."""
 
-    @abstractmethod
+    @final
     def prepare(self, corpora: Sequence[str], data: str | None, host: Host) -> Measurement | None:
         """Read what is measured.
 
@@ -80,6 +75,8 @@ class Probe(Settings, ABC):
         Raises:
             NacreError: If there is nothing to read, or if the host cannot be measured.
         """
+        measurement = import_module(f"{type(self).__module__}_measurement")  # with torch, and only now
+        return measurement.prepare(self, corpora, data, host)  # type: ignore[no-any-return]
 
 
 class Measurement(ABC):
@@ -111,57 +108,3 @@ class Measurement(ABC):
                 measured, and takes the host from the learner that it made before.
             on_event: Is told of every measurement and result.
         """
-
-
-STAGE = "stage"
-"""The key of a stored result that says of which stage it is."""
-
-
-def read_result(kind: type[Result], file: Path, stage: Path) -> Result | None:
-    """Read a stored result.
-
-    Args:
-        kind: Its type.
-        file: Where it lies if it was measured.
-        stage: The folder of the stage that was measured.
-
-    Returns:
-        The result; None if there is no file.
-
-    Raises:
-        CheckpointError: If the file is damaged, or of another learner.
-    """
-    if not file.exists():
-        return None
-    advice = "delete it, and the same command measures it again"
-    try:
-        document = json.loads(file.read_bytes())
-        measured = document.pop(STAGE, None)
-        result = kind.model_validate(document)
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        raise CheckpointError(f"{file} is damaged; {advice}.") from None
-    older = measured is None and read_manifest(stage).run is None
-    if not older and measured != _mark(stage):
-        raise CheckpointError(f"{file} was measured on another learner than the one in '{stage}'; {advice}.")
-    return result
-
-
-def write_result(result: BaseModel, file: Path, stage: Path, indent: int | None = 2) -> None:
-    """Store a result; the file appears whole or not at all.
-
-    Args:
-        result: What was measured.
-        file: Where it is to lie.
-        stage: The folder of the stage that was measured.
-        indent: Of the JSON.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    document = {**result.model_dump(mode="json"), STAGE: _mark(stage)}
-    write_atomically(file, to_json(document, indent=indent) + "\n")
-
-
-def _mark(stage: Path) -> str:
-    """Hash of the run and of the learner in a stage, which is the same when the stage was learned again."""
-    manifest = read_manifest(stage)
-    learner = {name: digest for name, digest in manifest.sha256.items() if is_learners(name)}
-    return hash_of({"run": manifest.run, "learner": learner})
