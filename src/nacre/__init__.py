@@ -27,6 +27,7 @@ __all__ = [
     "load_host",
     "load_tasks",
     "masking",
+    "run",
 ]
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from nacre.models.host import Host
     from nacre.models.loading import load_host
     from nacre.registry import build_method
+    from nacre.runs.python import run
     from nacre.tasks.reading.sources import load_tasks
     from nacre.tasks.task import Row, Task
     from nacre.tasks.template import Template
@@ -57,6 +59,7 @@ _HOMES = {
     "load_host": "nacre.models.loading",
     "load_tasks": "nacre.tasks.reading.sources",
     "masking": "nacre.interop.masking",
+    "run": "nacre.runs.python",
 }
 
 

@@ -26,7 +26,12 @@ def upgraded_recipe(document: Mapping[str, Any]) -> OldDocument:
     return {**_ADDED_TO_RECIPES, **document}
 
 
-_ADDED_TO_RECIPES: OldDocument = {"head": "growing", "skip_bad_rows": False, "fold_labels": False}
+_ADDED_TO_RECIPES: OldDocument = {
+    "head": "growing",
+    "skip_bad_rows": False,
+    "fold_labels": False,
+    "method_hash": None,  # every method had a name
+}
 """Keys that recipes did not have from the beginning, with the value of what happened before."""
 
 

@@ -1,7 +1,7 @@
 """Methods and modifiers by name.
 
 They are the files of `nacre/methods` and `nacre/modifiers`, and the entry points of third parties in the groups
-`nacre.methods` and `nacre.modifiers`.
+`nacre.methods` and `nacre.modifiers`. A method may also be named by a file that holds it (`method_files`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from nacre.documents import shown
 from nacre.errors import RecipeError, nearest
+from nacre.method_files import MethodFile
 from nacre.per_task import PerTask
 from nacre.settings import checked
 
@@ -49,6 +50,8 @@ class Registry:
         Raises:
             RecipeError: There is none of this name; the message has the nearest ones.
         """
+        if (file := self._file(name)) is not None:
+            return file.load()
         if name in self.own_names():
             return getattr(import_module(f"{self.package}.{name}"), name)  # type: ignore[no-any-return]
         third_parties = self._third_parties()
@@ -63,13 +66,16 @@ class Registry:
             name: A method's or modifier's name.
 
         Returns:
-            The types, `Any` for one that the source takes from elsewhere; None for a third party's function, whose
-            source is not looked for.
+            The types, `Any` for one that the source takes from elsewhere; None for a third party's function or one in a
+            file, whose source is not looked at.
 
         Raises:
             RecipeError: There is none of this name; the message has the nearest ones.
         """
         if name not in self.own_names():
+            if (file := self._file(name)) is not None:
+                file.hash()  # it is there
+                return None
             if name in self._third_parties():
                 return None
             raise self._unknown(name)
@@ -81,6 +87,9 @@ class Registry:
 
     def _unknown(self, name: str) -> RecipeError:
         return RecipeError(f"There is no {self.kind} {shown(name)}. {nearest(name, self.names())}")
+
+    def _file(self, name: str) -> MethodFile | None:
+        return MethodFile.of(name) if self.kind == "method" else None
 
     def own_names(self) -> list[str]:
         """The package's names; nothing is imported."""
@@ -110,7 +119,7 @@ def build_method(name: str, parameters: Mapping[str, Any] | None = None, *, inst
     """The method of this name, with these parameters.
 
     Args:
-        name: As in `seq_lora` or `seq_lora+migu`.
+        name: As in `seq_lora`, `seq_lora+migu`, `./mine.py` or `./mine.py:name+migu`.
         parameters: The method's own by name; a modifier's under the modifier's name, `{"migu": {"threshold": 0.5}}`.
         instead: Other keys that could stand where the parameters came from; one of them may be suggested for an unknown
             one.
@@ -121,6 +130,9 @@ def build_method(name: str, parameters: Mapping[str, Any] | None = None, *, inst
     """
     base, own, theirs = _spelled(name, parameters, instead, _hints)
     method = METHODS.function(base)(**own)
+    if (file := MethodFile.of(base)) is not None:
+        complete = file.complete()
+        method = replace(method, name=f"{complete.path}:{complete.function}")
     for modifier, values in theirs.items():
         method = MODIFIERS.function(modifier)(method, **values)
     return method

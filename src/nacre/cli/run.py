@@ -12,7 +12,9 @@ from nacre.cli.console import print_json
 
 def run(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; flags override it.")] = None,
-    method: Annotated[str | None, typer.Option(help="'nacre methods' lists them.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="'nacre methods' lists them; or a file of yours: ./mine.py:name.")
+    ] = None,
     stream: Annotated[
         str | None,
         typer.Option(

@@ -42,6 +42,7 @@ from nacre.learning.settings import Optim
 from nacre.learning.snapshot import OwnerState, Snapshot, State, as_tree, from_tree
 from nacre.learning.trainer import Loss, train
 from nacre.method import Method
+from nacre.method_files import MethodFile
 from nacre.models.batch import Batch
 from nacre.models.families import Encoded, Lengths
 from nacre.models.host import Host
@@ -638,16 +639,17 @@ class Learner:
         Args:
             folder: Where it was saved.
             host: The pretrained model; by default loaded by the name that it had then.
-            method: Needed only for one that was put together by hand.
+            method: Needed only for one that was put together by hand or stands in a file of one's own.
 
         Raises:
             CheckpointError: If a file is missing or damaged, or if this is another pretrained model.
         """
         snapshot = checkpoint.read(Path(folder))
         if method is None:
-            if not snapshot.method["name"]:
+            if not snapshot.method["name"] or MethodFile.of(snapshot.method["name"].split("+")[0]):
                 raise CheckpointError(
-                    f"{folder} holds a method that was put together by hand; give it: Learner.load(..., method=...)."
+                    f"{folder} holds a method that was put together by hand, or that stands in a file of somebody's, "
+                    "which is not run unasked; give it: Learner.load(..., method=...)."
                 )
             method = build_method(snapshot.method["name"], snapshot.method["parameters"])
         learner = cls(

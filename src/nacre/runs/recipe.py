@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, PrivateAttr, ValidationError
 
 from nacre.documents import DocumentError, parse_yaml, shown_text
 from nacre.errors import RecipeError
 from nacre.evaluation.scoring import check_metric, normalized_labels
 from nacre.evaluation.settings import Decoding
-from nacre.files import full_path, read_yaml, user_path
+from nacre.files import full_path, hash_of, read_yaml, user_path
 from nacre.learning.settings import Optim
+from nacre.method_files import MethodFile
 from nacre.models.named import DEMO, HeadKind
 from nacre.registry import build_method, check_spelling
+from nacre.runs.names import run_name
 from nacre.runs.probes.base_ability import BaseAbility
 from nacre.runs.probes.end_tasks import FineTuning
 from nacre.runs.probes.probe import Probe
@@ -45,7 +47,14 @@ class Recipe(Settings):
     the environment, `$NACRE_DATA/long_sequence`.
     """
 
-    method: str = Field(json_schema_extra=NOT_TRAINING)
+    method: str = Field(
+        description="a method's name, with modifiers behind +, or a file that holds one: ./mine.py:name",
+        json_schema_extra=NOT_TRAINING,
+    )
+    method_hash: str | None = Field(
+        default=None,
+        description="filled in: which content a method's file had, or the parts of one put together in Python",
+    )
     stream: str | list[str] = Field(
         default="demo",
         description="a stream's name, a stream file (.yaml), or task names found under data",
@@ -67,7 +76,7 @@ class Recipe(Settings):
     output: str | None = Field(
         default=None,
         min_length=1,
-        description="the run's folder; {seed} in it stands for the seed",
+        description="the run's folder; {seed} in it stands for the seed, {name} for what tells runs apart",
         json_schema_extra=NOT_TRAINING,
     )
     identity: Identity = Field(
@@ -117,6 +126,27 @@ class Recipe(Settings):
         json_schema_extra=NOT_TRAINING,
     )
     parameters: dict[str, Any] = Field(default_factory=dict, alias="set")
+    _method: Method | None = PrivateAttr(default=None)  # one that was put together in Python has no name to build it by
+
+    @classmethod
+    def of(cls, method: Method | str, settings: Mapping[str, Any]) -> Recipe:
+        """The recipe of a run that is begun in Python.
+
+        Args:
+            method: A method, or its name.
+            settings: The recipe's other keys; None for one that is not given.
+
+        Raises:
+            RecipeError: If something is wrong; it names the key and the value.
+        """
+        given = {key: value for key, value in settings.items() if value is not None}
+        if isinstance(method, str):
+            return _validated({"method": method, **given}, None)
+        named = {"method": method.name or method.title, "set": _plain(method.parameters)}
+        recipe = _validated({**named, **given}, None)
+        if not method.name:
+            recipe._method = method
+        return recipe
 
     def build(self) -> Method:
         """The method with its parameters.
@@ -124,6 +154,8 @@ class Recipe(Settings):
         Raises:
             RecipeError: If there is no such method, or if a parameter is not what it takes.
         """
+        if self._method is not None:
+            return self._method
         return build_method(self.method, self.parameters, instead=keys_of(Recipe))
 
     def check_names(self) -> None:
@@ -133,7 +165,8 @@ class Recipe(Settings):
             RecipeError: If a name or a parameter's type is wrong.
             DataError: If a stream file is.
         """
-        check_spelling(self.method, self.parameters, instead=keys_of(Recipe))
+        if self._method is None:
+            check_spelling(self.method, self.parameters, instead=keys_of(Recipe))
         _ = self.task_names  # looked up, or read from the stream's file
 
     def resolved(self) -> Recipe:
@@ -151,16 +184,31 @@ class Recipe(Settings):
         """The recipe with the method's defaults, its usual rate and the run's folder written out."""
         method = self.build()
         rate = self.optim.learning_rate or method.adapter.learning_rate
-        stream = self.stream_name if isinstance(self.stream, str) else "-".join(self.stream)
-        output = self.output or f"runs/{stream}-{self.method}-seed{{seed}}"
+        output = (self.output or "runs/{name}").replace("{name}", run_name(self, method))
         return self.model_copy(
             update={
+                "method": method.name or self.method,
+                "method_hash": self._hash_of(method),
                 "parameters": _plain(method.parameters),
                 "optim": self.optim.model_copy(update={"learning_rate": rate}),
                 "output": output.replace("{seed}", str(self.seed)),
                 **{key: getattr(self, key) or kind.usual(self.stream) for key, kind in probe_settings().items()},
             }
         )
+
+    def _hash_of(self, method: Method) -> str | None:
+        """What a name does not say of the method.
+
+        Raises:
+            RecipeError: If the recipe was written for something else.
+        """
+        if (file := MethodFile.of(self.method.split("+")[0])) is not None:
+            found: str | None = file.hash()
+        else:
+            found = None if method.name else hash_of([str(method.adapter), *map(str, method.parts)])
+        if self.method_hash not in (None, found):
+            raise RecipeError(f"Method '{self.method}' was changed since this recipe was written; remove method_hash.")
+        return found
 
     def placed(self, key: str) -> Recipe:
         """The recipe with this one of its places found: variables of the environment replaced, local paths complete.
@@ -329,7 +377,16 @@ def read_recipe(path: Path | None, flags: Mapping[str, Any], settings: Iterable[
         raise RecipeError(
             "A run needs a method: --method NAME, or 'method' in the recipe ('nacre methods' lists them)."
         )
-    return _validated(document, path)
+    recipe = _validated(document, path)
+    if path is not None and recipe != (written := _validated(_read_yaml(path), path)):
+        recipe = _elsewhere(recipe, written, path.resolve().parent)
+    return recipe
+
+
+def _elsewhere(recipe: Recipe, written: Recipe, folder: Path) -> Recipe:
+    """A changed recipe without the output of the run that it was taken from: another run beside that one."""
+    own = written.output is not None and recipe.output == written.output and Path(written.output).resolve() == folder
+    return recipe.model_copy(update={"output": str(folder.parent / "{name}")}) if own else recipe
 
 
 def _validated(document: dict[str, Any], path: Path | None) -> Recipe:

@@ -18,6 +18,7 @@ from nacre.records.probe import ProbeRecord
 from nacre.records.run import RunRecord, Seconds, TokenCounts
 from nacre.records.stage import Learned, StageRow
 from nacre.runs.measuring import StageScores
+from nacre.runs.names import method_name
 from nacre.runs.recipe import Recipe
 from nacre.tasks.task import Task
 
@@ -102,7 +103,7 @@ def record_of(
     matrix = [row.scores if row else undefined for row in every]
     computed: dict[str, Any] = {**run_metrics(matrix, [len(task.test) for task in tasks]), **probes}
     return RunRecord(
-        method=recipe.method,
+        method=method_name(recipe.method),
         title=method.title,
         parameters=recipe.parameters,
         stream=recipe.stream_name,
