@@ -368,7 +368,7 @@ def test_a_run_that_was_moved_is_still_finished(nacre: Call, finished: Path, tmp
 )
 def test_other_settings_in_the_same_folder(nacre: Call, finished: Path, options: tuple[str, ...], key: str) -> None:
     before = contents(finished)
-    said = nacre("run", finished / "recipe.yaml", *options)
+    said = nacre("run", finished / "recipe.yaml", *options, "--output", finished)
     assert_one_line_error(said, f"Error: '{finished}' was begun with other settings: ", key)
     assert contents(finished) == before
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from helpers.command import Call
+from helpers.tiny import write_task
 from nacre.cli import written_sheets
 from nacre.cli.sheets import list_document, method_document
 from nacre.cli.written_sheets import all_sheets, written_sheet
@@ -70,18 +71,20 @@ LIGHT: dict[str, tuple[int, str]] = {
     "run --method seq_lora --set optim.batch_size=none": (2, "optim.batch_size = 'none'"),
     "run --method seq_lora --set base_ability.tasks=[humaneva]": (2, "base_ability.tasks"),
     "run --method seq_lora --stream order9": (2, "There is no stream 'order9'"),
+    "run --method seq_lora --stream tasc --data data": (2, "There is no stream 'tasc'"),
     "run --method seq_lora --stream nowhere.yaml": (2, "nowhere.yaml"),
 }
 
 
 @pytest.mark.parametrize("command", LIGHT)
 def test_it_is_answered_without_torch(command: str, tmp_path: Path) -> None:
+    write_task(tmp_path / "data", "task")
     (tmp_path / "bad.yaml").write_text("method: seq_lora\noptim: {rate: 1}\n")
     code, heavy, _, said = answered(*command.split(), cwd=tmp_path)
     expected, part = LIGHT[command]
     assert (code, heavy) == (expected, [])
     assert part in " ".join(said.split())
-    assert [file.name for file in tmp_path.iterdir()] == ["bad.yaml"]
+    assert {file.name for file in tmp_path.iterdir()} == {"bad.yaml", "data"}
 
 
 @pytest.mark.long

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +28,8 @@ from nacre.runs.probes.probe import Probe
 from nacre.settings import Settings, group_in, keys_of, sentence
 from nacre.tasks.published.streams import get_stream
 from nacre.tasks.reading.choices import Choices
+from nacre.tasks.reading.hub import PREFIX
+from nacre.tasks.reading.sources import find_tasks
 from nacre.tasks.reading.stream_file import is_stream_file, load_stream, read_stream
 from nacre.tasks.task import Task
 from nacre.tasks.template import Identity
@@ -167,7 +169,16 @@ class Recipe(Settings):
         """
         if self._method is None:
             check_spelling(self.method, self.parameters, instead=keys_of(Recipe))
-        _ = self.task_names  # looked up, or read from the stream's file
+        if not self._may_be_task():
+            _ = self.task_names  # looked up, or read from the stream's file
+
+    def _may_be_task(self) -> bool:
+        """Whether the stream may be one task in the data, as far as files here tell."""
+        if self.data is None or self.stream_file is not None:
+            return False
+        if self.data.startswith(PREFIX) or "$" in self.data or not user_path(self.data).exists():
+            return True
+        return self.stream in find_tasks(self.data)
 
     def resolved(self) -> Recipe:
         """The recipe with every default written out and every place found, so that it says all of what is run.
@@ -358,7 +369,7 @@ def expanded(key: str, place: str) -> str:
     return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, place)
 
 
-def read_recipe(path: Path | None, flags: Mapping[str, Any], settings: Iterable[str]) -> Recipe:
+def read_recipe(path: Path | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Recipe:
     """Read a recipe.
 
     Args:
@@ -378,15 +389,22 @@ def read_recipe(path: Path | None, flags: Mapping[str, Any], settings: Iterable[
             "A run needs a method: --method NAME, or 'method' in the recipe ('nacre methods' lists them)."
         )
     recipe = _validated(document, path)
-    if path is not None and recipe != (written := _validated(_read_yaml(path), path)):
-        recipe = _elsewhere(recipe, written, path.resolve().parent)
-    return recipe
+    chosen = flags.get("output") is not None or any(setting.startswith("output=") for setting in settings)
+    return recipe if path is None or chosen else _beside(recipe, path)
 
 
-def _elsewhere(recipe: Recipe, written: Recipe, folder: Path) -> Recipe:
-    """A changed recipe without the output of the run that it was taken from: another run beside that one."""
-    own = written.output is not None and recipe.output == written.output and Path(written.output).resolve() == folder
-    return recipe.model_copy(update={"output": str(folder.parent / "{name}")}) if own else recipe
+def _beside(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe; where flags have changed what a run's own recipe says, with an output beside that run.
+
+    Args:
+        recipe: As it will be carried out.
+        path: The file that it was read from.
+    """
+    folder = path.resolve().parent
+    written = _validated(_read_yaml(path), path)
+    if recipe == written or written.output is None or Path(written.output).resolve() != folder:
+        return recipe
+    return recipe.model_copy(update={"output": str(folder.parent / "{name}")})
 
 
 def _validated(document: dict[str, Any], path: Path | None) -> Recipe:
