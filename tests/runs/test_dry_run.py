@@ -14,6 +14,7 @@ from helpers.command import Call, assert_one_line_error, contents, one_line
 from helpers.tiny import write_task
 from nacre.errors import RecipeError
 from nacre.runs import run as runs
+from nacre.runs.estimate import spoken
 from nacre.runs.plan import plan_of
 from nacre.runs.recipe import Recipe, expanded
 
@@ -93,6 +94,62 @@ def test_other_curricula(nacre: Call, usual: tuple[object, ...], method: str, st
     found = planned(nacre, *usual, "--method", method)
     keys = ("name", "tasks", "task_number", "rows", "steps")
     assert [tuple(stage[key] for key in keys) for stage in found["stages"]] == stages
+
+
+@pytest.mark.parametrize(
+    ("method", "matrix", "answers", "total"),
+    [
+        ("seq_lora", "full", [18, 18, 18], 72),
+        ("seq_lora", "seen", [6, 12, 18], 36),
+        ("seq_lora", "last", [0, 0, 18], 18),
+        ("joint", "full", [18], 36),
+        ("independent", "full", [6, 6, 6], 36),
+    ],
+)
+def test_answers_are_counted(
+    nacre: Call, usual: tuple[object, ...], method: str, matrix: str, answers: list[int], total: int
+) -> None:
+    """Three tasks with six test rows each; row 0 is measured for the full matrix only."""
+    given = (*usual, "--method", method, "--set", f"matrix={matrix}")
+    found = planned(nacre, *given)
+    assert [stage["answers"] for stage in found["stages"]] == answers
+    assert found["answers"] == total
+    assert f"{total} answers in all" in one_line(nacre(*given, "--dry-run").out)
+    assert planned(nacre, *given, "--limit-test", "2")["answers"] == total // 3
+
+
+@pytest.mark.parametrize("method", ["inc_lora", "joint", "independent"])
+def test_a_run_is_estimated_from_a_few_steps(
+    nacre: Call, usual: tuple[object, ...], tmp_path: Path, tiny_model: Any, method: str
+) -> None:
+    given = (*usual, "--method", method, "--model", tiny_model("t5"), "--set", "optim.epochs=3")
+    said = nacre(*given, "--estimate", "--json")
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    estimate, plan = found["estimate"], planned(nacre, *given)
+    assert not (tmp_path / "out").exists()
+    assert plan["estimate"] is None
+    assert [stage["name"] for stage in estimate["stages"]] == [stage["name"] for stage in plan["stages"]]
+    for stage, known in zip(estimate["stages"], plan["stages"], strict=True):
+        assert stage["train"] == pytest.approx(known["steps"] * stage["step"] + stage["around"])
+        assert stage["evaluate"] == pytest.approx(known["answers"] * stage["answer"])
+        assert min(stage["step"], stage["answer"]) > 0
+    assert estimate["before"] > 0
+    assert estimate["memory_bytes"] > 2**20
+    assert "Estimate: about " in one_line(nacre(*given, "--estimate").out)
+
+
+def test_an_estimate_needs_the_data(nacre: Call, tmp_path: Path) -> None:
+    said = nacre("run", "--method", "seq_lora", "--stream", "order1", "--estimate")
+    assert_one_line_error(said, "--estimate needs all that a run needs. data: the folder that holds the stream's tasks")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.44, "0.4 s"), (59.4, "59.4 s"), (60, "1 min 0 s"), (3599.6, "1 h 0 min"), (7260, "2 h 1 min")],
+)
+def test_a_duration_in_words(seconds: float, words: str) -> None:
+    assert spoken(seconds) == words
 
 
 def test_gradient_rules_in_their_order(nacre: Call, usual: tuple[object, ...]) -> None:

@@ -24,6 +24,8 @@ def print_plan(plan: RunPlan) -> None:
         say(console, f"{name:<15}{text}")
     console.print()
     _stages(plan).print(console)
+    if plan.estimate is not None:
+        say(console, str(plan.estimate))
     for sentence in plan.missing:
         say(console, f"Missing: {sentence}", WARNING)
 
@@ -51,7 +53,8 @@ def _lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
     yield "identity", f"{recipe.identity} (lines in the prompt that name the task)"
     if recipe.head != "growing":
         yield "head", f"{recipe.head} (the task is given in training and at test)"
-    yield "measured", f"{recipe.matrix} matrix, on {recipe.measure_on} rows"
+    answers = "" if plan.answers is None else f", {plan.answers:,} answers in all"
+    yield "measured", f"{recipe.matrix} matrix, on {recipe.measure_on} rows{answers}"
     for key, probe in recipe.probes.items():
         if (summary := probe.summary()) is not None:
             yield key.replace("_", " "), summary
@@ -69,7 +72,10 @@ def _in_order(rules: list[PlannedPart], norm: float | None) -> Iterator[tuple[st
 
 
 def _stages(plan: RunPlan) -> Grid:
-    headings = ("task", "rows", "stored", "epochs", "rate", "steps", *(part.key for part in plan.penalties))
+    headings = (
+        *("task", "rows", "stored", "epochs", "rate", "steps", "answers"),
+        *(part.key for part in plan.penalties),
+    )
     return Grid("", headings, [_stage_row(stage) for stage in plan.stages])
 
 
@@ -81,6 +87,7 @@ def _stage_row(stage: PlannedStage) -> list[str]:
         str(stage.epochs),
         f"{stage.learning_rate:g}",
         _count(stage.steps),
+        _count(stage.answers),
         *[f"{weight:g}" for weight in stage.penalties.values()],
     ]
 

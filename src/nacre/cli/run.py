@@ -41,6 +41,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run, without loading the model or writing anything.")
     ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="A dry run that also loads the model and times a few steps and answers.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="List the trained parameters of each task.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print results.json, or the plan; progress goes to standard error.")
@@ -68,11 +71,15 @@ def run(
     }
     whole = read_recipe(recipe, flags, setting or [])
     whole.check_names()  # before torch is imported, which takes seconds
-    if dry_run:
+    if dry_run or estimate:
         from nacre.cli.plan import print_plan
         from nacre.runs.plan import plan_of
 
         plan = plan_of(whole)
+        if estimate:
+            from nacre.runs.timing import estimated
+
+            plan = estimated(plan)
         if as_json:
             print_json(plan.model_dump_json(by_alias=True))
         else:

@@ -16,7 +16,8 @@ from nacre.parts.part import Part
 from nacre.per_task import PerTask, value_of
 from nacre.registry import per_task_parameters
 from nacre.runs.directory import FolderState, RunDirectory
-from nacre.runs.recipe import Recipe, places
+from nacre.runs.estimate import Estimate
+from nacre.runs.recipe import Matrix, Recipe, places
 from nacre.tasks.published.streams import get_stream
 from nacre.tasks.reading.hub import PREFIX
 from nacre.tasks.task import Task
@@ -48,6 +49,7 @@ class PlannedStage(BaseModel):
         learning_rate: Of the stage.
         steps: Of the optimizer.
         penalties: Each penalty's weight, by key.
+        answers: Test rows that are answered, or measured as texts, once the stage is learned.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -61,6 +63,7 @@ class PlannedStage(BaseModel):
     learning_rate: float
     steps: int | None
     penalties: dict[str, float]
+    answers: int | None
 
 
 class RunPlan(BaseModel):
@@ -75,7 +78,10 @@ class RunPlan(BaseModel):
         memory: What is kept of past tasks' data.
         curriculum: In which order tasks are learned.
         stages: What is learned, call by call.
+        answers: Test rows that are answered in all, those before any learning included; None without the data. Probes
+            are not counted.
         folder: How far a run in the output folder has come.
+        estimate: What it takes, where that was asked for.
         missing: What a real run would not find, a sentence each.
         recipe: With every default written out.
     """
@@ -90,8 +96,10 @@ class RunPlan(BaseModel):
     memory: PlannedPart | None
     curriculum: str
     stages: list[PlannedStage]
+    answers: int | None
     folder: FolderState
     missing: list[str]
+    estimate: Estimate | None = None
     recipe: Recipe
 
 
@@ -132,6 +140,8 @@ def plan_of(recipe: Recipe) -> RunPlan:
     check_lists(method, recipe.optim, stages)
     if not no_data:
         recipe.evaluation.check(tasks)
+    planned = _stages(method, recipe, stages, tasks, counted=not no_data)
+    before = _rows(tasks) if recipe.matrix == "full" else 0
     return RunPlan(
         title=method.title,
         adapter=str(method.adapter),
@@ -140,7 +150,8 @@ def plan_of(recipe: Recipe) -> RunPlan:
         gradient_rules=[_planned(part) for part in method.gradient_rules],
         memory=None if method.memory is None else _planned(method.memory),
         curriculum=str(method.curriculum),
-        stages=_stages(method, recipe.optim, stages, counted=not no_data),
+        stages=planned,
+        answers=None if no_data else before + sum(stage.answers or 0 for stage in planned),
         folder=directory.state,
         missing=missing,
         recipe=recipe,
@@ -179,7 +190,29 @@ def task_numbers(stages: Sequence[Stage]) -> list[int]:
     return numbers
 
 
-def _stages(method: Method, optim: Optim, stages: Sequence[Stage], counted: bool) -> list[PlannedStage]:
+def scored_tasks(stage: Stage, tasks: Sequence[Task], matrix: Matrix) -> Sequence[Task]:
+    """The tasks that are scored anew after a stage: as its curriculum says, or fewer if the recipe wants fewer.
+
+    Args:
+        stage: Of the run.
+        tasks: The stream's.
+        matrix: What the recipe wants.
+    """
+    if stage.afresh or matrix == "full":
+        return stage.measured
+    if matrix == "seen":
+        return stage.measured[: stage.row]
+    return stage.measured if stage.row == len(tasks) else ()
+
+
+def _rows(tasks: Sequence[Task]) -> int:
+    return sum(len(task.test) for task in tasks)
+
+
+def _stages(
+    method: Method, recipe: Recipe, stages: Sequence[Stage], tasks: Sequence[Task], counted: bool
+) -> list[PlannedStage]:
+    optim = recipe.optim
     planned: list[PlannedStage] = []
     kept: int | None = 0  # rows that the memory holds when a stage begins
     for stage, number in zip(stages, task_numbers(stages), strict=True):
@@ -204,6 +237,7 @@ def _stages(method: Method, optim: Optim, stages: Sequence[Stage], counted: bool
                     {part.key: part.weight(number) for part in method.penalties}
                     | {part.key: part.weight(number) for part in method.batch_terms}
                 ),
+                answers=_rows(scored_tasks(stage, tasks, recipe.matrix)) if counted else None,
             )
         )
         if method.memory is not None:

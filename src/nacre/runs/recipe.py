@@ -37,6 +37,8 @@ from nacre.tasks.template import Identity
 if TYPE_CHECKING:
     from nacre.method import Method
 
+Matrix = Literal["full", "seen", "last"]
+
 NOT_TRAINING: dict[str, JsonValue] = {"affects_training": False}
 """Marks a field of a recipe that does not say how a model is trained: it says where something is or what is measured,
 or the run's record holds it. Runs that differ in other fields are different groups of a comparison."""
@@ -103,7 +105,7 @@ class Recipe(Settings):
         description="the rows that are measured; settings are chosen on validation rows",
         json_schema_extra=NOT_TRAINING,
     )
-    matrix: Literal["full", "seen", "last"] = Field(
+    matrix: Matrix = Field(
         default="full",
         description="what is measured: every task after every task; those learned so far; the last row",
         json_schema_extra=NOT_TRAINING,

@@ -36,7 +36,7 @@ from nacre.runs.checks import checks_of
 from nacre.runs.directory import RunDirectory, environment
 from nacre.runs.identity import identity_of
 from nacre.runs.measuring import measure
-from nacre.runs.plan import check_lists
+from nacre.runs.plan import check_lists, scored_tasks
 from nacre.runs.processes import check_single_process
 from nacre.runs.protocol import protocol_of
 from nacre.runs.recipe import Recipe
@@ -170,7 +170,9 @@ class Experiment:
             there = self.saved.read(place, self.learner)
             if not isinstance(there, StageRow):
                 learned = self._learned(stage, place, before) if there is None else self._learned_before(place, there)
-                there = self.measure(place, self._measured(stage), learned, rows.get(stage.row - 1))
+                there = self.measure(
+                    place, scored_tasks(stage, self.tasks, self.recipe.matrix), learned, rows.get(stage.row - 1)
+                )
             rows[stage.row], before = there, place
             self._tell(there)
         return rows
@@ -237,14 +239,6 @@ class Experiment:
 
     def _tell(self, row: StageRow) -> None:
         self.emit(RowMeasured(number=row.row, scores=row.scores, tasks=[task.name for task in self.tasks]))
-
-    def _measured(self, stage: Stage) -> Sequence[Task]:
-        """The tasks that are scored anew after a stage: as its curriculum says, or fewer if the recipe wants fewer."""
-        if stage.afresh or self.recipe.matrix == "full":
-            return stage.measured
-        if self.recipe.matrix == "seen":
-            return stage.measured[: stage.row]
-        return stage.measured if stage.row == len(self.tasks) else []
 
     def _learned(self, stage: Stage, place: Place, before: Place) -> Learned:
         """Learn a stage, and save the learner before anything is measured."""
