@@ -19,9 +19,8 @@ from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.parts.penalty import GroupL1
-from nacre.records.run import RunRecord
+from nacre.records.reading import read_record
 from nacre.registry import build_method
-from nacre.runs.names import run_name
 from nacre.runs.recipe import Recipe, read_recipe
 
 MINE = '''
@@ -73,7 +72,7 @@ def recipe_in(folder: Path) -> dict[str, Any]:
 def test_a_method_in_a_file_is_run_continued_and_shown(place: Path, nacre: Call) -> None:
     done = nacre("run", "--method", "./mine.py", *SETTINGS, "--set", "rank=3", "--output", "one")
     assert (done.code, done.err) == (0, "")
-    record = RunRecord.read(place / "one" / "results.json")
+    record = read_record(place / "one" / "results.json")
     assert (record.method, record.title, record.parameters["rank"]) == ("mine.py:mine", "Mine", 3)
     assert recipe_in(place / "one")["method"] == f"{place / 'mine.py'}:mine"
     assert (
@@ -150,7 +149,7 @@ def test_a_method_put_together_in_python_is_run(place: Path) -> None:
     given: Any = {"stream": ["animals", "birds"], "data": place / "data", "model": "model", "optim": OPTIM}
     record = nacre.run(by_hand(), output="one", seed=3, evaluation=Decoding(batch_size=3), **given)
     assert (record.method, record.seed, record.tasks) == ("By hand", 3, ["animals", "birds"])
-    assert record == RunRecord.read(place / "one" / "results.json")
+    assert record == read_record(place / "one" / "results.json")
     assert nacre.run(by_hand(), output="one", seed=3, evaluation=Decoding(batch_size=3), **given) == record
     with pytest.raises(RecipeError, match="method_hash"):
         nacre.run(by_hand(0.2), output="one", seed=3, evaluation=Decoding(batch_size=3), **given)
@@ -167,7 +166,7 @@ def test_a_method_with_a_name_gives_the_run_of_the_command(place: Path, nacre: C
     flags += ["rank=3", "migu.threshold=0.5"]
     command = ["run", "--method", "inc_lora+migu", *SETTINGS, *(part for flag in flags for part in ("--set", flag))]
     assert nacre(*command, "--output", "two").code == 0
-    assert RunRecord.read(place / "two" / "results.json").matrix == record.matrix
+    assert read_record(place / "two" / "results.json").matrix == record.matrix
     assert recipe_in(place / "two") | {"output": ""} == recipe_in(place / "one") | {"output": ""}
 
 
@@ -205,17 +204,16 @@ NAMES: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("document", "name"), NAMES)
 def test_folders_tell_runs_apart(document: dict[str, Any], name: str) -> None:
-    recipe = Recipe.model_validate(document)
-    assert run_name(recipe, recipe.build()) == name
-    whole = recipe.completed()
+    whole = Recipe.model_validate(document).completed()
     assert whole.output == f"runs/{name}"
-    assert run_name(whole, whole.build()) == name, "written out, it is the same run"
+    again = whole.model_copy(update={"output": None})
+    assert again.completed() == whole, "written out, it is the same run"
 
 
 def test_many_changes_are_a_hash() -> None:
     def name(**settings: Any) -> str:
         recipe = Recipe.model_validate({"method": "inc_lora", "set": settings})
-        return run_name(recipe, recipe.build())
+        return Path(str(recipe.completed().output)).name
 
     several = {"rank": 4, "alpha": 2.0, "dropout": 0.5}
     assert name(**several) == "demo-inc_lora-alpha2-dropout0.5-rank4-seed0"
@@ -232,7 +230,7 @@ def test_a_runs_recipe_with_another_seed_is_another_run(place: Path, nacre: Call
     name = "animals-birds-inc_lora-model-max_source_length48-seed5"
     assert (plan["folder"], plan["recipe"]["output"]) == ("new", str(place / "runs" / name))
     assert nacre("run", recipe, "--seed", 5).code == 0
-    assert RunRecord.read(place / "runs" / name / "results.json").seed == 5
+    assert read_record(place / "runs" / name / "results.json").seed == 5
     assert "finished already" in nacre("run", recipe, "--seed", 0).out
     assert "finished already" in nacre("run", recipe, "--seed", 5, "--output", f"runs/{name}").out
     assert_one_line_error(nacre("run", recipe, "--seed", 7, "--output", "runs/mine"), "was begun with other settings")

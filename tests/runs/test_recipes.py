@@ -305,7 +305,7 @@ def test_a_recipe_from_the_root_of_the_repository(nacre: Call, monkeypatch: pyte
     assert said.code == 0
     assert "am_lora: AM-LoRA" in said.out
     (row,) = [line for line in said.out.splitlines() if line.startswith("rte ")]
-    assert row.split() == ["rte", "unknown", "0", "1", "0.0001", "unknown", "0.3"]
+    assert row.split() == ["rte", "unknown", "1", "0.0001", "unknown", "unknown", "0.3"]
     assert "Missing: data = $NACRE_DATA/long_sequence: the environment variable NACRE_DATA is not set" in said.out
     assert said.err == ""
 

@@ -72,18 +72,17 @@ def _in_order(rules: list[PlannedPart], norm: float | None) -> Iterator[tuple[st
 
 
 def _stages(plan: RunPlan) -> Grid:
-    headings = (
-        *("task", "rows", "stored", "epochs", "rate", "steps", "answers"),
-        *(part.key for part in plan.penalties),
-    )
-    return Grid("", headings, [_stage_row(stage) for stage in plan.stages])
+    stored = () if plan.memory is None else ("stored",)
+    penalties = (part.key for part in plan.penalties)
+    headings = ("task", "rows", *stored, "epochs", "rate", "steps", "answers", *penalties)
+    return Grid("", headings, [_stage_row(stage, plan.memory is not None) for stage in plan.stages])
 
 
-def _stage_row(stage: PlannedStage) -> list[str]:
+def _stage_row(stage: PlannedStage, stores: bool) -> list[str]:
     return [
         stage.name,
         _count(stage.rows),
-        _count(stage.kept),
+        *([_count(stage.kept)] if stores else []),
         str(stage.epochs),
         f"{stage.learning_rate:g}",
         _count(stage.steps),

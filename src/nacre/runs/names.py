@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nacre.errors import NacreError
 from nacre.files import hash_of
@@ -13,32 +13,30 @@ from nacre.method_files import MethodFile
 from nacre.models.named import DEMO
 from nacre.registry import build_method
 
-if TYPE_CHECKING:
-    from nacre.method import Method
-    from nacre.runs.recipe import Recipe
-
-ELSEWHERE = {"method", "method_hash", "parameters", "stream", "model", "data", "seed", "output"}
-"""Keys that the name does not list as changed settings."""
-
 SPELLED_OUT = 3
 """So many changed settings, at most, are spelled out; more of them are a hash."""
 
 
-def run_name(recipe: Recipe, method: Method) -> str:
+def run_name(
+    method: str, stream: str, model: str, seed: int, parameters: Mapping[str, Any], settings: Mapping[str, Any]
+) -> str:
     """The name of a run's folder where a recipe says none.
 
     Args:
-        recipe: The run's; what it does not say has its default.
-        method: The recipe's.
+        method: As the recipe has it.
+        stream: The stream's name, or its tasks with dashes between them.
+        model: As the recipe has it.
+        seed: The run's.
+        parameters: The method's, as the recipe has them.
+        settings: The recipe's other keys that do not have their usual value.
     """
-    stream = recipe.stream_name if isinstance(recipe.stream, str) else "-".join(recipe.stream)
-    model = "" if recipe.model == DEMO else Path(recipe.model).name
-    changed = dict(_changed(recipe, method))
+    changed = {**_changed(method, parameters), **dict(_flat(settings))}
     spelled = [_spelled(key, value) for key, value in sorted(changed.items())]
     if len(spelled) > SPELLED_OUT or None in spelled:
         spelled = [hash_of(changed)[:8]]
-    pieces = [stream, method_name(recipe.method), model, *(text or "" for text in spelled), f"seed{recipe.seed}"]
-    return "-".join(re.sub(r"[^\w.+-]+", "_", piece) if piece != stream else piece for piece in pieces if piece)
+    where = "" if model == DEMO else Path(model).name
+    pieces = [method_name(method), where, *(text or "" for text in spelled), f"seed{seed}"]
+    return "-".join([stream, *(re.sub(r"[^\w.+-]+", "_", piece) for piece in pieces if piece)])
 
 
 def method_name(name: str) -> str:
@@ -52,17 +50,10 @@ def method_name(name: str) -> str:
     return "+".join([base if file is None else file.short_name, *modifiers])
 
 
-def _changed(recipe: Recipe, method: Method) -> Iterator[tuple[str, Any]]:
-    """Settings that are not what they would be if nobody had said anything, by key."""
-    usual = _usual(recipe.method)
-    for key, value in _flat(recipe.parameters):
-        if key not in usual or usual[key] != value:
-            yield key, value
-    document = recipe.model_dump(mode="json", exclude_defaults=True, exclude=ELSEWHERE)
-    for key, value in _flat(document):
-        if key == "optim.learning_rate" and value == method.adapter.learning_rate:
-            continue
-        yield key, value
+def _changed(method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters that are not what they would be if nobody had said anything."""
+    usual = _usual(method)
+    return {key: value for key, value in _flat(parameters) if key not in usual or usual[key] != value}
 
 
 def _usual(name: str) -> dict[str, Any]:

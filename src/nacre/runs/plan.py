@@ -17,7 +17,7 @@ from nacre.per_task import PerTask, value_of
 from nacre.registry import per_task_parameters
 from nacre.runs.directory import FolderState, RunDirectory
 from nacre.runs.estimate import Estimate
-from nacre.runs.recipe import Matrix, Recipe, places
+from nacre.runs.recipe import MatrixKind, Recipe, places
 from nacre.tasks.published.streams import get_stream
 from nacre.tasks.reading.hub import PREFIX
 from nacre.tasks.task import Task
@@ -190,7 +190,7 @@ def task_numbers(stages: Sequence[Stage]) -> list[int]:
     return numbers
 
 
-def scored_tasks(stage: Stage, tasks: Sequence[Task], matrix: Matrix) -> Sequence[Task]:
+def scored_tasks(stage: Stage, tasks: Sequence[Task], matrix: MatrixKind) -> Sequence[Task]:
     """The tasks that are scored anew after a stage: as its curriculum says, or fewer if the recipe wants fewer.
 
     Args:

@@ -37,7 +37,7 @@ from nacre.tasks.template import Identity
 if TYPE_CHECKING:
     from nacre.method import Method
 
-Matrix = Literal["full", "seen", "last"]
+MatrixKind = Literal["full", "seen", "last"]
 
 NOT_TRAINING: dict[str, JsonValue] = {"affects_training": False}
 """Marks a field of a recipe that does not say how a model is trained: it says where something is or what is measured,
@@ -105,7 +105,7 @@ class Recipe(Settings):
         description="the rows that are measured; settings are chosen on validation rows",
         json_schema_extra=NOT_TRAINING,
     )
-    matrix: Matrix = Field(
+    matrix: MatrixKind = Field(
         default="full",
         description="what is measured: every task after every task; those learned so far; the last row",
         json_schema_extra=NOT_TRAINING,
@@ -197,7 +197,9 @@ class Recipe(Settings):
         """The recipe with the method's defaults, its usual rate and the run's folder written out."""
         method = self.build()
         rate = self.optim.learning_rate or method.adapter.learning_rate
-        output = (self.output or "runs/{name}").replace("{name}", run_name(self, method))
+        output = self.output or "runs/{name}"
+        if "{name}" in output:
+            output = output.replace("{name}", self._name(rate == method.adapter.learning_rate))
         return self.model_copy(
             update={
                 "method": method.name or self.method,
@@ -208,6 +210,15 @@ class Recipe(Settings):
                 **{key: getattr(self, key) or kind.usual(self.stream) for key, kind in probe_settings().items()},
             }
         )
+
+    def _name(self, at_usual_rate: bool) -> str:
+        """What tells the run apart, as the name of a folder."""
+        elsewhere = {"method", "method_hash", "parameters", "stream", "model", "data", "seed", "output"}
+        settings = self.model_dump(mode="json", exclude_defaults=True, exclude=elsewhere)
+        if at_usual_rate:
+            settings.get("optim", {}).pop("learning_rate", None)
+        stream = self.stream_name if isinstance(self.stream, str) else "-".join(self.stream)
+        return run_name(self.method, stream, self.model, self.seed, self.parameters, settings)
 
     def _hash_of(self, method: Method) -> str | None:
         """What a name does not say of the method.
