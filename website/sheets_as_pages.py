@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nacre.cli.method_table import markdown_table
 from nacre.cli.sheets import list_document, method_document, modifier_document
 
 SPECIAL = re.compile(r"([\\*_<>\[\]|])")
@@ -24,13 +25,9 @@ def pages() -> dict[str, str]:
 
 def overview(listed: Mapping[str, Any]) -> Iterator[str]:
     """Two tables that lead to the pages."""
-    traits = [key for key in listed["methods"][0] if key not in ("name", "title")]
     yield "# Methods\n\nEvery page here is made from the method's own code and docstring.\n"
-    yield f"| name | method | {' | '.join(traits)} |"
-    yield "|---" * (len(traits) + 2) + "|"
-    for entry in listed["methods"]:
-        marks = " | ".join("yes" if entry[trait] else "no" for trait in traits)
-        yield f"| [`{entry['name']}`]({entry['name']}.md) | {markdown(entry['title'])} | {marks} |"
+    entries = [{**entry, "title": markdown(entry["title"])} for entry in listed["methods"]]
+    yield re.sub(r"^\| `(\w+)` ", r"| [`\1`](\1.md) ", markdown_table(entries), flags=re.MULTILINE)
     yield "\n## Modifiers\n\nAdd one to a method with `+`, as in `seq_lora+migu`.\n\n| name | what it adds |\n|---|---|"
     for entry in listed["modifiers"]:
         yield f"| [`+{entry['name']}`](plus_{entry['name']}.md) | {markdown(entry['does'])} |"

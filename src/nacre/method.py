@@ -7,17 +7,23 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Concatenate, ParamSpec, get_type_hints
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, get_type_hints
 
 from nacre.adapters.adapter import Adapter
 from nacre.documents import shown, shown_text
-from nacre.errors import NacreError, RecipeError, SlotTaken
+from nacre.errors import DataError, NacreError, RecipeError, SlotTaken
 from nacre.parts.curriculum import Curriculum, Joint, Sequential
 from nacre.parts.part import BatchTerm, GradientRule, Memory, Part, Penalty, Readout, Routing, Start
 from nacre.parts.start import Fresh
 from nacre.settings import checked
 
+if TYPE_CHECKING:
+    from nacre.tasks.task import Task
+
 P = ParamSpec("P")
+
+KINDS: dict[str, str] = {"answer": "a task with answers", "text": "unlabeled text"}
+"""What messages call the kinds of tasks."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +111,14 @@ class Method:
     def traits(self) -> dict[str, bool]:
         """What the parts imply, for tables and sheets.
 
+        "continual": one model is taught task after task; the others are bounds to compare with.
         "rehearsal-free": no row of a task is learned again with another task's; training on all tasks at once is not.
         "task boundaries in training": the method must know when a new task begins, though not which one it is.
+        "fine-tuning", "pre-training": it learns tasks with answers, and unlabeled texts.
         """
         copies = self.curriculum.needs_task_at_test  # a model for each task
         return {
+            "continual": self.curriculum.continues,
             "rehearsal-free": self.memory is None and not isinstance(self.curriculum, Joint),
             "task boundaries in training": (
                 copies or self.adapter.grows or any(part.needs_boundaries for part in self.parts)
@@ -119,9 +128,24 @@ class Method:
                 or self.adapter.needs_task_at_test
                 or (self.routing is not None and self.routing.needs_task_at_test)
             ),
+            "fine-tuning": all("answer" in part.learns for part in self.parts),
+            "pre-training": all("text" in part.learns for part in self.parts),
             "foldable": self.adapter.sum_gated and self.routing is None,
             "grows with tasks": copies or self.adapter.grows,
         }
+
+    def check(self, task: Task) -> None:
+        """Check that every part works with this kind of task.
+
+        Raises:
+            DataError: If one does not.
+        """
+        for part in self.parts:
+            if task.kind not in part.learns:
+                raise DataError(
+                    f"Task '{task.name}' is {KINDS[task.kind]}, and {self.display_name} learns none: {part.key} needs "
+                    f"{' or '.join(KINDS[kind] for kind in sorted(part.learns))}."
+                )
 
     def with_memory(self, memory: Memory) -> Method:
         """The method with a memory; raises `SlotTaken` if it has one."""

@@ -5,12 +5,22 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from helpers.command import Call, assert_one_line_error, one_line
+from helpers.texts import text_task
+from helpers.tiny import tiny_host, tiny_task
 from nacre.cli.docstring import sheet_of
+from nacre.cli.method_table import grouped
+from nacre.errors import DataError
+from nacre.learning.learner import Learner
 from nacre.method import Method
+from nacre.parts.part import LearnerView, Penalty
+from nacre.per_task import PerTask
 from nacre.registry import METHODS, MODIFIERS, build_method, parameters_of
 
 EVERYTHING = [(METHODS, name) for name in METHODS.names()] + [(MODIFIERS, name) for name in MODIFIERS.names()]
@@ -111,9 +121,12 @@ def test_slots_and_traits(nacre: Call) -> None:
     assert [part.partition("(")[0] for part in sheet["slots"]["penalties"]] == ["ElasticWeights"]
     assert (sheet["slots"]["memory"], sheet["slots"]["gradient rules"]) == (None, [])
     assert sheet["traits"] == {
+        "continual": True,
         "rehearsal-free": True,
         "task boundaries in training": True,
         "task identity at test": False,
+        "fine-tuning": True,
+        "pre-training": True,
         "foldable": False,
         "grows with tasks": False,
     }
@@ -146,6 +159,57 @@ def test_traits_are_those_of_the_literature(
     assert traits["task identity at test"] is identity
     assert traits["rehearsal-free"] is rehearsal_free
     assert traits["grows with tasks"] is grows
+
+
+def test_every_method_is_in_one_group(nacre: Call) -> None:
+    entries = json.loads(nacre("methods", "--json").out)["methods"]
+    members = [entry["name"] for _, group in grouped(entries) for entry in group]
+    assert sorted(members) == sorted(METHODS.names())
+    table = nacre("methods", "--format", "markdown").out
+    assert "| `ewc` | EWC (elastic weight consolidation) | yes | yes | no | yes | yes | no |" in table.splitlines()
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == members
+    shown = nacre("methods").out
+    assert [name for name in members if f"\n{name} " in shown] == members
+
+
+def test_the_table_in_the_readme_is_that_of_the_methods(nacre: Call) -> None:
+    """`nacre methods --format markdown` after a change."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    _, _, rest = text.partition("<!-- nacre methods --format markdown -->\n")
+    table, end, _ = rest.partition("<!-- end of the table -->")
+    assert end
+    assert table == nacre("methods", "--format", "markdown").out
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--format", "latex"), ("--format", "markdown", "--json"), ("ewc", "--format", "markdown")]
+)
+def test_other_tables_are_refused(nacre: Call, arguments: tuple[str, ...]) -> None:
+    assert_one_line_error(nacre("methods", *arguments), "markdown is possible")
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswersOnly(Penalty):
+    """A part that looks at answers, which unlabeled text lacks."""
+
+    strength: PerTask = 1.0
+    learns = frozenset({"answer"})
+
+    def value(self, learner: LearnerView) -> Tensor:
+        return torch.zeros(())
+
+
+def test_a_kind_of_task_that_a_part_does_not_learn_is_refused() -> None:
+    method = dataclasses.replace(build_method("seq_lora").with_penalty(AnswersOnly()), name="own")
+    assert (method.traits["fine-tuning"], method.traits["pre-training"]) == (True, False)
+    learner = Learner(tiny_host("roberta"), method)
+    before = learner.snapshot()
+    text = text_task("papers")
+    with pytest.raises(DataError, match="Task 'papers' is unlabeled text, and own learns none: answers_only needs a"):
+        learner.learn(text)
+    assert not before.differences(learner.snapshot())
+    learner.learn(tiny_task("animals"))
 
 
 def test_migu_needs_no_boundaries_if_every_task_is_masked() -> None:

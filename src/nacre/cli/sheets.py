@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from nacre.cli.screen import line_width, say, screen
+from nacre.documents import shown_text
 
 WIDEST = 100
 OPEN_CHOICES = "What the sources leave open, what is done here, and why: docs/fidelity.md."
@@ -18,13 +19,25 @@ def methods(
     name: Annotated[
         str | None, typer.Argument(help="Print its sheet: of a method, of seq_lora+migu, or of a modifier, +migu.")
     ] = None,
+    table: Annotated[
+        str | None, typer.Option("--format", metavar="FORMAT", help="Print the list as a table: markdown.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """List methods and modifiers, or print the sheet of one: equations, parameters, slots, traits, sources."""
     import json
 
+    from nacre.cli.method_table import markdown_table
+    from nacre.errors import RecipeError
     from nacre.registry import METHODS, MODIFIERS
 
+    if table is not None:
+        if table != "markdown" or as_json or name is not None:
+            raise RecipeError(
+                f"--format {shown_text(table)}: markdown is possible, of the list, and not beside --json."
+            )
+        typer.echo(markdown_table(list_document()["methods"]))
+        return
     if name is None:
         document, lines = list_document(), list_lines()
     elif name.startswith("+") or (name not in METHODS.names() and name in MODIFIERS.names()):
@@ -57,13 +70,17 @@ def list_document() -> dict[str, Any]:
 
 def list_lines() -> Iterator[str]:
     """`list_document` as text."""
+    from nacre.cli.method_table import GROUPS, grouped
+
     document = list_document()
-    for entry in document["methods"]:
-        held = ", ".join(trait for trait, holds in entry.items() if holds is True)
-        yield f"{entry['name']:<22}{entry['title']}"
-        if held:
-            yield f"{'':<22}{held}"
-    yield "\nModifiers, as in seq_lora+migu:\n"
+    for heading, members in grouped(document["methods"]):
+        yield f"{heading}:\n"
+        for entry in members:
+            traits = [trait for trait, holds in entry.items() if holds is True and trait not in GROUPS[heading]]
+            yield f"{entry['name']:<22}{entry['title']}"
+            yield f"{'':<22}{', '.join(traits)}"
+        yield ""
+    yield "Modifiers, as in seq_lora+migu:\n"
     for entry in document["modifiers"]:
         yield _hanging(f"+{entry['name']:<21}", entry["does"])
 

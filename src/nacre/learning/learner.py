@@ -213,11 +213,12 @@ class Learner:
             self._opened.close()
 
     def check(self, task: Task) -> None:
-        """Check that the host can learn a task, and can answer it as `decoding` says.
+        """Check that the method and the host can learn a task, and the host can answer it as `decoding` says.
 
         Raises:
-            DataError: If it cannot.
+            DataError: If they cannot.
         """
+        self.method.check(task)
         self.host.family.check(task)
         if self.writes_labels:
             label_spellings(self.host.family, task)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from nacre.models.owner import Owner, ParameterGroup
     from nacre.models.pooled_states import PooledStates
     from nacre.tasks.task import Task
-    from nacre.tasks.template import Example
+    from nacre.tasks.template import Example, TaskKind
 
 S = TypeVar("S")
 
@@ -204,6 +204,9 @@ class Part(ABC):
     """
 
     State: ClassVar[type[Any] | None] = None
+
+    learns: ClassVar[frozenset[TaskKind]] = frozenset({"answer", "text"})
+    """The kinds of tasks that the part works with: "answer" for fine-tuning, "text" for pre-training."""
 
     remembers: ClassVar[str | None] = None
     """The key of the part whose state this one shares; None: its own."""
