@@ -209,6 +209,39 @@ def test_a_memory_that_is_not_mixed_changes_no_epoch() -> None:
 
 
 @dataclass(frozen=True)
+class Beside(Memory):
+    """Says of a task that its rows are learned again, by others than the epoch."""
+
+    mixed: ClassVar[bool] = False
+    again: tuple[str, ...] = ()
+
+    def examples(self, learner: LearnerView, tasks: Sequence[Task]) -> Sequence[Example]:
+        return ()
+
+    def rehearsed(self, learner: LearnerView) -> Sequence[str]:
+        return self.again if learner.task_number == 2 else ()
+
+
+@pytest.mark.parametrize("again", [(), ("animals",)])
+def test_heads_of_tasks_that_a_memory_rehearses_beside_the_epoch_are_trained(again: tuple[str, ...]) -> None:
+    learner = Learner(tiny_host("roberta"), seq_lora().with_memory(Beside(again)), seed=5, optim=OPTIM, head="per_task")
+    open_rows: list[int] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, StepTaken):
+            open_rows.append(
+                sum(len(p) for group in learner.trainable() if group.name == "head" for p in group.parameters)
+            )
+
+    learner.on_event = watch
+    for task in TASKS[:2]:
+        learner.learn(task)
+    labels = 2  # of each task; a weight and a bias for each
+    assert open_rows[0] == 2 * labels
+    assert open_rows[-1] == 2 * labels * (1 + len(again))
+
+
+@dataclass(frozen=True)
 class Halved(GradientRule):
     """Serves half of the newest `up` factors, and trains them whole."""
 

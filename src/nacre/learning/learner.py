@@ -239,7 +239,10 @@ class Learner:
             part.prepare(self, tasks)
         earlier, more = self._extra_examples(tasks)
         if self.host.family.head is not None:
-            self.host.family.head.prepare(tasks, self.state.seed, {example.task for example in earlier})
+            rehearsed = {example.task for example in earlier}
+            if self.method.memory is not None:
+                rehearsed.update(self.method.memory.rehearsed(self))
+            self.host.family.head.prepare(tasks, self.state.seed, rehearsed)
         fresh = self.adapter.grow()
         if folding := self.adapter.folding_summary():
             self.on_event(PastFolded(**folding))

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, final
@@ -335,6 +335,13 @@ class Memory(Part, ABC):
 
     def observe(self, learner: LearnerView, batch: MicroBatch) -> None:
         """See a micro-batch of training with its live logits, after its loss was computed."""
+
+    def rehearsed(self, learner: LearnerView) -> Collection[str]:
+        """Names of earlier tasks whose rows are learned again beside the epoch, as by a penalty.
+
+        Where each task has a head of its own, theirs are trained, too. Called once a task, before its slot opens.
+        """
+        return ()
 
     def size(self, rows: int) -> int | None:
         """Number of examples stored of a task with this many rows; None if it is known only after learning."""
