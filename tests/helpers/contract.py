@@ -93,6 +93,8 @@ def load(folder: Path, host: Host, method: Method) -> Learner:
 def state_of(learner: Learner) -> dict[str, Tensor]:
     head = learner.host.family.head
     learned = {} if head is None else {f"head.{name}": tensor.clone() for name, tensor in head.tensors().items()}
+    routing = learner.owners["routing"].tensors() if "routing" in learner.owners else {}
+    learned |= {f"routing.{name}": tensor.clone() for name, tensor in routing.items()}
     return learned | {name: tensor.clone() for name, tensor in learner.adapter.tensors().items()}
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from nacre.adapters.adapter import Adapter, FeatureMap, PlacedAdapter
 from nacre.adapters.route import Route
+from nacre.adapters.routed import check_weights
 from nacre.adapters.site import allow_saving, forbid_saving, pristine_tensors, put_module
 from nacre.errors import ModelError, RecipeError
 from nacre.models.fit import Form, check_fit, count_of
@@ -35,6 +36,8 @@ class Prompt(Adapter):
         slots: `shared`: one slot for the whole sequence of tasks; `per_task`: a new one each task, earlier ones frozen.
         concatenate: Whether a task's input also has the prompts of the tasks before it, newest first (Progressive
             Prompts).
+        weighted: Whether a route weights the tasks' prompts, row by row of a batch: one prompt sum_i w_bi P_i stands in
+            front of an input, and no task has to be known. Without a route it is the newest one.
         placeholders: Number of a shared slot's tokens in front of an input: the first ones, or those that a route
             chooses; None: all.
     """
@@ -46,6 +49,7 @@ class Prompt(Adapter):
     tokens: int = 10
     slots: Literal["shared", "per_task"] = "shared"
     concatenate: bool = False
+    weighted: bool = False
     placeholders: int | None = None
 
     def __post_init__(self) -> None:
@@ -53,6 +57,8 @@ class Prompt(Adapter):
             raise RecipeError(f"tokens: {self.tokens} is not a positive number of prompt tokens.")
         if self.slots == "shared" and self.concatenate:
             raise RecipeError("concatenate: all tasks share one prompt here, so that there are none to be joined.")
+        if self.weighted and (self.slots == "shared" or self.concatenate):
+            raise RecipeError("weighted: a sum of the tasks' prompts needs slots=per_task, without concatenate.")
         if self.placeholders is not None and (self.slots == "per_task" or not 0 < self.placeholders <= self.tokens):
             raise RecipeError(
                 f"placeholders: {self.placeholders} is not a number of a shared prompt's {self.tokens} tokens."
@@ -64,7 +70,7 @@ class Prompt(Adapter):
 
     @property
     def needs_task_at_test(self) -> bool:
-        return self.slots == "per_task"
+        return self.slots == "per_task" and not self.weighted
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -84,17 +90,21 @@ class PromptTable(nn.Module):
         past: Earlier slots' rows, frozen [t - 1, l, d].
         newest: The newest slot's rows [l, d]; None before the first task.
         chosen: The rows of the table that the placeholders of each row of a batch stand for [B, k]; None: themselves.
+        weights: Weight of each slot for each row of a batch [B, t], of a weighted table: placeholder j stands for the
+            weighted sum of the slots' rows j. None: for the newest slot's row j.
+        is_weighted: Whether slots are weighted.
         is_bypassed: Whether only the base answers.
     """
 
     past: Tensor
 
-    def __init__(self, base: nn.Module, tokens: int) -> None:
+    def __init__(self, base: nn.Module, tokens: int, *, is_weighted: bool = False) -> None:
         """Begin without a slot.
 
         Args:
             base: The host's own embedding.
             tokens: l, the number of rows of a slot.
+            is_weighted: Whether slots are to be weighted.
         """
         super().__init__()
         self.base = base
@@ -107,6 +117,8 @@ class PromptTable(nn.Module):
         self.register_buffer("past", torch.zeros(0, tokens, width, dtype=dtype, device=weight.device))
         self.newest: nn.Parameter | None = None
         self.chosen: Tensor | None = None
+        self.weights: Tensor | None = None
+        self.is_weighted = is_weighted
         self.is_bypassed = False
 
     def table(self) -> Tensor:
@@ -120,21 +132,41 @@ class PromptTable(nn.Module):
         is_virtual = ids >= self.vocabulary
         words: Tensor = self.base(ids.masked_fill(is_virtual, 0))
         numbers = (ids - self.vocabulary).clamp(min=0)
-        if self.chosen is not None:
-            numbers = self._chosen(numbers)
-        prompts = F.embedding(numbers, self.table().flatten(0, 1))
+        if self.is_weighted:
+            prompts = self._weighted(numbers)
+        else:
+            if self.chosen is not None:
+                numbers = self._chosen(numbers)
+            prompts = F.embedding(numbers, self.table().flatten(0, 1))
         return torch.where(is_virtual.unsqueeze(-1), prompts.to(words.dtype), words)
 
     def _chosen(self, numbers: Tensor) -> Tensor:
         """The rows of the table that the placeholders of a batch [B * copies, S] stand for."""
         assert self.chosen is not None
-        if len(numbers) % len(self.chosen):
-            raise ModelError(
-                f"Prompts were chosen for {len(self.chosen)} rows, and {len(numbers)} are read: each must stand there "
-                "once or several times."
-            )
-        chosen = self.chosen.repeat_interleave(len(numbers) // len(self.chosen), dim=0)
+        chosen = _for_copies(self.chosen, len(numbers))
         return chosen.gather(1, numbers.clamp(max=chosen.shape[1] - 1))
+
+    def _weighted(self, numbers: Tensor) -> Tensor:
+        """`sum_i w_bi P_i` at the placeholders of a batch [B * copies, S] -> [B * copies, S, d]."""
+        assert self.newest is not None
+        if self.weights is None:
+            return F.embedding(numbers.clamp(max=len(self.newest) - 1), self.newest)
+        weights = _for_copies(self.weights, len(numbers)).to(self.newest)
+        table = self.table()
+        with torch.autocast(table.device.type, enabled=False):  # one prompt alone is then that prompt, to the bit
+            prompts = (weights @ table.flatten(1)).view(len(numbers), *table.shape[1:])  # [B * copies, l, d]
+        places = numbers.clamp(max=table.shape[1] - 1).unsqueeze(-1).expand(-1, -1, table.shape[2])
+        return prompts.gather(1, places)
+
+
+def _for_copies(of_rows: Tensor, read: int) -> Tensor:
+    """A route's numbers for each row [B, ...], for each of the places in which it is read [B * copies, ...]."""
+    if read % len(of_rows):
+        raise ModelError(
+            f"Prompts were chosen for {len(of_rows)} rows, and {read} are read: each must stand there once or several "
+            "times."
+        )
+    return of_rows.repeat_interleave(read // len(of_rows), dim=0)
 
 
 @final
@@ -170,7 +202,8 @@ class PlacedPrompt(PlacedAdapter):
         self.settings = settings
         # Elsewhere, as in T5's decoder, the same embedding may read words only.
         self.place = ".".join(name for name in (names[id(reader)], inside[id(embedding)]) if name)
-        self.prompts = PromptTable(embedding, settings.tokens).train(embedding.training)
+        self.prompts = PromptTable(embedding, settings.tokens, is_weighted=settings.weighted)
+        self.prompts.train(embedding.training)
         put_module(model, self.place, self.prompts)
         forbid_saving(model)
 
@@ -207,7 +240,7 @@ class PlacedPrompt(PlacedAdapter):
         if self.tasks == 0:
             return ()
         first, size = self.prompts.vocabulary, self.settings.tokens
-        if self.settings.slots == "shared":
+        if self.settings.slots == "shared" or self.settings.weighted:
             return tuple(range(first, first + (self.settings.placeholders or size)))
         oldest = 1 if self.settings.concatenate else number
         slots = range(number, oldest - 1, -1)
@@ -242,18 +275,24 @@ class PlacedPrompt(PlacedAdapter):
 
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
-        """While open, the route's rows of a shared table stand in front of each row of the batch."""
+        """While open, the route's rows of a shared table, or its sum of the tasks' prompts, stand before each row."""
         if route.weights is not None:
-            raise ModelError("Prompts stand in front of an input or do not: there are no weights for them.")
+            if not self.settings.weighted:
+                raise ModelError("Prompts stand in front of an input or do not: there are no weights for them.")
+            check_weights(route.weights, self.tasks)
         if route.prompts is not None:
             self._check(route.prompts)
-        before, self.prompts.chosen = self.prompts.chosen, route.prompts
+        prompts = self.prompts
+        before = prompts.chosen, prompts.weights
+        prompts.chosen, prompts.weights = route.prompts, route.weights
         try:
             yield
         finally:
-            self.prompts.chosen = before
+            prompts.chosen, prompts.weights = before
 
     def _check(self, chosen: Tensor) -> None:
+        if self.settings.weighted:
+            raise ModelError("A route weights the tasks' prompts here; it cannot choose single rows of them.")
         if self.settings.slots == "per_task":
             raise ModelError("The task says which prompts stand in front of an input here; a route cannot choose any.")
         if self.tasks == 0:

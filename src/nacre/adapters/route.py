@@ -18,7 +18,13 @@ class Route:
             mixture, whose graph is kept. None: as the adapter combines its slots by itself.
         prompts: For prompt adapters, the rows of the prompt table that each row's k placeholders stand for, [B, k].
             None: the prompts that were written in front of the input.
+        classes: Which of an encoder-only host's C classes may answer each row, [B, C] of bool. None: all of them, and
+            in hosts that write.
+        scores: What the routing compared to decide, [B, ...], with its graph: for batch terms (`MicroBatch.route`),
+            no adapter looks at it.
     """
 
     weights: Tensor | None = None
     prompts: Tensor | None = None
+    classes: Tensor | None = None
+    scores: Tensor | None = None

@@ -221,6 +221,24 @@ def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
+BESIDE = "nacre_beside"
+"""Name of the module that holds trained tensors of others than the adapter."""
+
+
+def put_beside(model: nn.Module, module: nn.Module) -> None:
+    """Make a module a part of the model that the model does not call, such as a routing's trained tensors.
+
+    Whoever counts, moves or synchronizes the model's parameters finds them then. `take_from_beside` undoes it.
+    """
+    model.add_module(BESIDE, module)
+
+
+def take_from_beside(model: nn.Module) -> None:
+    """Undo `put_beside`; nothing happens where there is no such module."""
+    if hasattr(model, BESIDE):
+        delattr(model, BESIDE)
+
+
 def pristine_tensors(model: nn.Module, places: Iterable[str]) -> dict[str, Tensor]:
     """The bare host's tensors by its own names.
 
@@ -231,6 +249,8 @@ def pristine_tensors(model: nn.Module, places: Iterable[str]) -> dict[str, Tenso
     tensors = {}
     for key, tensor in model.state_dict().items():
         place = next((name for name in places if key.startswith(f"{name}.")), None)
+        if key.startswith(f"{BESIDE}."):
+            continue
         if place is None:
             tensors[key] = tensor
         elif key.startswith(base := f"{place}.base."):

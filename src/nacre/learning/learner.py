@@ -37,7 +37,7 @@ from nacre.learning.batches import Batches, TokenCount
 from nacre.learning.precision import accelerator_of, only_cpu
 from nacre.learning.prefix import LearnerPrefix
 from nacre.learning.prompts import Conversation, TaskForm, prompt_example
-from nacre.learning.router import LearnerRouter
+from nacre.learning.router import LearnerRouter, followed
 from nacre.learning.settings import Optim
 from nacre.learning.snapshot import OwnerState, Snapshot, State, as_tree, from_tree
 from nacre.learning.trainer import Loss, train
@@ -86,6 +86,7 @@ class Learner:
         step: Where training is.
         resources: What parts hold while a task is learned.
         cache: What parts can compute again from the adapter; never saved.
+        serves: Whether test rows are being answered or measured.
         work: How much training the newest task took.
     """
 
@@ -139,6 +140,7 @@ class Learner:
         self.work = TokenCount()
         self.unfinished: str | None = None  # what is being learned; after an error, what was
         self.removed = False
+        self.serves = False
         self._opened = ExitStack()  # what parts close when learning a task stops
         self._number: int | None = None  # of the task being learned
         self._model: torch.nn.Module = host.model  # while a task is learned: what accelerate made of it
@@ -157,13 +159,14 @@ class Learner:
             host.release()
             raise
         host.family.prefix = LearnerPrefix(self) if method.adapter.has_virtual_tokens else None
+        self._router: LearnerRouter | None = None
         self.owners: dict[str, Owner] = {"adapter": self.adapter}
         if classification_head is not None:
             self.owners["head"] = classification_head
         if method.routing is not None:
             if (routing := method.routing.place(host, self.adapter)) is not None:
                 self.owners["routing"] = routing
-            host.family.router = LearnerRouter(self, method.routing)
+            self._router = host.family.router = LearnerRouter(self, method.routing)
         self._pretrained: str | None = None
 
     def __repr__(self) -> str:
@@ -324,7 +327,8 @@ class Learner:
         task = token_loss_sum(logits, labels)
         if not self.method.batch_terms and self.method.memory is None:
             return Loss(task, {})
-        micro_batch = MicroBatch(rows, batch, logits, labels)
+        router = self._router
+        micro_batch = MicroBatch(rows, batch, logits, labels, None if router is None else router.newest)
         terms = {term.key: term.value(self, micro_batch) for term in self.method.batch_terms}
         if self.method.memory is not None:
             self.method.memory.observe(self, micro_batch)
@@ -393,7 +397,7 @@ class Learner:
     @contextmanager
     def under(self, route: Route) -> Iterator[None]:
         """Inside, batches are read under this route instead of the one that the method's routing would choose."""
-        with self._routed_by(None), self.adapter.use(route):
+        with self._routed_by(None), followed(self, route):
             yield
 
     @contextmanager
@@ -408,10 +412,14 @@ class Learner:
     @contextmanager
     def _serving(self) -> Iterator[None]:
         """Inside, parts serve what they serve."""
-        with ExitStack() as served:
-            for part in self.method.parts:
-                served.enter_context(part.serving(self))
-            yield
+        before, self.serves = self.serves, True
+        try:
+            with ExitStack() as served:
+                for part in self.method.parts:
+                    served.enter_context(part.serving(self))
+                yield
+        finally:
+            self.serves = before
 
     def answer(self, tasks: Sequence[Task]) -> list[list[str]]:
         """Answers to the test rows of each task, in row order, as `decoding` says; by the method's readout, if any.

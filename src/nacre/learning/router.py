@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, nullcontext
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from nacre.adapters.route import Route
 from nacre.errors import DataError
 from nacre.functional.losses import IGNORED
 from nacre.models.batch import Batch
 from nacre.models.pooled_states import PooledStates, pooled_states
 from nacre.models.prefix import without_prefix
 from nacre.models.vocabulary import embeddings_of
-from nacre.parts.part import Reading, Routing
+from nacre.parts.part import LearnerView, Reading, Routing
 
-if TYPE_CHECKING:
-    from nacre.parts.part import LearnerView
+
+class Routed(LearnerView, Protocol):
+    """What choosing a route needs of a learner."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether test rows are being answered or measured."""
+        ...
+
+
+@contextmanager
+def followed(learner: LearnerView, route: Route) -> Iterator[None]:
+    """Inside, the adapter and an encoder-only host's head follow the route."""
+    head = learner.host.family.head
+    with learner.adapter.use(route), nullcontext() if head is None else head.labels.only(route.classes):
+        yield
 
 
 class LearnerRouter:
-    """The `Router` that a learner puts into its host's family."""
+    """The `Router` that a learner puts into its host's family.
 
-    def __init__(self, learner: LearnerView, routing: Routing) -> None:
+    Attributes:
+        learner: The learner.
+        routing: Its method's.
+        newest: The route that the last batch was read under; None: it was read as the adapter does by itself.
+    """
+
+    def __init__(self, learner: Routed, routing: Routing) -> None:
         self.learner = learner
         self.routing = routing
+        self.newest: Route | None = None
 
     @contextmanager
     def route(self, batch: Batch) -> Iterator[None]:
@@ -37,15 +59,16 @@ class LearnerRouter:
         """
         learner = self.learner
         route = self.routing.route(learner, Reading(batch, self._task_names(batch), _Query(learner, batch)))
+        self.newest = route
         if route is None:
             yield
             return
-        with learner.adapter.use(route):
+        with followed(learner, route):
             yield
 
     def _task_names(self, batch: Batch) -> tuple[str, ...]:
         """As far as the routing may know: at test only where it needs the task."""
-        if "labels" in batch:
+        if "labels" in batch and not self.learner.serves:  # a text is measured by its own tokens, as labels
             return batch.task_names
         if not self.routing.needs_task_at_test:
             return ("",) * batch.size

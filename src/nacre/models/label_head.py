@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +33,7 @@ class LabelHead(nn.Module, ABC):
         newest: [k]; the numbers of the classes that are trained.
         trained_weight: [k, d].
         trained_bias: [k].
+        open_classes: [B, C] of bool; which classes may answer each row of the batch; None: all.
     """
 
     frozen_weight: Tensor
@@ -52,6 +55,7 @@ class LabelHead(nn.Module, ABC):
         self.register_buffer("frozen_weight", torch.zeros(0, d, dtype=dtype, device=like.device))
         self.register_buffer("frozen_bias", torch.zeros(0, dtype=dtype, device=like.device))
         self.register_buffer("newest", torch.zeros(0, dtype=torch.long, device=like.device))
+        self.open_classes: Tensor | None = None
         self._train_rows([])
 
     @abstractmethod
@@ -101,6 +105,19 @@ class LabelHead(nn.Module, ABC):
     def scores(self, x: Tensor) -> Tensor:
         """W x + b: [..., d] -> [..., C]."""
         return F.linear(x.to(self.trained_weight.dtype), self.weight, self.bias)
+
+    def only_open(self, scores: Tensor) -> Tensor:
+        """The scores [B, C], -inf where a class is not open to a row (`only`)."""
+        return scores if self.open_classes is None else scores.masked_fill(~self.open_classes, -math.inf)
+
+    @contextmanager
+    def only(self, classes: Tensor | None) -> Iterator[None]:
+        """While open, only these classes may answer: classes [B, C] of bool, None for all."""
+        before, self.open_classes = self.open_classes, classes
+        try:
+            yield
+        finally:
+            self.open_classes = before
 
     def trained(self) -> tuple[nn.Parameter, ...]:
         """The rows of the newest tasks' classes; nothing before the first task."""

@@ -51,7 +51,8 @@ class TaskHeads(LabelHead):
         """
         if tasks is None:
             raise DataError("With head=per_task the model must be given the rows' tasks, as family.prompts does.")
-        return self.scores(x).masked_fill(self.task_numbers != tasks[:, None], -math.inf)
+        own = self.scores(x).masked_fill(self.task_numbers != tasks[:, None], -math.inf)
+        return self.only_open(own)
 
     def task_number(self, task: str) -> int:
         """The number of a task among those with a head; -1 of one without, to which no class belongs."""

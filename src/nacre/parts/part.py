@@ -73,12 +73,14 @@ class MicroBatch:
         tensors: The model's inputs, and the labels.
         logits: [..., V], with their graph.
         labels: [...], the token that each position should predict, or `IGNORED`.
+        route: The route that they were read under; None where the method has no routing, or it chose none.
     """
 
     rows: Sequence[Encoded]
     tensors: Mapping[str, Tensor]
     logits: Tensor
     labels: Tensor
+    route: Route | None = None
 
     @property
     def num_target_tokens(self) -> int:
@@ -354,8 +356,8 @@ class Reading:
 
     Attributes:
         inputs: `input_ids`, `attention_mask` [B, S] and the model's other inputs.
-        tasks: Each row's task, as far as the routing may know it: in training always, at test only where it needs the
-            task; "" otherwise.
+        tasks: Each row's task, as far as the routing may know it: where labels are there to be learned always, at test
+            only where it needs the task; "" otherwise.
         query: Pooled states of the inputs in the bare host [B, d], without gradient; computed once for each kind.
     """
 
@@ -367,11 +369,13 @@ class Reading:
 class Routing(Part, ABC):
     """Chooses, row by row, which learned parameters answer. It may own trained parameters itself."""
 
-    needs_task_at_test: ClassVar[bool] = False
-    """Whether each row's task must be known at test. The trait of the method follows from it."""
-
     groups: ClassVar[tuple[str, ...]] = ()
     """Names of the parameter groups of the owner that `place` returns."""
+
+    @property
+    def needs_task_at_test(self) -> bool:
+        """Whether each row's task must be known at test. The trait of the method follows from it."""
+        return False
 
     @property
     def needs_boundaries(self) -> bool:
