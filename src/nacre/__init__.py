@@ -20,6 +20,7 @@ __all__ = [
     "Method",
     "NacreError",
     "Optim",
+    "ProgressBar",
     "Row",
     "Task",
     "Template",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from nacre.method import Method
     from nacre.models.host import Host
     from nacre.models.loading import load_host
+    from nacre.progress import ProgressBar
     from nacre.registry import build_method
     from nacre.runs.python import run
     from nacre.tasks.reading.sources import load_tasks
@@ -52,6 +54,7 @@ _HOMES = {
     "Method": "nacre.method",
     "NacreError": "nacre.errors",
     "Optim": "nacre.learning.settings",
+    "ProgressBar": "nacre.progress",
     "Row": "nacre.tasks.task",
     "Task": "nacre.tasks.task",
     "Template": "nacre.tasks.template",

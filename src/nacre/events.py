@@ -187,6 +187,11 @@ class RowsAnswered:
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """Training, or answering rows, is over: done, or ended by an error. Not in `events.jsonl`: it ends a bar."""
+
+
+@dataclass(frozen=True)
 class RowMeasured:
     """A row of the score matrix is known, measured now or read from a finished stage.
 
@@ -254,6 +259,7 @@ Event = (
     | Warned
     | EvaluationStarted
     | RowsAnswered
+    | Stopped
     | RowMeasured
     | ProbeStarted
     | ProbeMeasured
@@ -283,8 +289,8 @@ these names nor the names of the attributes may change."""
 
 
 def is_kept(event: Event) -> bool:
-    """Whether `events.jsonl` has a line for the event; what passes by with each batch has none."""
-    return not isinstance(event, RowsAnswered)
+    """Whether `events.jsonl` has a line for the event; what only moves a bar has none."""
+    return not isinstance(event, RowsAnswered | Stopped)
 
 
 def as_document(event: Event) -> dict[str, Any]:

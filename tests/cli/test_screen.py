@@ -12,7 +12,9 @@ from rich.console import Console
 from helpers.command import Call, assert_one_line_error
 from nacre.cli.display import Display
 from nacre.cli.screen import BEST, WORST, Grid, extremes, percent, print_error, say
-from nacre.events import EvaluationStarted, RowsAnswered, StageStarted, StepTaken, TrainingPrepared, Warned
+from nacre.events import EvaluationStarted, RowsAnswered, StageStarted, StepTaken, Stopped, TrainingPrepared, Warned
+
+HIDDEN, SHOWN = "\x1b[?25l", "\x1b[?25h"  # the cursor
 
 WORDS = (
     "In short, sentences of unequal length, with a/very/long/path/that-is/wider-than/the-narrowest/of-the-terminals/"
@@ -140,16 +142,27 @@ def test_trained_parameters_take_one_line_unless_asked_for(capsys: pytest.Captur
         assert ("down 1,200" in said) is verbose
 
 
-def test_measuring_moves_a_bar() -> None:
+def test_learning_and_measuring_move_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "100"}.items():
+        monkeypatch.setenv(name, value)
     show = Display()
     show(StageStarted(number=1, stages=2, name="mood"))
-    show(StepTaken(step=1, steps=2, loss=1.0, terms={}, rate=0.1))
+    for step in (1, 2):
+        show(StepTaken(step=step, steps=2, loss=1.0, terms={}, rate=0.1))
+    show(Stopped())
+    learned = capsys.readouterr().out
+    assert "task 1 of 2: mood" in learned
+    assert "loss 1.000  rate 1.0e-01" in learned
     show(EvaluationStarted(row=1, tasks=2))
     for done in (64, 100):
         show(RowsAnswered(done=done, rows=100))
-    (bar,) = show.progress.tasks
-    assert (bar.description, bar.completed, bar.total) == ("measuring after task 1", 100, 100)
     show(Warned("w"))
+    show(Stopped())
+    measured = capsys.readouterr().out
+    assert "measuring after task 1" in measured
+    assert "100/100" in measured
+    for said in (learned, measured):
+        assert said.count(HIDDEN) == said.count(SHOWN) == 1, "the cursor is back"
 
 
 def test_a_run_reports_each_batch_of_answers_and_keeps_none_of_it(

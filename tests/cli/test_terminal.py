@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from helpers.command import Call, assert_one_line_error, contents
-from nacre.cli.console import PlainConsole
+from nacre.console import PlainConsole
 from nacre.errors import FileError, file_error, file_errors
 from nacre.files import build_folder, write_atomically
 from nacre.printable import one_line, printable

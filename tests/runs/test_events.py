@@ -7,7 +7,17 @@ from typing import get_args
 
 import pytest
 
-from nacre.events import EVENT_KINDS, Event, ProbeMeasured, ProbeStarted, RowsAnswered, StepTaken, as_document, is_kept
+from nacre.events import (
+    EVENT_KINDS,
+    Event,
+    ProbeMeasured,
+    ProbeStarted,
+    RowsAnswered,
+    StepTaken,
+    Stopped,
+    as_document,
+    is_kept,
+)
 
 LINES = {
     "run": ["path", "method", "tasks", "seed", "penalties", "gradient_rules"],
@@ -30,8 +40,9 @@ def test_every_kind_keeps_its_name_and_keys() -> None:
 
 
 def test_every_event_has_a_name() -> None:
-    assert {*EVENT_KINDS, ProbeStarted, ProbeMeasured, RowsAnswered} == set(get_args(Event))
+    assert {*EVENT_KINDS, ProbeStarted, ProbeMeasured, RowsAnswered, Stopped} == set(get_args(Event))
     assert not is_kept(RowsAnswered(done=1, rows=2))  # it would be most of the file
+    assert not is_kept(Stopped())
     assert is_kept(ProbeStarted("end_task", {}))
 
 

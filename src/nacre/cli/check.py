@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nacre.cli.console import print_json
 from nacre.cli.screen import WARNING, Grid, say, screen
+from nacre.console import print_json
 
 if TYPE_CHECKING:
     from nacre.models.families import Lengths

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from nacre.cli.console import print_json
 from nacre.cli.screen import BEST, UNDEFINED, WARNING, WORST, Grid, extremes, percent, say, screen
+from nacre.console import print_json
 from nacre.printable import printable
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import typer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from nacre.cli.screen import WARNING, percent, say, screen
 from nacre.events import (
@@ -25,9 +24,11 @@ from nacre.events import (
     RunStarted,
     StageStarted,
     StepTaken,
+    Stopped,
     TrainingPrepared,
     Warned,
 )
+from nacre.progress import ProgressLine
 
 
 class Display:
@@ -47,17 +48,7 @@ class Display:
         self.console = screen(error=error)
         self.verbose = verbose
         self.page = Path()
-        self.progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed}/{task.total}", markup=False),
-            TextColumn("{task.fields[numbers]}", markup=False),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        self._bar: TaskID | None = None
+        self.line = ProgressLine(self.console)
         self._label = ""
 
     def __call__(self, event: Event) -> None:
@@ -85,24 +76,21 @@ class Display:
             case RowsEncoded():
                 self._show_cut(event)
             case StepTaken(step=step, steps=steps, loss=loss, rate=rate):
-                self._move_bar(self._label, step, steps, f"loss {loss:.3f}  rate {rate:.1e}")
+                self.line.move(self._label, step, steps, f"loss {loss:.3f}  rate {rate:.1e}")
             case EvaluationStarted(row=row):
-                self._drop_bar()
                 self._label = f"measuring after task {row}" if row else "measuring before any task"
             case RowsAnswered(done=done, rows=rows):
-                self._move_bar(self._label, done, rows, "rows")
+                self.line.move(self._label, done, rows, "rows")
+            case Stopped():
+                self.line.drop()
             case RowMeasured(number=number, scores=scores, tasks=tasks):
-                self._drop_bar()
                 after = f"after task {number}" if number else "before"
                 self._say(f"{after}: " + "  ".join(f"{t} {percent(s)}" for t, s in zip(tasks, scores, strict=True)))
             case ProbeStarted(values=values):
-                self._drop_bar()
                 self._label = ", ".join(f"{key} {value}" for key, value in values.items())
             case ProbeMeasured(text=text):
-                self._drop_bar()
                 self._say(text)
             case RunFinished(path=path, already=already):
-                self._drop_bar()
                 self.page = Path(path) / "report.html"
                 if already:
                     self._say(f"{path} is finished already; nothing was run.")
@@ -127,11 +115,12 @@ class Display:
             advice: What to do then, in a sentence.
         """
         try:
-            with self.progress:
-                yield
+            yield
         except KeyboardInterrupt:
             say(screen(error=True), f"Interrupted. {advice}")
             raise typer.Exit(130) from None
+        finally:
+            self.line.drop()
 
     def _begin(self, event: RunStarted) -> None:
         tasks = " -> ".join(event.tasks)
@@ -146,16 +135,6 @@ class Display:
         self._say(f"{self._label}: {size:,} trained parameters")
         for name, own in groups if self.verbose else ():
             self._say(f"  {name} {own:,}")
-
-    def _move_bar(self, label: str, done: int, total: int, numbers: str) -> None:
-        if self._bar is None:
-            self._bar = self.progress.add_task(label, total=total, numbers=numbers)
-        self.progress.update(self._bar, completed=done, total=total, numbers=numbers)
-
-    def _drop_bar(self) -> None:
-        if self._bar is not None:
-            self.progress.remove_task(self._bar)
-            self._bar = None
 
     def _say(self, text: str, style: str = "") -> None:
         say(self.console, text, style)

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from nacre.cli.console import PlainConsole
+from nacre.console import PlainConsole
 from nacre.errors import DataError
 from nacre.pretraining.settings import PretrainSettings
+from nacre.progress import ProgressLine
 
 _USUAL = PretrainSettings()
 _DEMO_PASSAGES = 24_000  # of the demo's text, for the embedded model: each is seen five or six times
@@ -51,7 +52,6 @@ def pretrain(
         raise DataError("--output is missing: name the folder in which the model is to be written.")
     if demo and text:
         raise DataError("Text files and --demo exclude each other: the demo's text is generated.")
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from transformers.utils import logging as transformers_logging
 
     from nacre.pretraining.passages import read_passages
@@ -81,19 +81,20 @@ def pretrain(
             command += [f"--{name.replace('_', '-')}", str(value)]
 
     transformers_logging.disable_progress_bar()  # of writing one small file
-    console = PlainConsole(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        line = bar.add_task("pretraining", total=settings.steps)
+    line = ProgressLine(PlainConsole(stderr=True))
+    numbers = ""
 
-        def show(done: int, steps_in_all: int, loss: float | None) -> None:
-            bar.update(line, completed=done, total=steps_in_all)
-            if loss is not None:
-                bar.update(line, description=f"pretraining, loss {loss:.2f}")
+    def show(done: int, steps_in_all: int, loss: float | None) -> None:
+        nonlocal numbers
+        numbers = numbers if loss is None else f"loss {loss:.2f}"
+        line.move("pretraining", done, steps_in_all, numbers)
 
+    try:
         result = carry_out(
             passages, output, settings, source=source, command=command, tokenizer=tokenizer, progress=show
         )
+    finally:
+        line.drop()
     typer.echo(
         f"{output}: {result.parameters:,} parameters; held-out loss {result.loss_before:.3f} before and "
         f"{result.loss_after:.3f} after {settings.steps:,} steps, {result.seconds:.0f} seconds."

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nacre.cli.console import print_json
+from nacre.console import print_json
 
 
 def run(

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nacre.cli.console import PlainConsole
+from nacre.console import PlainConsole
 from nacre.printable import printable
 
 BEST, WORST, WARNING, ERROR, LEARNED = "green", "red", "yellow", "bold red", "bold"

@@ -29,7 +29,7 @@ from nacre.evaluation.spelling import (
     respelled_targets,
     say_respelled,
 )
-from nacre.events import OnEvent, PastFolded, RowsAnswered, RowsEncoded, TrainingPrepared, Warned, only_warn
+from nacre.events import OnEvent, PastFolded, RowsAnswered, RowsEncoded, Stopped, TrainingPrepared, Warned, only_warn
 from nacre.files import to_json
 from nacre.functional.losses import token_loss_sum
 from nacre.learning import checkpoint
@@ -52,6 +52,7 @@ from nacre.models.owner import Owner, ParameterGroup
 from nacre.models.pooled_states import PooledStates, pooled_states
 from nacre.parts.part import MicroBatch, Part, Step
 from nacre.per_task import value_of
+from nacre.progress import ProgressBar
 from nacre.randomness import seeded
 from nacre.records.plain import differences
 from nacre.registry import build_method
@@ -99,7 +100,7 @@ class Learner:
         optim: Optim | None = None,
         decoding: Decoding | None = None,
         head: HeadKind = "growing",
-        on_event: OnEvent = only_warn,
+        on_event: OnEvent | None = None,
     ) -> None:
         """A learner that has learned nothing yet.
 
@@ -110,7 +111,8 @@ class Learner:
             optim: How to train; by default `Optim()`.
             decoding: How to answer; by default `Decoding()`.
             head: The kind of classification head of an encoder-only host.
-            on_event: Called with what happens (see `nacre.events`); by default warnings become Python's.
+            on_event: Called with what happens (see `nacre.events`). By default warnings become Python's, and a bar
+                moves in terminals and notebooks (`nacre.ProgressBar`); `nacre.events.only_warn` shows no bar.
 
         Raises:
             ModelError: If the host already carries a learner, or if the method does not fit it.
@@ -132,7 +134,7 @@ class Learner:
         self.optim = optim or Optim()
         self.decoding = decoding or Decoding()
         self.head = head
-        self.on_event = on_event
+        self.on_event: OnEvent = on_event or _shown_by_one()
         self.state = State(seed=seed)
         self.step = Step(0, 0, 0.0)
         self.resources: dict[str, Any] = {}
@@ -149,7 +151,7 @@ class Learner:
             host.family.multiple = self.optim.pad_to_multiple_of
             host.model.to(PartialState(cpu=only_cpu()).device)
             if host.settle():
-                on_event(Warned(host.unlike))
+                self.on_event(Warned(host.unlike))
             if self.decoding.decode == "labels":
                 host.family.ways.check_labels()
             classification_head = host.use_head(head)
@@ -291,6 +293,7 @@ class Learner:
                 self.work = train(self, batches, self.optim, accelerator, self.on_event)
             finally:
                 self._model, self._autocast = self.host.model, nullcontext
+                self.on_event(Stopped())
 
     def _report(self, tasks: Sequence[Task], examples: Sequence[Example], rows: Sequence[Encoded]) -> None:
         """Say what of the rows training does not see, or answers cannot give."""
@@ -415,6 +418,7 @@ class Learner:
         before, self.serves = self.serves, True
         try:
             with ExitStack() as served:
+                served.callback(lambda: self.on_event(Stopped()))
                 for part in self.method.parts:
                     served.enter_context(part.serving(self))
                 yield
@@ -522,7 +526,7 @@ class Learner:
         limit = self.decoding.max_new_tokens or self.lengths.target
         examples = [prompt_example(prompt, task) for prompt in inputs]
         with self._serving():
-            return answer(self.host, [examples], self.lengths, self.decoding, limit)[0]
+            return answer(self.host, [examples], self.lengths, self.decoding, limit, on_event=self.on_event)[0]
 
     @overload
     def ask(self, task: str, texts: str) -> str: ...  # type: ignore[overload-overlap]
@@ -760,6 +764,11 @@ def _half_precisions(groups: Sequence[ParameterGroup]) -> str:
     """The types of trained parameters in which usual updates are rounded away, as text; empty if there are none."""
     dtypes = {parameter.dtype for group in groups for parameter in group.parameters}
     return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes & {torch.float16, torch.bfloat16}))
+
+
+def _shown_by_one() -> OnEvent:
+    """The bar of a learner, in one of the processes that train it."""
+    return ProgressBar() if PartialState(cpu=only_cpu()).is_main_process else only_warn
 
 
 def _head_kind(snapshot: Snapshot) -> HeadKind:

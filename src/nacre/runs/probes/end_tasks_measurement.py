@@ -14,7 +14,7 @@ from typing import Any
 from nacre.adapters.merged import merged_copy
 from nacre.errors import RecipeError
 from nacre.evaluation.scoring import check_metric, score
-from nacre.events import OnEvent, ProbeMeasured, ProbeStarted
+from nacre.events import OnEvent, ProbeMeasured, ProbeStarted, only_warn
 from nacre.learning.learner import Learner
 from nacre.methods.seq_ft import seq_ft
 from nacre.models.host import Host
@@ -111,7 +111,8 @@ def fine_tuned(
     """
     started = time.monotonic()
     host = Host(merged_copy(learner.host.body), learner.host.tokenizer, name=learner.host.name)
-    tuned = Learner(host, seq_ft(), seed=seed, optim=settings.optim(end.epochs), decoding=learner.decoding)
+    optim = settings.optim(end.epochs)
+    tuned = Learner(host, seq_ft(), seed=seed, optim=optim, decoding=learner.decoding, on_event=only_warn)
     tuned.learn(task)
     (answers,) = tuned.answer([task])
     scored = score(replace(task, metric="macro_f1"), answers)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable
 from typing import Any, final
 
-import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
@@ -34,4 +33,4 @@ class PlainConsole(Console):
 
 def print_json(text: str) -> None:
     """Prints a JSON text in ASCII, which every terminal and every pipe takes."""
-    typer.echo(json.dumps(json.loads(text), indent=2))
+    print(json.dumps(json.loads(text), indent=2), flush=True)
