@@ -279,7 +279,7 @@ def test_a_route_over_prompts_of_tasks_is_refused() -> None:
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        Prompt(**settings)  # type: ignore[arg-type]
+        Prompt(**{"tokens": 10, **settings})  # type: ignore[arg-type]
 
 
 def test_prompts_without_room_are_refused() -> None:

@@ -141,9 +141,9 @@ def test_methods(nacre: Call) -> None:
     said = nacre("methods")
     assert said.code == 0
     methods, modifiers = said.out.split("Modifiers, as in seq_lora+migu:")
-    names = [line.split()[0] for line in methods.splitlines() if line and not line.startswith(" ")]
+    names = re.findall(r"^(\w+) {2,}\S", methods, re.MULTILINE)
     assert {"seq_ft", "seq_lora", "inc_lora", "am_lora", "joint", "independent"} <= set(names)
-    assert names == METHODS.names()
+    assert sorted(names) == METHODS.names()
     assert re.findall(r"^\+(\w+) ", modifiers, re.MULTILINE) == MODIFIERS.names()
     listed = json.loads(nacre("methods", "--json").out)
     assert [entry["name"] for entry in listed["methods"]] == METHODS.names()

@@ -70,6 +70,9 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "inc_lora+migu-random": ("inc_lora+migu", {"migu": {"by": "random", "first_task": True}}),
     "joint-lora": ("joint", {"train": "lora"}),
     "independent-lora": ("independent", {"train": "lora"}),
+    "prog_prompt": ("prog_prompt", {"length": 3}),  # five of them stand in front of an input
+    "prog_prompt-bottleneck": ("prog_prompt", {"length": 3, "bottleneck": 32}),
+    "l2p-diversified": ("l2p", {"pool": 4, "length": 2, "select": 2, "diversify": "frequency"}),
     "inc_lora-all-roles": (
         "inc_lora",
         {"roles": ["query", "key", "value", "output", "ffn_in", "ffn_gate", "ffn_out"], "rank": 2},

@@ -38,6 +38,8 @@ class Prompt(Adapter):
             Prompts).
         weighted: Whether a route weights the tasks' prompts, row by row of a batch: one prompt sum_i w_bi P_i stands in
             front of an input, and no task has to be known. Without a route it is the newest one.
+        bottleneck: Width of the MLP that a new prompt is trained through, P' = P + W_2 relu(W_1 P + b_1) + b_2. After
+            its task P' alone is kept. None: the prompt is trained itself.
         placeholders: Number of a shared slot's tokens in front of an input: the first ones, or those that a route
             chooses; None: all.
     """
@@ -46,10 +48,11 @@ class Prompt(Adapter):
     sum_gated: ClassVar[bool] = False
     has_virtual_tokens: ClassVar[bool] = True
 
-    tokens: int = 10
+    tokens: int
     slots: Literal["shared", "per_task"] = "shared"
     concatenate: bool = False
     weighted: bool = False
+    bottleneck: int | None = None
     placeholders: int | None = None
 
     def __post_init__(self) -> None:
@@ -59,6 +62,10 @@ class Prompt(Adapter):
             raise RecipeError("concatenate: all tasks share one prompt here, so that there are none to be joined.")
         if self.weighted and (self.slots == "shared" or self.concatenate):
             raise RecipeError("weighted: a sum of the tasks' prompts needs slots=per_task, without concatenate.")
+        if self.bottleneck is not None and (self.slots == "shared" or self.bottleneck < 1):
+            raise RecipeError(
+                f"bottleneck: {self.bottleneck} is no width of an MLP for each task's prompt; it needs slots=per_task."
+            )
         if self.placeholders is not None and (self.slots == "per_task" or not 0 < self.placeholders <= self.tokens):
             raise RecipeError(
                 f"placeholders: {self.placeholders} is not a number of a shared prompt's {self.tokens} tokens."
@@ -89,6 +96,7 @@ class PromptTable(nn.Module):
         weight: Its weight [V, d], which output layers are tied to and hosts read their precision from.
         past: Earlier slots' rows, frozen [t - 1, l, d].
         newest: The newest slot's rows [l, d]; None before the first task.
+        residual: The MLP that they are trained through; None: they are trained themselves.
         chosen: The rows of the table that the placeholders of each row of a batch stand for [B, k]; None: themselves.
         weights: Weight of each slot for each row of a batch [B, t], of a weighted table: placeholder j stands for the
             weighted sum of the slots' rows j. None: for the newest slot's row j.
@@ -116,6 +124,7 @@ class PromptTable(nn.Module):
         dtype = torch.promote_types(weight.dtype, torch.float32)
         self.register_buffer("past", torch.zeros(0, tokens, width, dtype=dtype, device=weight.device))
         self.newest: nn.Parameter | None = None
+        self.residual: nn.Sequential | None = None
         self.chosen: Tensor | None = None
         self.weights: Tensor | None = None
         self.is_weighted = is_weighted
@@ -123,7 +132,22 @@ class PromptTable(nn.Module):
 
     def table(self) -> Tensor:
         """The rows of all slots, oldest first, [t, l, d]."""
-        return self.past if self.newest is None else torch.cat([self.past, self.newest.unsqueeze(0)])
+        newest = self.rows()
+        return self.past if newest is None else torch.cat([self.past, newest.unsqueeze(0)])
+
+    def rows(self) -> Tensor | None:
+        """The newest slot's rows as the host reads them, [l, d]; None before the first task."""
+        if self.newest is None or self.residual is None:
+            return self.newest
+        with torch.autocast(self.newest.device.type, enabled=False):
+            return self.newest + self.residual(self.newest)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def keep_rows(self) -> None:
+        """Keep the newest slot's rows as the host reads them, without the MLP."""
+        if self.residual is not None and self.newest is not None:
+            self.newest.add_(self.residual(self.newest))
+            self.residual = None
 
     def forward(self, ids: Tensor) -> Tensor:
         """Embeddings of words and prompts: ids [..., S] -> [..., S, d]."""
@@ -148,10 +172,11 @@ class PromptTable(nn.Module):
 
     def _weighted(self, numbers: Tensor) -> Tensor:
         """`sum_i w_bi P_i` at the placeholders of a batch [B * copies, S] -> [B * copies, S, d]."""
-        assert self.newest is not None
+        newest = self.rows()
+        assert newest is not None
         if self.weights is None:
-            return F.embedding(numbers.clamp(max=len(self.newest) - 1), self.newest)
-        weights = _for_copies(self.weights, len(numbers)).to(self.newest)
+            return F.embedding(numbers.clamp(max=len(newest) - 1), newest)
+        weights = _for_copies(self.weights, len(numbers)).to(newest)
         table = self.table()
         with torch.autocast(table.device.type, enabled=False):  # one prompt alone is then that prompt, to the bit
             prompts = (weights @ table.flatten(1)).view(len(numbers), *table.shape[1:])  # [B * copies, l, d]
@@ -215,7 +240,13 @@ class PlacedPrompt(PlacedAdapter):
             return False
         if newest is not None:
             self.prompts.past = self.prompts.table().detach()
-        self.prompts.newest = nn.Parameter(self.prompts.past.new_zeros(self.prompts.past.shape[1:]))
+        past = self.prompts.past
+        self.prompts.newest = nn.Parameter(past.new_zeros(past.shape[1:]))
+        if (width := self.settings.bottleneck) is not None:
+            like = {"dtype": past.dtype, "device": past.device}  # filled by `fresh`, without torch's own random numbers
+            inner = nn.utils.skip_init(nn.Linear, past.shape[-1], width, **like)  # type: ignore[no-untyped-call]
+            outer = nn.utils.skip_init(nn.Linear, width, past.shape[-1], **like)  # type: ignore[no-untyped-call]
+            self.prompts.residual = nn.Sequential(inner, nn.ReLU(), outer)
         return True
 
     @torch.no_grad()
@@ -225,9 +256,17 @@ class PlacedPrompt(PlacedAdapter):
         generator = torch.Generator().manual_seed(derive(seed, self.place))
         words = torch.randint(self.prompts.vocabulary, (self.settings.tokens,), generator=generator)
         self.prompts.newest.copy_(self.prompts.base(words.to(self.prompts.weight.device)))
+        if self.prompts.residual is not None:  # as torch begins a linear map, but of the seed
+            for layer in (layer for layer in self.prompts.residual if isinstance(layer, nn.Linear)):
+                bound = layer.in_features**-0.5
+                for parameter in (layer.weight, layer.bias):
+                    parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        return [] if self.prompts.newest is None else [ParameterGroup("prompt", (self.prompts.newest,))]
+        if self.prompts.newest is None:
+            return []
+        residual = () if self.prompts.residual is None else tuple(self.prompts.residual.parameters())
+        return [ParameterGroup("prompt", (self.prompts.newest, *residual))]
 
     def feature_maps(self) -> list[FeatureMap]:
         """None: a prompt is not a linear map."""
@@ -255,6 +294,7 @@ class PlacedPrompt(PlacedAdapter):
         slots = tasks if self.settings.slots == "per_task" else min(tasks, 1)
         check_fit("adapter", tensors, {name: Form((slots, *past.shape[1:]), past.dtype)} if tasks else {})
         self.tasks = tasks
+        self.prompts.residual = None
         if self.tasks == 0:
             self.prompts.past, self.prompts.newest = past[:0], None
             return
@@ -263,6 +303,7 @@ class PlacedPrompt(PlacedAdapter):
         self.freeze()
 
     def freeze(self) -> None:
+        self.prompts.keep_rows()
         stop_training(self.parameter_groups())
 
     @contextmanager
