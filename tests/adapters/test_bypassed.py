@@ -15,6 +15,7 @@ from nacre.models.host import Host
 from nacre.registry import build_method
 
 METHODS = {"low_rank": "inc_lora", "shared": "seq_lora", "svd": "lb_cl", "gated": "am_lora", "full": "seq_ft"}
+METHODS["bottleneck"] = "adapter"
 OPTIM = Optim(batch_size=4, learning_rate=3e-2)
 TASKS = [tiny_task(name) for name in ("animals", "birds")]
 
@@ -27,7 +28,11 @@ def architecture(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=METHODS)
 def learner(request: pytest.FixtureRequest, architecture: str) -> Learner:
     name = METHODS[request.param]
-    learner = Learner(tiny_host(architecture), build_method(name, {} if name == "seq_ft" else {"rank": 2}), optim=OPTIM)
+    learner = Learner(
+        tiny_host(architecture),
+        build_method(name, {"seq_ft": {}, "adapter": {"reduction": 4}}.get(name, {"rank": 2})),
+        optim=OPTIM,
+    )
     for task in TASKS:
         learner.learn(task)
     perturb(learner.host.model)

@@ -8,6 +8,7 @@ from torch import nn
 
 from helpers.tiny import tiny_host, tiny_task
 from nacre.adapters.adapter import Adapter
+from nacre.adapters.bottleneck import Bottleneck
 from nacre.adapters.full import Full
 from nacre.adapters.gated import Gated
 from nacre.adapters.low_rank import LowRank
@@ -23,6 +24,8 @@ ADAPTERS: dict[str, Adapter] = {
     "shared": LowRank(2, 4.0, slots="shared"),
     "svd": Svd(2),
     "gated": Gated(2, 4.0),
+    "bottleneck": Bottleneck(2),
+    "bottlenecks": Bottleneck(2, slots="per_task"),
     "full": Full(),
 }
 METHODS = ("inc_lora", "seq_lora", "lb_cl", "am_lora", "seq_ft", "seq_ft+migu")

@@ -15,10 +15,16 @@ from nacre.registry import METHODS, build_method
 # Orthogonal training needs room: in the tiny hosts' maps of eight rows, five tasks would find none.
 ROOM: dict[str, object] = {"rank": 2, "roles": ["query", "output"]}
 
+# In the tiny hosts a sixteenth of the width would be one unit.
+HALF: dict[str, object] = {"reduction": 2}
+
 # Every method as it is, and every option that changes what is trained or kept.
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     **{name: (name, {}) for name in METHODS.names()},
     "lb_cl": ("lb_cl", ROOM),
+    "adapter": ("adapter", HALF),
+    "adapter-near": ("adapter", {**HALF, "start": "near_identity", "nonlinearity": "silu"}),
+    "adapter+migu": ("adapter+migu", HALF),
     "am_lora-new": ("am_lora", {"selectors": "new"}),
     "am_lora-no-zero": ("am_lora", {"zero_lora": False}),
     "am_lora-learned-zero": ("am_lora", {"zero_lora": "learned", "activation": "tanh", "selector_rate": 2.0}),

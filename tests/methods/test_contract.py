@@ -11,6 +11,7 @@ from torch import Tensor
 from helpers.contract import HELD, ROOM, held_method, load, same_state, state_of
 from helpers.task_learner import TaskLearner
 from helpers.tiny import outputs, perturb, tiny_host, tiny_task
+from nacre.adapters.bottleneck import Bottleneck
 from nacre.adapters.prompt import Prompt
 from nacre.errors import TrainingError
 from nacre.events import Event, StepTaken, TrainingPrepared
@@ -181,6 +182,8 @@ def test_learning_learns(method: Method, architecture: str) -> None:
     # An encoder has to gather the answer in its first token, which takes more and smaller steps.
     rate, epochs = (1e-2, 30) if architecture == "roberta" else (3e-2, 10)
     bound = 0.8
+    if isinstance(method.adapter, Bottleneck) and architecture == "roberta":
+        epochs = 250  # a random encoder's own attention, which stays as it is, gathers little there
     if isinstance(method.adapter, Prompt):
         if architecture == "roberta":
             pytest.skip("a random encoder hardly sees a prompt; tests/adapters/test_prompt has a real one")

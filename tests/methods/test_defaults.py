@@ -28,6 +28,7 @@ TWINS = {
 """Methods that hold what others add. A parameter has the other's name, or the one given here."""
 
 OWN = {
+    ("adapter", "roles"): "it stands behind whole blocks",
     ("lb_cl", "alpha"): "its scale is 1, not alpha / rank",
     ("ewc", "strength"): "a weight of another penalty",
     ("l1", "strength"): "a weight of another penalty",

@@ -29,6 +29,24 @@ def check_weights(weights: Tensor, slots: int) -> None:
         )
 
 
+def weights_of_rows(weights: Tensor, x: Tensor) -> Tensor:
+    """The weights of each row that a linear map reads or writes: [B, t] -> [B * copies, t].
+
+    Args:
+        weights: One row for each row of the batch.
+        x: What the map reads or writes, [B * copies, ..., d].
+
+    Raises:
+        ModelError: The rows of x are not those of the weights, each standing in equally many places.
+    """
+    if x.ndim < 2 or len(x) % len(weights):
+        raise ModelError(
+            f"Weights for slots were given for {len(weights)} rows, and a linear map is to answer an input of shape "
+            f"{list(x.shape)}: its first dimension must be the rows, once or several times."
+        )
+    return weights.repeat_interleave(len(x) // len(weights), dim=0)
+
+
 def routed_update(x: Tensor, seen: Tensor, slots: SlotStack, weights: Tensor, *, scale: float) -> Tensor:
     """`sum_i w_bi s B_i A_i x_b`, in rank space.
 
@@ -48,12 +66,7 @@ def routed_update(x: Tensor, seen: Tensor, slots: SlotStack, weights: Tensor, *,
     Raises:
         ModelError: The rows of x are not those of the weights, each standing in equally many places.
     """
-    if x.ndim < 2 or len(x) % len(weights):
-        raise ModelError(
-            f"Weights for slots were given for {len(weights)} rows, and a linear map is to answer an input of shape "
-            f"{list(x.shape)}: its first dimension must be the rows, once or several times."
-        )
-    weights = weights.repeat_interleave(len(x) // len(weights), dim=0)
+    weights = weights_of_rows(weights, x)
     codes = torch.cat([low_rank_codes(x, slots.past_down), slots.down(seen).unsqueeze(-2)], dim=-2)  # [B, ..., t, r]
     gates = weights.to(codes).view(len(weights), *[1] * (x.ndim - 2), -1)  # [B, 1, ..., t]
     _, up = slots.all_pairs()

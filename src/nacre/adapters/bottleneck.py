@@ -1,0 +1,203 @@
+"""Bottleneck adapters behind attention and feed-forward (Houlsby et al., 2019), one for all tasks or one a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from nacre.adapters.adapter import Adapter, FeatureMap, kaiming_uniform
+from nacre.adapters.bottleneck_slots import BottleneckSlots
+from nacre.adapters.route import Route
+from nacre.adapters.routed import check_weights, weights_of_rows
+from nacre.adapters.site import Site
+from nacre.adapters.sites import PlacedSites
+from nacre.errors import ModelError, RecipeError
+from nacre.functional.bottleneck import Nonlinearity
+from nacre.models.fit import Form
+from nacre.models.owner import ParameterGroup, stop_training
+from nacre.models.roles import find_linears
+from nacre.seeds import derive
+
+
+@final
+@dataclass(frozen=True)
+class Bottleneck(Adapter):
+    """`h <- h + U f(D h + b) + c`, h the output of a linear map of the frozen host: [..., d].
+
+    Attributes:
+        reduction: The bottleneck has m = d / reduction hidden units, at least one.
+        nonlinearity: f.
+        start: `identity`: U = 0, so that the host's function is kept to the bit; `near_identity`: D and U are drawn
+            from a normal distribution of deviation 0.01, cut at two deviations.
+        slots: `shared`: one for the whole sequence of tasks; `per_task`: a new one each task, earlier ones frozen.
+        roles: Roles of the linear maps that carry it (`models/roles`).
+        modules: Endings of the maps' names, instead of roles.
+    """
+
+    learning_rate: ClassVar[float] = 1e-4  # ContinualLM
+    sum_gated: ClassVar[bool] = False
+
+    reduction: int = 16
+    nonlinearity: Nonlinearity = "gelu"
+    start: Literal["identity", "near_identity"] = "identity"
+    slots: Literal["shared", "per_task"] = "shared"
+    roles: tuple[str, ...] = ("output", "ffn_out")
+    modules: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.reduction < 1:
+            raise RecipeError(
+                f"reduction: {self.reduction} is not a positive number; the bottleneck has d / reduction."
+            )
+
+    @property
+    def grows(self) -> bool:
+        return self.slots == "per_task"
+
+    @property
+    def needs_task_at_test(self) -> bool:
+        return False
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return ("down", "down_bias", "up", "up_bias")
+
+    def place(self, model: nn.Module) -> PlacedBottleneck:
+        return PlacedBottleneck(model, self)
+
+
+@final
+class BottleneckSite(Site):
+    """A linear map with bottleneck adapters on its output.
+
+    Attributes:
+        settings: The adapter's settings.
+        slots: The adapters of all tasks.
+        row_weights: Weight of each slot for each row of the batch [B, t]; None: the newest slot alone.
+    """
+
+    def __init__(self, base: nn.Module, settings: Bottleneck) -> None:
+        """Begin without a slot.
+
+        Args:
+            base: The host's linear map.
+            settings: The adapter's settings.
+        """
+        super().__init__(base)
+        self.settings = settings
+        hidden = max(1, self.d_out // settings.reduction)
+        self.slots = BottleneckSlots(hidden, self.d_out, settings.nonlinearity, like=self.new_tensor(0))
+        self.row_weights: Tensor | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.slots.is_open
+
+    def adapted(self, x: Tensor) -> Tensor:
+        """`h + U f(D h + b) + c` of the newest slot, or with `row_weights` the slots' sum, `mixed`."""
+        h = self.untouched(x)
+        read = h.to(self.slots.dtype)
+        if self.row_weights is None:
+            return h + self.slots.newest(read).to(h.dtype)
+        return h + self.slots.mixed(read, weights_of_rows(self.row_weights, h)).to(h.dtype)
+
+    def grow(self) -> bool:
+        """Freeze the newest slot and open another; a shared slot is opened once and stays."""
+        if self.is_open and self.settings.slots == "shared":
+            for parameter in self.parameters_by_group().values():
+                parameter.requires_grad_(True)
+            return False
+        if self.is_open:
+            self.slots.push_to_past()
+        self.slots.open()
+        return True
+
+    @torch.no_grad()
+    def fresh(self, seed: int) -> None:
+        down, down_bias, up, up_bias = self.parameters_by_group().values()
+        down_bias.zero_()
+        up_bias.zero_()
+        if self.settings.start == "identity":
+            down.copy_(kaiming_uniform(down.shape, derive(seed, "down")))
+            up.zero_()
+            return
+        for name, parameter in (("down", down), ("up", up)):
+            generator = torch.Generator().manual_seed(derive(seed, name))
+            drawn = torch.empty(parameter.shape, dtype=torch.float32)
+            parameter.copy_(nn.init.trunc_normal_(drawn, std=0.01, a=-0.02, b=0.02, generator=generator))
+
+    def freeze(self) -> None:
+        stop_training([ParameterGroup(group, (each,)) for group, each in self.parameters_by_group().items()])
+
+    def close(self) -> None:
+        self.slots.close()
+
+    def parameters_by_group(self) -> dict[str, nn.Parameter]:
+        return self.slots.parameters_by_group()
+
+    def feature_maps(self, place: str, roles: tuple[str, ...]) -> list[FeatureMap]:
+        """D by its own output [m] before f, U by its own [d]; each with its bias."""
+        down, down_bias, up, up_bias = self.parameters_by_group().values()
+        return [
+            FeatureMap(f"{place}.down", place, roles, self.slots.down, ((down, 0), (down_bias, 0))),
+            FeatureMap(f"{place}.up", place, roles, self.slots.up, ((up, 0), (up_bias, 0))),
+        ]
+
+    def public_tensors(self) -> dict[str, Tensor]:
+        return self.slots.public_tensors()
+
+    def forms(self, tasks: int) -> dict[str, Form]:
+        return self.slots.forms(1 if self.settings.slots == "shared" else tasks)
+
+    def load_public(self, tensors: Mapping[str, Tensor]) -> None:
+        self.slots.load_public(tensors)
+
+    def effective_weight(self) -> Tensor | None:
+        return None
+
+
+@final
+class PlacedBottleneck(PlacedSites[BottleneckSite]):
+    """All bottleneck adapters in one host.
+
+    Attributes:
+        settings: The adapter's settings.
+    """
+
+    def __init__(self, model: nn.Module, settings: Bottleneck) -> None:
+        """Put the sites into the host.
+
+        Args:
+            model: The host's body.
+            settings: The adapter's settings.
+        """
+        linears = find_linears(model, settings.roles, settings.modules)
+        super().__init__(model, linears, lambda base: BottleneckSite(base, settings))
+        self.settings = settings
+
+    @contextmanager
+    def use(self, route: Route) -> Iterator[None]:
+        """While open, the slots are weighted row by row; without weights, the newest one alone answers."""
+        if route.prompts is not None:
+            raise ModelError("This adapter has no prompts that a route could choose from.")
+        if route.weights is not None:
+            if self.settings.slots == "shared":
+                raise ModelError("All tasks share one slot here, so that there are none to be weighted.")
+            check_weights(route.weights, self.tasks)
+        before = [(site, site.row_weights) for site in self.sites.values()]
+        for site in self.sites.values():
+            site.row_weights = route.weights
+        try:
+            yield
+        finally:
+            for site, weights_before in before:
+                site.row_weights = weights_before
+
+    def folding_summary(self) -> dict[str, Any]:
+        """Empty: what an adapter adds is not linear in its input, so that nothing can be folded."""
+        return {}
