@@ -99,6 +99,7 @@ ON_THE_COMMAND_LINE = {
     "optim.learning_rate=2020-01-01": "2020-01-01 is read as a date",
     "optim.epochs=[1, 0]": "optim.epochs.1 = 0: it must be at least 1.",
     "optim.batch_size=99999999999999999999": "the number 99999999999999999999 is too large",
+    "optim.pad_to_multiple_of=4611686018427387904": "it must be at most 65536.",
     "optim.betas={a: b}": "optim.betas = {'a': 'b'}: a list is expected.",
     "optim=3": "optim = 3: a group of keys and values is expected.",
     "optim=[1]": "optim = [1]: a group of keys and values is expected.",

@@ -271,6 +271,7 @@ def test_a_route_over_prompts_of_tasks_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"tokens": 2**62}, "tokens: 4611686018427387904 is above 65,536"),
         ({"tokens": 0}, "tokens: 0 is not a positive number"),
         ({"concatenate": True}, "all tasks share one prompt here"),
         ({"placeholders": 11}, "placeholders: 11 is not a number of a shared prompt's 10 tokens"),

@@ -560,6 +560,8 @@ def test_a_wrong_option(refused: Refused, options: dict[str, object], parts: tup
         ("inc_lora", "optim=3", ("optim = 3: ",)),
         ("inc_lora", "seed.x=3", ("seed",)),
         ("inc_lora", "rank=0", ("rank: 0 is not a positive number",)),
+        ("inc_lora", "rank=4611686018427387904", ("rank: 4611686018427387904 is above 65,536",)),
+        ("lb_cl", "rank=65537", ("rank: 65537 is above 65,536",)),
         ("inc_lora", "rank=abc", ("inc_lora: rank = 'abc': a whole number is expected.",)),
         ("inc_lora", "rank=[4", ("--set rank=[4: the value is not valid YAML",)),
         ("inc_lora", "rank", ("--set rank: write KEY=VALUE",)),

@@ -12,7 +12,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from transformers.utils import logging as transformers_logging
 
 from helpers.tiny import outputs, tiny_host, write_tiny_model
@@ -260,6 +261,29 @@ def test_a_model_with_adapters_of_peft_is_named() -> None:
     merged = Host(wrapped.merge_and_unload(), host.tokenizer)
     ids = torch.tensor([[3, 5, 6, 7]])
     assert torch.equal(outputs(merged, {"input_ids": ids}), outputs(tiny_host("llama"), {"input_ids": ids}))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "inside"),
+    [(nn.DataParallel, "module"), (AveragedModel, "module"), (torch.compile, "_orig_mod")],
+    ids=["DataParallel", "AveragedModel", "compile"],
+)
+@pytest.mark.parametrize("architecture", ["t5", "llama", "roberta"])
+def test_a_wrapped_model_is_named(architecture: str, wrap: Callable[[nn.Module], nn.Module], inside: str) -> None:
+    """Its tensors have other names, and a learner that was saved in it would fit no other model."""
+    host = tiny_host(architecture)
+    wrapped = wrap(host.body)
+    with pytest.raises(ModelError, match=rf"around a model: give the model, model\.{inside}\."):
+        Host(wrapped, host.tokenizer)
+    assert Host(getattr(wrapped, inside), host.tokenizer).fingerprint == host.fingerprint
+
+
+def test_what_is_no_model_is_named() -> None:
+    words = tiny_host("llama").tokenizer
+    with pytest.raises(ModelError, match="Linear is no model of Hugging Face's"):
+        Host(nn.Linear(2, 2), words)
+    with pytest.raises(TypeError, match=r"not a str: load_host\(NAME\)"):
+        Host("t5-small", words)  # type: ignore[arg-type]
 
 
 def test_loading_leaves_transformers_as_talkative_as_it_was(whole: Callable[[str], Path]) -> None:

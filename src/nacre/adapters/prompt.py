@@ -25,6 +25,9 @@ from nacre.models.owner import ParameterGroup, stop_training
 from nacre.models.reader import reader_of
 from nacre.seeds import derive
 
+LONGEST = 65_536
+"""The largest number of tokens of a prompt: as many as texts have at the very most."""
+
 
 @final
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Prompt(Adapter):
     def __post_init__(self) -> None:
         if self.tokens < 1:
             raise RecipeError(f"tokens: {self.tokens} is not a positive number of prompt tokens.")
+        if self.tokens > LONGEST:
+            raise RecipeError(f"tokens: {self.tokens} is above {LONGEST:,}, the longest prompt that is taken.")
         if self.slots == "shared" and self.concatenate:
             raise RecipeError("concatenate: all tasks share one prompt here, so that there are none to be joined.")
         if self.weighted and (self.slots == "shared" or self.concatenate):

@@ -18,6 +18,9 @@ from nacre.errors import RecipeError
 from nacre.functional.sensitivity import Triplets
 from nacre.models.roles import find_linears
 
+WIDEST = 65_536
+"""The largest rank: wider than the linear maps of language models, so that more says nothing more."""
+
 
 @dataclass(frozen=True)
 class SlottedAdapter(Adapter, ABC):
@@ -50,6 +53,8 @@ class SlottedAdapter(Adapter, ABC):
         """
         if self.rank < 1:
             raise RecipeError(f"rank: {self.rank} is not a positive number of dimensions.")
+        if self.rank > WIDEST:
+            raise RecipeError(f"rank: {self.rank} is above {WIDEST:,}, and no update has more dimensions than its map.")
         if not 0 <= self.dropout < 1:
             raise RecipeError(f"dropout: {self.dropout} is not in [0, 1).")
         if self.alpha is not None and self.alpha <= 0:

@@ -34,7 +34,10 @@ class Optim(Settings):
         description="tokens of padding that are worth one micro-batch more, of rows of like length; None: none are",
     )
     pad_to_multiple_of: int = Field(
-        default=8, ge=1, description="widths of padded inputs: those at which accelerators' matrix units are full"
+        default=8,
+        ge=1,
+        le=65_536,
+        description="widths of padded inputs: those at which accelerators' matrix units are full",
     )
     epochs: Passes | PassesByTask = Field(default=1, description="over a task's rows; a list: one for each task")
     betas: Annotated[tuple[Decay, Decay], AS_LIST] = Field(

@@ -30,6 +30,9 @@ from nacre.seeds import derive
 
 R = TypeVar("R")
 
+WRAPPED = {"_orig_mod": "torch.compile's wrapper", "module": "a wrapper (DataParallel and its like)"}
+"""Under which name a wrapper holds the model. Adapters change the model's own maps, and hashes have their names."""
+
 _CLAIMED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 """By body: who learns in it. Beside the hosts, because several may hold one model."""
 
@@ -242,11 +245,20 @@ class Host:
 
 
 def _check_bare(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"Host needs a model first, not a {type(model).__name__}: load_host(NAME) loads one by its name."
+        )
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
         raise ModelError(
             f"{type(model).__name__} carries adapters of PEFT, and nacre places its own: give the base model, or the "
             "merged one: peft_model.merge_and_unload()."
         )
+    for inside, wrapper in WRAPPED.items():
+        if isinstance(getattr(model, inside, None), nn.Module):
+            raise ModelError(f"{type(model).__name__} is {wrapper} around a model: give the model, model.{inside}.")
+    if not hasattr(model, "config"):
+        raise ModelError(f"{type(model).__name__} is no model of Hugging Face's: it has no config.")
 
 
 def _family(model: nn.Module, tokenizer: Tokenizer) -> Family:
