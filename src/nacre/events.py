@@ -105,6 +105,27 @@ class FreeDimensionsCounted:
 
 
 @dataclass(frozen=True)
+class PseudoRowsGenerated:
+    """The learner wrote rows of an earlier task, to rehearse them.
+
+    Attributes:
+        task: The earlier task.
+        drawn: How many samples were drawn.
+        parsed: How many of them were a text and an answer that the task has.
+        duplicates: How many of these repeated an earlier one.
+        kept: How many rows are rehearsed.
+        labels: How many of them have each label; empty for free text.
+    """
+
+    task: str
+    drawn: int
+    parsed: int
+    duplicates: int
+    kept: int
+    labels: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class TrainingPrepared:
     """The slot for a task is open and filled; what will be trained is known.
 
@@ -253,6 +274,7 @@ Event = (
     | StageStarted
     | PastFolded
     | FreeDimensionsCounted
+    | PseudoRowsGenerated
     | TrainingPrepared
     | RowsEncoded
     | StepTaken
@@ -276,6 +298,7 @@ EVENT_KINDS: Mapping[type, str] = {
     StageStarted: "stage",
     PastFolded: "folded",
     FreeDimensionsCounted: "room",
+    PseudoRowsGenerated: "pseudo_rows",
     TrainingPrepared: "trainable",
     RowsEncoded: "rows",
     StepTaken: "step",

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, get_type_hints
 
 from nacre.adapters.adapter import Adapter
 from nacre.documents import shown, shown_text
-from nacre.errors import DataError, NacreError, RecipeError, SlotTaken
+from nacre.errors import DataError, ModelError, NacreError, RecipeError, SlotTaken
 from nacre.parts.curriculum import Curriculum, Joint, Sequential
 from nacre.parts.part import BatchTerm, GradientRule, Memory, Part, Penalty, Readout, Routing, Start
 from nacre.parts.start import Fresh
 from nacre.settings import checked
 
 if TYPE_CHECKING:
+    from nacre.models.host import Host
     from nacre.tasks.task import Task
 
 P = ParamSpec("P")
@@ -133,6 +134,19 @@ class Method:
             "foldable": self.adapter.sum_gated and self.routing is None,
             "grows with tasks": copies or self.adapter.grows,
         }
+
+    def check_host(self, host: Host) -> None:
+        """Check that the host can write, if a part needs that.
+
+        Raises:
+            ModelError: It cannot.
+        """
+        for part in self.parts:
+            if part.writes and not host.family.is_generative:
+                raise ModelError(
+                    f"'{host.name}' is {host.family.name} and cannot write, which {part.key} of {self.display_name} "
+                    "needs: take an encoder-decoder or a decoder-only model."
+                )
 
     def check(self, task: Task) -> None:
         """Check that every part works with this kind of task.

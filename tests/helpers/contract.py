@@ -76,6 +76,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "inc_lora+migu-random": ("inc_lora+migu", {"migu": {"by": "random", "first_task": True}}),
     "joint-lora": ("joint", {"train": "lora"}),
     "independent-lora": ("independent", {"train": "lora"}),
+    "lfpt5": ("lfpt5", {"prompt_length": 3, "max_length": 12, "draws": 2}),
     "prog_prompt": ("prog_prompt", {"length": 3}),  # five of them stand in front of an input
     "prog_prompt-bottleneck": ("prog_prompt", {"length": 3, "bottleneck": 32}),
     "l2p-diversified": ("l2p", {"pool": 4, "length": 2, "select": 2, "diversify": "frequency"}),
@@ -84,6 +85,11 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
         {"roles": ["query", "key", "value", "output", "ffn_in", "ffn_gate", "ffn_out"], "rank": 2},
     ),
 }
+
+
+def refused(method: Method, architecture: str) -> bool:
+    """Whether the method needs a host that writes, and this one does not (tests/methods/test_lfpt5.py)."""
+    return architecture == "roberta" and any(part.writes for part in method.parts)
 
 
 def held_method(variant: str) -> Method:

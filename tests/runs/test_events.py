@@ -25,6 +25,7 @@ LINES = {
     "stage": ["number", "stages", "name"],
     "folded": ["sites", "folded", "obstacles", "ratios"],
     "room": ["site", "factor", "left", "width", "remaining"],
+    "pseudo_rows": ["task", "drawn", "parsed", "duplicates", "kept", "labels"],
     "trainable": ["groups"],
     "rows": ["rows", "truncated", "cut_targets"],
     "step": ["step", "steps", "loss", "terms", "rate"],

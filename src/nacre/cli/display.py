@@ -16,6 +16,7 @@ from nacre.events import (
     PastFolded,
     ProbeMeasured,
     ProbeStarted,
+    PseudoRowsGenerated,
     Resumed,
     RowMeasured,
     RowsAnswered,
@@ -71,6 +72,11 @@ class Display:
             case PastFolded(sites=sites, folded=folded, obstacles=obstacles) if obstacles:
                 why = "; ".join(obstacles)
                 self._say(f"Earlier tasks are not folded at {sites - folded} of {sites} linear maps: {why}.")
+            case PseudoRowsGenerated(task=task, drawn=drawn, parsed=parsed, duplicates=duplicates, kept=kept):
+                self._say(
+                    f"Written rows of {task}: {parsed} of {drawn} samples are rows, {duplicates} of these repeat "
+                    f"another, {kept} are rehearsed."
+                )
             case TrainingPrepared(groups=groups):
                 self._show_groups(groups)
             case RowsEncoded():

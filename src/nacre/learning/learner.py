@@ -128,6 +128,7 @@ class Learner:
                 f"Learner needs a method behind the host, not a {type(method).__name__}: Learner(host, am_lora()), or "
                 "Learner(host, build_method(NAME))."
             )
+        method.check_host(host)
         host.claim(method.display_name)
         self.host = host
         self.method = method

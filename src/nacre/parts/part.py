@@ -210,6 +210,9 @@ class Part(ABC):
     learns: ClassVar[frozenset[TaskKind]] = frozenset({"answer", "text"})
     """The kinds of tasks that the part works with: "answer" for fine-tuning, "text" for pre-training."""
 
+    writes: ClassVar[bool] = False
+    """Whether the part lets the host write, as no encoder-only one can."""
+
     remembers: ClassVar[str | None] = None
     """The key of the part whose state this one shares; None: its own."""
 

@@ -1,0 +1,49 @@
+"""Learning to write the rows that are learned, so that they can be rehearsed later (LFPT5's language-model loss)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from nacre.models.families import Encoded
+from nacre.parts.part import BatchTerm, LearnerView, MicroBatch
+from nacre.parts.pseudo_rehearsal import ANSWERS, PseudoState, Wording
+from nacre.per_task import PerTask
+from nacre.tasks.task import Task
+from nacre.tasks.template import TaskKind
+
+
+@final
+@dataclass(frozen=True)
+class RowWriting(BatchTerm):
+    """The loss of writing each row of the batch, text and answer, from its task's cue: the mean over its tokens (L_lm).
+
+    Attributes:
+        strength: lambda_lm.
+        wording: How rows are written.
+    """
+
+    State: ClassVar[type[PseudoState]] = PseudoState
+    remembers: ClassVar[str] = "pseudo_rehearsal"
+    learns: ClassVar[frozenset[TaskKind]] = ANSWERS
+
+    strength: PerTask
+    wording: Wording
+
+    def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
+        state = learner.remembered(self, PseudoState)
+        rows = [] if state is None else state.written()
+        for task in tasks:
+            rows += zip(task.examples("train"), (row.text for row in task.train), strict=True)
+        asked = learner.encode([example for example, _ in rows])
+        written = [self.wording.example(example.task, text, example.target) for example, text in rows]
+        learner.resources[self.key] = dict(zip(asked, self.wording.encode(learner, written), strict=True))
+
+    def value(self, learner: LearnerView, batch: MicroBatch) -> Tensor:
+        known: dict[Encoded, Encoded] = learner.resources[self.key]
+        written = [known[row] for row in batch.rows]
+        tokens = sum(row.num_target_tokens for row in written)
+        return learner.loss_sum(written) / tokens * batch.num_target_tokens
