@@ -23,6 +23,7 @@ TWINS = {
     "o_lora": {"+orthogonality": {"strength": "orthogonality"}},
     "ewc": {"+ewc": {}},
     "replay": {"+replay": {}},
+    "der_pp": {"+der": {}},
     "lora_replay": {"+replay": {}, "seq_lora": {}},
 }
 """Methods that hold what others add. A parameter has the other's name, or the one given here."""
@@ -30,6 +31,8 @@ TWINS = {
 OWN = {
     ("adapter", "roles"): "it stands behind whole blocks",
     ("lb_cl", "alpha"): "its scale is 1, not alpha / rank",
+    ("der_pp", "alpha"): "the weight of stored logits",
+    ("der", "alpha"): "the weight of stored logits",
     ("ewc", "strength"): "a weight of another penalty",
     ("l1", "strength"): "a weight of another penalty",
     ("orthogonality", "strength"): "a weight of another penalty",

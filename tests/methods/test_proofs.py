@@ -1,5 +1,5 @@
-"""The parts' interfaces suffice: DER++, routing by Gaussians and progressive prompts, written on them
-alone. The contract holds them as it holds every method; here is what is their own."""
+"""The parts' interfaces suffice: routing by Gaussians and progressive prompts, written on them alone.
+The contract holds them as it holds every method; here is what is their own."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from helpers.contract import same_state, state_of
-from helpers.proofs import PROOFS, Buffer, Gaussians, NearestGaussian, Reservoir, der_pp, epi_like
+from helpers.proofs import PROOFS, Gaussians, NearestGaussian, epi_like
 from helpers.tiny import tiny_host, tiny_task
 from nacre.adapters.route import Route
 from nacre.errors import RecipeError, SlotTaken
 from nacre.evaluation.decoding import token_budget
-from nacre.functional.losses import IGNORED
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.method import Method
@@ -74,40 +73,6 @@ def test_a_saved_learner_goes_on_as_if_nothing_had_happened(method: Method, arch
 
 def test_learning_twice_gives_the_same_bits(method: Method, architecture: str) -> None:
     assert same(state_of(learned(method, architecture, 2)), state_of(learned(method, architecture, 2)))
-
-
-def test_the_reservoir_holds_live_logits_of_rows_that_were_trained_on(architecture: str) -> None:
-    learner = learned(der_pp(capacity=5), architecture, 2)
-    buffer = learner.state.parts["reservoir"]
-    assert isinstance(buffer, Buffer)
-    assert (len(buffer.rows), buffer.seen) == (5, 24)
-    for row in buffer.rows:
-        assert row.logits.shape[0] == len(row.target)
-        assert not row.logits.requires_grad
-    assert {row.task for row in buffer.rows} <= {"animals", "birds"}
-
-
-def test_without_its_terms_der_pp_is_its_base_bit_for_bit(architecture: str) -> None:
-    """Strength 0: draws and second passes happen, and change nothing (no dropout in the host or the LoRA)."""
-    quiet = {"dropout": 0.0}
-    base = learned(seq_lora(**quiet), architecture, 2)
-    method = seq_lora(**quiet).with_memory(Reservoir(8))
-    assert same(state_of(base), state_of(learned(method, architecture, 2)))
-
-
-def test_the_dark_term_pulls_towards_the_stored_logits() -> None:
-    """With much of it, logits of earlier rows stay nearer to what they were."""
-
-    def drift(method: Method) -> float:
-        learner = Learner(tiny_host("t5"), method, seed=5, optim=OPTIM.model_copy(update={"epochs": 6}))
-        learner.learn(TASKS[0])
-        rows = learner.encode(TASKS[0].examples("train"))
-        before, labels = learner.predictions(rows)
-        learner.learn(TASKS[2])
-        after, _ = learner.predictions(rows)
-        return float((after - before)[labels != IGNORED].square().mean())
-
-    assert drift(der_pp(alpha=5.0, beta=0.0, capacity=64)) < 0.5 * drift(der_pp(alpha=0.0, beta=0.0, capacity=64))
 
 
 def test_gaussians_are_those_of_the_bare_host_in_any_batches(architecture: str) -> None:
