@@ -195,6 +195,11 @@ class Learner:
         return value_of(setting, self.task_number, "optim.learning_rate")
 
     @property
+    def epochs(self) -> int:
+        """See `nacre.parts.part.LearnerView`."""
+        return int(value_of(self.optim.epochs, self.task_number, "optim.epochs"))
+
+    @property
     def lengths(self) -> Lengths:
         """How many tokens inputs and targets may have in training."""
         return Lengths(self.optim.max_source_length, self.optim.max_target_length)
@@ -285,7 +290,7 @@ class Learner:
             seed=self.state.seed,
             where=self.unfinished or "",
             batch_size=self.optim.batch_size,
-            epochs=int(value_of(self.optim.epochs, self.task_number, "optim.epochs")),
+            epochs=self.epochs,
         )
         seed = derive(self.state.seed, "learn", self.task_number)
         with seeded(seed), accelerator_of(self.optim.mixed_precision) as accelerator:

@@ -150,6 +150,11 @@ class LearnerView(Protocol):
         """The step being taken, while the loss is computed and gradient rules act."""
         ...
 
+    @property
+    def epochs(self) -> int:
+        """How often the task being learned, or learned last, has each of its rows: `step.of` is a multiple of it."""
+        ...
+
     def on_close(self, callback: Callable[[], object]) -> None:
         """Call this when learning the task stops, with or without an error: what was opened must be closed."""
         ...
