@@ -18,6 +18,9 @@ ROOM: dict[str, object] = {"rank": 2, "roles": ["query", "output"]}
 # In the tiny hosts a sixteenth of the width would be one unit.
 HALF: dict[str, object] = {"reduction": 2}
 
+# Gates of three tasks leave something free only where there are many units.
+WHOLE: dict[str, object] = {"reduction": 1}
+
 # Every method as it is, and every option that changes what is trained or kept.
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     **{name: (name, {}) for name in METHODS.names()},
@@ -25,6 +28,9 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "adapter": ("adapter", HALF),
     "adapter-near": ("adapter", {**HALF, "start": "near_identity", "nonlinearity": "silu"}),
     "adapter+migu": ("adapter+migu", HALF),
+    "hat_adapter": ("hat_adapter", WHOLE),
+    "hat_adapter-sgd": ("hat_adapter", {**WHOLE, "gates_by": "sgd", "anneal": "task", "mask": "gradient"}),
+    "hat_adapter-binary": ("hat_adapter", {**WHOLE, "binary": True, "anneal": "task"}),
     "am_lora-new": ("am_lora", {"selectors": "new"}),
     "am_lora-no-zero": ("am_lora", {"zero_lora": False}),
     "am_lora-learned-zero": ("am_lora", {"zero_lora": "learned", "activation": "tanh", "selector_rate": 2.0}),

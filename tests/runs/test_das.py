@@ -158,7 +158,9 @@ def test_a_copy_computes_the_same_and_leaves_the_learner_bit_for_bit(variant: st
     with torch.no_grad():
         ours, theirs = merged(**batch).last_hidden_state, body(**batch).last_hidden_state
     assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
-    assert any(isinstance(module, Site) for module in merged.modules()) == variant.startswith(("am_lora", "adapter"))
+    assert any(isinstance(module, Site) for module in merged.modules()) == variant.startswith(
+        ("am_lora", "adapter", "hat_adapter")
+    )
     assert not {id(p) for p in merged.parameters()} & {id(p) for p in body.parameters()}
     assert all(parameter.requires_grad for parameter in merged.parameters())
 

@@ -16,12 +16,15 @@ from nacre.adapters.route import Route
 from nacre.adapters.routed import check_weights, weights_of_rows
 from nacre.adapters.site import Site
 from nacre.adapters.sites import PlacedSites
+from nacre.adapters.unit_gates import GatedUnits, HardGates, Protected, UnitGates, Units, rows_gated
 from nacre.errors import ModelError, RecipeError
 from nacre.functional.bottleneck import Nonlinearity
 from nacre.models.fit import Form
 from nacre.models.owner import ParameterGroup, stop_training
 from nacre.models.roles import find_linears
 from nacre.seeds import derive
+
+GATES = ("gate_hidden", "gate_output")
 
 
 @final
@@ -37,6 +40,8 @@ class Bottleneck(Adapter):
         slots: `shared`: one for the whole sequence of tasks; `per_task`: a new one each task, earlier ones frozen.
         roles: Roles of the linear maps that carry it (`models/roles`).
         modules: Endings of the maps' names, instead of roles.
+        gates: Of a shared slot's units, one for each task: on the m hidden ones, behind f, and on the d outputs; None:
+            none.
     """
 
     learning_rate: ClassVar[float] = 1e-4  # ContinualLM
@@ -48,8 +53,11 @@ class Bottleneck(Adapter):
     slots: Literal["shared", "per_task"] = "shared"
     roles: tuple[str, ...] = ("output", "ffn_out")
     modules: tuple[str, ...] = ()
+    gates: HardGates | None = None
 
     def __post_init__(self) -> None:
+        if self.gates is not None and self.slots == "per_task":
+            raise RecipeError("gates: every task has a slot of its own here, so that there is nothing to share out.")
         if self.reduction < 1:
             raise RecipeError(
                 f"reduction: {self.reduction} is not a positive number; the bottleneck has d / reduction."
@@ -57,7 +65,7 @@ class Bottleneck(Adapter):
 
     @property
     def grows(self) -> bool:
-        return self.slots == "per_task"
+        return self.slots == "per_task" or self.gates is not None
 
     @property
     def needs_task_at_test(self) -> bool:
@@ -65,7 +73,7 @@ class Bottleneck(Adapter):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        return ("down", "down_bias", "up", "up_bias")
+        return ("down", "down_bias", "up", "up_bias", *(() if self.gates is None else GATES))
 
     def place(self, model: nn.Module) -> PlacedBottleneck:
         return PlacedBottleneck(model, self)
@@ -78,6 +86,7 @@ class BottleneckSite(Site):
     Attributes:
         settings: The adapter's settings.
         slots: The adapters of all tasks.
+        gates: The gates of the hidden units and of the outputs, by group; empty without gates.
         row_weights: Weight of each slot for each row of the batch [B, t]; None: the newest slot alone.
     """
 
@@ -91,8 +100,14 @@ class BottleneckSite(Site):
         super().__init__(base)
         self.settings = settings
         hidden = max(1, self.d_out // settings.reduction)
-        self.slots = BottleneckSlots(hidden, self.d_out, settings.nonlinearity, like=self.new_tensor(0))
+        like = self.new_tensor(0)
+        self.slots = BottleneckSlots(hidden, self.d_out, settings.nonlinearity, like=like)
+        sizes = dict(zip(GATES, (hidden, self.d_out), strict=True)) if settings.gates is not None else {}
+        self.gates = nn.ModuleDict(
+            {name: UnitGates(settings.gates, units, like=like) for name, units in sizes.items() if settings.gates}
+        )
         self.row_weights: Tensor | None = None
+        self._is_new = False  # whether the newest slot has not begun yet
 
     @property
     def is_open(self) -> bool:
@@ -103,15 +118,30 @@ class BottleneckSite(Site):
         h = self.untouched(x)
         read = h.to(self.slots.dtype)
         if self.row_weights is None:
-            return h + self.slots.newest(read).to(h.dtype)
+            return h + self.newest(read).to(h.dtype)
         return h + self.slots.mixed(read, weights_of_rows(self.row_weights, h)).to(h.dtype)
 
+    def newest(self, h: Tensor) -> Tensor:
+        """`U f(D h + b) + c` of the newest slot, its units gated where there are gates: h [..., d] -> [..., d]."""
+        if not self.gates:
+            return self.slots.newest(h)
+        hidden, output = self.unit_gates()
+        gated: Tensor = output(self.slots.up(hidden(self.slots.codes(h))))
+        return gated
+
+    def unit_gates(self) -> tuple[UnitGates, ...]:
+        """The gates of the hidden units and of the outputs; none without gates."""
+        return tuple(gates for gates in self.gates.values() if isinstance(gates, UnitGates))
+
     def grow(self) -> bool:
-        """Freeze the newest slot and open another; a shared slot is opened once and stays."""
-        if self.is_open and self.settings.slots == "shared":
-            for parameter in self.parameters_by_group().values():
+        """Freeze the newest slot and open another; a shared slot is opened once and stays, its gates do not."""
+        for gates in self.unit_gates():
+            gates.open()
+        self._is_new = not self.is_open or self.settings.slots == "per_task"
+        if not self._is_new:
+            for parameter in self.slots.parameters_by_group().values():
                 parameter.requires_grad_(True)
-            return False
+            return bool(self.gates)
         if self.is_open:
             self.slots.push_to_past()
         self.slots.open()
@@ -119,7 +149,13 @@ class BottleneckSite(Site):
 
     @torch.no_grad()
     def fresh(self, seed: int) -> None:
-        down, down_bias, up, up_bias = self.parameters_by_group().values()
+        for name, gates in zip(GATES, self.unit_gates(), strict=False):
+            gates.fresh(derive(seed, name))
+        if self._is_new:
+            self._fresh_adapter(seed)
+
+    def _fresh_adapter(self, seed: int) -> None:
+        down, down_bias, up, up_bias = self.slots.parameters_by_group().values()
         down_bias.zero_()
         up_bias.zero_()
         if self.settings.start == "identity":
@@ -136,33 +172,55 @@ class BottleneckSite(Site):
 
     def close(self) -> None:
         self.slots.close()
+        for gates in self.unit_gates():
+            gates.close()
 
     def parameters_by_group(self) -> dict[str, nn.Parameter]:
-        return self.slots.parameters_by_group()
+        gates = dict(zip(GATES, (gates.embedding for gates in self.unit_gates()), strict=False))
+        return self.slots.parameters_by_group() | gates
+
+    def protected(self) -> list[Protected]:
+        """The adapter's parameters with the gated units at their ends; what D reads belongs to the host."""
+        hidden, output = self.unit_gates()
+        down, down_bias, up, up_bias = self.slots.parameters_by_group().values()
+        return [
+            Protected(down, (Units(hidden, 0),)),
+            Protected(down_bias, (Units(hidden, 0),)),
+            Protected(up, (Units(output, 0), Units(hidden, 1))),
+            Protected(up_bias, (Units(output, 0),)),
+        ]
 
     def feature_maps(self, place: str, roles: tuple[str, ...]) -> list[FeatureMap]:
         """D by its own output [m] before f, U by its own [d]; each with its bias."""
-        down, down_bias, up, up_bias = self.parameters_by_group().values()
+        down, down_bias, up, up_bias = self.slots.parameters_by_group().values()
         return [
             FeatureMap(f"{place}.down", place, roles, self.slots.down, ((down, 0), (down_bias, 0))),
             FeatureMap(f"{place}.up", place, roles, self.slots.up, ((up, 0), (up_bias, 0))),
         ]
 
     def public_tensors(self) -> dict[str, Tensor]:
-        return self.slots.public_tensors()
+        tensors = self.slots.public_tensors()
+        for name, gates in zip(GATES, self.unit_gates(), strict=False):
+            tensors |= gates.public_tensors(name)
+        return tensors
 
     def forms(self, tasks: int) -> dict[str, Form]:
-        return self.slots.forms(1 if self.settings.slots == "shared" else tasks)
+        forms = self.slots.forms(1 if self.settings.slots == "shared" else tasks)
+        for name, gates in zip(GATES, self.unit_gates(), strict=False):
+            forms |= gates.forms(name, tasks)
+        return forms
 
     def load_public(self, tensors: Mapping[str, Tensor]) -> None:
         self.slots.load_public(tensors)
+        for name, gates in zip(GATES, self.unit_gates(), strict=False):
+            gates.load_public(name, tensors)
 
     def effective_weight(self) -> Tensor | None:
         return None
 
 
 @final
-class PlacedBottleneck(PlacedSites[BottleneckSite]):
+class PlacedBottleneck(PlacedSites[BottleneckSite], GatedUnits):
     """All bottleneck adapters in one host.
 
     Attributes:
@@ -177,18 +235,29 @@ class PlacedBottleneck(PlacedSites[BottleneckSite]):
             settings: The adapter's settings.
         """
         linears = find_linears(model, settings.roles, settings.modules)
-        super().__init__(model, linears, lambda base: BottleneckSite(base, settings))
+        rates = {} if settings.gates is None else dict.fromkeys(GATES, settings.gates.rate)
+        super().__init__(model, linears, lambda base: BottleneckSite(base, settings), rates)
         self.settings = settings
+
+    def unit_gates(self) -> list[UnitGates]:
+        return [gates for site in self.sites.values() for gates in site.unit_gates()]
+
+    def protected(self) -> list[Protected]:
+        return [protected for site in self.sites.values() for protected in site.protected()]
 
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
-        """While open, the slots are weighted row by row; without weights, the newest one alone answers."""
+        """While open, the slots or the gates are weighted row by row; without weights, the newest ones answer."""
         if route.prompts is not None:
             raise ModelError("This adapter has no prompts that a route could choose from.")
         if route.weights is not None:
-            if self.settings.slots == "shared":
+            if self.settings.slots == "shared" and self.settings.gates is None:
                 raise ModelError("All tasks share one slot here, so that there are none to be weighted.")
             check_weights(route.weights, self.tasks)
+        if self.settings.gates is not None:
+            with rows_gated(self.unit_gates(), route.weights):
+                yield
+            return
         before = [(site, site.row_weights) for site in self.sites.values()]
         for site in self.sites.values():
             site.row_weights = route.weights

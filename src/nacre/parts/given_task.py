@@ -1,0 +1,41 @@
+"""Each row is answered by what its own task has learned: the task is given, in training and at test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch.nn import functional as F
+
+from nacre.adapters.adapter import Adapter
+from nacre.adapters.route import Route
+from nacre.parts.part import LearnerView, Reading, Routing
+from nacre.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class GivenTask(Routing):
+    """Row b is answered by the slot of its task. A task that was never learned has the newest one.
+
+    Of a task that was learned again, the last time counts.
+    """
+
+    needs_task_at_test: ClassVar[bool] = True
+
+    def objection(self, adapter: Adapter) -> str | None:
+        return None if adapter.grows else "it chooses among what each task has of its own, and all share one set here"
+
+    def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
+        learner.resources[self.key] = {task.name for task in tasks}
+
+    def route(self, learner: LearnerView, reading: Reading) -> Route | None:
+        slots, learned = learner.adapter.tasks, learner.state.tasks
+        being_learned = learner.resources.get(self.key, ())
+        last = {name: number for number, name in enumerate(learned) if name not in being_learned}
+        numbers = [last.get(name, slots - 1) for name in reading.tasks]
+        if slots == 0 or all(number == slots - 1 for number in numbers):
+            return None  # the newest slot answers by itself, and no other has to be computed
+        chosen = torch.tensor(numbers).to(learner.host.device, non_blocking=True)
+        return Route(F.one_hot(chosen, slots).to(torch.float32))
