@@ -38,6 +38,10 @@ def update_sizes(run: Path, weights: dict[str, Tensor]) -> list[str]:
                     zip(tensors[f"{site}.past_down"], tensors[f"{site}.past_up"], strict=True)
                 )
             ]
+            if f"{site}.origin_down" in tensors:  # updates that count from their start
+                pairs = list(zip(tensors[f"{site}.origin_down"], tensors[f"{site}.origin_up"], strict=True))
+                starts = [up.T @ down for down, up in pairs]
+                earlier, update = [*earlier, *(-start for start in starts[:-1])], update - sum(starts[-1:])
             whole = whole + (scale * (update + sum(earlier))).square().sum()
             newest = newest + (scale * update).square().sum()
             base = base + weights[f"{site}.weight"].float().square().sum()

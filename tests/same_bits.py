@@ -34,6 +34,7 @@ from nacre.errors import NacreError
 from nacre.registry import METHODS, build_method
 
 RECORD = Path(__file__).parent / "fixtures" / "same_bits.json"
+LITERAL = "lb_cl, start to the letter"
 FAMILIES = ("t5", "llama", "bert")
 REAL = ("am_lora", "lb_cl", "inc_lora")
 SETTINGS = ("--limit-train", "160", "--limit-test", "40", "--set", "optim.learning_rate=2e-3", "--set", "matrix=seen")
@@ -56,6 +57,8 @@ def cases(models: Path) -> Iterator[Case]:
             if method.startswith("lb_cl") or "orthogonal" in method:
                 arguments += ("--set", "rank=2")  # so small a host leaves no room for four tasks of rank 8
             yield Case(f"{family} {method}", arguments)
+            if method == "lb_cl":
+                yield Case(f"{family} {LITERAL}", (*arguments, "--set", "sigma=average"))
     data, real = os.environ.get("NACRE_DATA"), os.environ.get("NACRE_MODELS")
     if data and real:
         for method in REAL:

@@ -195,7 +195,11 @@ def test_a_start_without_sigma_changes_no_bit_of_the_function() -> None:
     done = logits(learnt(lb_cl(variant="nlnb_cl"), 1))
     zero, fresh, average = (
         at_start(method, 2)
-        for method in (lb_cl(variant="l_cl", sigma="zero"), lb_cl(variant="nlnb_cl"), lb_cl(variant="l_cl"))
+        for method in (
+            lb_cl(variant="l_cl", sigma="zero"),
+            lb_cl(variant="nlnb_cl"),
+            lb_cl(variant="l_cl", sigma="average"),
+        )
     )
     assert torch.equal(zero[1], fresh[1])
     assert torch.allclose(zero[1], done, rtol=1e-4, atol=1e-5)
@@ -237,7 +241,9 @@ def test_only_the_upper_layers_take_part() -> None:
         for parameters in ({"top_layers": 1}, {}, {"variant": "b_cl"})
     )  # fmt: skip
     for name in some:
-        if ".past_" not in name:
+        if ".origin_" in name:
+            assert some[name].any() == name.startswith("decoder.block.1.")
+        elif ".past_" not in name:
             taken = name.startswith("decoder.block.1.")
             assert torch.equal(some[name], (everything if taken else fresh)[name])
             assert not torch.equal(some[name], (fresh if taken else everything)[name])

@@ -88,9 +88,10 @@ def expected_files() -> Iterator[str]:
         yield f"lb_cl/t5_base_order{order}.yaml"
         yield f"o_lora/llama_7b_order{order}.yaml"
     yield from (f"o_lora/t5_large_order{order}.yaml" for order in (1, 2, 3, 6))
-    yield from (f"lb_cl/t5_large_order1_{variant}.yaml" for variant in ("l_cl", "b_cl", "nlnb_cl", "without_sigma"))
+    yield from (f"lb_cl/t5_large_order1_{variant}.yaml" for variant in ("l_cl", "b_cl", "nlnb_cl"))
+    yield from (f"lb_cl/t5_large_order1_{start}.yaml" for start in ("without_sigma", "literal"))
     yield from ("am_lora/small_order1.yaml", "am_lora/small_order4.yaml", "o_lora/small_order1.yaml")
-    yield from (f"lb_cl/small_order1{variant}.yaml" for variant in ("", "_l_cl", "_b_cl", "_nlnb_cl"))
+    yield from (f"lb_cl/small_order1{variant}.yaml" for variant in ("", "_l_cl", "_b_cl", "_nlnb_cl", "_literal"))
     for base in MIGU:
         yield f"migu/small_{base}_order1.yaml"
         yield f"migu/small_{base}_migu_order1.yaml"
@@ -194,7 +195,7 @@ def check_lb_cl(name: str, order: int, recipe: dict[str, Any]) -> None:
     given = recipe["set"]
     assert (given["rank"], given["alpha"], given["dropout"]) == (8, None, 0.1)
     assert (given["seed_samples"], given["orthonormality"], given["space"]) == (8, 0.5, "union")
-    assert given["sigma"] == ("zero" if "without_sigma" in name else "average")
+    assert given["sigma"] == ("zero" if "without_sigma" in name else "average" if "literal" in name else "kept")
     ablation = re.search(r"order1_(l_cl|b_cl|nlnb_cl)", name)
     assert given["variant"] == (ablation[1] if ablation else "lb_cl")
 
@@ -219,6 +220,9 @@ def check_migu(name: str, order: int, recipe: dict[str, Any]) -> None:
         mask = given["migu"]
         assert (mask["threshold"], mask["mask"], mask["first_task"]) == (threshold, "gradient", False)
         assert (mask["count"], mask["tokens"]) == (("quantile", "all") if released else ("floor", "non_padding"))
+        if released:  # padding counts, so that it must be the release's; the head is not masked, which is said
+            assert (recipe["optim"]["split_padding"], recipe["optim"]["pad_to_multiple_of"]) == (None, 1)
+            assert "Differs from the release: the head's outputs are not masked." in (FOLDER / name).read_text()
         assert mask["components"] == ["query", "key", "value", "output", "ffn_in", "ffn_gate", "ffn_out"]
     else:
         assert "migu" not in given

@@ -65,6 +65,10 @@ class Gated(SlottedAdapter):
 
     def __post_init__(self) -> None:
         self.check_slots()
+        if self.from_start:
+            raise RecipeError(
+                "from_start: updates are mixed by gates here, so that there is no sum that a start is taken out of."
+            )
         if self.selector_rate <= 0:
             raise RecipeError(
                 f"selector_rate: {self.selector_rate} is not positive; it multiplies the selectors' learning rate."

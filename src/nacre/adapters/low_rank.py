@@ -21,6 +21,7 @@ from nacre.adapters.slotted import PlacedSlots, SlottedAdapter, SlottedSite
 from nacre.errors import ModelError
 from nacre.functional.fused_low_rank import fused_update
 from nacre.functional.low_rank import folded_weight, summed_update
+from nacre.functional.sensitivity import Triplets
 from nacre.models.fit import Form
 from nacre.models.owner import ParameterGroup, stop_training
 from nacre.seeds import derive
@@ -64,7 +65,9 @@ class LowRankSite(SlottedSite):
     """A linear map with the sum of the tasks' low-rank updates.
 
     Public tensors (t tasks so far): `down.weight` [r, d_in], `up.weight` [d_out, r] of the newest task; `past_down`
-    [t-1, r, d_in], `past_up` [t-1, r, d_out], frozen; with an SVD's sigma also `sigma` [r], `past_sigma` [t-1, r].
+    [t-1, r, d_in], `past_up` [t-1, r, d_out], frozen; with an SVD's sigma also `sigma` [r], `past_sigma` [t-1, r];
+    where updates count from their start, `origin_down` [t-1, r, d_in], `origin_up` [t-1, r, d_out] of the second to the
+    newest task, frozen: what their updates began with, which is part of the frozen sum with the other sign.
 
     Attributes:
         settings: The adapter's settings.
@@ -106,13 +109,13 @@ class LowRankSite(SlottedSite):
         return h + update.to(h.dtype)
 
     def past(self, x: Tensor) -> Tensor:
-        """`W x + s sum_{i<t} B_i A_i x`, through the folded weight where there is one."""
+        """The frozen part `W x + s sum_{i<t} B_i A_i x`, through the folded weight where there is one."""
         if (weight := self.working.past_for(x)) is not None:
             return self.base_with(x, weight)
         h = self.untouched(x)
         if len(self.slots.past_down) == 0:
             return h
-        return h + summed_update(self.own_type(x), *self.slots.past_pairs(), scale=self.scale).to(h.dtype)
+        return h + summed_update(self.own_type(x), *self.slots.frozen_summands(), scale=self.scale).to(h.dtype)
 
     def folded_all(self, x: Tensor) -> Tensor | None:
         """The one matrix that holds all tasks, in evaluation and where no hook sits on the site's factors."""
@@ -161,7 +164,13 @@ class LowRankSite(SlottedSite):
 
     def fold_past(self) -> None:
         """Form the working weight of the earlier tasks anew."""
-        self.working.fold_past(self, *self.slots.past_pairs(), scale=self.scale)
+        self.working.fold_past(self, *self.slots.frozen_summands(), scale=self.scale)
+
+    def write(self, new: Triplets) -> None:
+        """Put triplets [r, ...] into the newest slot; where it counts from its start, they leave the frozen part."""
+        super().write(new)
+        if self.settings.from_start:
+            self.fold_past()
 
     def fresh(self, seed: int) -> None:
         self.settings.start(self.slots, seed)
@@ -170,7 +179,7 @@ class LowRankSite(SlottedSite):
     def freeze(self) -> None:
         parameters = self.parameters_by_group()
         stop_training([ParameterGroup(group, (parameter,)) for group, parameter in parameters.items()])
-        self.working.fold_all(self, *self.slots.all_pairs(), scale=self.scale, parameters=parameters.values())
+        self.working.fold_all(self, *self.slots.all_summands(), scale=self.scale, parameters=parameters.values())
 
     def close(self) -> None:
         self.slots.close()
@@ -206,7 +215,7 @@ class LowRankSite(SlottedSite):
         base = self.base_weight().to(self.slots.dtype)
         if not self.is_open:
             return base
-        past = folded_weight(base, *self.slots.past_pairs(), scale=self.scale)
+        past = folded_weight(base, *self.slots.frozen_summands(), scale=self.scale)
         newest = self.slots.newest(torch.eye(self.d_in, dtype=past.dtype, device=past.device))
         return past + self.scale * newest.T
 

@@ -48,7 +48,7 @@ def weights_of_rows(weights: Tensor, x: Tensor) -> Tensor:
 
 
 def routed_update(x: Tensor, seen: Tensor, slots: SlotStack, weights: Tensor, *, scale: float) -> Tensor:
-    """`sum_i w_bi s B_i A_i x_b`, in rank space.
+    """`sum_i w_bi s B_i A_i x_b`, in rank space; where updates count from their start, each without that.
 
     The newest `A` is called as a module, because hooks may wait for its call. Gradients reach the newest factors,
     through their weight, and the weights.
@@ -70,4 +70,8 @@ def routed_update(x: Tensor, seen: Tensor, slots: SlotStack, weights: Tensor, *,
     codes = torch.cat([low_rank_codes(x, slots.past_down), slots.down(seen).unsqueeze(-2)], dim=-2)  # [B, ..., t, r]
     gates = weights.to(codes).view(len(weights), *[1] * (x.ndim - 2), -1)  # [B, 1, ..., t]
     _, up = slots.all_pairs()
+    if slots.from_start:
+        origin_down, origin_up = slots.origin_pairs()
+        codes = torch.cat([codes, low_rank_codes(x, origin_down)], dim=-2)
+        gates, up = torch.cat([gates, gates[..., 1:]], dim=-1), torch.cat([up, origin_up])
     return mixed_update(codes, gates, up, scale=scale)

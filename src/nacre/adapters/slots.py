@@ -17,7 +17,9 @@ from nacre.models.fit import Form
 class SlotStack(nn.Module):
     """The factors of all tasks at one site: `B_i A_i`, or `B_i diag(sigma_i) A_i`.
 
-    Before the first slot is opened it holds empty stacks and no factors.
+    Before the first slot is opened it holds empty stacks and no factors. With `from_start`, what `write` puts into a
+    slot is also taken out, by factors that stay as they are: an update is `B_i A_i - B_i0 A_i0` then, from the second
+    slot on.
 
     Attributes:
         down: The newest task's `A_t`, a map with weight [r, d_in].
@@ -26,6 +28,9 @@ class SlotStack(nn.Module):
         past_down: The earlier tasks' `A_i` [t-1, r, d_in], frozen.
         past_up: The earlier tasks' `B_i`, transposed [t-1, r, d_out], frozen.
         past_sigma: The earlier tasks' `sigma_i` [t-1, r], frozen, if the stack has them.
+        origin_down: `A_i0` of the second to the newest task [t-1, r, d_in], frozen, if updates count from their start;
+            zeros where nothing was written.
+        origin_up: Their `B_i0`, transposed and times sigma [t-1, r, d_out], frozen.
         is_open: Whether there is a newest slot.
     """
 
@@ -35,8 +40,12 @@ class SlotStack(nn.Module):
     past_down: Tensor
     past_up: Tensor
     past_sigma: Tensor
+    origin_down: Tensor
+    origin_up: Tensor
 
-    def __init__(self, rank: int, d_in: int, d_out: int, *, like: Tensor, has_sigma: bool = False) -> None:
+    def __init__(
+        self, rank: int, d_in: int, d_out: int, *, like: Tensor, has_sigma: bool = False, from_start: bool = False
+    ) -> None:
         """Make empty stacks.
 
         Args:
@@ -45,15 +54,19 @@ class SlotStack(nn.Module):
             d_out: Size of the site's output.
             like: A tensor on the site's device and in the adapter's type.
             has_sigma: Whether a third stack lies between `A` and `B`.
+            from_start: Whether updates count from their start.
         """
         super().__init__()
         self.rank, self.d_in, self.d_out = rank, d_in, d_out
-        self.has_sigma = has_sigma
+        self.has_sigma, self.from_start = has_sigma, from_start
         self.is_open = False
         self.register_buffer("past_down", like.new_zeros(0, rank, d_in))
         self.register_buffer("past_up", like.new_zeros(0, rank, d_out))
         if has_sigma:
             self.register_buffer("past_sigma", like.new_zeros(0, rank))
+        if from_start:
+            self.register_buffer("origin_down", like.new_zeros(0, rank, d_in))
+            self.register_buffer("origin_up", like.new_zeros(0, rank, d_out))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -71,6 +84,9 @@ class SlotStack(nn.Module):
         self.up = _linear(zeros(self.d_out, self.rank))
         if self.has_sigma:
             self.sigma = nn.Parameter(zeros(self.rank))
+        if self.from_start and len(self.past_down):
+            self.origin_down = torch.cat([self.origin_down, zeros(1, self.rank, self.d_in)])
+            self.origin_up = torch.cat([self.origin_up, zeros(1, self.rank, self.d_out)])
         self.is_open = True
 
     def push_to_past(self) -> None:
@@ -88,6 +104,8 @@ class SlotStack(nn.Module):
                 del self.sigma
         self.is_open = False
         self._set_past({group: stack[:0] for group, stack in self.past_by_group().items()})
+        if self.from_start:
+            self.origin_down, self.origin_up = self.origin_down[:0], self.origin_up[:0]
 
     def newest(self, x: Tensor) -> Tensor:
         """`B_t A_t x`, without the scale: x [..., d_in] -> [..., d_out]."""
@@ -101,14 +119,31 @@ class SlotStack(nn.Module):
         return up * self.sigma if self.has_sigma else up
 
     def past_pairs(self) -> tuple[Tensor, Tensor]:
-        """The earlier tasks' `A_i` [t-1, r, d_in] and `B_i` [t-1, r, d_out] (transposed, times sigma), as summed."""
+        """The earlier tasks' `A_i` [t-1, r, d_in] and `B_i` [t-1, r, d_out] (transposed, times sigma)."""
         return self.past_down, self.past_sigma.unsqueeze(-1) * self.past_up if self.has_sigma else self.past_up
 
     def all_pairs(self) -> tuple[Tensor, Tensor]:
         """`past_pairs` with the newest task's, which gradients reach, behind them: [t, r, d_in], [t, r, d_out]."""
-        newest = self.down.weight.unsqueeze(0), self.newest_up().T.unsqueeze(0)
-        down, up = (torch.cat(pair) for pair in zip(self.past_pairs(), newest, strict=True))
+        return self._with_newest(*self.past_pairs())
+
+    def origin_pairs(self) -> tuple[Tensor, Tensor]:
+        """What is taken out of the updates of the second to the newest task: `A_i0` [t-1, r, d_in], `-B_i0`, alike."""
+        return self.origin_down, -self.origin_up
+
+    def frozen_summands(self) -> tuple[Tensor, Tensor]:
+        """The pairs whose products are the frozen part of all updates' sum: `past_pairs`, then `origin_pairs`."""
+        if not self.from_start:
+            return self.past_pairs()
+        down, up = (torch.cat(pair) for pair in zip(self.past_pairs(), self.origin_pairs(), strict=True))
         return down, up
+
+    def all_summands(self) -> tuple[Tensor, Tensor]:
+        """The pairs whose products are the sum of all updates: `frozen_summands`, then the newest task's own."""
+        return self._with_newest(*self.frozen_summands())
+
+    def _with_newest(self, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        newest_down, newest_up = self.down.weight.unsqueeze(0), self.newest_up().T.unsqueeze(0)
+        return torch.cat([down, newest_down]), torch.cat([up, newest_up])
 
     def parameters_by_group(self) -> dict[str, nn.Parameter]:
         """The newest slot's factors under the names of their parameter groups."""
@@ -139,7 +174,7 @@ class SlotStack(nn.Module):
 
     @torch.no_grad()
     def write(self, new: Triplets) -> None:
-        """Put triplets into the newest slot.
+        """Put triplets into the newest slot; where updates count from their start, this is the start.
 
         Args:
             new: `down` [r, d_in], `up` [r, d_out] (transposed) and, if the stack has one, `sigma` [r].
@@ -148,6 +183,8 @@ class SlotStack(nn.Module):
         self.up.weight.copy_(new.up.T)
         if new.sigma is not None:
             self.sigma.copy_(new.sigma)
+        if self.from_start and len(self.past_down):
+            self.origin_down[-1], self.origin_up[-1] = self.down.weight, self.newest_up().T
 
     def public_tensors(self) -> dict[str, Tensor]:
         """The saved tensors by name, detached."""
@@ -157,6 +194,8 @@ class SlotStack(nn.Module):
             "past_down": self.past_down,
             "past_up": self.past_up,
         }
+        if self.from_start:
+            tensors |= {"origin_down": self.origin_down, "origin_up": self.origin_up}
         return tensors | ({"sigma": self.sigma.detach(), "past_sigma": self.past_sigma} if self.has_sigma else {})
 
     def forms(self, slots: int) -> dict[str, Form]:
@@ -169,6 +208,11 @@ class SlotStack(nn.Module):
         }
         if self.has_sigma:
             shapes |= {"sigma": (self.rank,), "past_sigma": (slots - 1, self.rank)}
+        if self.from_start:
+            shapes |= {
+                "origin_down": (slots - 1, self.rank, self.d_in),
+                "origin_up": (slots - 1, self.rank, self.d_out),
+            }
         return {name: Form(shape, self.dtype) for name, shape in shapes.items()}
 
     @torch.no_grad()
@@ -183,6 +227,9 @@ class SlotStack(nn.Module):
         self.up.weight.copy_(tensors["up.weight"])
         if self.has_sigma:
             self.sigma.copy_(tensors["sigma"])
+        if self.from_start:
+            self.origin_down = tensors["origin_down"].to(stacks["down"].device, self.dtype)
+            self.origin_up = tensors["origin_up"].to(stacks["down"].device, self.dtype)
 
 
 def _linear(weight: Tensor) -> nn.Linear:

@@ -26,6 +26,10 @@ WIDEST = 65_536
 class SlottedAdapter(Adapter, ABC):
     """Settings of low-rank slots at linear maps, with s = alpha / rank, or 1 where alpha is None.
 
+    With `from_start` a start that fills a slot keeps the function: the slot's update is `s (B_i A_i - B_i0 A_i0)`,
+    with `B_i0 A_i0` its factors' product when they were written. The first slot, and one that begins as usual, have
+    nothing to take out. What is taken out is frozen, and so sees the input without dropout.
+
     Attributes:
         rank: Rank of a slot.
         alpha: The update is scaled by alpha / rank; None: by 1.
@@ -34,6 +38,7 @@ class SlottedAdapter(Adapter, ABC):
         roles: Roles of the linear maps that carry it (`models/roles`).
         modules: Endings of the maps' names, instead of roles.
         cross_attention: Whether the maps of a decoder's attention to the encoder carry it, too.
+        from_start: Whether a slot's update counts from its start.
     """
 
     rank: int = 8
@@ -43,13 +48,14 @@ class SlottedAdapter(Adapter, ABC):
     roles: tuple[str, ...] = ("query", "value")
     modules: tuple[str, ...] = ()
     cross_attention: bool = True
+    from_start: bool = False
 
     @final
     def check_slots(self) -> None:
         """Refuse settings that make no sense.
 
         Raises:
-            RecipeError: `rank`, `dropout` or `alpha` is out of range.
+            RecipeError: `rank`, `dropout` or `alpha` is out of range, or there is no later start to count from.
         """
         if self.rank < 1:
             raise RecipeError(f"rank: {self.rank} is not a positive number of dimensions.")
@@ -59,6 +65,8 @@ class SlottedAdapter(Adapter, ABC):
             raise RecipeError(f"dropout: {self.dropout} is not in [0, 1).")
         if self.alpha is not None and self.alpha <= 0:
             raise RecipeError(f"alpha: {self.alpha} is not positive; the update is scaled by alpha / rank.")
+        if self.from_start and self.slots == "shared":
+            raise RecipeError("from_start: all tasks share one slot here, which begins once, at an update of zero.")
 
     @property
     @final
@@ -112,7 +120,9 @@ class SlottedSite(Site, ABC):
         super().__init__(base)
         has_sigma = "sigma" in settings.groups
         like = self.new_tensor(0)
-        self.slots = SlotStack(settings.rank, self.d_in, self.d_out, like=like, has_sigma=has_sigma)
+        self.slots = SlotStack(
+            settings.rank, self.d_in, self.d_out, like=like, has_sigma=has_sigma, from_start=settings.from_start
+        )
         self.dropout = settings.dropout
         self.is_shared = settings.slots == "shared"
 
@@ -145,9 +155,8 @@ class SlottedSite(Site, ABC):
         """The earlier tasks' frozen stacks under the names of the groups they were trained in."""
         return self.slots.past_by_group()
 
-    @final
     def write(self, new: Triplets) -> None:
-        """Put triplets [r, ...] into the newest slot."""
+        """Put triplets [r, ...] into the newest slot, as its start."""
         self.slots.write(new)
 
     @final

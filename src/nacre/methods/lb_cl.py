@@ -24,7 +24,7 @@ def lb_cl(
     dropout: float = 0.1,
     seed_samples: int = 8,
     estimate: Literal["batch", "sample"] = "batch",
-    sigma: Literal["average", "zero", "ones"] = "average",
+    sigma: Literal["kept", "average", "zero", "ones"] = "kept",
     match: Match = "index",
     align: Literal["none", "align"] = "none",
     orthonormalize: Literal["none", "qr"] = "none",
@@ -42,10 +42,12 @@ def lb_cl(
 
     The updates of all tasks are summed, and earlier ones are frozen. A new one begins as the average of earlier
     ones, weighted by how much they matter for a few of the new task's rows, and is trained in directions that they
-    do not use. There is no task identity at test and no stored data.
+    do not use. What it begins with is taken out of the frozen part, so that a task begins at the model as it is.
+    There is no task identity at test and no stored data.
 
     Equations:
-        h = W x + s sum_{k=1..t} U_k diag(sigma_k) V_k x
+        h = W x + s sum_{k=1..t} (U_k diag(sigma_k) V_k - U_k0 diag(sigma_k0) V_k0) x
+            0: at the start of task k, frozen; with sigma='average', as printed, the second product is not there
         Start: S(theta) = |theta dL/dtheta|
             S_i^k = S(sigma_i^k) + mean_j S(U_ji^k) + mean_j S(V_ij^k)
             alpha_i^k = S_i^k / sum_k S_i^k
@@ -62,7 +64,9 @@ def lb_cl(
         dropout: On the new update's input.
         seed_samples: Rows of the new task's training split on which sensitivities are measured.
         estimate: 'batch': |theta * gradient of the rows' common loss|; 'sample': row by row, then summed.
-        sigma: 'average'; 'zero': the function does not change at the start; 'ones' (with an SVD adapter only).
+        sigma: 'kept': the average, taken out of the frozen part, so that the function does not change at the start;
+            'average': the slides' formula to the letter, which adds earlier updates once more; 'zero': the directions
+            only, the slides' "without Sigma"; 'ones'.
         match: 'index': triplets of one index are averaged; 'sigma_sorted': those of one rank by |sigma|.
         align: 'align' flips u and v together so that they point the same way as the first task's.
         orthonormalize: 'qr' makes U and V orthonormal after averaging (SVD adapters only).
@@ -85,6 +89,8 @@ def lb_cl(
         - Learning rate 1e-3, batch, epochs, dropout 0.1, query and value, as in O-LoRA's pipeline.
         - s = 1; first task as in AdaLoRA: U, V normal(0, 0.02), sigma 0.
         - S is the first-order effect on the mean loss of 8 random rows, without dropout.
+        - The start keeps the function. At task 2 there is one earlier task, alpha is 1, and the start to the letter is
+          the copy of all layers that ruins task 1 in the slides' own motivation (docs/fidelity.md, LB4).
         - proj is on the union of the old spans, for U and for V by itself, on the gradient; sigma is left free.
         - The term for orthonormal U and V and its weight 0.5, which are peft's AdaLoRA's; it acts in all variants.
 
@@ -93,8 +99,15 @@ def lb_cl(
         are left is reported when a task begins; with energy below 1 they last longer, and what is not held may change.
 
         Only what is learned is orthogonal to earlier tasks; the start lies in their span. With sigma='average' task 2
-        begins from W + 2 U_1 diag(sigma_1) V_1. AdamW turns a projected gradient back into the old span in part;
-        on='update' is exact. The state holds which share of each task's change lay there.
+        begins from W + 2 U_1 diag(sigma_1) V_1, and the sum grows with the number of tasks: a run says so. AdamW turns
+        a projected gradient back into the old span in part; on='update' is exact. The state holds which share of each
+        task's change lay there.
+
+        With sigma='kept' a start keeps the function up to the rounding of its two products. Dropout acts on the
+        trained one only, and so moves a training step's function about the old one from the start.
+
+        With sigma='zero' the first step's gradients of U and V outside the old span are zero but for rounding, which
+        AdamW scales up; the step stays far below the learning rate.
 
         The slides state the equations, rank 8, 8 rows, with Sigma. No code was released.
 
@@ -106,7 +119,7 @@ def lb_cl(
     start = SensitivityStart(
         seed_samples=seed_samples,
         estimate=estimate,
-        sigma=sigma,
+        sigma="average" if sigma == "kept" else sigma,
         match=match,
         align=align,
         orthonormalize=orthonormalize,
@@ -124,7 +137,14 @@ def lb_cl(
             "nlnb_cl": "NLNB-CL (incremental SVD adapters)",
         }[variant],
         sources=("Qiao and Mahdavi, NeurIPS 2024",),
-        adapter=Svd(rank=rank, alpha=alpha, dropout=dropout, roles=roles, modules=modules),
+        adapter=Svd(
+            rank=rank,
+            alpha=alpha,
+            dropout=dropout,
+            roles=roles,
+            modules=modules,
+            from_start=learns_more and sigma == "kept",
+        ),
         start=start if learns_more else Fresh(),
         penalties=(Orthonormality(orthonormality, orthonormality_form),),
         gradient_rules=(rule,) if bothers_less else (),

@@ -105,6 +105,11 @@ class Composition(Protocol):
         """In the order in which they act."""
         ...
 
+    @property
+    def traits(self) -> Mapping[str, bool]:
+        """What the parts imply: 'foldable', 'grows with tasks' and others."""
+        ...
+
 
 class LearnerView(Protocol):
     """What a part may see of the learner (`nacre.learning.learner`)."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.slotted import low_rank_in, why_no_past
 from nacre.errors import RecipeError, TrainingError
+from nacre.events import Warned
 from nacre.functional.sensitivity import Match, Triplets, averaged_triplets, orthonormal_rows
 from nacre.models.roles import in_top_layers
 from nacre.parts.measured_sensitivity import is_dense, through_folded, through_triplets
@@ -21,6 +22,11 @@ from nacre.parts.start import Fresh
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
+
+ADDS_ONCE_MORE = (
+    "This start adds earlier updates once more: with sigma='average' a new task begins at the model plus an average of "
+    "the updates that the model already holds. sigma='kept' begins with the same triplets at the model as it is."
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,10 @@ class SensitivityStart(Start):
 
     L: the task loss of a few rows of the new task, on the model as the last task left it, without dropout.
     Without earlier tasks the start is the adapter's usual one. A LoRA's triplet i is (column i of B, row i of A).
+
+    Where updates are summed, the average comes on top of the updates that it is an average of, which the model already
+    holds. With an adapter that counts updates from their start (`SlottedAdapter.from_start`) it does not: what is
+    written into the new slot is taken out of the frozen part.
 
     Attributes:
         seed_samples: Number of rows to measure, drawn from the new task's training split.
@@ -74,6 +84,8 @@ class SensitivityStart(Start):
     def fill(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         adapter = low_rank_in(learner.adapter)
         if learner.task_number == 1:
+            if self._adds_once_more(learner):
+                learner.on_event(Warned(ADDS_ONCE_MORE))
             Fresh().fill(learner, tasks)
             return
         names = (
@@ -107,6 +119,11 @@ class SensitivityStart(Start):
         generator = torch.Generator().manual_seed(derive(learner.state.seed, "seed samples", learner.task_number))
         chosen = torch.randperm(len(examples), generator=generator)[: self.seed_samples]
         return [examples[index] for index in chosen.tolist()]
+
+    def _adds_once_more(self, learner: LearnerView) -> bool:
+        """Whether averages come on top of the sum that they were taken from; gates and routes weight them instead."""
+        is_whole = not any(site.slots.from_start for site in low_rank_in(learner.adapter).sites.values())
+        return self.sigma == "average" and is_whole and learner.method.traits["foldable"]
 
     def _adjusted(self, name: str, new: Triplets) -> Triplets:
         """The average, orthonormalized and rescaled as the settings say."""
