@@ -516,7 +516,7 @@ Refused = Callable[..., None]
     ("options", "parts"),
     [
         ({"method": "am_lro"}, ("There is no method 'am_lro'. Did you mean am_lora", "Known: ", "seq_ft")),
-        ({"method": "zzz"}, ("There is no method 'zzz'. Known: am_lora", "inc_lora")),
+        ({"method": "zzz"}, ("There is no method 'zzz'. Known: adapter, am_lora", "inc_lora")),
         ({"method": None}, ("A run needs a method: --method NAME",)),
         ({"data": "nowhere"}, ("The data folder nowhere does not exist.",)),
         ({"model": "./nowhere"}, ("Model folder './nowhere' does not exist.",)),

@@ -197,7 +197,7 @@ def test_weights_that_prompts_cannot_follow_are_refused() -> None:
         learner.predictions(rows)
     for settings in ({"slots": "shared"}, {"slots": "per_task", "concatenate": True}):
         with pytest.raises(RecipeError, match="a sum of the tasks' prompts needs slots=per_task"):
-            Prompt(weighted=True, **settings)  # type: ignore[arg-type]
+            Prompt(tokens=3, weighted=True, **settings)  # type: ignore[arg-type]
 
 
 # Trained tensors beside the adapter's

@@ -30,7 +30,10 @@ TWINS = {
 """Methods that hold what others add. A parameter has the other's name, or the one given here."""
 
 OWN = {
-    ("adapter", "roles"): "it stands behind whole blocks",
+    **{(name, "roles"): "adapters stand behind whole blocks" for name in ("adapter", "hat_adapter", "demix")},
+    ("hat_adapter", "mask"): "what earlier tasks use is to stay; MIGU's release masks gradients",
+    ("hat_adapter", "sparsity"): "the weight of another term",
+    ("lfpt5", "top_k"): "of the words that are drawn, not of stored logits",
     ("lb_cl", "alpha"): "its scale is 1, not alpha / rank",
     ("der_pp", "alpha"): "the weight of stored logits",
     ("der", "alpha"): "the weight of stored logits",
@@ -72,7 +75,14 @@ def test_what_a_method_shares_with_others_has_their_defaults(name: str) -> None:
         assert theirs == {key: own[key] for key in theirs}, other
 
 
-THE_METHOD_ITSELF = {("LowRank", "slots"), ("Prompt", "slots"), ("Prompt", "concatenate"), ("Prompt", "placeholders")}
+THE_METHOD_ITSELF = {
+    ("LowRank", "slots"),
+    ("Bottleneck", "slots"),
+    ("Bottleneck", "gates"),
+    ("Prompt", "slots"),
+    ("Prompt", "concatenate"),
+    ("Prompt", "placeholders"),
+}
 """Fields that say which method it is, such as one LoRA for all tasks or one for each."""
 
 

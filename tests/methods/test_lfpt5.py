@@ -208,9 +208,7 @@ def test_samples_depend_on_seed_task_and_number_alone(architecture: str, tmp_pat
 
 def test_a_host_that_cannot_write_is_refused() -> None:
     host = tiny_host("roberta")
-    with pytest.raises(
-        ModelError, match="'tiny-roberta' is encoder-only and cannot write, which pseudo_reh"
-    ):
+    with pytest.raises(ModelError, match="'tiny-roberta' is encoder-only and cannot write, which pseudo_reh"):
         Learner(host, lfpt5())
     Learner(host, Method(title="Prompts", sources=(), adapter=Prompt(tokens=3)))  # the host is free
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, final
 
+from nacre.documents import shown
 from nacre.errors import DataError, RecipeError
 from nacre.events import PseudoRowsGenerated, Warned
 from nacre.models.families import Encoded, Lengths
@@ -70,7 +71,7 @@ class Wording:
 
     def __post_init__(self) -> None:
         if "{task}" not in self.cue:
-            raise RecipeError(f"cue = {self.cue!r}: it must contain {{task}}, or all tasks would be asked alike.")
+            raise RecipeError(f"cue = {shown(self.cue)}: it must contain {{task}}, or all tasks would be asked alike.")
         if not self.separator.strip():
             raise RecipeError("separator: something that can be read must stand between text and answer.")
         if self.max_length < 1:
@@ -130,8 +131,8 @@ class PseudoRehearsal(Memory):
         ids = tokenizer(separator, add_special_tokens=False)["input_ids"]
         if "".join(str(tokenizer.decode(ids)).split()) != "".join(separator.split()):
             raise DataError(
-                f"separator = {separator!r}: the tokenizer of '{learner.host.name}' cannot write it back, so that no "
-                "row could be taken apart."
+                f"separator = {shown(separator)}: the tokenizer of '{learner.host.name}' cannot write it back, so that "
+                "no row could be taken apart."
             )
 
     def examples(self, learner: LearnerView, tasks: Sequence[Task]) -> list[Example]:
