@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,9 +15,13 @@ from torch import Tensor, nn
 
 from helpers.texts import text_host, text_task
 from helpers.tiny import tiny_host, tiny_task
+from nacre.adapters.full import Full
+from nacre.adapters.gated import Gated
+from nacre.adapters.low_rank import LowRank
 from nacre.adapters.prompt import Prompt
 from nacre.adapters.route import Route
 from nacre.adapters.site import put_beside, take_from_beside
+from nacre.adapters.svd import Svd
 from nacre.errors import DataError, ModelError, RecipeError
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -198,6 +203,25 @@ def test_weights_that_prompts_cannot_follow_are_refused() -> None:
     for settings in ({"slots": "shared"}, {"slots": "per_task", "concatenate": True}):
         with pytest.raises(RecipeError, match="a sum of the tasks' prompts needs slots=per_task"):
             Prompt(tokens=3, weighted=True, **settings)  # type: ignore[arg-type]
+
+
+def test_slots_can_be_weighted_exactly_where_use_follows_weights() -> None:
+    adapters = {
+        LowRank(2, 4.0): True,
+        LowRank(2, 4.0, slots="shared"): False,
+        Svd(2, None): True,
+        Gated(2, 4.0): False,
+        Full(): False,
+        Prompt(tokens=3): False,
+        Prompt(tokens=3, slots="per_task"): False,
+        Prompt(tokens=3, slots="per_task", weighted=True): True,
+    }
+    for adapter, follows in adapters.items():
+        assert adapter.weighable == follows
+        placed = adapter.place(tiny_host("llama").body)
+        placed.grow()
+        with nullcontext() if follows else pytest.raises(ModelError), placed.use(Route(torch.ones(2, 1))):
+            pass
 
 
 # Trained tensors beside the adapter's

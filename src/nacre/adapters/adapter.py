@@ -57,6 +57,11 @@ class Adapter(ABC):
     """Whether something stands in front of an input (`PlacedAdapter.virtual_tokens`)."""
 
     @property
+    def weighable(self) -> bool:
+        """Whether there is a slot for each task, which a route may weight row by row (`Route.weights`)."""
+        return False
+
+    @property
     @abstractmethod
     def grows(self) -> bool:
         """Whether what is stored grows with the number of tasks."""

@@ -77,6 +77,10 @@ class Prompt(Adapter):
             )
 
     @property
+    def weighable(self) -> bool:
+        return self.weighted
+
+    @property
     def grows(self) -> bool:
         return self.slots == "per_task"
 

@@ -70,6 +70,11 @@ class SlottedAdapter(Adapter, ABC):
 
     @property
     @final
+    def weighable(self) -> bool:
+        return self.sum_gated and self.slots == "per_task"
+
+    @property
+    @final
     def grows(self) -> bool:
         return self.slots == "per_task"
 
