@@ -128,6 +128,7 @@ def write_tiny_model(architecture: str, folder: Path, more_words: tuple[str, ...
 def tiny_task(name: str = "animals", rows: int = 12, labels: tuple[str, ...] = ("yes", "no")) -> Task:
     """Is it an animal? Rows differ by task name and split; targets have one word."""
     things = {"yes": ("dog", "cat", "cow", "hen"), "no": ("stone", "lamp", "spoon", "chair"), "maybe": ("rose", "leaf")}
+    things |= {"red": ("blood", "rose"), "green": ("grass", "leaf"), "blue": ("sky", "sea")}
     where = ("near", "under", "sees", "likes")[sum(map(ord, name)) % 4]
 
     def made(split: str, count: int) -> tuple[Row, ...]:

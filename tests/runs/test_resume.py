@@ -41,6 +41,7 @@ RATES = {"inc_lora": 0.03, "am_lora": 0.03, "seq_ft": 0.01, "independent": 0.01,
 REMEMBERING: dict[str, dict[str, Any]] = {  # methods whose parts keep much, with settings that fit the tiny model
     "lb_cl+migu": {"rank": 2, "roles": ["query", "output"], "migu": {"clusters": 4, "cluster_by": "magnitude"}},
     "lora_replay+ewc+migu": {"migu": {"by": "random"}},
+    "epi+replay": {},
     "am_lora+orthogonality+sensitivity_init": {"start_offset": 1.0, "sparsity_by": "proximal"},
 }
 STEPS = 4  # of a task

@@ -1,0 +1,159 @@
+"""EPI: the task of an input is that of the nearest class, by the bare host's states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nacre.adapters.adapter import Adapter
+from nacre.adapters.route import Route
+from nacre.errors import RecipeError
+from nacre.functional.class_distance import class_moments, squared_distances, whitening
+from nacre.models.families import Encoded
+from nacre.models.pooled_states import PooledStates
+from nacre.parts.part import LearnerView, Reading, Routing
+from nacre.parts.slots_of_tasks import note_tasks, slots_of_tasks, tasks_being_learned
+from nacre.tasks.task import Task
+
+MEAN_OF_LAST = PooledStates()
+
+
+@dataclass(frozen=True)
+class SlotClasses:
+    """The classes of the tasks that one slot learned.
+
+    Attributes:
+        labels: The tasks' labels, each with its task.
+        means: mu of each label that a training row has, and of each task without labels [C, d].
+    """
+
+    labels: list[tuple[str, str]]
+    means: Tensor
+
+
+@dataclass(frozen=True)
+class ClassMeans:
+    """What the routing remembers.
+
+    Attributes:
+        slots: The classes of each slot, oldest first.
+        covariance: The sum over the slots of their covariances [d, d].
+    """
+
+    slots: list[SlotClasses]
+    covariance: Tensor
+
+
+@dataclass(frozen=True)
+class NearestClass(Routing):
+    """A row is answered by the slot of the class whose mean its bare state is nearest to (`functional/class_distance`).
+
+    The covariance is shared: the mean of the slots' own. In an encoder-only host with one growing head, only labels of
+    that slot's tasks may answer; while a task is learned, only its own. All is computed in float64.
+
+    State: `ClassMeans`.
+
+    Attributes:
+        states: z, of the bare host.
+        tolerance: Of the pseudo-inverse: the share of the largest eigenvalue up to which others are left out.
+        batch_size: Rows of a task that are read at once, after it has been learned.
+    """
+
+    State: ClassVar[type[ClassMeans]] = ClassMeans
+
+    states: PooledStates = MEAN_OF_LAST
+    tolerance: float = 1e-4
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance < 1:
+            raise RecipeError(f"tolerance: {self.tolerance} is not in [0, 1); it is a share of the largest eigenvalue.")
+
+    def objection(self, adapter: Adapter) -> str | None:
+        return None if adapter.weighable else "it chooses among slots, one for each task; inc_lora has them"
+
+    def prepare(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
+        note_tasks(learner, tasks)
+
+    def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
+        """Measure the new tasks' classes."""
+        states: list[Tensor] = []
+        classes: list[int] = []
+        for task in tasks:
+            examples = task.examples("train")
+            rows = learner.encode(examples)  # of unlabeled text, others than the examples
+            targets = [example.target for example in examples] if task.labels else [""] * len(rows)
+            numbers = {
+                target: number for number, target in enumerate(dict.fromkeys(targets), max(classes, default=-1) + 1)
+            }
+            classes += [numbers[target] for target in targets]
+            states.append(self._states(learner, rows))
+        read = torch.cat(states).double()
+        means, covariance = class_moments(read, torch.tensor(classes, device=read.device), max(classes) + 1)
+        known = learner.remembered(self, ClassMeans)
+        before, total = ([], covariance) if known is None else (known.slots, known.covariance + covariance)
+        learner.remember(self, ClassMeans([*before, SlotClasses(_labels(tasks), means)], total))
+
+    def _states(self, learner: LearnerView, rows: Sequence[Encoded]) -> Tensor:
+        """The rows' z [n, d], read in the order of their lengths."""
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row].source))
+        read = [
+            learner.pooled_states([rows[row] for row in order[start : start + self.batch_size]], self.states)
+            for start in range(0, len(rows), self.batch_size)
+        ]
+        return torch.cat(read)[torch.tensor(order).argsort()]
+
+    def route(self, learner: LearnerView, reading: Reading) -> Route | None:
+        """One slot for each row: of its own task where that is given, in training; else of the nearest class."""
+        slots = learner.adapter.tasks
+        if slots == 0:
+            return None
+        known = learner.remembered(self, ClassMeans)
+        if all(reading.tasks):
+            chosen = torch.tensor(slots_of_tasks(learner, reading.tasks), device=learner.host.device)
+        elif known is None:
+            return None
+        else:
+            chosen = self.nearest(learner, known, reading.query(self.states))
+        weights = F.one_hot(chosen, slots).to(torch.float32)
+        return Route(weights, classes=self._open_classes(learner, known, chosen))
+
+    def nearest(self, learner: LearnerView, known: ClassMeans, states: Tensor) -> Tensor:
+        """The slot [B] of the nearest class to each of the bare states [B, d]."""
+        factor, means, owners = self._whitened(learner, known)
+        return owners[squared_distances(states.double() @ factor, means).argmin(-1)]
+
+    def _whitened(self, learner: LearnerView, known: ClassMeans) -> tuple[Tensor, Tensor, Tensor]:
+        """The whitening [d, k], the classes' whitened means [C, k] and their slots [C]; computed once a task."""
+        cached = learner.cache.get(self.key)
+        if cached is not None and cached[0] is known:
+            whitened: tuple[Tensor, Tensor, Tensor] = cached[1]
+            return whitened
+        factor = whitening(known.covariance / len(known.slots), self.tolerance)
+        means = torch.cat([slot.means for slot in known.slots]) @ factor
+        sizes = torch.tensor([len(slot.means) for slot in known.slots])
+        owners = torch.arange(len(sizes)).repeat_interleave(sizes).to(means.device)
+        learner.cache[self.key] = known, (factor, means, owners)
+        return factor, means, owners
+
+    def _open_classes(self, learner: LearnerView, known: ClassMeans | None, chosen: Tensor) -> Tensor | None:
+        """The head's classes that are labels of each row's slot [B, C]; of a slot without labels, all."""
+        head = learner.host.family.head
+        if head is None or head.kind != "growing" or not head.labels.classes:
+            return None  # a head for each task knows the row's task itself
+        before = [] if known is None else [slot.labels for slot in known.slots]
+        opened = torch.zeros(learner.adapter.tasks, len(head.labels.classes), dtype=torch.bool)
+        for row, labels in zip(opened, [*before, _labels(tasks_being_learned(learner))], strict=False):
+            numbers = [head.labels.number(task, label) for task, label in labels]
+            row[[number for number in numbers if number is not None] or slice(None)] = True
+        return opened.to(chosen.device)[chosen]
+
+
+def _labels(tasks: Sequence[Task]) -> list[tuple[str, str]]:
+    """The tasks' labels, each with its task."""
+    return [(task.name, label) for task in tasks for label in task.labels or ()]
