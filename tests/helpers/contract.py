@@ -57,6 +57,8 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "o_lora-all": ("o_lora", {"norm": "squared", "side": "both", "reduce": "mean", "shrinkage": 0.1}),
     "der_pp-small": ("der_pp", {"capacity": 5, "rows": 3, "top_k": 2, "alpha": 0.01, "distance": "sum"}),
     "inc_lora+der": ("inc_lora+der", {"der": {"capacity": 7}}),
+    "seq_ft+distill": ("seq_ft+distill", {}),
+    "am_lora+distill": ("am_lora+distill", {"distill": {"temperature": 1.0}}),
     "ewc-separate": ("ewc", {"mode": "separate", "labels": "sampled", "normalize": True}),
     "seq_lora+ewc+replay": ("seq_lora+ewc+replay", {"replay": {"per_task": 3}}),
     "inc_lora+replay": ("inc_lora+replay", {"replay": {"fraction": 0.5}}),

@@ -38,6 +38,7 @@ OWN = {
     ("der_pp", "alpha"): "the weight of stored logits",
     ("der", "alpha"): "the weight of stored logits",
     ("ewc", "strength"): "a weight of another penalty",
+    ("distill", "strength"): "a weight of another penalty",
     ("l1", "strength"): "a weight of another penalty",
     ("orthogonality", "strength"): "a weight of another penalty",
     ("orthogonal_gradient", "sigma"): "says whether sigma is projected",
