@@ -24,7 +24,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from results_page import write_between
+from results_page import percent, write_between
 
 ROOT = Path(__file__).resolve().parent.parent
 LINES = ROOT / "docs" / "results" / "three_papers.jsonl"
@@ -86,6 +86,8 @@ class Item:
             "order4": ["--stream", "order4", "--limit-train", "200", "--limit-test", "100"],
         }.get(self.part, ["--stream", "order1", "--limit-train", "500", "--limit-test", "500"])
         settings = [*SETTINGS, f"optim.learning_rate={self.rate:g}", *self.own]
+        if self.method == "lb_cl" and not any(setting.startswith("sigma=") for setting in self.own):
+            settings.append("sigma=average")  # the start to the letter, which was the default when these runs were made
         if self.part == "selection":
             settings = [*settings, "measure_on=validation"]
         return [
@@ -238,7 +240,7 @@ def _table(done: list[dict[str, Any]], part: str, labels: list[str], title: str)
         if not lines:
             continue
         cells = [label, str(len(lines)), f"{lines[0]['rate']:g}"]
-        cells += [_percent([line[key] for line in lines]) for key in ("average", "learning", "forgetting")]
+        cells += [percent([line[key] for line in lines]) for key in ("average", "learning", "forgetting")]
         cells += [
             f"{statistics.mean(line[key] for line in lines):.0f}" for key in ("train_seconds", "evaluate_seconds")
         ]
@@ -257,22 +259,12 @@ def _selection(done: list[dict[str, Any]]) -> str:
     for method in (*THREE_SEEDS, *ONE_SEED):
         found = {line["rate"]: line for line in done if _is(line, "selection", method)}
         cells = [
-            f"{_percent([found[rate]['stream_average']])} ({_percent([found[rate]['average']])})"
-            if rate in found
-            else ""
+            f"{percent([found[rate]['stream_average']])} ({percent([found[rate]['average']])})" if rate in found else ""
             for rate in RATES
         ]
         if found:
             rows.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(rows)
-
-
-def _percent(values: list[float | None]) -> str:
-    known = [100 * value for value in values if value is not None]
-    if not known:
-        return "-"
-    spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.1f}{spread}"
 
 
 def main() -> None:
