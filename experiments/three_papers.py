@@ -5,7 +5,8 @@
 
 ``run`` carries out what is not done yet, in order, two runs at a time with one thread each; stopped at any moment, the
 same command goes on. Each finished run adds one line to docs/results/three_papers.jsonl, with its command.
-``table`` writes docs/results.md's tables from those lines.
+``table`` writes docs/results.md's tables from those lines. ``labels FOLDER`` prints the average of a finished run when
+its last learner chooses the most likely label instead of writing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,13 @@ from typing import Any
 
 from results_page import percent, write_between
 
+from nacre.evaluation.scoring import score
+from nacre.evaluation.settings import Decoding
+from nacre.learning.learner import Learner
+from nacre.models.loading import load_host
+from nacre.registry import METHODS
+from nacre.runs.recipe import read_recipe
+
 ROOT = Path(__file__).resolve().parent.parent
 LINES = ROOT / "docs" / "results" / "three_papers.jsonl"
 
@@ -37,6 +45,13 @@ SETTINGS = (
     "matrix=seen",
 )
 THREE_SEEDS = ("seq_lora", "inc_lora", "o_lora", "am_lora", "lb_cl", "seq_lora+migu", "inc_lora+migu")
+PROMPT_RATES = (5e-3, 5e-2, 0.3)  # prompt tuning's published rate is 0.3; at RATES a prompt hardly moves
+PROMPTS = ("prog_prompt", "l2p", "lfpt5")
+BASELINES = (
+    *(*PROMPTS, "epi", "mocl", "sapt_lora", "moe_lora"),
+    *("adapter", "hat", "hat_adapter", "demix", "der_pp", "das"),
+)
+"""The systems that the three papers compare with, beside those above; one seed each."""
 ONE_SEED = ("seq_ft", "seq_ft+migu", "o_lora+migu", "replay", "lora_replay", "ewc", "joint")
 PUBLISHED = {"o_lora+migu": ("migu.threshold=0.05",)}  # MIGU's own choice for O-LoRA; 0.7, the default, elsewhere
 LONG = ("seq_lora", "o_lora", "am_lora", "lb_cl")
@@ -98,9 +113,9 @@ class Item:
 
 def items(done: dict[str, dict[str, Any]]) -> Iterator[Item]:
     """Everything to run whose learning rate is known, in order of importance."""
-    methods = [*THREE_SEEDS, *ONE_SEED]
+    methods = [*THREE_SEEDS, *ONE_SEED, *(name for name in BASELINES if name in METHODS.names())]
     for method in methods:
-        for rate in RATES:
+        for rate in rates_of(method):
             yield Item("selection", method, method, PUBLISHED.get(method, ()), 1, rate)
     rates = {method: rate for method in methods if (rate := chosen_rate(done, method)) is not None}
 
@@ -121,6 +136,11 @@ def items(done: dict[str, dict[str, Any]]) -> Iterator[Item]:
             yield from known("order1", method, method, (), seed)
 
 
+def rates_of(method: str) -> tuple[float, ...]:
+    """The grid that a method's rate is chosen from."""
+    return PROMPT_RATES if method in PROMPTS else RATES
+
+
 def chosen_rate(done: dict[str, dict[str, Any]], method: str) -> float | None:
     """The rate with the best stream average on the validation rows of the first two tasks; the smaller one if equal.
 
@@ -132,7 +152,7 @@ def chosen_rate(done: dict[str, dict[str, Any]], method: str) -> float | None:
         for line in done.values()
         if _is(line, "selection", method)
     }
-    return max(sorted(scores), key=lambda rate: scores[rate]) if len(scores) == len(RATES) else None
+    return max(sorted(scores), key=lambda rate: scores[rate]) if len(scores) == len(rates_of(method)) else None
 
 
 def read_lines() -> dict[str, dict[str, Any]]:
@@ -155,10 +175,16 @@ def run_all(data: str, model: str, work: Path, jobs: int, only: list[str]) -> No
         if finished.returncode:
             print(f"FAILED {item.folder}: {finished.stderr.strip().splitlines()[-1:]}", flush=True)
             return
+        line = _line(item, command, json.loads(finished.stdout))
+        if item.part == "order1":
+            labels = [sys.executable, __file__, "labels", str(output)]
+            line["label_average"] = float(
+                subprocess.run(labels, env=environment, capture_output=True, check=True).stdout
+            )
         with lock:
             LINES.parent.mkdir(parents=True, exist_ok=True)
             with LINES.open("a") as lines:
-                lines.write(json.dumps(_line(item, command, json.loads(finished.stdout))) + "\n")
+                lines.write(json.dumps(line) + "\n")
         print(f"done {item.folder}", flush=True)
 
     started: set[str] = set()
@@ -178,6 +204,18 @@ def run_all(data: str, model: str, work: Path, jobs: int, only: list[str]) -> No
                 started.add(todo[0].folder)
                 waiting.append(pool.submit(carry_out, todo.pop(0)))
             _wait_for_one(waiting)
+
+
+def label_average(folder: Path) -> float:
+    """The average over tasks of a finished run's last learner, which chooses the most likely label of each task."""
+    recipe = read_recipe(folder / "recipe.yaml", {}, [])
+    host = load_host(recipe.model, dropout=recipe.model_dropout)
+    last = sorted((folder / "tasks").iterdir())[-1]
+    learner = Learner.load(last, host)
+    learner.decoding = Decoding(decode="labels")
+    tasks = recipe.tasks()
+    scores = [score(task, answers).value for task, answers in zip(tasks, learner.answer(tasks), strict=True)]
+    return statistics.mean(scores)
 
 
 def _wait_for_one(futures: list[Any]) -> None:
@@ -223,7 +261,9 @@ def _is(line: dict[str, Any], part: str, label: str) -> bool:
 
 def tables() -> str:
     done = list(read_lines().values())
-    parts = [_table(done, "order1", [*THREE_SEEDS, *ONE_SEED], "order1: 4 tasks, 500 training and 500 test rows each")]
+    rows = "4 tasks, 500 training and 500 test rows each"
+    parts = [_table(done, "order1", [*THREE_SEEDS, *ONE_SEED], f"order1: {rows}")]
+    parts.append(_table(done, "order1", list(BASELINES), f"order1, the systems they compare with: {rows}"))
     parts.append(_table(done, "order4", list(LONG), "order4: 15 tasks, 200 training and 100 test rows each"))
     parts += [
         _table(done, f"ablation of {part}", list(labels), f"{part}, order1") for part, labels in ABLATIONS.items()
@@ -233,14 +273,15 @@ def tables() -> str:
 
 
 def _table(done: list[dict[str, Any]], part: str, labels: list[str], title: str) -> str:
-    head = ["", "seeds", "rate", "average", "learning", "forgetting", "train s", "evaluate s"]
+    head = ["", "seeds", "rate", "average", "by labels", "learning", "forgetting", "train s", "evaluate s"]
     rows = [f"### {title}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for label in labels:
         lines = [line for line in done if _is(line, part, label)] or _first_seed(done, part, label)
         if not lines:
             continue
         cells = [label, str(len(lines)), f"{lines[0]['rate']:g}"]
-        cells += [percent([line[key] for line in lines]) for key in ("average", "learning", "forgetting")]
+        for key in ("average", "label_average", "learning", "forgetting"):
+            cells.append(percent([line.get(key) for line in lines]))
         cells += [
             f"{statistics.mean(line[key] for line in lines):.0f}" for key in ("train_seconds", "evaluate_seconds")
         ]
@@ -255,12 +296,13 @@ def _first_seed(done: list[dict[str, Any]], part: str, label: str) -> list[dict[
 
 def _selection(done: list[dict[str, Any]]) -> str:
     rows = ["### The learning rates: validation rows of dbpedia and amazon, stream average (average after both)", ""]
-    rows += [f"| | {' | '.join(f'{rate:g}' for rate in RATES)} |", "|---" * (len(RATES) + 1) + "|"]
-    for method in (*THREE_SEEDS, *ONE_SEED):
+    grid = sorted({*RATES, *PROMPT_RATES})
+    rows += [f"| | {' | '.join(f'{rate:g}' for rate in grid)} |", "|---" * (len(grid) + 1) + "|"]
+    for method in (*THREE_SEEDS, *ONE_SEED, *BASELINES):
         found = {line["rate"]: line for line in done if _is(line, "selection", method)}
         cells = [
             f"{percent([found[rate]['stream_average']])} ({percent([found[rate]['average']])})" if rate in found else ""
-            for rate in RATES
+            for rate in grid
         ]
         if found:
             rows.append(f"| {method} | {' | '.join(cells)} |")
@@ -277,9 +319,12 @@ def main() -> None:
     run.add_argument("--jobs", type=int, default=2)
     run.add_argument("--only", nargs="*", default=[], help="these methods only")
     commands.add_parser("table")
+    commands.add_parser("labels").add_argument("folder", type=Path)
     chosen = parser.parse_args()
     if chosen.command == "run":
         run_all(chosen.data, chosen.model, chosen.work, chosen.jobs, chosen.only)
+    elif chosen.command == "labels":
+        print(label_average(chosen.folder))
     else:
         write_between("<!-- tables -->", "<!-- end of tables -->", tables())
 
