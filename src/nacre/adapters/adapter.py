@@ -56,6 +56,9 @@ class Adapter(ABC):
     has_virtual_tokens: ClassVar[bool] = False
     """Whether something stands in front of an input (`PlacedAdapter.virtual_tokens`)."""
 
+    copied_by_task: ClassVar[bool] = False
+    """Whether a copy of the host can be made of what answers one task alone (`adapters/merged`)."""
+
     @property
     def weighable(self) -> bool:
         """Whether there is a slot for each task, which a route may weight row by row (`Route.weights`)."""

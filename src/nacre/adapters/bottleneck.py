@@ -46,6 +46,7 @@ class Bottleneck(Adapter):
 
     learning_rate: ClassVar[float] = 1e-4  # ContinualLM
     sum_gated: ClassVar[bool] = False
+    copied_by_task: ClassVar[bool] = True
 
     reduction: int = 16
     nonlinearity: Nonlinearity = "gelu"
@@ -218,6 +219,13 @@ class BottleneckSite(Site):
     def effective_weight(self) -> Tensor | None:
         return None
 
+    def settle(self) -> None:
+        if self.row_weights is not None:
+            self.slots.keep_only(int(self.row_weights[0].argmax()))
+            self.row_weights = None
+        for gates in self.unit_gates():
+            gates.settle()
+
 
 @final
 class PlacedBottleneck(PlacedSites[BottleneckSite], GatedUnits):
@@ -244,6 +252,11 @@ class PlacedBottleneck(PlacedSites[BottleneckSite], GatedUnits):
 
     def protected(self) -> list[Protected]:
         return [protected for site in self.sites.values() for protected in site.protected()]
+
+    def copy_slot(self, slot: int) -> None:
+        """Let the newest slot begin as an earlier one, from 0, at every site."""
+        for site in self.sites.values():
+            site.slots.copy_from(slot)
 
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:

@@ -102,6 +102,13 @@ class BottleneckSlots(nn.Module):
         for name, newest in self._newest_as_past().items():
             newest.copy_(getattr(self, name)[slot])
 
+    def keep_only(self, slot: int) -> None:
+        """Forget every adapter but one, from 0, which becomes the newest."""
+        if slot < len(self.past_down):
+            self.copy_from(slot)
+        for name in self._past_shapes(0):
+            setattr(self, name, getattr(self, name)[:0])
+
     def parameters_by_group(self) -> dict[str, nn.Parameter]:
         """The newest slot's tensors under the names of their parameter groups."""
         found = {

@@ -18,7 +18,8 @@ def merged_copy(model: nn.Module) -> nn.Module:
 
     Summed updates are added to their weights, in the weights' precision, and their sites are gone. A gated mixture
     depends on the input, so that its sites stay: their newest tensors and the weights below are parameters, earlier
-    tasks' tensors are not.
+    tasks' tensors are not. Bottleneck adapters stay, too. Where the adapter follows a route of one row, and is
+    `copied_by_task`, the copy answers all rows as that one.
 
     Args:
         model: The host, with or without sites.
@@ -38,7 +39,9 @@ def merged_copy(model: nn.Module) -> nn.Module:
             )
     plain = copy.deepcopy(model)
     merged = {}
-    for name, module in plain.named_modules():
+    for name, module in list(plain.named_modules()):
+        if isinstance(module, Site):
+            module.settle()
         if isinstance(module, Site) and (weight := module.effective_weight()) is not None:
             module.base_weight().copy_(weight)
             merged[name] = module

@@ -99,6 +99,13 @@ class Site(nn.Module, ABC):
             ModelError: The base is not a plain linear layer, so that nothing can be added to its weight.
         """
 
+    def settle(self) -> None:
+        """Keep only what answers under the route in force, which is one task's; a site without routes has nothing else.
+
+        It is called on a copy that is trained further: what is kept are parameters.
+        """
+        return
+
     def forward(self, x: Tensor) -> Tensor:
         """The site's output: x [..., d_in] -> [..., d_out]."""
         return self.adapted(x) if self.is_open and not self.is_bypassed else self.untouched(x)

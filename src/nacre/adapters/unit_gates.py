@@ -50,11 +50,13 @@ class UnitGates(nn.Module):
         past: The earlier tasks' e [t-1, units], frozen.
         slope: s of the newest task's gates; None: as those of a learned task.
         row_weights: Weight of each task for each row of the batch [B, t]; None: the newest task.
+        fixed: What the gates are for good, [units]; None: they are a task's.
         is_open: Whether there is a newest task.
     """
 
     embedding: nn.Parameter
     past: Tensor
+    fixed: Tensor | None
 
     def __init__(self, settings: HardGates, units: int, *, like: Tensor) -> None:
         """Begin without a task.
@@ -67,6 +69,7 @@ class UnitGates(nn.Module):
         super().__init__()
         self.settings, self.units = settings, units
         self.register_buffer("past", like.new_zeros(0, units))
+        self.register_buffer("fixed", None)
         self.slope: float | None = None
         self.row_weights: Tensor | None = None
         self.is_open = False
@@ -100,15 +103,27 @@ class UnitGates(nn.Module):
         """The newest task's gates [units], under its present slope."""
         return self.learned(self.embedding) if self.slope is None else torch.sigmoid(self.slope * self.embedding)
 
+    def by_task(self) -> Tensor:
+        """Every task's gates, newest last, [t, units]."""
+        return torch.cat([self.learned(self.past), self.newest().unsqueeze(0)])
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Keep the gates of the one row that is chosen, or the newest ones, for good; they are not trained."""
+        chosen = self.newest() if self.row_weights is None else (self.row_weights.to(self.past) @ self.by_task())[0]
+        self.close()
+        self.fixed, self.row_weights = chosen, None
+
     def used(self) -> Tensor:
         """A [units], the largest gate of the earlier tasks; 0 before the second."""
         return self.learned(self.past).amax(0) if len(self.past) else self.past.new_zeros(self.units)
 
     def forward(self, outputs: Tensor) -> Tensor:
         """`a * h`, row by row with the gates of the row's task: h [B, ..., units]."""
-        if self.row_weights is None:
-            return outputs * self.newest().to(outputs.dtype)
-        gates = torch.cat([self.learned(self.past), self.newest().unsqueeze(0)])
+        if self.fixed is not None or self.row_weights is None:
+            gates = self.newest() if self.fixed is None else self.fixed
+            return outputs * gates.to(outputs.dtype)
+        gates = self.by_task()
         chosen = weights_of_rows(self.row_weights, outputs).to(gates) @ gates
         return outputs * chosen.to(outputs.dtype).view(len(chosen), *[1] * (outputs.ndim - 2), -1)
 

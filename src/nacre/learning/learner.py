@@ -50,7 +50,7 @@ from nacre.models.loading import load_host
 from nacre.models.named import HeadKind
 from nacre.models.owner import Owner, ParameterGroup
 from nacre.models.pooled_states import PooledStates, pooled_states
-from nacre.parts.part import MicroBatch, Part, Step
+from nacre.parts.part import MicroBatch, Part, Reading, Step
 from nacre.per_task import value_of
 from nacre.progress import ProgressBar
 from nacre.randomness import seeded
@@ -407,6 +407,21 @@ class Learner:
     def under(self, route: Route) -> Iterator[None]:
         """Inside, batches are read under this route instead of the one that the method's routing would choose."""
         with self._routed_by(None), followed(self, route):
+            yield
+
+    @contextmanager
+    def as_task(self, name: str) -> Iterator[None]:
+        """Inside, the host computes as for rows of this task, where the method must be given the task of each.
+
+        Args:
+            name: The task's.
+        """
+        routing = self.method.routing
+        if routing is None or not routing.needs_task_at_test:
+            yield
+            return
+        route = routing.route(self, Reading({}, (name,), _no_query))
+        with nullcontext() if route is None else self.under(route):
             yield
 
     @contextmanager
@@ -775,6 +790,10 @@ def _half_precisions(groups: Sequence[ParameterGroup]) -> str:
 def _shown_by_one() -> OnEvent:
     """The bar of a learner, in one of the processes that train it."""
     return ProgressBar() if PartialState(cpu=only_cpu()).is_main_process else only_warn
+
+
+def _no_query(_: PooledStates) -> Tensor:
+    raise ModelError("Which parameters answer a task depends on its inputs here, and there are none to look at.")
 
 
 def _head_kind(snapshot: Snapshot) -> HeadKind:

@@ -57,7 +57,9 @@ class FineTuning(Probe):
                 f"end_tasks: {method.display_name} ends with a model for each task, not with a last one to copy. "
                 "Set end_tasks.after=never."
             )
-        if self.after != "never" and (method.routing is not None or method.adapter.has_virtual_tokens):
+        routing = method.routing
+        by_task = routing is not None and routing.needs_task_at_test and method.adapter.copied_by_task
+        if self.after != "never" and ((routing is not None and not by_task) or method.adapter.has_virtual_tokens):
             raise RecipeError(
                 f"end_tasks: what {method.display_name} has learned is no part of the encoder's weights, so that a "
                 "copy of the encoder would not have it. Set end_tasks.after=never."

@@ -99,6 +99,8 @@ def fine_tuned(
 ) -> EndResult:
     """Fine-tune a copy of the learner's encoder on one end task, every parameter of it; the learner stays as it is.
 
+    Where the method must be given each row's task, the copy is of what answers the end task's domain.
+
     The result depends on the encoder, the task, the settings and the seed, and on nothing that ran before.
 
     Args:
@@ -110,7 +112,9 @@ def fine_tuned(
         after: The domain that was learned last.
     """
     started = time.monotonic()
-    host = Host(merged_copy(learner.host.body), learner.host.tokenizer, name=learner.host.name)
+    with learner.as_task(end.corpus):
+        copied = merged_copy(learner.host.body)
+    host = Host(copied, learner.host.tokenizer, name=learner.host.name)
     optim = settings.optim(end.epochs)
     tuned = Learner(host, seq_ft(), seed=seed, optim=optim, decoding=learner.decoding, on_event=only_warn)
     tuned.learn(task)
