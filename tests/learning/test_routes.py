@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from helpers.texts import text_host, text_task
 from helpers.tiny import tiny_host, tiny_task
+from nacre.adapters.bottleneck import Bottleneck
 from nacre.adapters.full import Full
 from nacre.adapters.gated import Gated
 from nacre.adapters.low_rank import LowRank
@@ -22,6 +23,7 @@ from nacre.adapters.prompt import Prompt
 from nacre.adapters.route import Route
 from nacre.adapters.site import put_beside, take_from_beside
 from nacre.adapters.svd import Svd
+from nacre.adapters.unit_gates import HardGates
 from nacre.errors import DataError, ModelError, RecipeError
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -212,6 +214,9 @@ def test_slots_can_be_weighted_exactly_where_use_follows_weights() -> None:
         Svd(2, None): True,
         Gated(2, 4.0): False,
         Full(): False,
+        Bottleneck(4): False,
+        Bottleneck(4, slots="per_task"): True,
+        Bottleneck(4, gates=HardGates()): True,
         Prompt(tokens=3): False,
         Prompt(tokens=3, slots="per_task"): False,
         Prompt(tokens=3, slots="per_task", weighted=True): True,

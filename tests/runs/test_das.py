@@ -8,6 +8,7 @@ import os
 import shutil
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from helpers.command import Call
 from helpers.contract import VARIANTS, same_state, state_of
+from helpers.proofs import PROOFS
 from helpers.texts import masked_model, masking_tokenizer, text_host, text_task, write_text
 from helpers.tiny import perturb
 from nacre.adapters.merged import merged_copy
@@ -164,7 +166,7 @@ def test_a_copy_computes_the_same_and_leaves_the_learner_bit_for_bit(variant: st
         ours, theirs = merged(**batch).last_hidden_state, body(**batch).last_hidden_state
     assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
     assert any(isinstance(module, Site) for module in merged.modules()) == variant.startswith(
-        ("am_lora", "adapter", "hat_adapter")
+        ("am_lora", "adapter", "hat_adapter", "demix")
     )
     assert not {id(p) for p in merged.parameters()} & {id(p) for p in body.parameters()}
     assert all(parameter.requires_grad for parameter in merged.parameters())
@@ -177,6 +179,52 @@ def test_a_copy_computes_the_same_and_leaves_the_learner_bit_for_bit(variant: st
     assert all(torch.equal(value, adapter[name]) for name, value in state_of(learner).items())
     assert same_state(learner, twin)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in learner.host.model.modules())
+
+
+@pytest.mark.parametrize("variant", ["hat_adapter", "hat_adapter-binary", "demix"])
+def test_where_the_task_is_given_the_copy_is_of_the_end_tasks_domain(variant: str) -> None:
+    """Two domains: each copy's states are the learner's under that domain's name, and stay so whoever is asked."""
+    learner = Learner(text_host(), build_method(*VARIANTS[variant]), optim=OPTIM)
+    for name in ("corpus_acl", "corpus_ai"):
+        learner.learn(text_task(name))
+    body = learner.host.body
+    batch = learner.host.family.prompts(learner.encode(end_task().examples("test")))
+    states, copies = {}, {}
+    for name in ("corpus_acl", "corpus_ai", "corpus_camera"):
+        with learner.as_task(name), torch.no_grad():
+            states[name] = body(**batch).last_hidden_state
+            copies[name] = merged_copy(body)
+    assert not torch.allclose(states["corpus_acl"], states["corpus_ai"], atol=1e-3)
+    assert torch.equal(states["corpus_camera"], states["corpus_ai"]), "a domain that was never learned: the newest"
+    for name, copied in copies.items():
+        with torch.no_grad():
+            assert torch.allclose(copied(**batch).last_hidden_state, states[name], atol=1e-5)
+        copied(**batch).last_hidden_state.square().sum().backward()
+        assert all(parameter.grad is not None for parameter in copied.parameters())
+    read: dict[str, Tensor] = {}
+    for corpus in ("corpus_acl", "corpus_ai"):
+        first: list[Tensor] = []
+
+        def watch(module: object, args: object, output: Any, first: list[Tensor] = first) -> None:
+            first.append(output.last_hidden_state.detach())
+
+        def hooked(model: Any, watch: Any = watch) -> Any:
+            copied = merged_copy(model)
+            copied.register_forward_hook(watch)
+            return copied
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("nacre.runs.probes.end_tasks_measurement.merged_copy", hooked)
+            fine_tuned(learner, EndTask(corpus, "acl_arc", 1), end_task(), QUICK, seed=1)
+        read[corpus] = first[0]
+    assert not torch.allclose(read["corpus_acl"], read["corpus_ai"], atol=1e-3)
+
+
+def test_what_no_copy_can_hold_is_refused() -> None:
+    for method in (PROOFS["epi_like"](), PROOFS["progressive_prompts"]()):
+        with pytest.raises(RecipeError, match="no part of the encoder's weights"):
+            QUICK.check(method)
+    QUICK.check(build_method("hat_adapter"))
 
 
 def test_a_copy_is_exact_in_float64_and_trained_whole() -> None:

@@ -65,6 +65,10 @@ class Bottleneck(Adapter):
             )
 
     @property
+    def weighable(self) -> bool:
+        return self.grows
+
+    @property
     def grows(self) -> bool:
         return self.slots == "per_task" or self.gates is not None
 

@@ -25,7 +25,9 @@ class GivenTask(Routing):
     needs_task_at_test: ClassVar[bool] = True
 
     def objection(self, adapter: Adapter) -> str | None:
-        return None if adapter.grows else "it chooses among what each task has of its own, and all share one set here"
+        return (
+            None if adapter.weighable else "it chooses among what each task has of its own, and all share one set here"
+        )
 
     def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         learner.resources[self.key] = {task.name for task in tasks}
