@@ -60,6 +60,8 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "inc_lora+der": ("inc_lora+der", {"der": {"capacity": 7}}),
     "seq_ft+distill": ("seq_ft+distill", {}),
     "am_lora+distill": ("am_lora+distill", {"distill": {"temperature": 1.0}}),
+    "das-update": ("das", {"mask": "update", "importance_rows": 5}),
+    "seq_ft+soft_mask+migu": ("seq_ft+soft_mask+migu", {}),
     "ewc-separate": ("ewc", {"mode": "separate", "labels": "sampled", "normalize": True}),
     "seq_lora+ewc+replay": ("seq_lora+ewc+replay", {"replay": {"per_task": 3}}),
     "inc_lora+replay": ("inc_lora+replay", {"replay": {"fraction": 0.5}}),

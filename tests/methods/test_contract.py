@@ -230,6 +230,7 @@ PER_TASK_HEADS: dict[str, tuple[str, dict[str, object]]] = {
     "replay": ("replay", {"fraction": 0.3}),
     "lb_cl": ("lb_cl", ROOM),
     "der_pp": ("der_pp", {"capacity": 8}),
+    "das": ("das", {}),
     "ewc-sampled": ("ewc", {"mode": "separate", "labels": "sampled"}),
     "inc_lora+replay": ("inc_lora+replay", {"replay": {"fraction": 0.5}}),
     "seq_lora+migu": ("seq_lora+migu", {}),

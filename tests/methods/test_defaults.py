@@ -25,6 +25,7 @@ TWINS = {
     "ewc": {"+ewc": {}},
     "replay": {"+replay": {}},
     "der_pp": {"+der": {}},
+    "das": {"+soft_mask": {}},
     "lora_replay": {"+replay": {}, "seq_lora": {}},
 }
 """Methods that hold what others add. A parameter has the other's name, or the one given here."""
@@ -38,6 +39,7 @@ OWN = {
     ("der_pp", "alpha"): "the weight of stored logits",
     ("der", "alpha"): "the weight of stored logits",
     ("ewc", "strength"): "a weight of another penalty",
+    ("das", "temperature"): "that of cosines",
     ("distill", "strength"): "a weight of another penalty",
     ("l1", "strength"): "a weight of another penalty",
     ("orthogonality", "strength"): "a weight of another penalty",
