@@ -23,8 +23,9 @@ from nacre.models.families import Lengths
 from nacre.models.host import Host
 from nacre.parts.old_answers import OldAnswers
 from nacre.parts.part import MicroBatch
-from nacre.parts.pseudo_rehearsal import PseudoState
+from nacre.parts.pseudo_rehearsal import PseudoState, Wording
 from nacre.parts.row_writing import RowWriting
+from nacre.tasks.pseudo_rows import parse_rows
 from nacre.tasks.template import Example
 
 OPTIM = Optim(batch_size=4, learning_rate=0.3, log_every=1, max_target_length=8)
@@ -173,6 +174,26 @@ def test_the_writing_loss_is_that_of_the_whole_row(architecture: str) -> None:
     assert seen
 
 
+@pytest.mark.parametrize("length", [7, 8, 12, 40])
+def test_a_long_text_loses_its_end_and_never_its_answer(architecture: str, length: int) -> None:
+    """What is learned to be written can be read back."""
+    learner = learner_of(architecture, lfpt5(**SMALL))
+    family, text = learner.host.family, "the big dog sees the old lamp near the small rose"
+    row = Wording("Write an example of {task}.", "Answer:", length).written(learner, "animals", text, "yes")
+    words = 15  # the text's eleven, Answer, the colon, yes and the end
+    assert len(row.target) == min(length, words)
+    (kept,) = parse_rows([family.text(row.target)], "Answer:", ("yes", "no"), 1).rows
+    assert kept.target == "yes"
+    assert kept.text.split() == text.split()[: min(length, words) - 4]
+    assert not family.is_cut(row.target)
+
+
+def test_an_answer_that_leaves_no_text_is_refused(architecture: str) -> None:
+    learner = learner_of(architecture, lfpt5(**SMALL | {"max_length": 4}))
+    with pytest.raises(DataError, match="max_length = 4: the answer 'yes' of task 'animals' takes 4 tokens"):
+        learner.learn(TASKS[0])
+
+
 def test_samples_depend_on_seed_task_and_number_alone(architecture: str, tmp_path: Path) -> None:
     """Batches do not matter, and neither does a restart in between."""
     drawn: list[list[str]] = []
@@ -204,6 +225,39 @@ def test_samples_depend_on_seed_task_and_number_alone(architecture: str, tmp_pat
     again.learn(TASKS[1])
     assert not whole.snapshot().differences(again.snapshot())
     assert {row[2] for row in state(whole).rows} <= {"yes", "no"}
+
+
+def test_killed_in_a_task_and_continued_it_rehearses_the_same_rows(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the generator writes follows from the seeds that it is given, and from nothing else."""
+
+    def sample(self: Host, rows: Sequence[object], count: int, *, seeds: Sequence[int], **_: object) -> list[list[str]]:
+        things = ("dog", "cat", "cow", "hen", "stone", "lamp", "spoon", "chair")
+        return [[f"the {things[seed % 8]} Answer : {('yes', 'no')[seed // 8 % 2]}"] for seed in seeds]
+
+    monkeypatch.setattr(Host, "sample", sample)
+
+    def kill(event: Event) -> None:
+        if isinstance(event, StepTaken) and event.step == 2:
+            raise KeyboardInterrupt
+
+    whole = learner_of(architecture, lfpt5(**SMALL))
+    for task in TASKS:
+        whole.learn(task)
+    killed = learner_of(architecture, lfpt5(**SMALL))
+    for task in TASKS[:2]:
+        killed.learn(task)
+    killed.save(tmp_path / "saved")
+    killed.on_event = kill
+    with pytest.raises(KeyboardInterrupt):
+        killed.learn(TASKS[2])
+    killed.remove()
+    again = Learner.load(tmp_path / "saved", tiny_host(architecture))
+    again.learn(TASKS[2])
+    assert len({task for task, *_ in state(whole).rows}) == 2, "there is something to rehearse of both tasks"
+    assert state(again) == state(whole)
+    assert torch.equal(prompt(again), prompt(whole))
 
 
 def test_a_host_that_cannot_write_is_refused() -> None:

@@ -49,6 +49,8 @@ def lfpt5(
 
     Assumed:
         - The prompt stands in front of the input. The release appends it, which a decoder-only host could not read.
+        - Where a row is too long to be written, its text loses its end, never the separator and the answer. The release
+          reads at most 128 tokens of a text and writes rows of 256.
         - G_k and A are words. The release adds a token for each, with an embedding that is not trained.
         - L is divided by 1 - lambda_kd, so that the task loss keeps its weight; the optimizer does not see the
           difference.

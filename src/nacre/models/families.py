@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,6 +46,10 @@ class Lengths:
 
     source: int = 512
     target: int = 50
+
+
+WHOLE = Lengths(sys.maxsize, sys.maxsize)
+"""Lengths at which nothing is cut."""
 
 
 @dataclass(frozen=True)
@@ -304,6 +309,20 @@ class Family(ABC):
             else:
                 rows += [self.encode(example, lengths) for example in group]
         return rows
+
+    @final
+    def fitting(self, text: str, limit: int, example: Callable[[str], Example]) -> str:
+        """The text, or as much of its beginning as fits into a target.
+
+        Args:
+            text: Is a part of the target, not all of it.
+            limit: How many tokens a target may have, its end token included.
+            example: Makes the example that has the text, or a beginning of it, in its target.
+
+        Raises:
+            DataError: If nothing of the text is left.
+        """
+        return self._fit(text, lambda text: list(self.encode_target(example(text), WHOLE)), limit, text)[1]
 
     @final
     def label_set(self, example: Example, labels: Sequence[str], lengths: Lengths) -> Labels:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from nacre.models.architectures import config_of
 from nacre.models.batch import Batch
 from nacre.models.chunks import chunked
 from nacre.models.conversations import Chat, Piece, check_conversations, without_oldest
-from nacre.models.families import Encoded, Family, Lengths, Tokenizer, read_size
+from nacre.models.families import WHOLE, Encoded, Family, Lengths, Tokenizer, read_size
 from nacre.models.label_passes import LabelReading, read_as_prompt, read_by_encoder, read_whole, takes_tree
 from nacre.models.label_tree import Labels, LabelTree, tree_of
 from nacre.models.sampling import Sampling, SeededDraws
@@ -28,9 +27,6 @@ from nacre.models.seam import joint_of, special_texts
 from nacre.models.vocabulary import embeddings_of, padding_of
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example, Turn
-
-WHOLE = Lengths(sys.maxsize, sys.maxsize)
-"""Lengths at which nothing is cut."""
 
 LOGITS_AT_ONCE = 2**26
 """How many logits a pass over all labels may make: a quarter of a GiB in float32."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, final
 from nacre.documents import shown
 from nacre.errors import DataError, RecipeError
 from nacre.events import PseudoRowsGenerated, Warned
-from nacre.models.families import Encoded, Lengths
+from nacre.models.families import WHOLE, Encoded, Lengths
 from nacre.parts.part import LearnerView, Memory
 from nacre.seeds import derive
 from nacre.tasks.pseudo_rows import parse_rows, row_as_text
@@ -62,7 +62,7 @@ class Wording:
     Attributes:
         cue: What the model reads to write a row of a task; {task} stands for its name.
         separator: What stands between text and answer.
-        max_length: A written row has at most so many tokens.
+        max_length: A written row has at most so many tokens, its end token included.
     """
 
     cue: str
@@ -77,15 +77,39 @@ class Wording:
         if self.max_length < 1:
             raise RecipeError(f"max_length = {self.max_length} is not a positive number of tokens.")
 
-    def example(self, task: str, text: str = "", answer: str = "") -> Example:
-        """The cue of a task, and a row of it as the target."""
-        written = row_as_text(text, answer, self.separator) if answer else ""
-        return Example(self.cue.replace("{task}", task), "", "", written, task=task)
+    def asked(self, learner: LearnerView, task: str) -> Encoded:
+        """The cue of a task, behind which a row is to be written."""
+        return learner.host.family.encode(self._example(task, ""), self._lengths)
 
-    def encode(self, learner: LearnerView, examples: Sequence[Example]) -> list[Encoded]:
-        """Examples that `example` made, as token ids of at most `max_length` each."""
-        lengths = Lengths(self.max_length, self.max_length)
-        return learner.host.family.encode_all(examples, lengths)
+    def written(self, learner: LearnerView, task: str, text: str, answer: str) -> Encoded:
+        """The cue of a task, and a row of it as the target.
+
+        A text that is too long loses its end. Separator and answer stay: without them the row could not be read back.
+
+        Raises:
+            DataError: They alone are too long.
+        """
+        family = learner.host.family
+
+        def row(text: str) -> Example:
+            return self._example(task, row_as_text(text, answer, self.separator))
+
+        encoded = family.encode(row(text), self._lengths)
+        if not family.is_cut(encoded.target):
+            return encoded
+        if (alone := len(family.encode_target(row(""), WHOLE))) >= self.max_length:
+            raise DataError(
+                f"max_length = {self.max_length}: the answer '{answer}' of task '{task}' takes {alone} tokens with the "
+                "separator, which leaves none for a text."
+            )
+        return family.encode(row(family.fitting(" ".join(text.split()), self.max_length, row)), self._lengths)
+
+    @property
+    def _lengths(self) -> Lengths:
+        return Lengths(target=self.max_length)
+
+    def _example(self, task: str, written: str) -> Example:
+        return Example(self.cue.replace("{task}", task), "", "", written, task=task)
 
 
 @final
@@ -158,7 +182,7 @@ class PseudoRehearsal(Memory):
 
     def _written(self, learner: LearnerView, asked: AskedTask) -> list[list[str]]:
         count = self.draws * len(asked.labels or [""])
-        (row,) = self.wording.encode(learner, [self.wording.example(asked.task)])
+        row = self.wording.asked(learner, asked.task)
         samples: list[str] = []
         for start in range(0, count, self.batch_size):
             numbers = range(start, min(count, start + self.batch_size))

@@ -39,8 +39,8 @@ class RowWriting(BatchTerm):
         for task in tasks:
             rows += zip(task.examples("train"), (row.text for row in task.train), strict=True)
         asked = learner.encode([example for example, _ in rows])
-        written = [self.wording.example(example.task, text, example.target) for example, text in rows]
-        learner.resources[self.key] = dict(zip(asked, self.wording.encode(learner, written), strict=True))
+        written = [self.wording.written(learner, example.task, text, example.target) for example, text in rows]
+        learner.resources[self.key] = dict(zip(asked, written, strict=True))
 
     def value(self, learner: LearnerView, batch: MicroBatch) -> Tensor:
         known: dict[Encoded, Encoded] = learner.resources[self.key]
