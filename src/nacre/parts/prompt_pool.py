@@ -75,7 +75,8 @@ class PromptPool(Routing):
             keys.begin(query.shape[1], learner.state.seed)
         else:
             keys.keys.requires_grad_(True)
-        learner.resources[self.key] = torch.zeros(self.pool, dtype=torch.long, device=learner.host.device)
+        if self.diversify != "off":
+            learner.resources[self.key] = torch.zeros(self.pool, dtype=torch.long, device=learner.host.device)
 
     def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         if self.diversify == "off":
@@ -93,7 +94,9 @@ class PromptPool(Routing):
         distances = key_distances(reading.query(self.query), owner.keys)
         chosen = nearest_keys(distances, self.select, self._penalties(learner) if in_training else None)
         if in_training and self.key in learner.resources:
-            learner.resources[self.key] += torch.bincount(chosen.flatten(), minlength=self.pool)
+            counts: Tensor = learner.resources[self.key]
+            # bincount would wait for the device to know the largest number.
+            counts.index_add_(0, chosen.flatten(), torch.ones_like(chosen.flatten()))
         rows = chosen.unsqueeze(-1) * self.length + torch.arange(self.length, device=chosen.device)
         return Route(prompts=rows.flatten(1), scores=distances.gather(1, chosen))
 
