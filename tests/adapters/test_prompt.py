@@ -14,7 +14,7 @@ from torch import Tensor
 from helpers.proofs import epi_like, progressive_prompts
 from helpers.tiny import tiny_host, tiny_task
 from nacre.adapters.merged import merged_copy
-from nacre.adapters.prompt import PlacedPrompt, Prompt
+from nacre.adapters.prompt import PlacedPrompt, Prompt, PromptPosition
 from nacre.adapters.route import Route
 from nacre.errors import CheckpointError, DataError, ModelError, RecipeError
 from nacre.evaluation.decoding import Decoding
@@ -25,6 +25,7 @@ from nacre.method import Method
 from nacre.models.families import Encoded
 from nacre.models.loading import load_host
 from nacre.models.pooled_states import PooledStates
+from nacre.models.prefix import with_tokens_behind
 from nacre.runs.probes.base_ability import BaseAbility
 from nacre.runs.probes.end_tasks import FineTuning
 
@@ -33,8 +34,9 @@ TASKS = [tiny_task(name) for name in ("animals", "birds", "fish")]
 TOKENS = 3
 
 
-def shared(tokens: int = TOKENS, placeholders: int | None = None) -> Method:
-    return Method(title="Prompt tuning", sources=(), adapter=Prompt(tokens=tokens, placeholders=placeholders))
+def shared(tokens: int = TOKENS, placeholders: int | None = None, position: PromptPosition = "before") -> Method:
+    adapter = Prompt(tokens=tokens, placeholders=placeholders, position=position)
+    return Method(title="Prompt tuning", sources=(), adapter=adapter)
 
 
 @torch.enable_grad()
@@ -65,7 +67,8 @@ def by_hand(learner: Learner, rows: list[Encoded], prompt: Tensor) -> Tensor:
     for row in rows:
         own = words(torch.tensor(row.source))
         if family.name == "encoder-decoder":
-            embedded = torch.cat([prompt, own])[None]
+            parts = (own, prompt) if learner.method.adapter.virtual_tokens_behind else (prompt, own)
+            embedded = torch.cat(parts)[None]
             target = torch.tensor([row.target])
             shifted = bare.body.prepare_decoder_input_ids_from_labels(labels=target)
             found.append(bare.body(inputs_embeds=embedded, decoder_input_ids=shifted).logits[0])
@@ -94,11 +97,49 @@ def test_predictions_are_those_of_hand_made_embeddings(architecture: str) -> Non
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+def test_a_prompt_behind_the_input_is_read_there(architecture: str) -> None:
+    """Rows of unlike length share a batch: behind each stands the prompt, and then padding."""
+    learner = learned(shared(position="after"), architecture)
+    rows = learner.encode(TASKS[0].examples("test"))
+    assert len({len(row.source) for row in rows}) > 1
+    logits, labels = learner.predictions(rows)
+    found = logits[labels != IGNORED]
+    torch.testing.assert_close(found, by_hand(learner, rows, table(learner)[0]), atol=1e-5, rtol=1e-5)
+    first = learner.host.family.prefix_of("")
+    for ids, mask, row in zip(*learner.host.family.prompts(rows).values(), rows, strict=True):
+        assert ids[mask.bool()].tolist() == [*row.source, *first]
+    before = learned(shared(), architecture)
+    before.adapter.load(learner.adapter.tensors(), {"slots": 3})
+    logits, labels = before.predictions(rows)
+    assert not torch.allclose(logits[labels != IGNORED], found, atol=1e-4), "the side is a part of the method"
+    check_answers(learner, table(learner)[0])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "roberta"])
+def test_a_prompt_behind_the_input_needs_an_encoder_decoder(architecture: str) -> None:
+    with pytest.raises(ModelError, match="position=after: only an encoder-decoder model reads a prompt behind"):
+        Learner(tiny_host(architecture), shared(position="after"))
+
+
+def test_prompts_stand_behind_rows_padded_on_either_side() -> None:
+    ids = torch.tensor([[7, 8, 0, 0], [0, 4, 5, 6]])
+    tokens = torch.tensor([[90, 91], [90, 91]])
+    found, mask = with_tokens_behind(ids, (ids > 0).long(), tokens)
+    assert found[mask.bool()].tolist() == [7, 8, 90, 91, 4, 5, 6, 90, 91]
+    assert mask.tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0]]
+
+
+@torch.no_grad()
 def test_free_answers_and_label_scores_read_the_prompts(architecture: str) -> None:
     learner = learned(progressive_prompts(), architecture)
+    check_answers(learner, table(learner)[:2].flip(0).flatten(0, 1))
+
+
+def check_answers(learner: Learner, prompt: Tensor) -> None:
+    """Free answers to the second task and its label scores, against hand-made embeddings."""
     host, task = learner.host, TASKS[1]
     assert task.labels is not None
-    prompt = table(learner)[:2].flip(0).flatten(0, 1)
     examples = task.examples("test")
 
     def scores(label: str) -> Tensor:

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Generation
 from helpers import tiny
 from helpers.command import Call, assert_one_line_error
 from helpers.tiny import WORDS, tiny_host, tiny_task, write_task
-from nacre.adapters.prompt import Prompt
+from nacre.adapters.prompt import Prompt, PromptPosition
 from nacre.errors import CheckpointError, DataError, ModelError, RecipeError
 from nacre.evaluation.base_ability import harness, measure, programs
 from nacre.evaluation.base_ability.benchmarks import ABILITIES, PUBLISHED, AbilityTask, load_ability_tasks
@@ -135,7 +135,8 @@ def log_likelihood(host: Host, context: str, continuation: str, positions: int) 
     """From the definition: the sum of the softmax's logarithms at the continuation's tokens, one text at a time."""
     model, words, prefix = host.model, host.tokenizer, list(host.family.prefix_of(""))
     if host.family.name == "encoder-decoder":
-        source = torch.tensor([prefix + words(context)["input_ids"][-positions:]])
+        read = words(context)["input_ids"][-positions:]
+        source = torch.tensor([read + prefix if host.family.prefix_is_behind else prefix + read])
         target = words(continuation, add_special_tokens=False)["input_ids"]
         start = [getattr(model.config, "decoder_start_token_id", None), *target[:-1]]
         logits = model(input_ids=source, decoder_input_ids=torch.tensor([start])).logits[0]
@@ -210,9 +211,9 @@ def test_it_does_so_with_pretrained_models(model: str, name: str) -> None:
     check_against_definition(host, folder, name, harness.positions(host), within=1e-3)
 
 
-def prompted(host: Host) -> Learner:
+def prompted(host: Host, position: PromptPosition = "before") -> Learner:
     """A learner with a soft prompt of four tokens, far from any word."""
-    method = Method(title="Prompt tuning", sources=(), adapter=Prompt(tokens=4))
+    method = Method(title="Prompt tuning", sources=(), adapter=Prompt(tokens=4, position=position))
     optim = Optim(batch_size=4, learning_rate=0.3, max_target_length=8)
     learner = Learner(
         host, method, optim=optim, decoding=Decoding(decode="labels")
@@ -221,13 +222,15 @@ def prompted(host: Host) -> Learner:
     return learner
 
 
-@pytest.mark.parametrize("architecture", ["llama", "t5", "bart"])
-def test_a_soft_prompt_stands_in_front_of_every_text(architecture: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "position"), [("llama", "before"), ("t5", "before"), ("bart", "before"), ("t5", "after")]
+)
+def test_a_soft_prompt_stands_beside_every_text(architecture: str, position: PromptPosition, tmp_path: Path) -> None:
     folder = write_abilities(tmp_path / "ability", 25)
     (task,) = load_ability_tasks(["hellaswag"], str(folder), 100)
     host = word_host(architecture, texts_of(task), positions=40)
     plain = measure_ability(host, task).log_likelihoods
-    learner = prompted(host)
+    learner = prompted(host, position)
     if architecture != "t5":
         assert harness.positions(host) == 36
     assert check_against_definition(host, folder, "hellaswag", 36, within=1e-9).log_likelihoods != plain
@@ -319,17 +322,21 @@ def test_a_tokenizer_without_padding_or_with_an_end_token_behind_every_text(tmp_
     assert [value for row in found for value in row] == pytest.approx([value for row in plain for value in row])
 
 
-@pytest.mark.parametrize("soft_prompt", [False, True])
-@pytest.mark.parametrize("architecture", ["llama", "t5"])
-def test_answers_are_the_likeliest_token_after_token(architecture: str, soft_prompt: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "soft_prompt"),
+    [("llama", None), ("t5", None), ("llama", "before"), ("t5", "before"), ("t5", "after")],
+)
+def test_answers_are_the_likeliest_token_after_token(
+    architecture: str, soft_prompt: PromptPosition | None, tmp_path: Path
+) -> None:
     """Whatever the model's own generation settings say, and as far as its positions go. Two prompts of unlike length
-    are read together, and behind a soft prompt, if there is one."""
+    are read together, with a soft prompt, if there is one."""
     (task,) = load_ability_tasks(["humaneval"], str(write_abilities(tmp_path, 1)))
     host = word_host(architecture, texts_of(task), positions=90)
     if soft_prompt:
-        prompted(host)
+        prompted(host, soft_prompt)
     prefix = host.family.prefix_of("")
-    assert len(prefix) == 4 * soft_prompt
+    assert len(prefix) == 4 * bool(soft_prompt)
     host.model.generation_config = GenerationConfig(
         do_sample=True, repetition_penalty=9.0, max_length=3, bos_token_id=3, eos_token_id=1, decoder_start_token_id=0
     )
@@ -337,7 +344,8 @@ def test_answers_are_the_likeliest_token_after_token(architecture: str, soft_pro
     samples, cut = harness.samples_of(host, task, 2, budget)
     assert (budget, cut) == (8, 0)
     for document, sample in zip(task.documents, samples, strict=True):
-        ids, written = [*prefix, *host.tokenizer(document["prompt"])["input_ids"]], [0] * (architecture == "t5")
+        words = host.tokenizer(document["prompt"])["input_ids"]
+        ids, written = [*words, *prefix] if soft_prompt == "after" else [*prefix, *words], [0] * (architecture == "t5")
         for _ in range(8):
             with torch.no_grad():
                 if architecture == "t5":

@@ -65,6 +65,11 @@ class Adapter(ABC):
         return False
 
     @property
+    def virtual_tokens_behind(self) -> bool:
+        """Whether they stand behind an input instead."""
+        return False
+
+    @property
     @abstractmethod
     def grows(self) -> bool:
         """Whether what is stored grows with the number of tasks."""

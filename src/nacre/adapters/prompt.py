@@ -20,6 +20,7 @@ from nacre.adapters.route import Route
 from nacre.adapters.routed import check_weights
 from nacre.adapters.site import allow_saving, forbid_saving, pristine_tensors, put_module
 from nacre.errors import ModelError, RecipeError
+from nacre.models.architectures import config_of
 from nacre.models.fit import Form, check_fit, count_of
 from nacre.models.owner import ParameterGroup, stop_training
 from nacre.models.reader import reader_of
@@ -27,6 +28,9 @@ from nacre.seeds import derive
 
 LONGEST = 65_536
 """The largest number of tokens of a prompt: as many as texts have at the very most."""
+
+
+PromptPosition = Literal["before", "after"]
 
 
 @final
@@ -45,6 +49,8 @@ class Prompt(Adapter):
             its task P' alone is kept. None: the prompt is trained itself.
         placeholders: Number of a shared slot's tokens in front of an input: the first ones, or those that a route
             chooses; None: all.
+        position: Whether the prompt stands before an input or after it, behind the end token. Only an encoder-decoder
+            host can read one that stands after.
     """
 
     learning_rate: ClassVar[float] = 0.3  # Progressive Prompts, T5-large
@@ -57,6 +63,7 @@ class Prompt(Adapter):
     weighted: bool = False
     bottleneck: int | None = None
     placeholders: int | None = None
+    position: PromptPosition = "before"
 
     def __post_init__(self) -> None:
         if self.tokens < 1:
@@ -87,6 +94,10 @@ class Prompt(Adapter):
     @property
     def needs_task_at_test(self) -> bool:
         return self.slots == "per_task" and not self.weighted
+
+    @property
+    def virtual_tokens_behind(self) -> bool:
+        return self.position == "after"
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -221,8 +232,14 @@ class PlacedPrompt(PlacedAdapter):
             settings: The adapter's settings.
 
         Raises:
-            ModelError: The host does not say which embedding its input goes through.
+            ModelError: The host does not say which embedding its input goes through, or a prompt cannot stand where it
+                should.
         """
+        if settings.position == "after" and not config_of(model).is_encoder_decoder:
+            raise ModelError(
+                "position=after: only an encoder-decoder model reads a prompt behind an input, and "
+                f"{type(model).__name__} is none: take position=before."
+            )
         reader: Any = reader_of(model)
         embedding = reader.get_input_embeddings()
         names = {id(module): name for name, module in model.named_modules(remove_duplicate=False)}

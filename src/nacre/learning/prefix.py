@@ -25,6 +25,11 @@ class LearnerPrefix:
     def __init__(self, learner: Prompted) -> None:
         self.learner = learner
 
+    @property
+    def behind(self) -> bool:
+        """See `nacre.models.prefix.Prefix`."""
+        return self.learner.method.adapter.virtual_tokens_behind
+
     def tokens(self, task: str) -> tuple[int, ...]:
         """See `nacre.models.prefix.Prefix`. A task that was never learned has those of the newest one."""
         adapter, learned = self.learner.adapter, self.learner.state.tasks

@@ -1,6 +1,6 @@
 """LFPT5: one soft prompt that answers and writes rows of earlier tasks, which are learned again."""
 
-from nacre.adapters.prompt import Prompt
+from nacre.adapters.prompt import Prompt, PromptPosition
 from nacre.errors import RecipeError
 from nacre.method import Method, method
 from nacre.parts.old_answers import OldAnswers
@@ -22,13 +22,14 @@ def lfpt5(
     max_length: int = 128,
     cue: str = "Write an example of {task}.",
     separator: str = "Answer:",
+    position: PromptPosition = "before",
 ) -> Method:
     """LFPT5: one soft prompt answers, and writes rows of earlier tasks that are learned again with each new one.
 
     The host is frozen. Nothing of earlier tasks is stored but how they are asked; no task is given at test.
 
     Equations:
-        P in R^{l x d}, the only trained parameters, stands in front of every input
+        P in R^{l x d}, the only trained parameters, stands before every input, or after it
         L = (1 - lambda_kd) (L_task + lambda_lm L_lm) + lambda_kd L_kd
         L_task = -log p(y | P, x); L_lm = -log p("x A y" | P, G_k), G_k the cue of the row's task k, A the separator
         L_kd = sum over answer tokens and words of p_old (log p_old - log p_new), for written rows alone; p_old with the
@@ -46,9 +47,12 @@ def lfpt5(
         max_length: Tokens of a written row, at most.
         cue: G_k; {task} stands for the task's name.
         separator: A, what stands between text and answer.
+        position: Whether the prompt stands before the input, or after it as in the release, which only an
+            encoder-decoder host reads.
 
     Assumed:
-        - The prompt stands in front of the input. The release appends it, which a decoder-only host could not read.
+        - The prompt stands in front of the input, so that a decoder-only host reads it. The release appends it
+          (`position=after`).
         - Where a row is too long to be written, its text loses its end, never the separator and the answer. The release
           reads at most 128 tokens of a text and writes rows of 256.
         - G_k and A are words. The release adds a token for each, with an embedding that is not trained.
@@ -77,7 +81,7 @@ def lfpt5(
     return Method(
         title="LFPT5 (a prompt that rehearses what it writes)",
         sources=("arXiv 2110.07298",),
-        adapter=Prompt(tokens=prompt_length),
+        adapter=Prompt(tokens=prompt_length, position=position),
         memory=PseudoRehearsal(wording, per_label, draws, top_k),
         batch_terms=tuple(terms),
     )

@@ -343,6 +343,12 @@ class Family(ABC):
         """
         return () if self.prefix is None else self.prefix.tokens(task)
 
+    @property
+    @final
+    def prefix_is_behind(self) -> bool:
+        """Whether virtual tokens stand behind an input instead of in front of it."""
+        return self.prefix is not None and self.prefix.behind
+
     @final
     def check_lengths(self, lengths: Lengths, max_new_tokens: int | None) -> None:
         """Check that the model's positions hold the longest answer, behind the longest input where they share them.
@@ -421,8 +427,11 @@ class Family(ABC):
 
     def _read(self, row: Encoded) -> tuple[int, ...]:
         """What the model reads of a row: its source with the virtual tokens of its task."""
-        prefix, at = self.prefix_of(row.task), self.prefix_at
-        return (*row.source[:at], *prefix, *row.source[at:]) if prefix else row.source
+        prefix = self.prefix_of(row.task)
+        if not prefix:
+            return row.source
+        at = len(row.source) if self.prefix_is_behind else self.prefix_at
+        return (*row.source[:at], *prefix, *row.source[at:])
 
     def _texts(self, examples: Sequence[Example], lengths: Lengths) -> list[Encoded]:
         """Texts as rows. A chunk may hold texts of several tasks; then it is of none."""

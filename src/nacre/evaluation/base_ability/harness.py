@@ -25,6 +25,7 @@ from nacre.functional.losses import IGNORED
 from nacre.models.batch import Batch
 from nacre.models.generative import DecoderOnly, Generative
 from nacre.models.host import Host
+from nacre.models.prefix import with_tokens_behind
 from nacre.optional import need
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
@@ -228,16 +229,20 @@ def _model_class() -> Any:
 
         def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
             batch = self._batch(inps, attn_mask, labels)
-            prefix = self._prefix(inps)
-            count = prefix.shape[1] if attn_mask is None else 0  # a decoder that reads it gives logits for it, too
-            mask = None if attn_mask is None else torch.cat([torch.ones_like(prefix), attn_mask], 1)
+            ids, mask = self._prompted(inps, attn_mask)
+            # A decoder that reads virtual tokens gives logits for them, too.
+            count = ids.shape[1] - inps.shape[1] if attn_mask is None else 0
             with self.host.family.routed(batch):
-                logits: Tensor = super()._model_call(torch.cat([prefix, inps], 1), mask, labels)
+                logits: Tensor = super()._model_call(ids, mask, labels)
             return logits[:, count:]
 
-        def _prefix(self, ids: Tensor) -> Tensor:
-            """The virtual tokens in front of every row of a batch [B, S], as [B, k]."""
-            return ids.new_tensor(self.host.family.prefix_of("")).expand(len(ids), -1)
+        def _prompted(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            """A batch [B, S] and its mask, if it has one, with the virtual tokens of every row: [B, S + k]."""
+            family = self.host.family
+            prefix = ids.new_tensor(family.prefix_of("")).expand(len(ids), -1)
+            if mask is not None and family.prefix_is_behind:
+                return with_tokens_behind(ids, mask, prefix)
+            return torch.cat([prefix, ids], 1), None if mask is None else torch.cat([torch.ones_like(prefix), mask], 1)
 
         def _batch(self, inps: Tensor, attn_mask: Tensor | None, labels: Tensor | None) -> Batch:
             """What a router is shown of a call. lm-eval gives a decoder neither mask nor labels."""
@@ -261,17 +266,15 @@ def _model_class() -> Any:
 
             lm-eval would let a decoder of its own write as many tokens more as the prompt has.
             """
-            prefix = self._prefix(context)
-            count = prefix.shape[1] if self.backend == "causal" else 0
+            # Between virtual tokens and a short row there is padding, which nobody sees and no position counts.
+            ids, mask = self._prompted(context, attention_mask)
+            assert mask is not None
+            count = ids.shape[1] - context.shape[1] if self.backend == "causal" else 0
             start = count + context.shape[1] if self.backend == "causal" else 1
             stopping = helpers.stop_sequences_criteria(self.tokenizer, stop, start, len(context))
             family = self.host.family
             assert isinstance(family, Generative)
-            # Between these and a short row there is padding, which nobody sees and no position counts.
-            inputs = {
-                "input_ids": torch.cat([prefix, context], 1),
-                "attention_mask": torch.cat([torch.ones_like(prefix), attention_mask], 1),
-            }
+            inputs = {"input_ids": ids, "attention_mask": mask}
             prompts = Batch(inputs, ("",) * len(context))
             greedy = family.generation(family.greedy(self.new_tokens))
             with torch.no_grad(), greedy as settings, family.routed(prompts):
