@@ -84,6 +84,11 @@ class SlottedAdapter(Adapter, ABC):
         return False
 
     @property
+    def slot_rank(self) -> int:
+        """Rows of a slot's `A`: its rank."""
+        return self.rank
+
+    @property
     @final
     def scale(self) -> float:
         """The scale `s` of every slot's update."""
@@ -126,7 +131,7 @@ class SlottedSite(Site, ABC):
         has_sigma = "sigma" in settings.groups
         like = self.new_tensor(0)
         self.slots = SlotStack(
-            settings.rank, self.d_in, self.d_out, like=like, has_sigma=has_sigma, from_start=settings.from_start
+            settings.slot_rank, self.d_in, self.d_out, like=like, has_sigma=has_sigma, from_start=settings.from_start
         )
         self.dropout = settings.dropout
         self.is_shared = settings.slots == "shared"
