@@ -11,6 +11,7 @@ from nacre.adapters.adapter import Adapter
 from nacre.adapters.bottleneck import Bottleneck
 from nacre.adapters.full import Full
 from nacre.adapters.gated import Gated
+from nacre.adapters.gated_host import GatedHost
 from nacre.adapters.low_rank import LowRank
 from nacre.adapters.svd import Svd
 from nacre.errors import CheckpointError, ModelError
@@ -26,6 +27,7 @@ ADAPTERS: dict[str, Adapter] = {
     "gated": Gated(2, 4.0),
     "bottleneck": Bottleneck(2),
     "bottlenecks": Bottleneck(2, slots="per_task"),
+    "gated_host": GatedHost(),
     "full": Full(),
 }
 METHODS = ("inc_lora", "seq_lora", "lb_cl", "am_lora", "seq_ft", "seq_ft+migu")

@@ -29,6 +29,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "adapter-near": ("adapter", {**HALF, "start": "near_identity", "nonlinearity": "silu"}),
     "adapter+migu": ("adapter+migu", HALF),
     "demix": ("demix", HALF),
+    "hat": ("hat", {"units": ["ffn"]}),  # of two heads nothing is free when two tasks are learned
     "hat_adapter": ("hat_adapter", WHOLE),
     "hat_adapter-sgd": ("hat_adapter", {**WHOLE, "gates_by": "sgd", "anneal": "task", "mask": "gradient"}),
     "hat_adapter-binary": ("hat_adapter", {**WHOLE, "binary": True, "anneal": "task"}),

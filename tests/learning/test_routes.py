@@ -18,6 +18,7 @@ from helpers.tiny import tiny_host, tiny_task
 from nacre.adapters.bottleneck import Bottleneck
 from nacre.adapters.full import Full
 from nacre.adapters.gated import Gated
+from nacre.adapters.gated_host import GatedHost
 from nacre.adapters.low_rank import LowRank
 from nacre.adapters.prompt import Prompt
 from nacre.adapters.route import Route
@@ -215,6 +216,7 @@ def test_slots_can_be_weighted_exactly_where_use_follows_weights() -> None:
         Gated(2, 4.0): False,
         Full(): False,
         Bottleneck(4): False,
+        GatedHost(): True,
         Bottleneck(4, slots="per_task"): True,
         Bottleneck(4, gates=HardGates()): True,
         Prompt(tokens=3): False,

@@ -128,6 +128,8 @@ def test_the_past_is_frozen_bit_for_bit(method: Method, architecture: str) -> No
                     assert torch.equal(now[f"{site}.past_up"][number], tensor.T)
                 if name.endswith("selector") and method.parameters["selectors"] == "new":
                     assert torch.equal(now[name][: len(tensor)], tensor)
+    if "host" in method.adapter.groups:
+        return  # HAT trains on in the host, between units that are free
     pristine = tiny_host(architecture).body.state_dict()
     current = learner.host.body.state_dict()
     assert all(

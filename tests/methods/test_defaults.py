@@ -32,6 +32,8 @@ TWINS = {
 
 OWN = {
     **{(name, "roles"): "adapters stand behind whole blocks" for name in ("adapter", "hat_adapter", "demix")},
+    ("hat", "mask"): "what earlier tasks use is to stay; MIGU's release masks gradients",
+    ("hat", "sparsity"): "the weight of another term",
     ("hat_adapter", "mask"): "what earlier tasks use is to stay; MIGU's release masks gradients",
     ("hat_adapter", "sparsity"): "the weight of another term",
     ("lfpt5", "top_k"): "of the words that are drawn, not of stored logits",

@@ -24,6 +24,7 @@ from nacre.registry import build_method
 TASKS = [tiny_task(name) for name in ("animals", "birds", "fish")]
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1, max_target_length=8)
 HAT = ("hat_adapter", {"reduction": 2})
+BOTH: dict[str, dict[str, object]] = {"hat": {}, "hat_adapter": {"reduction": 1}}
 
 
 @pytest.fixture(params=["t5", "llama", "roberta"])
@@ -184,16 +185,16 @@ def test_the_slope_is_annealed_in_every_epoch_and_over_a_task(architecture: str)
         assert gates_of(learner)[0].slope is None, "afterwards the task's gates are those of a learned one"
 
 
-def test_what_earlier_tasks_use_does_not_move_by_a_bit(architecture: str) -> None:
+@pytest.mark.parametrize("name", BOTH)
+def test_what_earlier_tasks_use_does_not_move_by_a_bit(architecture: str, name: str) -> None:
     """Under AdamW with momentum and weight decay, over many steps; what is free moves. With the gradient masked only,
     as released, what is used moves."""
     optim = OPTIM.model_copy(update={"weight_decay": 0.5, "epochs": 12})
 
     def moved(mask: str) -> tuple[int, int, int]:
         """Of the numbers in full use, of all those, and of the free ones."""
-        learner = Learner(
-            tiny_host(architecture), build_method("hat_adapter", {"reduction": 1, "mask": mask}), optim=optim
-        )
+        method = build_method(name, {**BOTH[name], "mask": mask})
+        learner = Learner(tiny_host(architecture), method, optim=optim)
         learner.learn(TASKS[0])
         learner.learn(TASKS[1])
         before = [protected.parameter.detach().clone() for protected in gated(learner).protected()]
@@ -278,10 +279,11 @@ def read(learner: Learner, task: str, size: int = 8) -> Tensor:
     return torch.cat(found)
 
 
-def test_binary_gates_forget_nothing(architecture: str) -> None:
+@pytest.mark.parametrize("name", BOTH)
+def test_binary_gates_forget_nothing(architecture: str, name: str) -> None:
     """Logits of a task's rows are the same to the bit after two more; with gates of 0.98, nearly."""
     for binary, bound in ((True, 0.0), (False, 0.05)):
-        method = build_method("hat_adapter", {"reduction": 2, "binary": binary})
+        method = build_method(name, {**BOTH[name], "binary": binary})
         learner = Learner(tiny_host(architecture), method, optim=OPTIM.model_copy(update={"epochs": 4}))
         learner.learn(TASKS[0])
         before = read(learner, "animals")
@@ -290,9 +292,10 @@ def test_binary_gates_forget_nothing(architecture: str) -> None:
         assert (read(learner, "animals") - before).abs().max() <= bound
 
 
-def test_the_task_decides_which_gates_answer(architecture: str) -> None:
+@pytest.mark.parametrize("name", BOTH)
+def test_the_task_decides_which_gates_answer(architecture: str, name: str) -> None:
     """Each name answers as if its task had just been learned last; another name gives other answers."""
-    method = build_method("hat_adapter", {"reduction": 2, "binary": True})
+    method = build_method(name, {**BOTH[name], "binary": True})
     learner = Learner(tiny_host(architecture), method, optim=OPTIM)
     just_learned = {}
     for task in TASKS:
@@ -307,8 +310,9 @@ def test_the_task_decides_which_gates_answer(architecture: str) -> None:
         learner.predict("the big dog", task="")
 
 
-def test_answers_do_not_depend_on_the_batch(architecture: str) -> None:
-    learner = Learner(tiny_host(architecture), build_method(*HAT), optim=OPTIM)
+@pytest.mark.parametrize("name", BOTH)
+def test_answers_do_not_depend_on_the_batch(architecture: str, name: str) -> None:
+    learner = Learner(tiny_host(architecture), build_method(name, BOTH[name]), optim=OPTIM)
     for task in TASKS:
         learner.learn(task)
     assert torch.allclose(read(learner, "birds", 1), read(learner, "birds", 6), atol=1e-4)

@@ -152,7 +152,7 @@ class Units:
     Attributes:
         gates: Their gates.
         axis: Slice j of the parameter along this axis belongs to one of them.
-        numbers: To which one, [slices]; None: to unit j.
+        numbers: To which one, [slices], or to which ones, [slices, k], where k units share it; None: to unit j.
     """
 
     gates: UnitGates
@@ -161,7 +161,11 @@ class Units:
 
     def used(self, like: Tensor) -> Tensor:
         """A of each slice, in a shape that broadcasts to the parameter's."""
-        used = self.gates.used() if self.numbers is None else self.gates.used()[self.numbers]
+        used = self.gates.used()
+        if self.numbers is not None:
+            used = used[self.numbers]
+        if used.ndim > 1:
+            used = used.amax(1)  # used if one of them is
         return used.view([-1 if axis == self.axis else 1 for axis in range(like.ndim)])
 
 

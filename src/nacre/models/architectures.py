@@ -68,6 +68,7 @@ class Architecture:
         dropout_settings: What its configuration calls the dropout of its layers.
         windows: How many tokens its attention sees of a configuration, counted by index; None: all.
         decoder: The name of the decoder's stack among the model's modules.
+        fused_by_head: Whether a fused map gives query, key and value head by head; otherwise one whole after the other.
     """
 
     model_types: tuple[str, ...]
@@ -77,6 +78,7 @@ class Architecture:
     dropout_settings: tuple[str, ...]
     windows: Callable[[Any], tuple[int | None, ...]] = _sliding_window
     decoder: str = "decoder"
+    fused_by_head: bool = False
 
     def is_in_decoder(self, module_name: str) -> bool:
         """Whether a module of this dotted name lies in the decoder's stack."""
@@ -153,7 +155,14 @@ _ROWS = (
         ("resid_dropout", "embed_dropout", "attention_dropout"),
         windows=_gpt_neo_windows,
     ),
-    Architecture(("gpt_neox",), "decoder-only", _GPT_NEOX, "continuing", ("hidden_dropout", "attention_dropout")),
+    Architecture(
+        ("gpt_neox",),
+        "decoder-only",
+        _GPT_NEOX,
+        "continuing",
+        ("hidden_dropout", "attention_dropout"),
+        fused_by_head=True,
+    ),
 )
 
 ARCHITECTURES: dict[str, Architecture] = {name: row for row in _ROWS for name in row.model_types}
