@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from nacre.events import OnEvent, RowsAnswered, ignore
 from nacre.functional.losses import IGNORED, token_loss_sum
+from nacre.models.batch import Batch
 from nacre.models.families import Encoded, Lengths
 from nacre.models.host import Host
 from nacre.tasks.task import Task
@@ -47,7 +49,14 @@ class TextScore:
 
 
 @torch.inference_mode()
-def measure_text(host: Host, task: Task, lengths: Lengths, batch_size: int, on_event: OnEvent = ignore) -> TextScore:
+def measure_text(
+    host: Host,
+    task: Task,
+    lengths: Lengths,
+    batch_size: int,
+    on_event: OnEvent = ignore,
+    predictions: Callable[[Batch], tuple[Tensor, Tensor] | None] = lambda batch: None,
+) -> TextScore:
     """Score the test rows of a task of unlabeled text.
 
     The hidden tokens follow from the task's name and the chunk's number in it: they are the same for every run, method
@@ -59,6 +68,7 @@ def measure_text(host: Host, task: Task, lengths: Lengths, batch_size: int, on_e
         lengths: Tokens of a chunk.
         batch_size: Chunks measured at once.
         on_event: Is called after each batch.
+        predictions: Logits and labels of a batch in place of the host's, or None.
     """
     rows = [
         row.with_fresh_masks(0, "test", task.name, number)
@@ -69,7 +79,7 @@ def measure_text(host: Host, task: Task, lengths: Lengths, batch_size: int, on_e
     host.model.eval()
     try:
         for start in range(0, len(rows), batch_size):
-            batch_loss, batch_right = _measure(host, rows[start : start + batch_size])
+            batch_loss, batch_right = _measure(host, rows[start : start + batch_size], predictions)
             loss += batch_loss
             right += batch_right
             on_event(RowsAnswered(done=len(right), rows=len(rows)))
@@ -79,9 +89,12 @@ def measure_text(host: Host, task: Task, lengths: Lengths, batch_size: int, on_e
     return TextScore(sum(right) / sum(tokens), math.exp(loss / sum(tokens)), tuple(right), tokens)
 
 
-def _measure(host: Host, rows: Sequence[Encoded]) -> tuple[float, list[int]]:
+def _measure(
+    host: Host, rows: Sequence[Encoded], predictions: Callable[[Batch], tuple[Tensor, Tensor] | None]
+) -> tuple[float, list[int]]:
     """The summed loss of a batch, and the number of right tokens in each of its rows."""
-    logits, labels = host.family.predictions(host.model, host.on_device(host.family.batch(rows)))
+    batch = host.on_device(host.family.batch(rows))
+    logits, labels = predictions(batch) or host.family.predictions(host.model, batch)
     hits = ((logits.argmax(-1) == labels) & (labels != IGNORED)).flatten()
     targets = (labels != IGNORED).flatten()
     in_row = torch.split(hits[targets], [len(row.target) for row in rows])  # a row's tokens stand side by side

@@ -421,7 +421,7 @@ class Learner:
             yield
             return
         route = routing.route(self, Reading({}, (name,), _no_query))
-        with nullcontext() if route is None else self.under(route):
+        with self._routed_by(None) if route is None else self.under(route):
             yield
 
     @contextmanager
@@ -510,7 +510,12 @@ class Learner:
             raise DataError(f"Task '{task.name}' has targets; evaluate() scores the answers to it.")
         self._check_usable()
         with self._serving():
-            return measure_text(self.host, task, self.lengths, self.decoding.batch_size, self.on_event)
+            size = self.decoding.batch_size
+            return measure_text(self.host, task, self.lengths, size, self.on_event, self._read_text)
+
+    def _read_text(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        readout = self.method.readout
+        return None if readout is None else readout.predictions(self, batch)
 
     @overload
     def predict(self, inputs: str, task: str = "") -> str: ...  # type: ignore[overload-overlap]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from nacre.adapters.adapter import Adapter, PlacedAdapter
     from nacre.adapters.route import Route
+    from nacre.models.batch import Batch
     from nacre.models.families import Encoded
     from nacre.models.host import Host
     from nacre.models.owner import Owner, ParameterGroup
@@ -409,3 +410,15 @@ class Readout(Part, ABC):
     @abstractmethod
     def classify(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str]) -> list[int | None]:
         """The number of the best label for each row; None where it knows none of them."""
+
+    def predictions(self, learner: LearnerView, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """How it predicts unlabeled text that is scored.
+
+        Args:
+            learner: Whose host reads.
+            batch: Rows as in training, on the model's device.
+
+        Returns:
+            Logits [..., V] and the tokens [...] they should predict, or `IGNORED`; None: as the host predicts them.
+        """
+        return None
