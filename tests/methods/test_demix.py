@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,12 +13,14 @@ from helpers.texts import text_host, text_task
 from helpers.tiny import tiny_host, tiny_task
 from nacre.adapters.bottleneck import PlacedBottleneck
 from nacre.adapters.route import Route
-from nacre.errors import DataError, RecipeError
+from nacre.errors import DataError, ModelError, RecipeError
 from nacre.events import Event, TrainingPrepared
 from nacre.functional.losses import token_loss_sum
+from nacre.functional.mixture import mixed_by_posterior
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.methods.seq_lora import seq_lora
+from nacre.parts.expert_mixture import ExpertMixture
 from nacre.parts.given_task import GivenTask
 from nacre.parts.nearest_expert import ExpertsTried, NearestExpert
 from nacre.registry import build_method
@@ -190,6 +195,74 @@ def test_earlier_tasks_keep_their_answers_whoever_asks(architecture: str) -> Non
         pass
     learner.learn(TASKS[2])
     assert learner.answer([TASKS[0], shuffled]) == before or architecture == "roberta", "its head goes on being trained"
+
+
+# Mixed by their posterior
+
+
+def test_the_mixture_is_the_equation_token_by_token() -> None:
+    """Naive, in float64; over a whole row it is the mean of the experts' likelihoods. Other tokens are skipped."""
+    generator = torch.Generator().manual_seed(0)
+    each = torch.randn(2, 3, 5, 7, generator=generator, dtype=torch.float64).log_softmax(-1)
+    tokens = torch.randint(7, (2, 5), generator=generator)
+    counted = torch.tensor([[True] * 5, [False, True, True, False, True]])
+    found = mixed_by_posterior(each, tokens, counted)
+    for row in range(2):
+        likelihood = [1.0, 1.0, 1.0]
+        total = 0.0
+        for place in range(5):
+            posterior = [value / sum(likelihood) for value in likelihood]
+            for word in range(7):
+                mixed = sum(posterior[k] * math.exp(float(each[row, k, place, word])) for k in range(3))
+                assert float(found[row, place, word]) == pytest.approx(math.log(mixed), abs=1e-12)
+            if counted[row, place]:
+                token = int(tokens[row, place])
+                total += float(found[row, place, token])
+                likelihood = [value * math.exp(float(each[row, k, place, token])) for k, value in enumerate(likelihood)]
+        assert total == pytest.approx(math.log(sum(likelihood) / 3), abs=1e-12)
+    same_experts = each[:, :1].repeat(1, 3, 1, 1)
+    assert (mixed_by_posterior(same_experts, tokens, counted) - each[:, 0]).abs().max() <= 1e-12
+
+
+def test_texts_are_scored_by_the_mixture_whatever_task_they_are_of() -> None:
+    """Against each expert alone, row by row: a row's likelihood is the mean of theirs."""
+    tasks = [text_task(name) for name in ("farm", "fields", "hills")]
+    mixture = learned("llama", tasks, True, epochs=4, experts="mixture")
+    given = learned("llama", tasks, True, epochs=4)
+    assert same(slots_of(mixture)[1], slots_of(given)[1]), "training is the same"
+    likelihoods = []
+    for row in given.encode(tasks[0].examples("test")):
+        each = []
+        for task in tasks:
+            with given.as_task(task.name), torch.no_grad():
+                each.append(-float(given.loss_sum([row])))
+        likelihoods.append(float(torch.tensor(each, dtype=torch.float64).logsumexp(0)) - math.log(3))
+    tokens = sum(mixture.measure_text(tasks[0]).tokens)
+    assert mixture.measure_text(tasks[0]).perplexity == pytest.approx(math.exp(-sum(likelihoods) / tokens), rel=1e-4)
+    renamed = replace(tasks[0], name="nobody's")
+    assert mixture.measure_text(renamed) == mixture.measure_text(tasks[0])
+    assert given.measure_text(renamed) != given.measure_text(tasks[0])
+    assert not mixture.traits["task identity at test"]
+    assert mixture.measure_text(tasks[0]).perplexity < given.measure_text(renamed).perplexity
+
+
+def test_one_expert_alone_is_no_mixture() -> None:
+    task = text_task("farm")
+    one, plain = (learned("llama", [task], True, experts=experts) for experts in ("mixture", "task"))
+    assert one.measure_text(task) == plain.measure_text(task)
+
+
+def test_the_mixture_needs_texts_read_from_left_to_right() -> None:
+    method = build_method("demix", {"experts": "mixture"})
+    with pytest.raises(DataError, match="Task 'animals' is a task with answers, and demix learns none"):
+        Learner(tiny_host("llama"), method, optim=OPTIM).learn(TASKS[0])
+    with pytest.raises(ModelError, match="'tiny-roberta' is encoder-only: take experts=task"):
+        Learner(text_host(), method, optim=OPTIM).learn(text_task())
+    learner = learned("llama", [text_task("farm")], True, experts="mixture")
+    with pytest.raises(DataError, match="score unlabeled text, and choose among no labels"):
+        learner.answer([TASKS[0]])
+    with pytest.raises(RecipeError, match="it mixes slots, one for each task; demix has them"):
+        seq_lora().with_readout(ExpertMixture())
 
 
 # Limits

@@ -6,6 +6,7 @@ from nacre.adapters.bottleneck import Bottleneck
 from nacre.functional.bottleneck import Nonlinearity
 from nacre.method import Method, method
 from nacre.models.roles import Role
+from nacre.parts.expert_mixture import ExpertMixture
 from nacre.parts.given_task import GivenTask
 from nacre.parts.nearest_expert import NearestExpert
 
@@ -17,22 +18,27 @@ def demix(
     nonlinearity: Nonlinearity = "gelu",
     start: Literal["identity", "near_identity"] = "identity",
     sample: int = 10_000,
+    experts: Literal["task", "mixture"] = "task",
     roles: tuple[Role, ...] = ("output", "ffn_out"),
     modules: tuple[str, ...] = (),
 ) -> Method:
     """A bottleneck adapter for each task; it begins as a copy of the earlier one that predicts the task best.
 
-    Earlier adapters stay frozen. The task is given in training and at test, where its own adapter answers alone.
+    Earlier adapters stay frozen. The task is given in training and at test, where its own adapter answers alone; or all
+    of them predict a text together, whose task is unknown.
 
     Equations:
         h <- h + U_t f(D_t h + b_t) + c_t for rows of task t
         adapter t begins as adapter k* = argmin over k < t of the perplexity of the task's first rows under adapter k
+        mixture: p(x_n | x_<n) = sum_k p(k | x_<n) p(x_n | x_<n, k), p(k | x_<n) proportional to p(x_<n | k)
 
     Args:
         reduction: d / m, see adapter.
         nonlinearity: f: 'gelu', 'relu' or 'silu' (swish).
         start: How the first adapter begins, see adapter.
         sample: How many of a task's first training rows choose k*, at most.
+        experts: What answers: the adapter of the given 'task'; or, of unlabeled text in a decoder-only host, the
+            'mixture' of all by their posterior.
         roles: Behind which linear maps the adapters stand, see adapter.
         modules: Endings of the maps' names, instead of roles.
 
@@ -41,6 +47,7 @@ def demix(
           adapter and without dropout; otherwise the targets, given the inputs. In an encoder-only host the rows of new
           classes are fresh then, so that the choice says little where no class was known before.
         - Of equal perplexities the older adapter is taken.
+        - The mixture's prior is uniform, and begins anew with every chunk of a text.
         - A task that was never learned is answered by the newest adapter.
 
     Sources:
@@ -60,5 +67,6 @@ def demix(
         sources=("arXiv 2108.05036", "arXiv 2302.03241"),
         adapter=adapter,
         start=NearestExpert(sample),
-        routing=GivenTask(),
+        routing=GivenTask() if experts == "task" else None,
+        readout=ExpertMixture() if experts == "mixture" else None,
     )
