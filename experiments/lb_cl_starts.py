@@ -207,6 +207,9 @@ def tables() -> str:
                 cells = [percent([tried[rate]]) if rate in tried else "" for rate in RATES]
                 rows.append(f"| {label} | {' | '.join(cells)} |")
             parts.append("\n".join(rows))
+    number = len(list(items({}, rates_known=False)))
+    if len(done) < number:
+        parts.insert(0, f"So far {len(done)} of {number} runs are done.")
     return "\n\n".join(parts)
 
 
