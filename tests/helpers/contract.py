@@ -89,13 +89,13 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "inc_lora+migu-update": ("inc_lora+migu", {"migu": {"mask": "update", "first_task": True}}),
     "inc_lora+migu-clusters": ("inc_lora+migu", {"migu": {"clusters": 4, "cluster_by": "magnitude"}}),
     "inc_lora+migu-random": ("inc_lora+migu", {"migu": {"by": "random", "first_task": True}}),
-    "epi-prompt": ("epi", {"slot": "prompt", "prompt_tokens": 3}),
+    "epi-prompt": ("epi", {"slot": "prompt", "prompt_length": 3}),
     "joint-lora": ("joint", {"train": "lora"}),
     "independent-lora": ("independent", {"train": "lora"}),
     "lfpt5": ("lfpt5", {"prompt_length": 3, "max_length": 12, "draws": 2}),
-    "prog_prompt": ("prog_prompt", {"length": 3}),  # five of them stand in front of an input
-    "prog_prompt-bottleneck": ("prog_prompt", {"length": 3, "bottleneck": 32}),
-    "l2p-diversified": ("l2p", {"pool": 4, "length": 2, "select": 2, "diversify": "frequency"}),
+    "prog_prompt": ("prog_prompt", {"prompt_length": 3}),  # five of them stand in front of an input
+    "prog_prompt-bottleneck": ("prog_prompt", {"prompt_length": 3, "bottleneck": 32}),
+    "l2p-diversified": ("l2p", {"pool": 4, "prompt_length": 2, "select": 2, "diversify": "frequency"}),
     "inc_lora-all-roles": (
         "inc_lora",
         {"roles": ["query", "key", "value", "output", "ffn_in", "ffn_gate", "ffn_out"], "rank": 2},

@@ -36,6 +36,8 @@ OWN = {
     ("hat", "sparsity"): "the weight of another term",
     ("hat_adapter", "mask"): "what earlier tasks use is to stay; MIGU's release masks gradients",
     ("hat_adapter", "sparsity"): "the weight of another term",
+    ("lfpt5", "prompt_length"): "one prompt answers for all tasks",
+    ("epi", "prompt_length"): "as published, where a prompt is chosen at all",
     ("lfpt5", "top_k"): "of the words that are drawn, not of stored logits",
     ("lb_cl", "alpha"): "its scale is 1, not alpha / rank",
     ("der_pp", "alpha"): "the weight of stored logits",

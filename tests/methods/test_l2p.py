@@ -27,7 +27,7 @@ from nacre.parts.prompt_pool import ChoiceCounts, PlacedKeys
 
 OPTIM = Optim(batch_size=4, learning_rate=0.05, log_every=1, max_target_length=8)
 TASKS = [tiny_task(name) for name in ("animals", "birds", "fish")]
-SMALL = {"pool": 5, "length": 2, "select": 2}
+SMALL = {"pool": 5, "prompt_length": 2, "select": 2}
 
 
 @pytest.fixture(params=["t5", "llama", "roberta"])
@@ -141,7 +141,7 @@ def test_gradients_reach_what_was_chosen_alone(architecture: str) -> None:
 def test_one_prompt_in_the_pool_is_prompt_tuning(architecture: str) -> None:
     tuned = Method(title="Prompt tuning", sources=(), adapter=Prompt(tokens=3, placeholders=3))
     one, other = (  # the norm of all gradients holds the key's
-        learned(architecture, method, max_grad_norm=None) for method in (l2p(pool=1, length=3, select=1), tuned)
+        learned(architecture, method, max_grad_norm=None) for method in (l2p(pool=1, prompt_length=3, select=1), tuned)
     )
     tables = [learner.adapter.tensors() for learner in (one, other)]
     assert tables[0].keys() == tables[1].keys()
@@ -219,7 +219,9 @@ def test_frequencies_change_what_is_chosen_in_training(architecture: str) -> Non
     assert again.counts.sum() > counted.counts.sum()
 
 
-@pytest.mark.parametrize(("settings", "says"), [({"select": 11}, "between 1 and 10"), ({"length": 0}, "at least one")])
+@pytest.mark.parametrize(
+    ("settings", "says"), [({"select": 11}, "between 1 and 10"), ({"prompt_length": 0}, "at least one")]
+)
 def test_impossible_pools_are_refused(settings: dict[str, int], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         l2p(**settings)

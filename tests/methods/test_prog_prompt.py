@@ -47,7 +47,7 @@ def placed(learner: Learner) -> PlacedPrompt:
 
 @pytest.mark.parametrize("bottleneck", [None, 5])
 def test_earlier_answers_stay_to_the_bit(architecture: str, bottleneck: int | None) -> None:
-    learner = learner_of(prog_prompt(length=2, bottleneck=bottleneck), architecture)
+    learner = learner_of(prog_prompt(prompt_length=2, bottleneck=bottleneck), architecture)
     learner.learn(TASKS[0])
     before = logits(learner)
     learner.learn(TASKS[1])
@@ -61,7 +61,7 @@ def test_earlier_answers_stay_to_the_bit(architecture: str, bottleneck: int | No
 
 def test_the_first_task_is_prompt_tuning(architecture: str) -> None:
     plain = Method(title="Prompt tuning", sources=(), adapter=Prompt(tokens=2))
-    one, other = learner_of(prog_prompt(length=2), architecture), learner_of(plain, architecture)
+    one, other = learner_of(prog_prompt(prompt_length=2), architecture), learner_of(plain, architecture)
     for learner in (one, other):
         learner.learn(TASKS[0])
     assert torch.equal(placed(one).prompts.table(), placed(other).prompts.table())
@@ -69,7 +69,7 @@ def test_the_first_task_is_prompt_tuning(architecture: str) -> None:
 
 
 def test_the_order_of_prompts_matters(architecture: str) -> None:
-    learner = learner_of(prog_prompt(length=2), architecture)
+    learner = learner_of(prog_prompt(prompt_length=2), architecture)
     for task in TASKS:
         learner.learn(task)
     before, prompts = logits(learner, 2), placed(learner).prompts
@@ -80,7 +80,7 @@ def test_the_order_of_prompts_matters(architecture: str) -> None:
 
 
 def test_the_task_given_at_test_decides(architecture: str) -> None:
-    learner = learner_of(prog_prompt(length=2), architecture)
+    learner = learner_of(prog_prompt(prompt_length=2), architecture)
     assert learner.method.traits["task identity at test"]
     for task in TASKS:
         learner.learn(task)
@@ -111,7 +111,7 @@ def test_the_bottleneck_is_trained_and_leaves_its_prompt(architecture: str) -> N
             seen.append(prompts.table()[-1].detach().clone())
             sizes.append(sum(group.size for group in learner.trainable() if group.name == "prompt"))
 
-    learner = learner_of(prog_prompt(length=2, bottleneck=5), architecture, on_event=watch)
+    learner = learner_of(prog_prompt(prompt_length=2, bottleneck=5), architecture, on_event=watch)
     learner.learn(TASKS[0])
     prompts = placed(learner).prompts
     d = prompts.past.shape[-1]

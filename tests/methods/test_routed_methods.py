@@ -33,7 +33,7 @@ TASKS = [
 
 ROUTED: dict[str, tuple[str, dict[str, Any]]] = {
     "epi": ("epi", {}),
-    "epi-prompt": ("epi", {"slot": "prompt", "prompt_tokens": 3}),
+    "epi-prompt": ("epi", {"slot": "prompt", "prompt_length": 3}),
 }
 
 

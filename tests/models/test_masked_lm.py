@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.contract import HELD, VARIANTS, held_method, load, same_state, state_of
+from helpers.contract import HELD, VARIANTS, held_method, load, refused, same_state, state_of
 from helpers.texts import masked_model, masking_tokenizer, text_host, text_task, write_text
 from helpers.tiny import tiny_host, tiny_task
 from nacre.errors import DataError
@@ -187,7 +187,10 @@ def test_a_head_that_is_drawn_is_always_the_same_one_and_says_so(tmp_path: Path)
 
 @pytest.fixture(params=HELD)
 def method(request: pytest.FixtureRequest) -> Method:
-    return held_method(request.param)
+    found = held_method(request.param)
+    if refused(found, "roberta"):
+        pytest.skip("the method needs a host that writes")
+    return found
 
 
 def portions(method: Method, count: int = 3) -> list[tuple[Task, ...]]:

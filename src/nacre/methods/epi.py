@@ -16,7 +16,7 @@ def epi(
     rank: int = 8,
     alpha: float = 32.0,
     dropout: float = 0.1,
-    prompt_tokens: int = 16,
+    prompt_length: int = 16,
     tolerance: float = 1e-4,
     roles: tuple[Role, ...] = ("query", "value"),
     modules: tuple[str, ...] = (),
@@ -38,7 +38,7 @@ def epi(
         rank: Dimensions r of each LoRA.
         alpha: The LoRAs' scale s is alpha / rank.
         dropout: On the input of the LoRA that is trained.
-        prompt_tokens: Length of each soft prompt ('prompt' only); 16 as published.
+        prompt_length: Length of each soft prompt ('prompt' only); 16 as published.
         tolerance: Of the pseudo-inverse S^+: eigenvalues up to this share of the largest one are left out.
         roles: Which linear maps carry LoRAs.
         modules: Endings of the maps' names, instead of roles.
@@ -59,7 +59,7 @@ def epi(
     adapter = (
         LowRank(rank=rank, alpha=alpha, dropout=dropout, slots="per_task", roles=roles, modules=modules)
         if slot == "lora"
-        else Prompt(tokens=prompt_tokens, slots="per_task", weighted=True)
+        else Prompt(tokens=prompt_length, slots="per_task", weighted=True)
     )
     return Method(
         title="EPI (parameters for each task, told by the nearest class)",

@@ -14,7 +14,7 @@ from nacre.per_task import PerTask
 def l2p(
     *,
     pool: int = 10,
-    length: int = 10,
+    prompt_length: int = 10,
     select: int = 4,
     pull: PerTask = 0.5,
     diversify: Literal["off", "frequency", "smoothed"] = "off",
@@ -36,7 +36,7 @@ def l2p(
 
     Args:
         pool: M, prompts of the pool.
-        length: l, tokens of a prompt.
+        prompt_length: l, tokens of a prompt.
         select: N, prompts in front of an input.
         pull: lambda; a list gives one for each task.
         diversify: 'off' chooses in training as at test. 'frequency' multiplies gamma by h_i = n_i / sum n, under which
@@ -59,13 +59,13 @@ def l2p(
     """
     if not 0 < select <= pool:
         raise RecipeError(f"select = {select}: between 1 and {pool}, the prompts of the pool, can be chosen.")
-    if length < 1:
-        raise RecipeError(f"length = {length}: a prompt has at least one token.")
-    routing = PromptPool(pool, length, select, PooledStates(query_layer, query_pooling), diversify)
+    if prompt_length < 1:
+        raise RecipeError(f"prompt_length = {prompt_length}: a prompt has at least one token.")
+    routing = PromptPool(pool, prompt_length, select, PooledStates(query_layer, query_pooling), diversify)
     return Method(
         title="L2P (learning to prompt)",
         sources=("arXiv 2112.08654",),
-        adapter=Prompt(tokens=pool * length, placeholders=select * length),
+        adapter=Prompt(tokens=pool * prompt_length, placeholders=select * prompt_length),
         routing=routing,
         batch_terms=(KeyPull(pull),),
     )

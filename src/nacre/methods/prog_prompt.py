@@ -5,7 +5,7 @@ from nacre.method import Method, method
 
 
 @method
-def prog_prompt(*, length: int = 10, bottleneck: int | None = None) -> Method:
+def prog_prompt(*, prompt_length: int = 10, bottleneck: int | None = None) -> Method:
     """Progressive Prompts: a new soft prompt for each task, in front of the frozen ones of earlier tasks.
 
     The host is frozen. The task is given in training and at test, and an earlier task's answers never change.
@@ -18,7 +18,7 @@ def prog_prompt(*, length: int = 10, bottleneck: int | None = None) -> Method:
         At test, task j has the input that it had in training: no later prompt.
 
     Args:
-        length: l, tokens of each task's prompt.
+        prompt_length: l, tokens of each task's prompt.
         bottleneck: b of the MLP that a new prompt is trained through (800 in the paper); null trains it itself.
 
     Assumed:
@@ -35,5 +35,5 @@ def prog_prompt(*, length: int = 10, bottleneck: int | None = None) -> Method:
     Sources:
         Progressive Prompts (arXiv 2301.12314), section 3; 10 tokens, rate 0.3 and AdamW as released for T5-large.
     """
-    adapter = Prompt(tokens=length, slots="per_task", concatenate=True, bottleneck=bottleneck)
+    adapter = Prompt(tokens=prompt_length, slots="per_task", concatenate=True, bottleneck=bottleneck)
     return Method(title="ProgPrompt (progressive prompts)", sources=("arXiv 2301.12314",), adapter=adapter)
