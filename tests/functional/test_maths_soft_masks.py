@@ -44,7 +44,17 @@ def test_the_divergence_of_states_leaves_padding_out() -> None:
                 number += 1
         expected.append(total / number)
     assert state_divergence(one, other, counted).tolist() == pytest.approx(expected, rel=1e-12)
-    assert state_divergence(one, one.clone(), counted).tolist() == [0.0, 0.0]
+
+
+def test_the_divergence_from_itself_has_no_gradient() -> None:
+    """Not even rounding, which a z-score would blow up."""
+    states = (10 * draw(2, 3, 64)).float()
+    leaf = states.clone().requires_grad_()
+    found = state_divergence(leaf, states, torch.ones(2, 3, dtype=torch.bool))
+    found.sum().backward()
+    assert found.tolist() == [0.0, 0.0]
+    assert leaf.grad is not None
+    assert not leaf.grad.any()
 
 
 def test_rows_are_pooled_over_the_tokens_that_count() -> None:

@@ -26,6 +26,8 @@ def normalized_importance(raw: Tensor) -> Tensor:
 def state_divergence(one: Tensor, other: Tensor, counted: Tensor) -> Tensor:
     """Each row's mean over counted tokens of KL(p || q), p and q the softmax of hidden states over their features.
 
+    Where it is exactly 0, it is at its minimum, and so is its gradient: what rounding leaves of it is dropped.
+
     Args:
         one: [B, S, d].
         other: [B, S, d].
@@ -36,7 +38,8 @@ def state_divergence(one: Tensor, other: Tensor, counted: Tensor) -> Tensor:
     """
     expected, found = one.log_softmax(-1), other.log_softmax(-1)
     by_token = (expected.exp() * (expected - found)).sum(-1) * counted
-    return by_token.sum(-1) / counted.sum(-1)
+    by_row = by_token.sum(-1) / counted.sum(-1)
+    return torch.where(by_row == 0, 0, by_row)
 
 
 def mean_over_tokens(states: Tensor, counted: Tensor) -> Tensor:

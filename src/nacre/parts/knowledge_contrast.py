@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from nacre.models.last_states import last_states
 from nacre.parts.part import BatchTerm, LearnerView, MicroBatch
 from nacre.parts.soft_mask import SoftMaskState
 from nacre.per_task import PerTask, check_not_negative
+from nacre.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,15 @@ class KnowledgeContrast(BatchTerm):
         if not self.temperature > 0:
             raise RecipeError(f"temperature: {self.temperature} is not positive; cosines are divided by it.")
 
+    def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
+        learner.resources[self.key] = unit_sites(learner.host.body)
+
     def value(self, learner: LearnerView, batch: MicroBatch) -> Tensor:
         """The mean over rows, times the number of target tokens, []."""
         remembered = learner.remembered(self, SoftMaskState)
         if self.weight(learner.task_number) == 0 or remembered is None:
             return torch.zeros((), device=learner.host.device)
-        rows, sites = [*batch.rows], unit_sites(learner.host.body)
+        rows, sites = [*batch.rows], learner.resources[self.key]
         gates = {name: _gates(importance, len(rows)) for name, importance in remembered.importance.items()}
         with gated(sites, gates):
             states, counted = last_states(learner.host, rows * 3)

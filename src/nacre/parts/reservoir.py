@@ -46,12 +46,12 @@ class StoredRow:
 
     @classmethod
     def of(cls, row: Encoded, logits: Tensor, top_k: int | None) -> StoredRow:
-        """A row with its logits [n, V], which are copied."""
+        """A row with its logits [n, V], which must be a tensor of their own."""
         text, hidden = ([*row.text.ids], [*row.text.positions]) if row.text else ([], [])
         width, tokens = logits.shape[-1], None
         if top_k is not None and top_k < width:
             tokens = largest_logits(logits, top_k)
-        kept = logits.clone() if tokens is None else condensed(logits, tokens)
+        kept = logits if tokens is None else condensed(logits, tokens)
         return cls([*row.source], [*row.target], [*row.earlier], row.task, text, hidden, width, kept, tokens)
 
     def row(self, host: Host) -> Encoded:

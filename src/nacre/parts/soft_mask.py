@@ -182,10 +182,8 @@ def measured(
         with torch.enable_grad(), gated(sites, gates):
             by_row = losses(learner, batch)
         gradients = torch.autograd.grad(by_row.sum(), list(gates.values()))
-        # A divergence of exactly 0 is at its minimum, where what is left of its gradient is rounding.
-        counts = (by_row != 0).to(gradients[0].dtype)
         for name, gradient in zip(gates, gradients, strict=True):
-            total = counts @ gradient.abs()
+            total = gradient.abs().sum(0)
             totals[name] = totals[name] + total if name in totals else total
     return {name: total / len(rows) for name, total in totals.items()}
 
