@@ -89,6 +89,8 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "inc_lora+migu-update": ("inc_lora+migu", {"migu": {"mask": "update", "first_task": True}}),
     "inc_lora+migu-clusters": ("inc_lora+migu", {"migu": {"clusters": 4, "cluster_by": "magnitude"}}),
     "inc_lora+migu-random": ("inc_lora+migu", {"migu": {"by": "random", "first_task": True}}),
+    "mocl-direct": ("mocl", {"sharpness": None, "composes": "all", "key_start": "normal", "key_rate": 2.0}),
+    "mocl-prompt": ("mocl", {"slot": "prompt", "prompt_length": 3, "composes": "predicted"}),
     "epi-prompt": ("epi", {"slot": "prompt", "prompt_length": 3}),
     "joint-lora": ("joint", {"train": "lora"}),
     "independent-lora": ("independent", {"train": "lora"}),

@@ -24,7 +24,7 @@ from nacre.models.families import Encoded
 from nacre.registry import build_method
 from nacre.tasks.task import Task
 
-OPTIM = Optim(batch_size=4, learning_rate=3e-2, log_every=1, max_target_length=8)
+OPTIM = Optim(batch_size=4, learning_rate=3e-2, log_every=1, max_target_length=8, max_grad_norm=None)
 TASKS = [
     tiny_task("animals"),
     tiny_task("birds", labels=("red", "green")),
@@ -34,6 +34,10 @@ TASKS = [
 ROUTED: dict[str, tuple[str, dict[str, Any]]] = {
     "epi": ("epi", {}),
     "epi-prompt": ("epi", {"slot": "prompt", "prompt_length": 3}),
+    "sapt_lora": ("sapt_lora", {"fraction": 0.3}),
+    "mocl": ("mocl", {}),
+    "mocl-predicted": ("mocl", {"composes": "predicted", "query_pooling": "last"}),
+    "mocl-prompt": ("mocl", {"slot": "prompt", "prompt_length": 3, "composes": "all"}),
 }
 
 
@@ -114,7 +118,7 @@ def test_a_row_is_routed_and_answered_as_if_it_were_alone(method: Method, archit
     torch.testing.assert_close(routes_of(learner, rows[::-1]).flip(0), together, rtol=1e-4, atol=1e-5)
     assert len({len(row.source) for row in rows}) > 1
     assert written == backwards == [learner.host.write([row], 4)[0] for row in rows]
-    assert len(set(together.argmax(-1).tolist())) > 1
+    assert (together - together[0]).abs().max() > 1e-3
     # A tiny host of random weights writes the same whatever the prompt.
     assert isinstance(learner.adapter, PlacedPrompt) or len(set(written)) > 1
 

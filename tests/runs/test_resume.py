@@ -42,6 +42,8 @@ REMEMBERING: dict[str, dict[str, Any]] = {  # methods whose parts keep much, wit
     "lb_cl+migu": {"rank": 2, "roles": ["query", "output"], "migu": {"clusters": 4, "cluster_by": "magnitude"}},
     "lora_replay+ewc+migu": {"migu": {"by": "random"}},
     "epi+replay": {},
+    "mocl": {},
+    "sapt_lora": {"fraction": 0.3},
     "am_lora+orthogonality+sensitivity_init": {"start_offset": 1.0, "sparsity_by": "proximal"},
 }
 STEPS = 4  # of a task

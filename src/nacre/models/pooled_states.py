@@ -22,12 +22,13 @@ class PooledStates:
 
     Attributes:
         layer: Of the stack that reads the input, as Hugging Face counts `hidden_states`: 0 is the embedding, -1 the
-            last layer's output.
-        pooling: Over the row's tokens, padding excluded: their mean, the first or the last one.
+            last layer's output. 'words': the word embeddings alone, for which no layer is run.
+        pooling: Over the row's tokens, padding excluded: their mean, the first or the last one, or in each dimension
+            the largest number.
     """
 
-    layer: int = -1
-    pooling: Literal["mean", "first", "last"] = "mean"
+    layer: int | Literal["words"] = -1
+    pooling: Literal["mean", "first", "last", "max"] = "mean"
 
 
 @torch.no_grad()
@@ -45,21 +46,33 @@ def pooled_states(host: Host, inputs: Mapping[str, Tensor], states: PooledStates
     Raises:
         RecipeError: If the stack has no such layer.
     """
-    reader: Any = reader_of(host.body)
-    was_training = reader.training
-    reader.eval()
-    try:
-        mask = inputs["attention_mask"]
-        cache = {} if host.family.name == "encoder-only" else {"use_cache": False}
-        output = reader(input_ids=inputs["input_ids"], attention_mask=mask, output_hidden_states=True, **cache)
-    finally:
-        reader.train(was_training)
-    layers = output.hidden_states
-    if not -len(layers) <= states.layer < len(layers):
-        raise RecipeError(f"layer: {states.layer} is not a layer of this model, which has 0 to {len(layers) - 1}.")
-    hidden: Tensor = layers[states.layer].float()
+    mask = inputs["attention_mask"]
+    hidden = _hidden(host, inputs, states.layer)
+    if states.pooling == "max":
+        return hidden.masked_fill(mask.unsqueeze(-1) == 0, -torch.inf).amax(1)
     if states.pooling == "mean":
         weights = mask.to(hidden.dtype).unsqueeze(-1)
         return (hidden * weights).sum(1) / weights.sum(1)
     ends = mask.argmax(1) if states.pooling == "first" else mask.shape[1] - 1 - mask.flip(1).argmax(1)
     return hidden[torch.arange(len(hidden), device=hidden.device), ends]
+
+
+def _hidden(host: Host, inputs: Mapping[str, Tensor], layer: int | Literal["words"]) -> Tensor:
+    """The states of one layer, or the word embeddings, [B, S, d] in float32."""
+    reader: Any = reader_of(host.body)
+    if layer == "words":
+        words: Tensor = reader.get_input_embeddings()(inputs["input_ids"])
+        return words.float()
+    was_training = reader.training
+    reader.eval()
+    try:
+        cache = {} if host.family.name == "encoder-only" else {"use_cache": False}
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        output = reader(input_ids=ids, attention_mask=mask, output_hidden_states=True, **cache)
+    finally:
+        reader.train(was_training)
+    layers = output.hidden_states
+    if not -len(layers) <= layer < len(layers):
+        raise RecipeError(f"layer: {layer} is not a layer of this model, which has 0 to {len(layers) - 1}.")
+    hidden: Tensor = layers[layer].float()
+    return hidden
