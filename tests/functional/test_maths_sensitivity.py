@@ -121,7 +121,7 @@ def naive_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("lb_cl", {"variant": "l_cl", "alpha": 3.0, "dropout": 0.2, "orthonormality": 0.0}),
+        ("lb_cl", {"variant": "l_cl", "sigma": "average", "alpha": 3.0, "dropout": 0.2, "orthonormality": 0.0}),
         ("inc_lora+sensitivity_init", {}),
     ],
 )
@@ -131,6 +131,8 @@ def test_a_third_task_begins_as_the_equations_say(
 ) -> None:
     """The whole way in float64: host, loss, gradients of every triplet, sensitivities, weights, averages."""
     settings = {"estimate": estimate, "seed_samples": 5}
+    if name != "lb_cl":
+        settings["sigma"] = "average"
     own = {"rank": 2, **parameters, **(settings if name == "lb_cl" else {"sensitivity_init": settings})}
     with_sigma = name == "lb_cl"
     begun: list[dict[str, Tensor]] = []

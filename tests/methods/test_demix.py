@@ -227,7 +227,7 @@ def test_the_mixture_is_the_equation_token_by_token() -> None:
 def test_texts_are_scored_by_the_mixture_whatever_task_they_are_of() -> None:
     """Against each expert alone, row by row: a row's likelihood is the mean of theirs."""
     tasks = [text_task(name) for name in ("farm", "fields", "hills")]
-    mixture = learned("llama", tasks, True, epochs=4, experts="mixture")
+    mixture = learned("llama", tasks, True, epochs=4, answer_by="mixture")
     given = learned("llama", tasks, True, epochs=4)
     assert same(slots_of(mixture)[1], slots_of(given)[1]), "training is the same"
     likelihoods = []
@@ -248,17 +248,17 @@ def test_texts_are_scored_by_the_mixture_whatever_task_they_are_of() -> None:
 
 def test_one_expert_alone_is_no_mixture() -> None:
     task = text_task("farm")
-    one, plain = (learned("llama", [task], True, experts=experts) for experts in ("mixture", "task"))
+    one, plain = (learned("llama", [task], True, answer_by=answer_by) for answer_by in ("mixture", "task"))
     assert one.measure_text(task) == plain.measure_text(task)
 
 
 def test_the_mixture_needs_texts_read_from_left_to_right() -> None:
-    method = build_method("demix", {"experts": "mixture"})
+    method = build_method("demix", {"answer_by": "mixture"})
     with pytest.raises(DataError, match="Task 'animals' is a task with answers, and demix learns none"):
         Learner(tiny_host("llama"), method, optim=OPTIM).learn(TASKS[0])
-    with pytest.raises(ModelError, match="'tiny-roberta' is encoder-only: take experts=task"):
+    with pytest.raises(ModelError, match="'tiny-roberta' is encoder-only: take answer_by=task"):
         Learner(text_host(), method, optim=OPTIM).learn(text_task())
-    learner = learned("llama", [text_task("farm")], True, experts="mixture")
+    learner = learned("llama", [text_task("farm")], True, answer_by="mixture")
     with pytest.raises(DataError, match="score unlabeled text, and choose among no labels"):
         learner.answer([TASKS[0]])
     with pytest.raises(RecipeError, match="it mixes slots, one for each task; demix has them"):

@@ -70,9 +70,12 @@ def _perturbing(learner: Learner, number: int) -> Callable[[Event], None]:
     def watch(event: Event) -> None:
         if isinstance(event, TrainingPrepared):
             perturb(learner.host.model, seed=number)
-            if isinstance(learner.adapter, PlacedPrompt):
-                generator = torch.Generator().manual_seed(number)
-                for group in learner.adapter.parameter_groups():
+            generator = torch.Generator().manual_seed(number)
+            moved = [learner.adapter] if isinstance(learner.adapter, PlacedPrompt) else []
+            if number and learner.method.name == "sapt_lora":  # else a tiny host's words look alike to the attention
+                moved += [learner.adapter, learner.owners["routing"]]
+            for owner in moved:
+                for group in owner.parameter_groups():
                     for tensor in group.parameters:
                         with torch.no_grad():
                             tensor.add_(torch.randn(tensor.shape, generator=generator))

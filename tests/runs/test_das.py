@@ -167,7 +167,7 @@ def test_a_copy_computes_the_same_and_leaves_the_learner_bit_for_bit(variant: st
         ours, theirs = merged(**batch).last_hidden_state, body(**batch).last_hidden_state
     assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
     assert any(isinstance(module, Site) for module in merged.modules()) == variant.startswith(
-        ("am_lora", "adapter", "hat_adapter", "demix")
+        ("am_lora", "adapter", "hat_adapter", "demix", "moe_lora")
     )
     assert not {id(p) for p in merged.parameters()} & {id(p) for p in body.parameters()}
     assert all(parameter.requires_grad for parameter in merged.parameters())

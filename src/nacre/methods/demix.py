@@ -18,7 +18,7 @@ def demix(
     nonlinearity: Nonlinearity = "gelu",
     start: Literal["identity", "near_identity"] = "identity",
     sample: int = 10_000,
-    experts: Literal["task", "mixture"] = "task",
+    answer_by: Literal["task", "mixture"] = "task",
     roles: tuple[Role, ...] = ("output", "ffn_out"),
     modules: tuple[str, ...] = (),
 ) -> Method:
@@ -37,7 +37,7 @@ def demix(
         nonlinearity: f: 'gelu', 'relu' or 'silu' (swish).
         start: How the first adapter begins, see adapter.
         sample: How many of a task's first training rows choose k*, at most.
-        experts: What answers: the adapter of the given 'task'; or, of unlabeled text in a decoder-only host, the
+        answer_by: What answers: the adapter of the given 'task'; or, of unlabeled text in a decoder-only host, the
             'mixture' of all by their posterior.
         roles: Behind which linear maps the adapters stand, see adapter.
         modules: Endings of the maps' names, instead of roles.
@@ -67,6 +67,6 @@ def demix(
         sources=("arXiv 2108.05036", "arXiv 2302.03241"),
         adapter=adapter,
         start=NearestExpert(sample),
-        routing=GivenTask() if experts == "task" else None,
-        readout=ExpertMixture() if experts == "mixture" else None,
+        routing=GivenTask() if answer_by == "task" else None,
+        readout=ExpertMixture() if answer_by == "mixture" else None,
     )

@@ -53,7 +53,7 @@ class KeptInputs(Memory):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        Rehearsal(self.fraction)  # refuses what is no share
+        Rehearsal(self.fraction)  # refuses what cannot be a share
 
     def size(self, rows: int) -> int:
         """Number of inputs kept of a task with this many rows."""

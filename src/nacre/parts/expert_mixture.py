@@ -37,7 +37,7 @@ class ExpertMixture(Readout):
         if learner.host.family.name != "decoder-only":
             raise ModelError(
                 "An expert's posterior is that of the tokens so far, which only a decoder-only host predicts from left "
-                f"to right, and '{learner.host.name}' is {learner.host.family.name}: take experts=task."
+                f"to right, and '{learner.host.name}' is {learner.host.family.name}: take answer_by=task."
             )
 
     def predictions(self, learner: LearnerView, batch: Batch) -> tuple[Tensor, Tensor] | None:
