@@ -186,6 +186,20 @@ REFUSED: list[tuple[str, str, Change, tuple[str, ...]]] = [
         ("decoder_start_token_id is 9999",),
     ),
     (
+        "a decoder that begins below nothing",
+        "t5",
+        configured(decoder_start_token_id=-1),
+        ("decoder_start_token_id is -1",),
+    ),
+    (
+        "a decoder that begins with a word",
+        "bart",
+        all_of(configured(decoder_start_token_id="a"), lacking("generation_config.json")),
+        ("decoder_start_token_id", "a"),
+    ),
+    ("more layers than are ever built", "t5", configured(num_layers=2**31), ("num_layers = 2147483648",)),
+    ("more layers by another name", "llama", configured(num_hidden_layers=2**62), ("num_hidden_layers = 46116",)),
+    (
         "twice the type",
         "llama",
         holding(CONFIG, b'{"model_type": "llama", "model_type": "t5"}'),

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.command import Call
 from helpers.faults import ERRORS, FailingDisk
 from helpers.outcome import assert_same
 from helpers.tiny import write_task
@@ -126,3 +127,28 @@ def test_a_disk_that_fails_at_every_operation(
         failed, _ = check(recipe(method, output), folder, output, at, ERRORS[name], ever=ever)
         assert failed
         shutil.rmtree(output)
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_a_command_ends_in_one_line_and_the_same_command_goes_on(
+    recipe: Recipes, straight: Callable[[str], tuple[Path, int]], nacre: Call, tmp_path: Path, name: str
+) -> None:
+    """Every 59th operation, once or for good, another one for each error."""
+    folder, count = straight("inc_lora")
+    output, ended = tmp_path / "run", 0
+    (tmp_path / "recipe.yaml").write_text(recipe("inc_lora", output).yaml())
+    for at in range(5 + 17 * list(ERRORS).index(name), count + 1, 59):
+        with pytest.MonkeyPatch.context() as patch:
+            disk = FailingDisk(patch, output, at, ERRORS[name], ever=bool(at % 2))
+            said = nacre("run", tmp_path / "recipe.yaml")
+        assert disk.failed
+        assert said.code in (0, 2)  # 0: what failed was not needed
+        assert "Traceback" not in said.out + said.err
+        if said.code:
+            ended += 1
+            assert said.err.startswith("Error: ")
+            assert said.err.count("\n") == 1
+        assert nacre("run", tmp_path / "recipe.yaml").code == 0
+        assert_same(output, folder)
+        shutil.rmtree(output)
+    assert ended > 0

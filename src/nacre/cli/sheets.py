@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from textwrap import wrap
 from typing import Annotated, Any
 
@@ -199,15 +200,20 @@ def _hanging(head: str, text: str) -> str:
 
 
 def streams(
-    name: Annotated[str | None, typer.Argument(help="Print this stream's tasks.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Print the tasks of this stream, or of a stream file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """List the streams, or the tasks of one."""
     import json
 
-    from nacre.tasks.published.streams import get_stream, stream_names
+    from nacre.tasks.published.streams import Stream, get_stream, stream_names
+    from nacre.tasks.reading.stream_file import is_stream_file, read_stream
 
-    chosen = [get_stream(entry) for entry in (stream_names() if name is None else [name])]
+    if name is not None and is_stream_file(name):
+        own = read_stream(Path(name))
+        chosen = [Stream(own.name, f"A stream file: {len(own.tasks)} tasks", name, own.task_names)]
+    else:
+        chosen = [get_stream(entry) for entry in (stream_names() if name is None else [name])]
     if as_json:
         typer.echo(
             json.dumps([{"name": s.name, "title": s.title, "source": s.source, "tasks": s.tasks} for s in chosen])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList
 
+from nacre.documents import shown
 from nacre.errors import DataError, ModelError
 from nacre.functional.label_search import most_likely_labels
 from nacre.functional.losses import IGNORED
@@ -196,6 +197,7 @@ class EncoderDecoder(Generative):
         start = own.bos_token_id if own.decoder_start_token_id is None else own.decoder_start_token_id
         if start is None:
             raise _no_start()
+        self._check_number(start)
         return int(start)
 
     def _first_in_training(self) -> int | None:
@@ -217,8 +219,7 @@ class EncoderDecoder(Generative):
             ModelError: If it does not, or if it has no embedding for that token.
         """
         model: Any = self.model
-        if not 0 <= self.start < (rows := int(model.config.get_text_config(decoder=True).vocab_size)):
-            raise ModelError(f"decoder_start_token_id is {self.start}, and the decoder has embeddings for {rows} only.")
+        self._check_number(getattr(model.config, "decoder_start_token_id", None))
         first = self._first_in_training()
         if first is None and model.generation_config.decoder_start_token_id is None:
             raise _no_start()
@@ -229,6 +230,12 @@ class EncoderDecoder(Generative):
                 f"({self.start}): set model.generation_config.decoder_start_token_id, or the tokenizer's target "
                 "language, so that both are the same."
             )
+
+    def _check_number(self, start: Any) -> None:
+        rows = int(config_of(self.model).get_text_config(decoder=True).vocab_size)
+        if start is None or (isinstance(start, int) and 0 <= start < rows):
+            return
+        raise ModelError(f"decoder_start_token_id is {shown(start)}, and the decoder has embeddings for {rows} only.")
 
     def _is_ended(self, target: Sequence[int]) -> bool:
         return self._ends_itself or super()._is_ended(target)

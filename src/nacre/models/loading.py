@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -28,6 +29,9 @@ from nacre.models.model_folder import check_model_folder
 from nacre.models.named import DEMO
 from nacre.models.quiet import quiet_transformers
 from nacre.models.vocabulary import check_tokenizer_files
+
+DEEPEST = 10_000
+"""Layers of the deepest model that is loaded."""
 
 
 def load_host(name: str, dtype: torch.dtype = torch.float32, dropout: float | None = None) -> Host:
@@ -52,6 +56,7 @@ def load_host(name: str, dtype: torch.dtype = torch.float32, dropout: float | No
 def _loaded(name: str, source: str, folder: Path | None, dtype: torch.dtype, dropout: float | None) -> Host:
     with _reading(name, "config.json"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    _check_depth(name, config)
     for setting in dropout_settings_of(config) if dropout is not None else ():
         setattr(config, setting, dropout)
     if config.is_encoder_decoder and type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
@@ -84,6 +89,13 @@ def _loaded(name: str, source: str, folder: Path | None, dtype: torch.dtype, dro
     if not head.isdisjoint(loading["missing_keys"]):
         model = model.base_model  # transformers has drawn a head of its own, another one every time
     return Host(model.eval(), tokenizer, name=name, folder=folder)
+
+
+def _check_depth(name: str, config: Any) -> None:
+    """Refuse a number of layers that would be built for hours before their weights are missed."""
+    for setting, value in vars(config).items():
+        if "layer" in setting and isinstance(value, int) and value > DEEPEST:
+            raise ModelError(f"Model '{name}': its config.json asks for {setting} = {value}, and no model has so many.")
 
 
 def demo_folder() -> Path:
