@@ -15,6 +15,7 @@ import itertools
 import json
 import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from nacre.adapters.gated import PlacedGated
 from nacre.features.site_inputs import read_site_inputs
+from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
 from nacre.models.families import Encoded
 from nacre.models.loading import load_host
@@ -39,7 +41,7 @@ def update_sizes(run: Path, weights: dict[str, Tensor]) -> list[str]:
     scale = SCALES.get(method.partition("+")[0], 4.0)
     lines = []
     for stage in sorted(run.glob("tasks/*/adapter.safetensors")):
-        tensors = load_file(stage)
+        tensors = checkpoint.read(stage.parent).owners["adapter"].tensors
         whole = newest = base = torch.zeros(())
         for site in sorted(name.removesuffix(".past_down") for name in tensors if name.endswith(".past_down")):
             update = _update(tensors, site)
@@ -61,7 +63,7 @@ def update_sizes(run: Path, weights: dict[str, Tensor]) -> list[str]:
     return lines
 
 
-def _update(tensors: dict[str, Tensor], site: str) -> Tensor:
+def _update(tensors: Mapping[str, Tensor], site: str) -> Tensor:
     """B_t A_t, or U_t diag(sigma_t) V_t, [d_out, d_in]."""
     up = tensors[f"{site}.up.weight"]
     if f"{site}.sigma" in tensors:

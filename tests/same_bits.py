@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from nacre.cli.main import main
 from nacre.errors import NacreError
+from nacre.learning import checkpoint
 from nacre.registry import METHODS, build_method
 
 RECORD = Path(__file__).parent / "fixtures" / "same_bits.json"
@@ -131,18 +131,14 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
             raise RuntimeError(f"{case.name}: nacre run ended with exit code {stop.code}") from None
     finally:
         sys.argv = argv
-    last = sorted((folder / "tasks").iterdir())[-1]
+    learner = checkpoint.read(sorted((folder / "tasks").iterdir())[-1])
+    hashes = {name: hash_of(owner.tensors) for name, owner in learner.owners.items() if owner.tensors}
     return {
         "matrix": json.loads((folder / "results.json").read_text())["matrix"],
         "predictions": _hash_of_predictions(folder),
-        "adapter": hash_of_tensors(last / "adapter.safetensors"),
-        "head": hash_of_tensors(last / "head.safetensors") if (last / "head.safetensors").exists() else None,
+        "adapter": hashes["adapter"],
+        "head": hashes.get("head"),
     }
-
-
-def hash_of_tensors(file: Path) -> str:
-    """`hash_of` a safetensors file's tensors."""
-    return hash_of(load_file(file))
 
 
 def hash_of(tensors: Mapping[str, torch.Tensor]) -> str:

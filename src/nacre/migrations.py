@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from nacre.errors import CheckpointError
 
-LEARNER_SCHEMA = "nacre.learner/2"
+LEARNER_SCHEMA = "nacre.learner/3"
 RECORD_SCHEMA: Final = "nacre.results/2"
 
 OLD_RECORD_SCHEMAS = ("nacre.results/1",)
@@ -109,7 +109,16 @@ _PARTS_1_TO_2: dict[str, Callable[[OldDocument], OldDocument]] = {
     "magnitude_mask": _groups_1_to_2,
 }
 
-_LEARNER_STEPS: dict[str, Callable[[OldDocument, Iterable[str]], OldDocument]] = {"nacre.learner/1": _learner_1_to_2}
+
+def _learner_2_to_3(document: OldDocument, _: Iterable[str]) -> OldDocument:
+    """Schema 2 had no stages that continue another: every folder holds all of its learner."""
+    return {**document, "schema": "nacre.learner/3"}
+
+
+_LEARNER_STEPS: dict[str, Callable[[OldDocument, Iterable[str]], OldDocument]] = {
+    "nacre.learner/1": _learner_1_to_2,
+    "nacre.learner/2": _learner_2_to_3,
+}
 
 LEARNER_SCHEMAS = (*_LEARNER_STEPS, LEARNER_SCHEMA)
 """The formats of saved learners that this version reads."""

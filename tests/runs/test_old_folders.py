@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from helpers.tiny import tiny_task
 from nacre.events import ignore
+from nacre.learning import checkpoint
+from nacre.learning.contents import Contents
 from nacre.learning.learner import Learner
 from nacre.models.loading import load_host
 from nacre.runs.recipe import read_recipe
 from nacre.runs.run import run
-from same_bits import hash_of, hash_of_tensors, numerics
+from same_bits import hash_of, numerics
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "format_1"
 EXPECTED: dict[str, Any] = json.loads((FIXTURES / "expected.json").read_text())
@@ -51,17 +52,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Of each file of tensors in a learner's folder; what parts remember, by the names that it had in format 1."""
-    found = {file.stem: hash_of_tensors(file) for file in folder.glob("*.safetensors")}
-    state = load_file(folder / "state.safetensors")
-    several = any(part.get("mode") == "separate" for part in _parameters(folder) if isinstance(part, dict))
+    """Of each owner's tensors, and of what parts remember, by the names that it had in format 1."""
+    learner = checkpoint.read(folder)
+    found = {name: hash_of(owner.tensors) for name, owner in learner.owners.items() if owner.tensors}
+    parameters = learner.method["parameters"]  # the method's own together, and those of each modifier
+    several = any(
+        part.get("mode") == "separate" for part in [parameters, *parameters.values()] if isinstance(part, dict)
+    )
+    state = Contents.of(learner).files["state"]
     return found | {"state": hash_of({_name_in_format_1(name, several): tensor for name, tensor in state.items()})}
-
-
-def _parameters(folder: Path) -> list[Any]:
-    """The method's own settings together, and those of each modifier."""
-    parameters = json.loads((folder / "state.json").read_text())["method"]["parameters"]
-    return [parameters, *parameters.values()]
 
 
 def _name_in_format_1(name: str, several: bool) -> str:

@@ -6,30 +6,37 @@ state.json            everything else: seed, tasks, what parts remember, method,
 manifest.json         sha256 of every file of the folder (`nacre.manifest`)
 
 No learner and no model is needed to read or write one.
+
+A saved learner lies in one folder. A run's stage may hold only what is new since the stage before it, whose folder lies
+beside its own and is named in ``state.json``; its manifest has the hash of that one's. `read` follows the stages back,
+each of which it verifies and opens once.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from nacre.errors import CheckpointError
-from nacre.files import build_folder, put_back, to_json
-from nacre.learning.snapshot import OwnerState, Snapshot, Tree
-from nacre.manifest import MANIFEST, Manifest, read_manifest, write_manifest
-from nacre.migrations import LEARNER_SCHEMA, upgraded_learner
+from nacre.files import build_folder, full_path, put_back, to_json
+from nacre.learning import contents
+from nacre.learning.contents import GROWING, Contents, put_in, taken_out
+from nacre.learning.continued import joined, with_items
+from nacre.learning.snapshot import OwnerState, Snapshot
+from nacre.manifest import MANIFEST, Manifest, hash_of_manifest, read_manifest, write_manifest
+from nacre.migrations import upgraded_learner
 from nacre.settings import complaint
 
-STATE = "state.json"
-TENSOR = "$tensor"
-"""In ``state.json``, ``{"$tensor": NAME}`` stands for a tensor of ``state.safetensors``."""
+STATE = f"{contents.STATE}.json"
+TENSORS = ".safetensors"
 
 
 def save(snapshot: Snapshot, folder: Path) -> None:
@@ -42,7 +49,7 @@ def save(snapshot: Snapshot, folder: Path) -> None:
         raise CheckpointError(f"'{folder}' is there and is not a saved learner; choose another name, or delete it.")
 
     def fill(place: Path) -> None:
-        write_files(snapshot, place)
+        write_files(Contents.of(snapshot), place)
         write_manifest(place)
 
     build_folder(folder, fill)
@@ -50,55 +57,35 @@ def save(snapshot: Snapshot, folder: Path) -> None:
 
 def is_learners(name: str) -> bool:
     """Whether a file of a folder belongs to the learner, and not to what else a run keeps there."""
-    return name == STATE or name.endswith(".safetensors")
+    return name == STATE or name.endswith(TENSORS)
 
 
-def write_files(snapshot: Snapshot, folder: Path) -> None:
+def write_files(held: Contents, folder: Path) -> None:
     """Write everything but the manifest."""
-    for name, owner in snapshot.owners.items():
-        if owner.tensors or name == "adapter":
-            _save_tensors(owner.tensors, folder / f"{name}.safetensors")
-    tensors: dict[str, Tensor] = {}
-    parts = {key: _taken_out(tree, key, tensors) for key, tree in snapshot.parts.items()}
-    _save_tensors(tensors, folder / "state.safetensors")
-    document = {
-        "schema": LEARNER_SCHEMA,
-        "seed": snapshot.seed,
-        "tasks": list(snapshot.tasks),
-        "owners": {name: dict(owner.values) for name, owner in snapshot.owners.items()},
-        "head": snapshot.head,
-        "parts": parts,
-        "method": dict(snapshot.method),
-        "optim": dict(snapshot.optim),
-        "decoding": dict(snapshot.decoding),
-        "model": dict(snapshot.host),
-        "forms": dict(snapshot.forms),
-    }
-    (folder / STATE).write_text(to_json(document) + "\n", encoding="utf-8")
+    for name, tensors in held.files.items():
+        _save_tensors(tensors, folder / f"{name}{TENSORS}")
+    (folder / STATE).write_text(to_json(held.document) + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> Snapshot:
-    """Open what `save` wrote, in today's format or an earlier one, after verifying it.
+    """Open what `save` or a run wrote, in today's format or an earlier one, after verifying it.
 
     Raises:
-        CheckpointError: If a file is missing or damaged, or was written by a newer version.
+        CheckpointError: If a file is missing or damaged, or was written by a newer version; if a stage lies without
+            those that it continues.
     """
-    put_back(folder)
-    manifest = read_manifest(folder)
-    manifest.check(folder, STATE, "state.safetensors")
+    links = [_opened(folder, newest=True)]
+    while (continues := links[-1].document.continues) is not None:
+        links.append(_before(links[-1], continues))
     file = folder / STATE
     try:
-        tensors = load_file(folder / "state.safetensors")
-        saved = _Document.model_validate(upgraded_learner(json.loads(file.read_bytes()), tensors, file))
-        owners = {
-            name: OwnerState(_tensors_of(folder, f"{name}.safetensors", manifest), values)
-            for name, values in saved.owners.items()
-        }
-        parts = {key: _put_back(tree, tensors) for key, tree in saved.parts.items()}
+        plain = _plain(links)
+        files = {name: _tensors(links, name) for name in (*plain["owners"], contents.STATE)}
+        saved = links[0].document.model_copy(update=plain)
+        owners = {name: OwnerState(files[name], values) for name, values in saved.owners.items()}
+        parts = {key: put_in(tree, files[contents.STATE]) for key, tree in saved.parts.items()}
     except SafetensorError as error:
         raise CheckpointError(f"{folder}: {error}.") from None
-    except ValidationError as error:
-        raise CheckpointError(f"{file} is damaged: {complaint(error)}.") from None
     except KeyError as error:
         raise CheckpointError(f"{file} is damaged: {error} is missing.") from None
     except (ValueError, TypeError, AttributeError, RecursionError):
@@ -131,12 +118,23 @@ class _SavedHost(BaseModel):
     hash: str
 
 
+class _Continues(BaseModel):
+    """How a stage continues the one before it (`Contents.since`)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: str = Field(pattern=r"^[^/\\\\]*[^/\\\\.][^/\\\\]*$")
+    after: dict[str, dict[str, int]]
+    dropped: dict[str, list[str]]
+    grown: dict[str, Any]
+
+
 class _Document(BaseModel):
     """The content of `state.json`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_: Literal["nacre.learner/2"] = Field(alias="schema")
+    schema_: Literal["nacre.learner/3"] = Field(alias="schema")
     seed: int
     tasks: list[str]
     owners: dict[str, dict[str, Any]]
@@ -147,37 +145,123 @@ class _Document(BaseModel):
     decoding: dict[str, Any]
     model: _SavedHost
     forms: dict[str, Any]
+    continues: _Continues | None = None
 
 
-def _tensors_of(folder: Path, name: str, manifest: Manifest) -> dict[str, Tensor]:
-    return load_file(folder / name) if name in manifest.sha256 else {}  # an owner that has learned nothing has no file
+@dataclass(frozen=True, eq=False)
+class _Link:
+    """A verified folder that holds a learner, or what of it is new.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: The folder's.
+        document: The folder's, in today's format.
+        state: The parts' tensors of a whole learner, by today's names.
+    """
+
+    folder: Path
+    manifest: Manifest
+    document: _Document
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def tensors(self, name: str, known: Collection[str]) -> dict[str, Tensor]:
+        """A file's tensors, but for those that are known."""
+        if name == contents.STATE and self.document.continues is None:
+            return {key: tensor for key, tensor in self.state.items() if key not in known}
+        return _load_tensors(self.folder, name, self.manifest, known)
+
+
+def _opened(folder: Path, *, newest: bool) -> _Link:
+    put_back(folder)
+    manifest = read_manifest(folder)
+    manifest.check_listed(folder, STATE)
+    manifest.check_listed(folder, f"{contents.STATE}{TENSORS}")
+    for name in manifest.sha256:
+        if newest or is_learners(name):  # of an earlier stage, what was measured does not matter here
+            manifest.check_bytes(folder, name)
+    file = folder / STATE
+    try:
+        state = _load_tensors(folder, contents.STATE, manifest)
+        document = _Document.model_validate(upgraded_learner(json.loads(file.read_bytes()), state, file))
+        if document.continues is not None:
+            return _Link(folder, manifest, document)
+        named: dict[str, Tensor] = {}
+        parts = {key: taken_out(put_in(tree, state), key, named) for key, tree in document.parts.items()}
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder}: {error}.") from None
+    except ValidationError as error:
+        raise CheckpointError(f"{file} is damaged: {complaint(error)}.") from None
+    except KeyError as error:
+        raise CheckpointError(f"{file} is damaged: {error} is missing.") from None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(f"{file} is damaged: it does not describe a learner.") from None
+    return _Link(folder, manifest, document.model_copy(update={"parts": parts}), named)
+
+
+def _before(link: _Link, continues: _Continues) -> _Link:
+    """The stage that this one continues."""
+    folder = full_path(link.folder).parent / continues.folder
+    put_back(folder)
+    if not (folder / MANIFEST).exists():
+        raise CheckpointError(
+            f"'{link.folder}' holds only what is new since '{continues.folder}', which does not lie beside it: load it "
+            "inside its run and save it elsewhere with learner.save(), or copy the run's whole folder 'tasks'."
+        )
+    if link.manifest.previous != hash_of_manifest(folder):
+        raise CheckpointError(
+            f"'{link.folder}' continues another '{continues.folder}' than the one that lies beside it: that one was "
+            "made anew, changed, or is of another run."
+        )
+    return _opened(folder, newest=False)
+
+
+def _plain(links: Sequence[_Link]) -> dict[str, Any]:
+    """The document's growing values, whole.
+
+    Args:
+        links: The newest first.
+    """
+    found: Any = None
+    for link in reversed(links):
+        continues = link.document.continues
+        own = {key: getattr(link.document, key) for key in GROWING}
+        found = with_items(own, continues.grown if continues else None, found)
+    plain: dict[str, Any] = found
+    return plain
+
+
+def _tensors(links: Sequence[_Link], name: str) -> dict[str, Tensor]:
+    """A file's tensors, whole: each of their rows is read once.
+
+    Args:
+        links: The newest first.
+        name: Of the file.
+    """
+    found: dict[str, list[Tensor]] = {}
+    rows: dict[str, list[int]] = {}  # how many of them come before each of these pieces
+    known: set[str] = set()  # of which nothing more is needed
+    for link in links:
+        continues = link.document.continues
+        after = continues.after.get(name, {}) if continues else {}
+        for key, tensor in link.tensors(name, known).items():
+            found.setdefault(key, []).append(tensor)
+            rows.setdefault(key, []).append(after.get(key, 0))
+            if key not in after:
+                known.add(key)
+        known.update(continues.dropped.get(name, ()) if continues else ())
+    return {key: joined(pieces[::-1], rows[key][::-1]) for key, pieces in found.items()}
+
+
+def _load_tensors(folder: Path, name: str, manifest: Manifest, known: Collection[str] = ()) -> dict[str, Tensor]:
+    file = f"{name}{TENSORS}"
+    if file not in manifest.sha256:
+        return {}  # an owner that has learned nothing has no file
+    with safe_open(folder / file, "pt") as opened:
+        return {key: opened.get_tensor(key) for key in opened.keys() if key not in known}  # noqa: SIM118
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    own_copies = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(own_copies, file)
+        save_file(dict(tensors), file)
     except SafetensorError as error:  # a full disk, among others
         raise CheckpointError(f"{file} cannot be written: {error}.") from None
-
-
-def _taken_out(tree: Tree, name: str, tensors: dict[str, Tensor]) -> Tree:
-    """The tree with references in the place of its tensors, which go into ``tensors``."""
-    if isinstance(tree, Tensor):
-        tensors[name] = tree
-        return {TENSOR: name}
-    if isinstance(tree, list):
-        return [_taken_out(value, f"{name}/{number}", tensors) for number, value in enumerate(tree)]
-    if isinstance(tree, dict):
-        return {key: _taken_out(value, f"{name}/{key}", tensors) for key, value in tree.items()}
-    return tree
-
-
-def _put_back(tree: Tree, tensors: dict[str, Tensor]) -> Tree:
-    if isinstance(tree, list):
-        return [_put_back(value, tensors) for value in tree]
-    if isinstance(tree, dict):
-        if tree.keys() == {TENSOR}:
-            return tensors[tree[TENSOR]]
-        return {key: _put_back(value, tensors) for key, value in tree.items()}
-    return tree

@@ -1,7 +1,8 @@
 """A run's stages on disk, each bound to its run and to the stage before it.
 
 A stage's folder is written twice: with the learner once a task is learned, and with its row once that is measured. So
-a task that was learned is not learned again because its evaluation stopped.
+a task that was learned is not learned again because its evaluation stopped. Of the learner it holds what is new since
+the stage before (`nacre.learning.contents`), so that a run's folder grows with the tasks and not with their square.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from nacre.evaluation.gates import ROWS, TOKENS, SiteGates
 from nacre.events import OnEvent, Warned
 from nacre.files import build_folder, link, numbered_name, to_json
 from nacre.learning import checkpoint
+from nacre.learning.contents import Contents, Outline
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.learning.snapshot import Snapshot
@@ -59,6 +61,7 @@ class Stages:
         self.run = run
         self.columns = columns
         self.on_event = on_event
+        self._latest: tuple[Path, Outline] | None = None  # the stage that was last written or loaded
 
     def folder(self, number: int, name: str) -> Path:
         """Where a stage lies.
@@ -105,23 +108,30 @@ class Stages:
         snapshot = checkpoint.read(place.folder)
         _check_tasks(snapshot, place)
         learner.restore(snapshot, str(place.folder))
+        self._latest = place.folder, Contents.of(snapshot).outline()
         return learner
 
     def write_learned(self, place: Place, learner: Learner, learned: Learned) -> None:
-        """Commit a learner that is not measured yet.
+        """Commit a learner that is not measured yet: what of it is new since the stage before.
 
         Args:
             place: Of the stage.
             learner: After it.
             learned: What learning took.
         """
+        held = Contents.of(learner.snapshot())
+        if self._latest is not None and self._latest[0] == place.previous:
+            held, outline = held.since(self._latest[1], place.previous.name)
+        else:
+            outline = held.outline()
 
         def fill(folder: Path) -> None:
-            checkpoint.write_files(learner.snapshot(), folder)
+            checkpoint.write_files(held, folder)
             write_document(learned, folder / LEARNED)
             write_manifest(folder, self._binding(place))
 
         build_folder(place.folder, fill)
+        self._latest = place.folder, outline
 
     def write_measured(self, place: Place, row: StageRow, scores: StageScores, *, last_time: bool) -> None:
         """Commit a stage: the learner that is there already, predictions, gates (of a gated adapter) and the row.
