@@ -10,6 +10,7 @@ import ast
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
@@ -100,7 +101,7 @@ class Registry:
         )
 
     def _third_parties(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=self.package)}
+        return _entry_points(self.package)
 
 
 def _written_type(annotation: ast.expr | None) -> Any:
@@ -109,6 +110,12 @@ def _written_type(annotation: ast.expr | None) -> Any:
         return eval(ast.unparse(annotation), {"Literal": Literal, "PerTask": PerTask}) if annotation else Any
     except NameError:
         return Any
+
+
+@cache
+def _entry_points(group: str) -> dict[str, EntryPoint]:
+    """By name; read once, because every installed package is looked through."""
+    return {point.name: point for point in entry_points(group=group)}
 
 
 METHODS = Registry("method", "nacre.methods")

@@ -313,7 +313,9 @@ def test_unknown_methods_get_the_nearest_name() -> None:
 
 def test_third_parties_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("narrow_lora", f"{__name__}:narrow_lora", METHODS.package)
-    monkeypatch.setattr(registry, "entry_points", lambda *, group: [point] if group == METHODS.package else [])
+    monkeypatch.setattr(
+        registry, "_entry_points", lambda group: {point.name: point} if group == METHODS.package else {}
+    )
     assert "narrow_lora" in METHODS.names()
     learner = Learner(tiny_host("t5"), build_method("narrow_lora", {"rank": 2}), optim=OPTIM)
     learner.learn(tiny_task())

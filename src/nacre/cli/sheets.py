@@ -40,7 +40,8 @@ def methods(
         typer.echo(markdown_table(list_document()["methods"]))
         return
     if name is None:
-        document, lines = list_document(), list_lines()
+        document = list_document()
+        lines = list_lines(document)
     elif name.startswith("+") or (name not in METHODS.names() and name in MODIFIERS.names()):
         modifier = name.removeprefix("+")
         document, lines = modifier_document(modifier), modifier_lines(modifier)
@@ -69,11 +70,14 @@ def list_document() -> dict[str, Any]:
     }
 
 
-def list_lines() -> Iterator[str]:
-    """`list_document` as text."""
+def list_lines(document: Mapping[str, Any]) -> Iterator[str]:
+    """`list_document` as text.
+
+    Args:
+        document: What it gives.
+    """
     from nacre.cli.method_table import GROUPS, grouped
 
-    document = list_document()
     for heading, members in grouped(document["methods"]):
         yield f"{heading}:\n"
         for entry in members:
