@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 RATE = 1e-3
+LENGTH = 128
+"""Tokens of an input, at most."""
 RANK, ALPHA = 8, 32
 
 
@@ -60,6 +62,7 @@ def nacre(chosen: argparse.Namespace, method: str) -> list[str]:
     return [
         *(sys.executable, "-m", "nacre", "run", "--method", method, "--stream", "order1", "--data", chosen.data),
         *("--model", chosen.model, *sizes, "--set", f"optim.learning_rate={RATE}"),
+        *("--set", f"optim.max_source_length={LENGTH}"),
     ]
 
 
@@ -91,7 +94,7 @@ def continually(chosen: argparse.Namespace, train: Callable[..., None]) -> None:
 
     def rows(task: Any, split: str) -> list[dict[str, Any]]:
         examples = task.examples(split)
-        inputs = tokenizer([each.input for each in examples], truncation=True, max_length=optim.max_source_length)
+        inputs = tokenizer([each.input for each in examples], truncation=True, max_length=LENGTH)
         targets = tokenizer(text_target=[each.target for each in examples])["input_ids"]
         found = zip(inputs["input_ids"], inputs["attention_mask"], targets, strict=True)
         return [{"input_ids": ids, "attention_mask": mask, "labels": labels} for ids, mask, labels in found]

@@ -97,6 +97,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "lfpt5": ("lfpt5", {"prompt_length": 3, "max_length": 12, "draws": 2}),
     "prog_prompt": ("prog_prompt", {"prompt_length": 3}),  # five of them stand in front of an input
     "prog_prompt-bottleneck": ("prog_prompt", {"prompt_length": 3, "bottleneck": 32}),
+    "l2p": ("l2p", {"pool": 4, "prompt_length": 2, "select": 2}),  # forty tokens leave no room for a tiny host's text
     "l2p-diversified": ("l2p", {"pool": 4, "prompt_length": 2, "select": 2, "diversify": "frequency"}),
     "inc_lora-all-roles": (
         "inc_lora",
