@@ -21,6 +21,7 @@ from nacre.method import Method
 from nacre.methods.lfpt5 import lfpt5
 from nacre.models.families import Lengths
 from nacre.models.host import Host
+from nacre.models.loading import load_host
 from nacre.parts.old_answers import OldAnswers
 from nacre.parts.part import MicroBatch
 from nacre.parts.pseudo_rehearsal import PseudoState, Wording
@@ -280,6 +281,12 @@ def test_a_host_that_cannot_write_is_refused() -> None:
 def test_impossible_settings_are_refused(settings: dict[str, object], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         lfpt5(**settings)  # type: ignore[arg-type]
+
+
+def test_a_tokenizer_without_capitals_can_write_the_separator() -> None:
+    """The demo's has none."""
+    learner = Learner(load_host("demo"), lfpt5(**SMALL), optim=OPTIM.model_copy(update={"epochs": 1}))
+    learner.learn(TASKS[0])
 
 
 def test_a_separator_that_cannot_be_written_is_refused() -> None:

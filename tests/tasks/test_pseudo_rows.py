@@ -16,7 +16,7 @@ def test_a_row_comes_back() -> None:
 def test_what_is_kept_and_what_is_counted() -> None:
     samples = [
         "a dog Answer: yes",
-        "a dog Answer : YES",  # the same row
+        "a dog answer : YES",  # the same row, as a tokenizer without capitals writes it
         "a cow Answer: yes",
         "a hen Answer: yes",  # one too many of this label
         "a lamp Answer: no",

@@ -153,7 +153,7 @@ class PseudoRehearsal(Memory):
                 raise DataError(f"Task '{task.name}' has conversations, and pseudo-rehearsal writes single texts.")
         tokenizer, separator = learner.host.tokenizer, self.wording.separator
         ids = tokenizer(separator, add_special_tokens=False)["input_ids"]
-        if "".join(str(tokenizer.decode(ids)).split()) != "".join(separator.split()):
+        if "".join(str(tokenizer.decode(ids)).split()).casefold() != "".join(separator.split()).casefold():
             raise DataError(
                 f"separator = {shown(separator)}: the tokenizer of '{learner.host.name}' cannot write it back, so that "
                 "no row could be taken apart."

@@ -52,7 +52,9 @@ def parse_rows(samples: Sequence[str], separator: str, labels: Sequence[str] | N
         labels: The task's; None for free text.
         limit: So many rows of each label are kept at most, or of the task if it has no labels: the first ones.
     """
-    pattern = re.compile(r"\s*".join(re.escape(character) for character in separator if not character.isspace()))
+    pattern = re.compile(
+        r"\s*".join(re.escape(character) for character in separator if not character.isspace()), re.IGNORECASE
+    )
     known = None if labels is None else {_folded(label): label for label in labels}
     kept: list[Row] = []
     counts: Counter[str] = Counter()
