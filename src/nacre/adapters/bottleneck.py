@@ -20,7 +20,6 @@ from nacre.adapters.unit_gates import GatedUnits, HardGates, Protected, UnitGate
 from nacre.errors import ModelError, RecipeError
 from nacre.functional.bottleneck import Nonlinearity
 from nacre.models.fit import Form
-from nacre.models.owner import ParameterGroup, stop_training
 from nacre.models.roles import find_linears
 from nacre.seeds import derive
 
@@ -173,7 +172,7 @@ class BottleneckSite(Site):
             parameter.copy_(nn.init.trunc_normal_(drawn, std=0.01, a=-0.02, b=0.02, generator=generator))
 
     def freeze(self) -> None:
-        stop_training([ParameterGroup(group, (each,)) for group, each in self.parameters_by_group().items()])
+        self.stop_newest()
 
     def close(self) -> None:
         self.slots.close()

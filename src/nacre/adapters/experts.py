@@ -14,11 +14,10 @@ from nacre.adapters.adapter import FeatureMap
 from nacre.adapters.low_rank import lora_start
 from nacre.adapters.route import Route
 from nacre.adapters.slots import SlotStack
-from nacre.adapters.slotted import PlacedSlots, SlottedAdapter, SlottedSite
+from nacre.adapters.slotted import MixingSite, PlacedSlots, SlottedAdapter
 from nacre.errors import ModelError, RecipeError
 from nacre.functional.experts import expert_gates, gated_codes
 from nacre.models.fit import Form
-from nacre.models.owner import ParameterGroup, stop_training
 
 
 @final
@@ -64,7 +63,7 @@ class Experts(SlottedAdapter):
 
 
 @final
-class ExpertsSite(SlottedSite):
+class ExpertsSite(MixingSite):
     """A linear map with low-rank experts.
 
     Public tensors: `down.weight` [E r, d_in] and `up.weight` [d_out, E r], expert after expert, the empty stacks of
@@ -90,18 +89,6 @@ class ExpertsSite(SlottedSite):
     def scale(self) -> float:
         return self.settings.scale
 
-    @property
-    def past_weight(self) -> None:
-        """None: there are no earlier slots."""
-        return None
-
-    def past_open(self) -> AbstractContextManager[dict[str, Tensor]]:
-        return self.slots.past_as_leaves()
-
-    def effective_weight(self) -> None:
-        """None: the mixture depends on the input."""
-        return
-
     def adapted(self, x: Tensor) -> Tensor:
         """`W x + sum_e g_e s B_e A_e x`; the router sees x without dropout."""
         h = self.untouched(x)
@@ -115,8 +102,7 @@ class ExpertsSite(SlottedSite):
             self.slots.open()
             self.router.requires_grad_(True)
             return True
-        for parameter in self.parameters_by_group().values():
-            parameter.requires_grad_(True)
+        self.train_newest()
         return False
 
     @torch.no_grad()
@@ -125,8 +111,7 @@ class ExpertsSite(SlottedSite):
         self.router.zero_()
 
     def freeze(self) -> None:
-        parameters = self.parameters_by_group()
-        stop_training([ParameterGroup(group, (parameter,)) for group, parameter in parameters.items()])
+        self.stop_newest()
 
     @torch.no_grad()
     def close(self) -> None:

@@ -14,7 +14,7 @@ from nacre.adapters.adapter import FeatureMap, kaiming_uniform
 from nacre.adapters.low_rank import lora_start
 from nacre.adapters.route import Route
 from nacre.adapters.slots import SlotStack
-from nacre.adapters.slotted import PlacedSlots, SlottedAdapter, SlottedSite
+from nacre.adapters.slotted import MixingSite, PlacedSlots, SlottedAdapter
 from nacre.errors import ModelError, RecipeError
 from nacre.functional.fused_gating import Mixture, fused_mixture
 from nacre.functional.gates_first import chosen_tasks, fused_gates_first
@@ -27,7 +27,6 @@ from nacre.functional.gating import (
     selector_scores,
 )
 from nacre.models.fit import Form
-from nacre.models.owner import ParameterGroup, stop_training
 from nacre.seeds import derive
 
 
@@ -94,7 +93,7 @@ class Gated(SlottedAdapter):
 
 
 @final
-class GatedSite(SlottedSite):
+class GatedSite(MixingSite):
     """A linear map with the tasks' low-rank updates, mixed token by token.
 
     Public tensors: those of its slots; `selector` [t, d_out], row i the selector `w_i` of task i; and, where it is
@@ -133,18 +132,6 @@ class GatedSite(SlottedSite):
     @property
     def scale(self) -> float:
         return self.settings.scale
-
-    @property
-    def past_weight(self) -> None:
-        """None: gates depend on the input, so that no weight can hold the earlier tasks."""
-        return None
-
-    def past_open(self) -> AbstractContextManager[dict[str, Tensor]]:
-        return self.slots.past_as_leaves()
-
-    def effective_weight(self) -> None:
-        """None: the mixture depends on the input."""
-        return
 
     def adapted(self, x: Tensor) -> Tensor:
         """`W x + sum_i g_i s B_i A_i x`."""
@@ -273,8 +260,7 @@ class GatedSite(SlottedSite):
     def grow(self) -> bool:
         """Freeze the newest slot and open another; a shared slot is opened once and stays."""
         if self.is_open and self.settings.slots == "shared":
-            for parameter in self.parameters_by_group().values():
-                parameter.requires_grad_(True)
+            self.train_newest()
             return False
         if self.is_open:
             self.slots.push_to_past()
@@ -288,8 +274,7 @@ class GatedSite(SlottedSite):
         return True
 
     def freeze(self) -> None:
-        parameters = self.parameters_by_group()
-        stop_training([ParameterGroup(group, (parameter,)) for group, parameter in parameters.items()])
+        self.stop_newest()
 
     @torch.no_grad()
     def close(self) -> None:

@@ -23,7 +23,6 @@ from nacre.functional.fused_low_rank import fused_update
 from nacre.functional.low_rank import folded_weight, summed_update
 from nacre.functional.sensitivity import Triplets
 from nacre.models.fit import Form
-from nacre.models.owner import ParameterGroup, stop_training
 from nacre.seeds import derive
 
 
@@ -151,8 +150,7 @@ class LowRankSite(SlottedSite):
         """Freeze the newest slot and open another; a shared slot is opened once and stays."""
         if self.is_open and self.settings.slots == "shared":
             self.working.clear()
-            for parameter in self.parameters_by_group().values():
-                parameter.requires_grad_(True)
+            self.train_newest()
             return False
         is_folded = self.is_open and self.working.push_to_past(self.parameters_by_group().values())
         if self.is_open:
@@ -177,9 +175,9 @@ class LowRankSite(SlottedSite):
 
     @torch.no_grad()
     def freeze(self) -> None:
-        parameters = self.parameters_by_group()
-        stop_training([ParameterGroup(group, (parameter,)) for group, parameter in parameters.items()])
-        self.working.fold_all(self, *self.slots.all_summands(), scale=self.scale, parameters=parameters.values())
+        self.stop_newest()
+        parameters = self.parameters_by_group().values()
+        self.working.fold_all(self, *self.slots.all_summands(), scale=self.scale, parameters=parameters)
 
     def close(self) -> None:
         self.slots.close()

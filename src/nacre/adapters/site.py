@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from nacre.adapters.adapter import FeatureMap
 from nacre.errors import ModelError
 from nacre.models.fit import Form
+from nacre.models.owner import ParameterGroup, stop_training
 
 
 class Site(nn.Module, ABC):
@@ -69,6 +70,17 @@ class Site(nn.Module, ABC):
     @abstractmethod
     def parameters_by_group(self) -> dict[str, nn.Parameter]:
         """The parameters that are trained for the newest task, by the names of their groups."""
+
+    @final
+    def train_newest(self) -> None:
+        """Train the newest slot's tensors, as they are."""
+        for parameter in self.parameters_by_group().values():
+            parameter.requires_grad_(True)
+
+    @final
+    def stop_newest(self) -> None:
+        """Make the newest slot's tensors constants without gradients."""
+        stop_training([ParameterGroup(group, (each,)) for group, each in self.parameters_by_group().items()])
 
     @abstractmethod
     def feature_maps(self, place: str, roles: tuple[str, ...]) -> list[FeatureMap]:

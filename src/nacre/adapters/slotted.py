@@ -196,6 +196,25 @@ class SlottedSite(Site, ABC):
         ]
 
 
+class MixingSite(SlottedSite, ABC):
+    """A site whose update weights its factors by the input, so that no one weight amounts to it."""
+
+    @property
+    @final
+    def past_weight(self) -> None:
+        """None: no weight can hold the earlier tasks."""
+        return None
+
+    @final
+    def past_open(self) -> AbstractContextManager[dict[str, Tensor]]:
+        return self.slots.past_as_leaves()
+
+    @final
+    def effective_weight(self) -> None:
+        """None: the mixture depends on the input."""
+        return
+
+
 S = TypeVar("S", bound=SlottedSite)
 
 

@@ -15,7 +15,8 @@ each of which it verifies and opens once.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -77,19 +78,12 @@ def read(folder: Path) -> Snapshot:
     links = [_opened(folder, newest=True)]
     while (continues := links[-1].document.continues) is not None:
         links.append(_before(links[-1], continues))
-    file = folder / STATE
-    try:
+    with _reading(folder):
         plain = _plain(links)
         files = {name: _tensors(links, name) for name in (*plain["owners"], contents.STATE)}
         saved = links[0].document.model_copy(update=plain)
         owners = {name: OwnerState(files[name], values) for name, values in saved.owners.items()}
         parts = {key: put_in(tree, files[contents.STATE]) for key, tree in saved.parts.items()}
-    except SafetensorError as error:
-        raise CheckpointError(f"{folder}: {error}.") from None
-    except KeyError as error:
-        raise CheckpointError(f"{file} is damaged: {error} is missing.") from None
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(f"{file} is damaged: it does not describe a learner.") from None
     return Snapshot(
         seed=saved.seed,
         tasks=tuple(saved.tasks),
@@ -180,13 +174,22 @@ def _opened(folder: Path, *, newest: bool) -> _Link:
         if newest or is_learners(name):  # of an earlier stage, what was measured does not matter here
             manifest.check_bytes(folder, name)
     file = folder / STATE
-    try:
+    with _reading(folder):
         state = _load_tensors(folder, contents.STATE, manifest)
         document = _Document.model_validate(upgraded_learner(json.loads(file.read_bytes()), state, file))
         if document.continues is not None:
             return _Link(folder, manifest, document)
         named: dict[str, Tensor] = {}
         parts = {key: taken_out(put_in(tree, state), key, named) for key, tree in document.parts.items()}
+    return _Link(folder, manifest, document.model_copy(update={"parts": parts}), named)
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Inside, whatever is wrong with a folder's tensors or document ends in one sentence."""
+    file = folder / STATE
+    try:
+        yield
     except SafetensorError as error:
         raise CheckpointError(f"{folder}: {error}.") from None
     except ValidationError as error:
@@ -195,7 +198,6 @@ def _opened(folder: Path, *, newest: bool) -> _Link:
         raise CheckpointError(f"{file} is damaged: {error} is missing.") from None
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{file} is damaged: it does not describe a learner.") from None
-    return _Link(folder, manifest, document.model_copy(update={"parts": parts}), named)
 
 
 def _before(link: _Link, continues: _Continues) -> _Link:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.route import Route
 from nacre.parts.part import LearnerView, Reading, Routing
+from nacre.parts.slots_of_tasks import note_tasks, slots_of_tasks
 from nacre.tasks.task import Task
 
 
@@ -30,13 +31,11 @@ class GivenTask(Routing):
         )
 
     def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
-        learner.resources[self.key] = {task.name for task in tasks}
+        note_tasks(learner, tasks)
 
     def route(self, learner: LearnerView, reading: Reading) -> Route | None:
-        slots, learned = learner.adapter.tasks, learner.state.tasks
-        being_learned = learner.resources.get(self.key, ())
-        last = {name: number for number, name in enumerate(learned) if name not in being_learned}
-        numbers = [last.get(name, slots - 1) for name in reading.tasks]
+        slots = learner.adapter.tasks
+        numbers = slots_of_tasks(learner, reading.tasks)
         if slots == 0 or all(number == slots - 1 for number in numbers):
             return None  # the newest slot answers by itself, and no other has to be computed
         chosen = torch.tensor(numbers).to(learner.host.device, non_blocking=True)

@@ -8,8 +8,8 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from nacre.functional.distillation import divergence
 from nacre.functional.losses import IGNORED
 from nacre.models.families import Encoded
 from nacre.parts.part import BatchTerm, LearnerView, MicroBatch
@@ -43,17 +43,15 @@ class OldAnswers(BatchTerm):
         for row in learner.encode(examples):
             with torch.no_grad():
                 logits, labels = learner.predictions([row])
-            before[row] = logits[labels != IGNORED].float().cpu()
+            before[row] = logits[labels != IGNORED]
         learner.resources[self.key] = before
 
     def value(self, learner: LearnerView, batch: MicroBatch) -> Tensor:
         before: dict[Encoded, Tensor] = learner.resources[self.key]
         logits = batch.logits[batch.labels != IGNORED]
         own = torch.split(logits, [row.num_target_tokens for row in batch.rows])
-        total = batch.logits.new_zeros((), dtype=torch.float32)
-        for row, live in zip(batch.rows, own, strict=True):
-            if row in before:
-                old = F.log_softmax(before[row].to(live.device), dim=-1)
-                new = F.log_softmax(live.float(), dim=-1)
-                total = total + F.kl_div(new, old, log_target=True, reduction="sum")
-        return total
+        pairs = [(before[row], live) for row, live in zip(batch.rows, own, strict=True) if row in before]
+        if not pairs:
+            return batch.logits.new_zeros((), dtype=torch.float32)
+        old, live = (torch.cat(each) for each in zip(*pairs, strict=True))
+        return divergence(old, live, temperature=1.0)
