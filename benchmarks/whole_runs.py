@@ -89,7 +89,8 @@ def continually(chosen: argparse.Namespace, train: Callable[..., None]) -> None:
     tasks = Recipe.model_validate({"method": "inc_lora", "stream": "order1", "data": chosen.data, **sizes}).tasks()
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(chosen.model)
-    model: Any = AutoModelForSeq2SeqLM.from_pretrained(chosen.model)
+    # In float32, as nacre computes: by itself transformers takes the stored type, and float16 is slow on a processor.
+    model: Any = AutoModelForSeq2SeqLM.from_pretrained(chosen.model, dtype=torch.float32)
     longest = {task.name: max(len(tokenizer(label)["input_ids"]) for label in task.labels or ()) for task in tasks}
 
     def rows(task: Any, split: str) -> list[dict[str, Any]]:
