@@ -1,7 +1,7 @@
 """Folders that an earlier nacre wrote are read: its unfinished runs continue and its saved learners learn on.
 
 `fixtures/format_1` holds models, data, runs that stopped before their last task, saved learners, and in `expected.json`
-what the code of that time made of them. Bits depend on the machine; where `numerics` says that this one computes
+what the code of that time made of them; `fixtures/format_2` the same of a later time, for the same models and data. Bits depend on the machine; where `numerics` says that this one computes
 otherwise, scores are compared loosely and hashes not at all.
 """
 
@@ -26,8 +26,9 @@ from nacre.runs.recipe import read_recipe
 from nacre.runs.run import run
 from same_bits import hash_of, numerics
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "format_1"
-EXPECTED: dict[str, Any] = json.loads((FIXTURES / "expected.json").read_text())
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+FORMATS = ("format_1", "format_2")
+EXPECTED: dict[str, Any] = {name: json.loads((FIXTURES / name / "expected.json").read_text()) for name in FORMATS}
 PLACEHOLDER = "@FOLDER@"
 
 
@@ -35,7 +36,7 @@ PLACEHOLDER = "@FOLDER@"
 def same_machine() -> bool:
     """Whether this machine computes what the one did that wrote the fixtures."""
     torch.set_num_threads(1)
-    same = numerics() == EXPECTED["numerics"]
+    same = all(numerics() == expected["numerics"] for expected in EXPECTED.values())
     if not same:
         warnings.warn("This machine rounds otherwise than the fixtures' one: hashes are not compared.", stacklevel=1)
     return same
@@ -43,23 +44,34 @@ def same_machine() -> bool:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the fixtures whose recipes say where it lies."""
-    place = tmp_path_factory.mktemp("old") / "format_1"
-    shutil.copytree(FIXTURES, place)
-    for recipe in place.glob("runs/*/recipe.yaml"):
-        recipe.write_text(recipe.read_text().replace(PLACEHOLDER, str(place)))
+    """A folder of copies of the fixtures, whose recipes say where they lie."""
+    place = tmp_path_factory.mktemp("old")
+    for name in FORMATS:
+        shutil.copytree(FIXTURES / name, place / name)
+        for shared in ("models", "data"):
+            if not (place / name / shared).exists():
+                shutil.copytree(FIXTURES / FORMATS[0] / shared, place / name / shared)
+        for recipe in (place / name).glob("runs/*/recipe.yaml"):
+            recipe.write_text(recipe.read_text().replace(PLACEHOLDER, str(place / name)))
     return place
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """Of each owner's tensors, and of what parts remember, by the names that it had in format 1."""
+def every(kind: str) -> list[tuple[str, str]]:
+    """Each format with the names of its `runs` or `learners`."""
+    return [(number, name) for number in FORMATS for name in sorted(EXPECTED[number][kind])]
+
+
+def hashes(folder: Path, number: str) -> dict[str, str]:
+    """Of each owner's tensors, and of what parts remember, by the names that it had in the format."""
     learner = checkpoint.read(folder)
     found = {name: hash_of(owner.tensors) for name, owner in learner.owners.items() if owner.tensors}
+    state = Contents.of(learner).files["state"]
+    if number != "format_1":
+        return found | {"state": hash_of(state)}
     parameters = learner.method["parameters"]  # the method's own together, and those of each modifier
     several = any(
         part.get("mode") == "separate" for part in [parameters, *parameters.values()] if isinstance(part, dict)
     )
-    state = Contents.of(learner).files["state"]
     return found | {"state": hash_of({_name_in_format_1(name, several): tensor for name, tensor in state.items()})}
 
 
@@ -73,10 +85,10 @@ def _name_in_format_1(name: str, several: bool) -> str:
     return f"{key}/{int(number) + 1}/{kind}/{parameter}" if several else f"{key}/{kind}/{parameter}"
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED["runs"]))
-def test_an_unfinished_run_continues(name: str, folder: Path, same_machine: bool) -> None:
-    expected = EXPECTED["runs"][name]
-    output = folder / "runs" / name
+@pytest.mark.parametrize(("number", "name"), every("runs"))
+def test_an_unfinished_run_continues(number: str, name: str, folder: Path, same_machine: bool) -> None:
+    expected = EXPECTED[number]["runs"][name]
+    output = folder / number / "runs" / name
     done = len(list((output / "tasks").iterdir()))
     record = run(read_recipe(output / "recipe.yaml", {}, []), ignore)
     assert len(list((output / "tasks").iterdir())) == len(record.tasks) + 1 > done
@@ -84,21 +96,23 @@ def test_an_unfinished_run_continues(name: str, folder: Path, same_machine: bool
     assert record.matrix[:done] == expected["matrix"][:done], "finished rows are read, not measured again"
     if same_machine:
         assert record.matrix == expected["matrix"]
-        assert hashes(sorted((output / "tasks").iterdir())[-1]) == expected["tensors"]
+        assert hashes(sorted((output / "tasks").iterdir())[-1], number) == expected["tensors"]
     else:
         torch.testing.assert_close(torch.tensor(record.matrix), torch.tensor(expected["matrix"]), atol=0.35, rtol=0)
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED["learners"]))
-def test_a_saved_learner_answers_and_learns_on(name: str, folder: Path, same_machine: bool, tmp_path: Path) -> None:
-    expected = EXPECTED["learners"][name]
-    host = load_host(str(folder / "models" / expected["model"]))
-    learner = Learner.load(folder / "learners" / name, host)
+@pytest.mark.parametrize(("number", "name"), every("learners"))
+def test_a_saved_learner_answers_and_learns_on(
+    number: str, name: str, folder: Path, same_machine: bool, tmp_path: Path
+) -> None:
+    expected = EXPECTED[number]["learners"][name]
+    host = load_host(str(folder / number / "models" / expected["model"]))
+    learner = Learner.load(folder / number / "learners" / name, host)
     assert learner.state.tasks == ["animals", "plants"]
     answers = learner.predict(expected["inputs"], task=expected["task"])
     learner.learn(tiny_task("tools", 8))
     learner.save(tmp_path / "saved")
-    assert hashes(tmp_path / "saved").keys() == expected["after"].keys()
+    assert hashes(tmp_path / "saved", number).keys() == expected["after"].keys()
     if same_machine:
         assert answers == expected["answers"]
-        assert hashes(tmp_path / "saved") == expected["after"]
+        assert hashes(tmp_path / "saved", number) == expected["after"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -280,10 +281,13 @@ SENTENCE = "the sky is blue today"
     ],
 )
 def test_a_metric_that_says_nothing_is_refused(metric: str, targets: tuple[str, ...], says: str) -> None:
+    task = free(*targets, metric=metric)
     with pytest.raises(DataError) as caught:
-        check_metric(free(*targets, metric=metric))
+        check_metric(task)
     assert says in str(caught.value)
     assert metric == "bleu" or "bleu" not in str(caught.value)
+    with pytest.raises(DataError, match=re.escape(str(caught.value))):
+        score(task, list(targets))  # perfect answers, which the metric would give 0
 
 
 def test_bleu_where_it_says_something() -> None:

@@ -73,9 +73,11 @@ def score(task: Task, answers: Sequence[str]) -> TaskScore:
         answers: One for each test row.
 
     Raises:
-        DataError: Two labels cannot be told apart after normalization.
+        DataError: The metric has no meaning for the task, as with `check_metric`, or two labels cannot be told apart
+            after normalization.
         NacreError: The metric's library is not installed.
     """
+    check_metric(task)
     rows = list(zip(answers, task.test, strict=True))
     right = tuple(any(is_right(answer, reference, task.metric) for reference in row.accepted) for answer, row in rows)
     valid = None
