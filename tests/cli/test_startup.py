@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import statistics
 import subprocess
 import sys
@@ -40,6 +42,23 @@ def answered(*arguments: str, cwd: Path) -> tuple[int, list[str], float, str]:
     )
     *said, last = found.stderr.splitlines()
     return *json.loads(last), found.stdout + "\n".join(said)
+
+
+def test_waiting_threads_of_torch_sleep(tmp_path: Path) -> None:
+    """Two runs on the same cores took five times as long when threads that waited kept their core busy."""
+    script = SCRIPT + "\nimport torch"
+    said = {}
+    for policy in (None, "ACTIVE"):
+        own = {} if policy is None else {"OMP_WAIT_POLICY": policy}
+        clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        found = subprocess.run(
+            [sys.executable, "-c", script, '["--version"]'],
+            **{"capture_output": True, "text": True, "cwd": tmp_path, "check": True},
+            env={**clean, **own, "OMP_DISPLAY_ENV": "TRUE"},
+        )
+        said[policy] = re.findall(r"OMP_WAIT_POLICY\s*=\s*'(\w+)'", found.stderr)
+    assert "PASSIVE" in said[None] and "ACTIVE" not in said[None]
+    assert "ACTIVE" in said["ACTIVE"] and "PASSIVE" not in said["ACTIVE"], "what the user set is kept"
 
 
 LIGHT: dict[str, tuple[int, str]] = {

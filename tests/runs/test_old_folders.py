@@ -1,8 +1,9 @@
 """Folders that an earlier nacre wrote are read: its unfinished runs continue and its saved learners learn on.
 
 `fixtures/format_1` holds models, data, runs that stopped before their last task, saved learners, and in `expected.json`
-what the code of that time made of them; `fixtures/format_2` the same of a later time, for the same models and data. Bits depend on the machine; where `numerics` says that this one computes
-otherwise, scores are compared loosely and hashes not at all.
+what the code of that time made of them; `fixtures/format_2` the same of a later time, for the same models and data.
+Bits depend on the machine; where `numerics` says that this one computes otherwise, scores are compared loosely and
+hashes not at all.
 """
 
 from __future__ import annotations

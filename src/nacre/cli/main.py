@@ -55,6 +55,9 @@ def main() -> None:
     Exit codes: 0 done; 1 a bug, with its traceback, or what `check --strict` found; 2 something the user can mend, in
     one line; 130 interrupted.
     """
+    # torch's threads would burn a core each while they wait for one another: two runs with two threads each on two
+    # cores took five times as long (docs/performance.md). It is read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a character that the terminal's encoding lacks must not end a run
             stream.reconfigure(errors="backslashreplace")
