@@ -35,7 +35,10 @@ class Decoding(Settings):
         description="tokens of padding that are worth one batch more, of rows of like length; None: none are",
     )
     max_new_tokens: int | None = Field(
-        default=None, ge=1, description="None: two more than the longest label; the targets' limit for free text"
+        default=None,
+        ge=1,
+        le=65_536,
+        description="None: two more than the longest label; the targets' limit for free text",
     )
 
     def check(self, tasks: Sequence[Task]) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from nacre.learning.schedule import Schedule
 from nacre.settings import AS_LIST, Settings
 
-Rate = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=1e3)]  # AdamW moves every weight by about as much in a step
 Passes = Annotated[int, Field(ge=1)]
 Rates = Annotated[tuple[Rate, ...], Field(min_length=1), AS_LIST]
 PassesByTask = Annotated[tuple[Passes, ...], Field(min_length=1), AS_LIST]

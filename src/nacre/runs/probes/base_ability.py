@@ -33,7 +33,7 @@ class BaseAbility(Probe):
     run_generated_code: bool = Field(
         default=False, description="whether humaneval may run the programs that the model writes"
     )
-    max_new_tokens: int = Field(default=1024, ge=1, description="of a program, at most")
+    max_new_tokens: int = Field(default=1024, ge=1, le=65_536, description="of a program, at most")
     batch_size: int = Field(default=16, ge=1, description="inputs measured at once")
 
     def check(self, method: Method) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from nacre.errors import RecipeError
-from nacre.learning.settings import Optim
+from nacre.learning.settings import Optim, Rate
 from nacre.runs.probes.probe import Probe
 from nacre.settings import AS_LIST
 
@@ -25,7 +25,7 @@ class FineTuning(Probe):
         default=(2021, 111, 222, 333, 444), min_length=1, description="a copy is fine-tuned for each"
     )
     epochs: int | None = Field(default=None, ge=1, description="None: as released, 5 to 15 by task")
-    learning_rate: float = Field(default=3e-5, gt=0)
+    learning_rate: Rate = 3e-5
     batch_size: int = Field(default=16, ge=1)
     weight_decay: float = Field(default=0.01, ge=0)
     max_source_length: int = Field(default=164, ge=8)
