@@ -153,18 +153,25 @@ def write(chosen: argparse.Namespace, found: Mapping[str, list[Measured]]) -> No
 def document(chosen: argparse.Namespace, found: Mapping[str, list[Measured]]) -> dict[str, object]:
     device = torch.device(chosen.device)
     return {
-        "command": shlex.join(["python", "benchmarks/bench.py", *sys.argv[1:]]),
-        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "python": platform.python_version(),
-        "versions": {
-            module.__name__: str(module.__version__) for module in (nacre, torch, transformers, peft, accelerate)
-        },
+        **surroundings(device),
         "shape": chosen.shape,
         "dtype": chosen.dtype,
         "mixed_precision": chosen.mixed_precision,
         "device": device.type,
         "rounds": chosen.rounds,
         "parts": {part: [asdict(one) for one in measured] for part, measured in found.items()},
+    }
+
+
+def surroundings(device: torch.device) -> dict[str, object]:
+    """The command, the machine and the versions."""
+    return {
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "python": platform.python_version(),
+        "versions": {
+            module.__name__: str(module.__version__) for module in (nacre, torch, transformers, peft, accelerate)
+        },
     }
 
 

@@ -1,6 +1,7 @@
 """docs/performance.md's tables, from what benchmarks/bench.py has written into docs/performance/.
 
 python benchmarks/bench.py --output docs/performance/t5-small
+python benchmarks/every_method.py --output docs/performance/every_method.json
 python experiments/performance_page.py
 """
 
@@ -15,6 +16,7 @@ from results_page import write_between
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 FOLDER = PAGE.with_suffix("")
+EVERY_METHOD = FOLDER / "every_method.json"
 
 TITLES = {
     "steps": "A training step beside one of plain PEFT LoRA",
@@ -64,18 +66,52 @@ RATIOS = {
 
 
 def main() -> None:
-    found = [section(json.loads(file.read_text())) for file in sorted(FOLDER.glob("*.json"), reverse=True)]
+    files = [file for file in sorted(FOLDER.glob("*.json"), reverse=True) if file != EVERY_METHOD]
+    found = [section(json.loads(file.read_text())) for file in files]
     write_between("<!-- tables -->", "<!-- end of tables -->", "\n\n".join(found), PAGE)
+    every = every_method(json.loads(EVERY_METHOD.read_text()))
+    write_between("<!-- every method -->", "<!-- end of every method -->", every, PAGE)
+
+
+def every_method(found: dict[str, Any]) -> str:
+    """A row for each method, a column for each number of past tasks; and what a difference of nothing looks like."""
+    columns = [(what, tasks) for what in ("step", "answer") for tasks in found["past"]]
+    medians = {
+        (what, one["name"]): statistics.median(one["ratios"]) for what in found["parts"] for one in found["parts"][what]
+    }
+    methods = dict.fromkeys(name.partition(",")[0] for _, name in medians if ", N=" in name)
+    rows = [["", *(f"{what}, N={tasks}" for what, tasks in columns)], ["---"] * (len(columns) + 1)]
+    rows += [
+        [f"`{method}`", *(f"{medians[what, f'{method}, N={tasks}']:.2f}" for what, tasks in columns)]
+        for method in methods
+    ]
+    again = [
+        statistics.median(one["ratios"])
+        for measured in found["parts"].values()
+        for one in measured
+        if one["name"].endswith("again")
+    ]
+    parts = [
+        f"```\n{found['command']}\n```",
+        f"{setting_of(found)} PEFT beside itself gave {min(again):.2f} to {max(again):.2f}.",
+        "\n".join(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    return "\n\n".join(parts)
+
+
+def setting_of(found: dict[str, Any]) -> str:
+    """The machine, the versions and the number of rounds, as a sentence."""
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"{found['machine']}; Python {found['python']}, {versions}; {found['rounds']} rounds."
 
 
 def section(found: dict[str, Any]) -> str:
     goals = GOALS if (found["shape"], found["dtype"], found["mixed_precision"]) == ("t5-small", "float32", "no") else {}
     precision = {"no": "", "bf16": ", autocast to bfloat16"}[found["mixed_precision"]]
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     parts = [
         f"## {found['shape']}'s shape, {found['dtype']}{precision}",
         f"```\n{found['command']}\n```",
-        f"{found['machine']}; Python {found['python']}, {versions}; {found['rounds']} rounds.",
+        setting_of(found),
     ]
     for part, measured in found["parts"].items():
         parts += [f"### {TITLES[part]}", table(part, measured, goals.get(part, {}))]
