@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -72,6 +73,21 @@ def file_error(error: OSError) -> FileError:
     where = "The output" if name is None else os.fsdecode(name) if isinstance(name, bytes) else name
     advice = ADVICE.get(error.errno or 0, "mend it, or choose another place")
     return FileError(f"{where}: {error.strerror or error}; {advice}, and try again.")
+
+
+def name_error(error: UnicodeEncodeError) -> FileError | None:
+    """The error to raise, or the line to print, for a file's name that the locale cannot write; None for other texts.
+
+    Args:
+        error: What an operation on a file raised.
+    """
+    names = sys.getfilesystemencoding()
+    if "utf-8" in (names, error.encoding):  # contents are UTF-8 everywhere
+        return None
+    return FileError(
+        f"{error.object}: in this locale the names of files are in {names}, which lacks "
+        f"'{error.object[error.start]}'; set PYTHONUTF8=1, and try again."
+    )
 
 
 @contextmanager

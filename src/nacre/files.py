@@ -40,6 +40,16 @@ def open_file(path: Path) -> BufferedReader:
     return path.open("rb")
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a file that somebody may have put there.
+
+    Raises:
+        OSError: The file cannot be read, or is not a regular one.
+    """
+    with open_file(path) as file:
+        return file.read()
+
+
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8, without a byte order mark.
 
@@ -47,8 +57,7 @@ def read_text(path: Path) -> str:
         OSError: The file cannot be read, or is not a regular one.
         UnicodeDecodeError: It is not UTF-8.
     """
-    with open_file(path) as file:
-        return file.read().decode("utf-8-sig")
+    return read_bytes(path).decode("utf-8-sig")
 
 
 def read_yaml(path: Path) -> Any:

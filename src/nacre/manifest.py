@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nacre.errors import CheckpointError
-from nacre.files import sha256, to_json
+from nacre.files import read_bytes, sha256, to_json
 from nacre.migrations import LEARNER_SCHEMA, LEARNER_SCHEMAS
 from nacre.settings import complaint
 
@@ -117,7 +117,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     file = folder / MANIFEST
     try:
-        manifest = Manifest.model_validate_json(file.read_bytes())
+        manifest = Manifest.model_validate_json(read_bytes(file))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no {MANIFEST}: it is not a saved learner, or an incomplete one.") from None
     except IsADirectoryError:

@@ -11,7 +11,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from helpers.command import Call, assert_one_line_error, contents
+from helpers.tiny import write_task
 from nacre.console import PlainConsole
 from nacre.errors import FileError, file_error, file_errors
 from nacre.files import build_folder, write_atomically
@@ -306,6 +307,26 @@ def test_other_encodings(tmp_path: Path, environment: dict[str, str]) -> None:
     assert said.returncode in (0, 2)  # where file names are not UTF-8, this one cannot be written down
     assert b"Traceback" not in said.stderr
     assert said.stderr.count(b"\n") == (said.returncode == 2)
+
+
+def test_a_name_that_the_locale_cannot_write(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+    """A run used to end in a traceback at its first answers."""
+    write_task(tmp_path, "mine", rows=8)
+    (tmp_path / "mine" / "task.json").write_text('{"name": "täsk"}', encoding="utf-8")
+    recipe = f"method: seq_lora\nstream: [täsk]\ndata: {tmp_path / 'mine'}\nmodel: {tiny_model('t5')}\nlimit_test: 1\n"
+    (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    ascii_only = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    said = command("run", "recipe.yaml", "--output", "run", env=ascii_only, cwd=tmp_path)
+    assert said.returncode == 2
+    assert said.stderr.endswith(b"which lacks '\\xe4'; set PYTHONUTF8=1, and try again.\n")
+    assert said.stderr.count(b"\n") == 1
+
+
+def test_docstrings_are_needed() -> None:
+    said = command("streams", env={"PYTHONOPTIMIZE": "2"})
+    assert said.returncode == 2
+    assert said.stderr.startswith(b"Error: PYTHONOPTIMIZE=2 and -OO")
+    assert said.stderr.count(b"\n") == 1
 
 
 def test_ctrl_c_while_it_starts(tmp_path: Path) -> None:

@@ -97,6 +97,21 @@ def all_of(*changes: Change) -> Change:
     return change
 
 
+def sharded(named: int, kept: int) -> Change:
+    """Weights in two files, of which the index names some, and some are there."""
+
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / WEIGHTS)
+        (folder / WEIGHTS).unlink()
+        shards = {f"model-0000{number}-of-00002.safetensors": sorted(tensors)[number - 1 :: 2] for number in (1, 2)}
+        for file in list(shards)[:kept]:
+            save_file({name: tensors[name] for name in shards[file]}, folder / file, {"format": "pt"})
+        index = {name: file for file in list(shards)[:named] for name in shards[file]}
+        (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+    return change
+
+
 def added_token(number: int, **roles: str) -> Change:
     """One more token in the tokenizer, which the model has no embedding for."""
 
@@ -121,6 +136,8 @@ REFUSED: list[tuple[str, str, Change, tuple[str, ...]]] = [
     ("a layer missing", "llama", without("layers.1."), ("9 of 21 parameters", "model.layers.1.", "would be random")),
     ("a layer missing, bart", "bart", without("decoder.layers.0."), ("decoder.layers.0.",)),
     ("a layer missing, bert", "bert", without("layer.1."), ("16 of ", "layer.1.")),
+    ("a shard that the index does not name", "llama", sharded(1, 2), ("10 of 21 parameters", "would be random")),
+    ("a shard missing", "llama", sharded(2, 1), ("cannot be loaded (weights)", "00002-of-00002")),
     ("embeddings missing", "t5", without("shared"), ("shared.weight",)),
     ("head missing", "llama", without("lm_head"), ("1 of 21 parameters are not in its files (lm_head.weight)",)),
     ("other names", "llama", renamed(lambda name: f"x.{name}"), ("They hold others", "x.lm_head.weight")),
@@ -157,6 +174,8 @@ REFUSED: list[tuple[str, str, Change, tuple[str, ...]]] = [
     ("config: no heads", "llama", configured(num_attention_heads=0), ("cannot be loaded",)),
     ("config: an unknown activation", "llama", configured(hidden_act="bogus"), ("cannot be loaded", "bogus")),
     ("config: an unknown dtype", "llama", configured(dtype="bogus"), ("cannot be loaded", "bogus")),
+    ("config: a number for a quantization", "llama", configured(quantization_config=3), ("(config.json)", "to_dict")),
+    ("config: an unknown rope", "llama", configured(rope_parameters={"rope_type": "bogus"}), ("(weights)", "bogus")),
     ("config: too wide", "llama", configured(hidden_size=10**12), ("cannot be loaded",)),
     ("config: an unknown type", "llama", configured(model_type="bogus"), ("cannot be loaded", "bogus")),
     ("config: its own code", "llama", configured(model_type="own", auto_map=OWN_CODE), (NEVER,)),

@@ -453,6 +453,33 @@ def test_a_damaged_record_is_named(recipe: Recipes, unfinished: Path) -> None:
             run(recipe("inc_lora", unfinished), ignore)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "recipe.yaml",
+        "protocol.json",
+        "results.json",
+        "events.jsonl",
+        "tasks/02-plants/manifest.json",
+        "tasks/02-plants/state.json",
+        "tasks/02-plants/adapter.safetensors",
+        "tasks/00-before/row.json",
+    ],
+)
+def test_nobody_waits_for_a_pipe(recipe: Recipes, unfinished: Path, name: str, kind: str) -> None:
+    """Nor reads a device that has no end."""
+    file = unfinished / name
+    file.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero")
+    with pytest.raises((NacreError, OSError)) as caught:
+        run(recipe("inc_lora", unfinished), ignore)
+    assert str(file) in str(caught.value)
+
+
 def test_other_settings_do_not_continue(recipe: Recipes, unfinished: Path) -> None:
     before = hashes(unfinished)
     with pytest.raises(RecipeError, match="seed is 0 there and 8 here"):

@@ -16,7 +16,7 @@ from nacre.cli.pretrain import pretrain
 from nacre.cli.report import report
 from nacre.cli.run import run
 from nacre.cli.sheets import methods, streams
-from nacre.errors import NacreError, file_error
+from nacre.errors import NacreError, file_error, name_error
 from nacre.printable import one_line
 
 LONGEST_LINE = 4000
@@ -61,6 +61,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a character that the terminal's encoding lacks must not end a run
             stream.reconfigure(errors="backslashreplace")
+    if sys.flags.optimize > 1:
+        _refuse("PYTHONOPTIMIZE=2 and -OO leave docstrings out, which transformers reads; take 1, or neither.")
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -72,6 +74,10 @@ def main() -> None:
     except OSError as error:
         _drop_output()
         _refuse(str(file_error(error)))
+    except UnicodeEncodeError as error:
+        if (refusal := name_error(error)) is None:
+            raise
+        _refuse(str(refusal))
     sys.exit(code)
 
 

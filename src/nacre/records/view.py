@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nacre.files import read_bytes
 from nacre.records.predictions import Answered, final_answers
 from nacre.records.run import RunRecord
 
@@ -119,7 +120,7 @@ def _events(path: Path) -> list[Mapping[str, Any]]:
     if not path.exists():
         return []
     events: list[Mapping[str, Any]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_bytes(path).decode(errors="replace").splitlines():
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):

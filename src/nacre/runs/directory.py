@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from nacre.documents import DocumentError, parse_json
 from nacre.errors import CheckpointError, RecipeError
 from nacre.events import Event, as_document
-from nacre.files import hash_of, naming, read_text, read_yaml, to_json, write_atomically
+from nacre.files import hash_of, naming, read_bytes, read_text, read_yaml, to_json, write_atomically
 from nacre.migrations import upgraded_recipe
 from nacre.records.plain import differences
 from nacre.runs.recipe import Recipe, probe_settings
@@ -132,7 +132,7 @@ class RunDirectory:
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
         events = self.path / "events.jsonl"
-        if events.exists() and not events.read_bytes().endswith(b"\n"):
+        if events.exists() and not read_bytes(events).endswith(b"\n"):
             with events.open("a", encoding="utf-8") as file:
                 file.write("\n")  # the line that a killed process did not finish stays alone
         patterns = (".*.partial", "tasks/.*.partial", *(f"{key}/*/.*.partial" for key in probe_settings()))

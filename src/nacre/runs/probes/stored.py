@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from nacre.errors import CheckpointError
-from nacre.files import hash_of, to_json, write_atomically
+from nacre.files import hash_of, read_bytes, to_json, write_atomically
 from nacre.learning.checkpoint import is_learners
 from nacre.manifest import read_manifest
 
@@ -37,7 +37,7 @@ def read_result(kind: type[Result], file: Path, stage: Path) -> Result | None:
         return None
     advice = "delete it, and the same command measures it again"
     try:
-        document = json.loads(file.read_bytes())
+        document = json.loads(read_bytes(file))
         measured = document.pop(STAGE, None)
         result = kind.model_validate(document)
     except (ValueError, AttributeError, TypeError, RecursionError):
