@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,20 @@ REMEMBERING: dict[str, dict[str, Any]] = {  # methods whose parts keep much, wit
     "sapt_lora": {"fraction": 0.3},
     "am_lora+orthogonality+sensitivity_init": {"start_offset": 1.0, "sparsity_by": "proximal"},
 }
+ONCE: dict[str, dict[str, Any]] = {  # methods and modifiers with state of their own; three stops in one run hold them
+    "lfpt5": {"prompt_length": 3, "max_length": 16, "draws": 2},
+    "l2p": {"pool": 4, "prompt_length": 2, "select": 2, "diversify": "frequency"},
+    "prog_prompt": {"prompt_length": 3, "bottleneck": 8},
+    "moe_lora": {"experts": 3},
+    "der_pp": {"capacity": 5},
+    "inc_lora+der": {"der": {"capacity": 5, "rows": 3}},
+    "das": {"importance_rows": 5},
+    "seq_ft+soft_mask": {"soft_mask": {"importance_rows": 5}},
+    "seq_lora+distill": {},
+    "hat": {"units": ["ffn"]},
+    "hat_adapter": {"reduction": 1},
+    "demix": {"reduction": 2},
+}
 STEPS = 4  # of a task
 Model = Callable[[str], Path]
 
@@ -71,8 +85,7 @@ def recipe(data: Path, tiny_model: Model) -> Callable[..., Recipe]:
     def made(method: str, output: Path, **changes: Any) -> Recipe:
         optim = Optim(learning_rate=RATES.get(method, 0.03), batch_size=4, epochs=2, log_every=1)
         fields: dict[str, Any] = {"method": method, "stream": list(NAMES), "data": str(data), "model": str(model)}
-        if method in REMEMBERING:
-            fields["set"] = REMEMBERING[method]
+        fields["set"] = {**REMEMBERING, **ONCE}.get(method, {})
         return Recipe(**{**fields, "output": str(output), "optim": optim, **changes})
 
     return made
@@ -202,6 +215,29 @@ def test_stopped_again_and_again(recipe: Recipes, straight: Callable[[str], Path
             run(recipe("am_lora", output), stop_at(**place))
     run(recipe("am_lora", output), ignore)
     assert_same(output, straight("am_lora"))
+
+
+@pytest.mark.parametrize("method", ONCE)
+def test_stopped_between_tasks_and_in_tasks(
+    recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def sample(self: Host, rows: Sequence[object], count: int, *, seeds: Sequence[int], **_: object) -> list[list[str]]:
+        """What no tiny host would write: rows of a task, by their seeds."""
+        return [[f"the {('dog', 'stone', 'hen')[seed % 3]} Answer : {('yes', 'no')[seed // 3 % 2]}"] for seed in seeds]
+
+    monkeypatch.setattr(Host, "sample", sample)
+    output = tmp_path / "run"
+    places: list[dict[str, Any]] = [
+        {"kind": "row", "number": 1},
+        {"kind": "step", "step": 2},  # of the second task
+        {"kind": "step", "step": 2, "times": 2},  # of the third
+    ]
+    for saved, place in zip((1, 1, 2), places, strict=True):
+        with pytest.raises(Stop):
+            run(recipe(method, output), stop_at(**place))
+        assert len(list((output / "tasks").glob("*/state.json"))) == saved
+    run(recipe(method, output), ignore)
+    assert_same(output, straight(method))
 
 
 def test_joint_begins_again_until_it_is_learned(
