@@ -40,6 +40,9 @@ ROUTED: dict[str, tuple[str, dict[str, Any]]] = {
     "mocl-prompt": ("mocl", {"slot": "prompt", "prompt_length": 3, "composes": "all"}),
 }
 
+ASKING = {**ROUTED, "l2p": ("l2p", {"pool": 5, "prompt_length": 2, "select": 2})}
+"""Whoever asks the bare host; L2P has no slots of tasks, and tests of its own hold the rest of it."""
+
 
 @pytest.fixture(params=["t5", "llama", "roberta"])
 def architecture(request: pytest.FixtureRequest) -> str:
@@ -48,7 +51,7 @@ def architecture(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=ROUTED)
 def method(request: pytest.FixtureRequest) -> Method:
-    return build_method(*ROUTED[request.param])
+    return build_method(*ASKING[request.param])
 
 
 def learned(
@@ -134,6 +137,7 @@ def test_batches_of_one_and_of_many_are_answered_alike(method: Method, architect
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize("method", ASKING, indirect=True)
 def test_the_bare_host_reads_each_row_once_and_not_while_decoding(
     method: Method, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
