@@ -138,11 +138,12 @@ def test_gradients_reach_what_was_chosen_alone(architecture: str) -> None:
         assert torch.allclose(keys.grad[number].double(), expected, atol=1e-5)
 
 
-def test_one_prompt_in_the_pool_is_prompt_tuning(architecture: str) -> None:
-    tuned = Method(title="Prompt tuning", sources=(), adapter=Prompt(tokens=3, placeholders=3))
-    one, other = (  # the norm of all gradients holds the key's
-        learned(architecture, method, max_grad_norm=None) for method in (l2p(pool=1, prompt_length=3, select=1), tuned)
-    )
+@pytest.mark.parametrize("pool", [1, 3])
+def test_a_pool_that_is_taken_whole_is_prompt_tuning(architecture: str, pool: int) -> None:
+    tuned = Method(title="Prompt tuning", sources=(), adapter=Prompt(tokens=3 * pool, placeholders=3 * pool))
+    chosen = l2p(pool=pool, prompt_length=3, select=pool)
+    # The norm of all gradients holds the keys'.
+    one, other = (learned(architecture, method, max_grad_norm=None) for method in (chosen, tuned))
     tables = [learner.adapter.tensors() for learner in (one, other)]
     assert tables[0].keys() == tables[1].keys()
     assert all(torch.equal(tables[0][name], tables[1][name]) for name in tables[0])

@@ -142,6 +142,13 @@ def test_kept_are_inputs_and_the_mean_attention_of_all(architecture: str) -> Non
     torch.testing.assert_close(known.means[1], mean, rtol=1e-4, atol=1e-5)
     all_inputs = learner.pooled_states(rows, LARGEST_WORD)
     assert all(any(torch.equal(kept, each) for each in all_inputs) for kept in known.inputs[1])
+    before = [tensor.clone() for tensor in (*known.inputs, *known.means)]
+    learner.learn(TASKS[2])
+    later = learner.state.parts["kept_inputs"]
+    assert isinstance(later, Attended)
+    now = (*later.inputs[:2], *later.means[:2])
+    assert len(later.means) == 3
+    assert all(torch.equal(one, other) for one, other in zip(before, now, strict=True)), "what was kept stays"
 
 
 def test_the_reflection_holds_the_attention_of_earlier_inputs() -> None:
