@@ -6,15 +6,23 @@ import json
 
 import pytest
 
+from nacre.registry import METHODS
 from same_bits import RECORD, differences, numerics, record
 
-pytestmark = pytest.mark.long
+
+def test_every_method_has_a_recorded_run() -> None:
+    runs = json.loads(RECORD.read_text())["runs"]
+    assert {f"t5 {name}" for name in METHODS.names()} <= runs.keys()
+    recorded = {name for run in runs for name in run.split()[-1].split("+")}
+    assert {"der", "distill", "soft_mask", "migu", "replay"} <= recorded
 
 
+@pytest.mark.long
 def test_recorded_runs_keep_their_bits() -> None:
     before = json.loads(RECORD.read_text())
     if numerics() != before["numerics"]:
         pytest.skip("this machine's processor or libraries round otherwise than those of the record")
     now = record()
-    assert len(now["runs"]) >= 80
+    assert now["runs"].keys() <= before["runs"].keys()
+    assert len(now["runs"]) >= 130
     assert differences(before, now) == []
