@@ -153,6 +153,13 @@ class PlacedAdapter(ABC):
     def bypassed(self) -> AbstractContextManager[None]:
         """While open, the host computes exactly what the bare pretrained host computes, bit for bit. Can be nested."""
 
+    def aside(self) -> AbstractContextManager[None]:
+        """While open, another adapter may be placed in the host: what is learned has no part in what it computes.
+
+        Whatever replaces linear maps makes way for it, so that the maps have their own places and names.
+        """
+        return self.bypassed()
+
     @abstractmethod
     def use(self, route: Route) -> AbstractContextManager[None]:
         """While open, each row of a batch is answered by the parameters that the route names.

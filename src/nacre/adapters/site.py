@@ -199,13 +199,17 @@ def put_sites(model: nn.Module, linears: Mapping[str, nn.Module], wrap: Callable
     Returns:
         The sites by name.
     """
-    sites = {}
-    for name, linear in linears.items():
-        sites[name] = wrap(linear).train(linear.training)  # a new module would start in training mode
-        put_module(model, name, sites[name])
+    sites = {name: wrap(linear).train(linear.training) for name, linear in linears.items()}  # new ones would train
+    put_back(model, sites)
+    return sites
+
+
+def put_back(model: nn.Module, sites: Mapping[str, Site]) -> None:
+    """Put sites where their linear maps are."""
+    for name, site in sites.items():
+        put_module(model, name, site)
     if sites:
         forbid_saving(model)
-    return sites
 
 
 def take_away(model: nn.Module, sites: Mapping[str, Site]) -> None:

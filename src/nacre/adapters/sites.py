@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, final
 from torch import Tensor, nn
 
 from nacre.adapters.adapter import FeatureMap, PlacedAdapter
-from nacre.adapters.site import Site, pristine_tensors, put_sites, take_away
+from nacre.adapters.site import Site, pristine_tensors, put_back, put_sites, take_away
 from nacre.models.fit import check_fit, count_of
 from nacre.models.owner import ParameterGroup
 from nacre.models.roles import roles_of
@@ -116,6 +116,15 @@ class PlacedSites(PlacedAdapter, ABC, Generic[S]):
         finally:
             for site, was_bypassed in before:
                 site.is_bypassed = was_bypassed
+
+    @final
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        take_away(self.model, self.sites)
+        try:
+            yield
+        finally:
+            put_back(self.model, self.sites)
 
     @final
     def virtual_tokens(self, number: int) -> tuple[int, ...]:

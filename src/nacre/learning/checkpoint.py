@@ -1,6 +1,6 @@
 """A snapshot on disk: tensors as safetensors, plain values as JSON, a manifest with the hash of every file.
 
-OWNER.safetensors     what an owner has learned, by public name: adapter; of encoder-only hosts head; routing
+OWNER.safetensors     what an owner has learned, by public name: adapter; of encoder-only hosts head; routing; memory
 state.safetensors     the parts' tensors
 state.json            everything else: seed, tasks, what parts remember, method, settings, the model's name and hash
 manifest.json         sha256 of every file of the folder (`nacre.manifest`)

@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from nacre.adapters.adapter import PlacedAdapter
+from nacre.adapters.adapter import Adapter, PlacedAdapter
 from nacre.adapters.merged import merged_copy
 from nacre.adapters.route import Route
 from nacre.adapters.site import Site
@@ -83,7 +83,8 @@ class Learner:
         head: How an encoder-only host chooses answers: by one head that grows with the tasks' labels, or by a head for
             each task, which must then be given in training and at test (``per_task``).
         state: What it remembers besides the owners' tensors.
-        owners: Whoever holds learned tensors, by name: ``adapter``, and where there are such, ``head`` and ``routing``.
+        owners: Whoever holds learned tensors, by name: ``adapter``, and where there are such, ``head``, ``routing`` and
+            ``memory``.
         step: Where training is.
         resources: What parts hold while a task is learned.
         cache: What parts can compute again from the adapter; never saved.
@@ -170,6 +171,8 @@ class Learner:
             if (routing := method.routing.place(host, self.adapter)) is not None:
                 self.owners["routing"] = routing
             self._router = host.family.router = LearnerRouter(self, method.routing)
+        if method.memory is not None and (kept := method.memory.owner(host, self.adapter)) is not None:
+            self.owners["memory"] = kept
         self._pretrained: str | None = None
 
     def __repr__(self) -> str:
@@ -408,6 +411,30 @@ class Learner:
         """Inside, batches are read under this route instead of the one that the method's routing would choose."""
         with self._routed_by(None), followed(self, route):
             yield
+
+    @contextmanager
+    def beside(self, adapter: Adapter, *, seed: int, on_event: OnEvent, **optim: Any) -> Iterator[Learner]:
+        """See `nacre.parts.part.LearnerView`."""
+        family = self.host.family
+        if family.head is not None:
+            raise ModelError(
+                f"'{self.host.name}' is {family.name}: its classification head belongs to one learner, and no second "
+                "one can learn beside it."
+            )
+        method = Method(title=f"Beside {self.method.display_name}", sources=(), adapter=adapter)
+        settings = self.optim.model_copy(update=optim)
+        before, family.prefix = family.prefix, None
+        try:
+            with self._routed_by(None), self.adapter.aside(), self.host.lent():
+                second = Learner(
+                    self.host, method, seed=seed, optim=settings, decoding=self.decoding, on_event=on_event
+                )
+                try:
+                    yield second
+                finally:
+                    second.remove()
+        finally:
+            family.prefix = before
 
     @contextmanager
     def as_task(self, name: str) -> Iterator[None]:

@@ -61,7 +61,7 @@ class Snapshot:
 
     Attributes:
         seed, tasks: See `State`.
-        owners: What the adapter, the classification head and the routing have learned, by their names.
+        owners: What the adapter, the classification head, the routing and the memory have learned, by their names.
         parts: What parts remember, by key, as trees of tensors and plain values.
         head: The kind of classification head, as the recipe names it.
         method: Name and parameters; an empty name if the method was put together by hand.

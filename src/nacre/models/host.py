@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -117,6 +118,15 @@ class Host:
     def release(self) -> None:
         """Note that no learner learns in this model any more."""
         _CLAIMED.pop(self.body, None)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Inside, another learner may learn in this model, and must be gone in the end; then the first has it again."""
+        name = _CLAIMED.pop(self.body)
+        try:
+            yield
+        finally:
+            _CLAIMED[self.body] = name
 
     def use_head(self, kind: HeadKind) -> ClassificationHead | None:
         """The classification head, switched to this kind and without anything learned; None where answers are written.

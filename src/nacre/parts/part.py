@@ -121,7 +121,7 @@ class LearnerView(Protocol):
     def adapter(self) -> PlacedAdapter: ...
     @property
     def owners(self) -> Mapping[str, Owner]:
-        """The holders of learned tensors, by name: `adapter`, and where they exist, `head` and `routing`."""
+        """The holders of learned tensors, by name: `adapter`, and where they exist, `head`, `routing` and `memory`."""
         ...
 
     @property
@@ -206,6 +206,33 @@ class LearnerView(Protocol):
 
     def under(self, route: Route) -> AbstractContextManager[None]:
         """Inside, batches are read under this route instead of the one that the method's routing would choose."""
+        ...
+
+    def beside(
+        self, adapter: Adapter, *, seed: int, on_event: OnEvent, **optim: Any
+    ) -> AbstractContextManager[SecondLearner]:
+        """Inside, this learner makes way, and a second one learns in the bare host, with an adapter of its own.
+
+        Afterwards the host is this learner's again, bit for bit. Whoever needs what the second one has learned takes
+        its adapter's `tensors`, and gives them to a later one's `load`. Not while a step is taken.
+
+        Args:
+            adapter: Its adapter; it has no other part.
+            seed: Of everything random in it.
+            on_event: Is called with what happens to it.
+            optim: Its settings of training where they are not this learner's, by name.
+
+        Raises:
+            ModelError: The host has a classification head, which both would learn.
+        """
+        ...
+
+
+class SecondLearner(LearnerView, Protocol):
+    """A learner that a part teaches beside its own (`LearnerView.beside`)."""
+
+    def learn(self, *tasks: Task) -> None:
+        """Learn a task, by the loop that every learner is trained by."""
         ...
 
 
@@ -344,6 +371,10 @@ class Memory(Part, ABC):
     @abstractmethod
     def examples(self, learner: LearnerView, tasks: Sequence[Task]) -> Sequence[Example]:
         """Examples of past tasks, each with its `task`. Called once a task, before its slot opens."""
+
+    def owner(self, host: Host, adapter: PlacedAdapter) -> Owner | None:
+        """The learned tensors that are kept beside the adapter's, `owners["memory"]`; None if there are none."""
+        return None
 
     def lessons(self, learner: LearnerView, tasks: Sequence[Task]) -> Sequence[Example]:
         """More examples of the NEW tasks to learn, such as inputs to be generated later. Called once a task."""
