@@ -24,8 +24,9 @@ from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.parts.old_answers import OldAnswers
 from nacre.parts.part import MicroBatch
-from nacre.parts.pseudo_rehearsal import PseudoState, Wording
 from nacre.parts.row_writing import RowWriting
+from nacre.parts.wording import Wording
+from nacre.parts.written_rows import PseudoState
 from nacre.tasks.pseudo_rows import parse_rows
 from nacre.tasks.template import Example
 

@@ -5,8 +5,9 @@ from nacre.errors import RecipeError
 from nacre.method import Method, method
 from nacre.parts.old_answers import OldAnswers
 from nacre.parts.part import BatchTerm
-from nacre.parts.pseudo_rehearsal import PseudoRehearsal, Wording
+from nacre.parts.pseudo_rehearsal import PseudoRehearsal
 from nacre.parts.row_writing import RowWriting
+from nacre.parts.wording import Wording
 from nacre.per_task import PerTask
 
 

@@ -13,7 +13,7 @@ from nacre.functional.distillation import divergence
 from nacre.functional.losses import IGNORED
 from nacre.models.families import Encoded
 from nacre.parts.part import BatchTerm, LearnerView, MicroBatch
-from nacre.parts.pseudo_rehearsal import ANSWERS, PseudoState
+from nacre.parts.written_rows import ANSWERS, PseudoState
 from nacre.per_task import PerTask
 from nacre.tasks.task import Task
 from nacre.tasks.template import TaskKind

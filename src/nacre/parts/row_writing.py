@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nacre.models.families import Encoded
 from nacre.parts.part import BatchTerm, LearnerView, MicroBatch
-from nacre.parts.pseudo_rehearsal import ANSWERS, PseudoState, Wording
+from nacre.parts.wording import Wording
+from nacre.parts.written_rows import ANSWERS, PseudoState
 from nacre.per_task import PerTask
 from nacre.tasks.task import Task
 from nacre.tasks.template import TaskKind

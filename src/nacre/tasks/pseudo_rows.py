@@ -40,7 +40,9 @@ def row_as_text(text: str, answer: str, separator: str) -> str:
     return f"{' '.join(text.split())} {separator} {answer}"
 
 
-def parse_rows(samples: Sequence[str], separator: str, labels: Sequence[str] | None, limit: int) -> PseudoRows:
+def parse_rows(
+    samples: Sequence[str], separator: str, labels: Sequence[str] | None, limit: int, *, by_label: bool = True
+) -> PseudoRows:
     """Take samples apart.
 
     A sample counts if the separator stands in it exactly once, between a text and, for a task with labels, one of them;
@@ -50,7 +52,8 @@ def parse_rows(samples: Sequence[str], separator: str, labels: Sequence[str] | N
         samples: As `row_as_text` writes them, or anything else.
         separator: What stands between text and answer.
         labels: The task's; None for free text.
-        limit: So many rows of each label are kept at most, or of the task if it has no labels: the first ones.
+        limit: So many rows are kept at most, the first ones.
+        by_label: Whether that holds for each label, if the task has some, and not for all rows.
     """
     pattern = re.compile(
         r"\s*".join(re.escape(character) for character in separator if not character.isspace()), re.IGNORECASE
@@ -70,9 +73,8 @@ def parse_rows(samples: Sequence[str], separator: str, labels: Sequence[str] | N
             duplicates += 1
             continue
         seen.add((text, answer))
-        counted = "" if known is None else answer
-        if counts[counted] < limit:
-            counts[counted] += 1
+        if (counts[answer] if by_label and known is not None else len(kept)) < limit:
+            counts[answer] += 1
             kept.append(Row(text, answer))
     return PseudoRows(tuple(kept), len(samples), parsed, duplicates, {} if known is None else dict(counts))
 
