@@ -106,14 +106,14 @@ class FreeDimensionsCounted:
 
 @dataclass(frozen=True)
 class PseudoRowsGenerated:
-    """The learner wrote rows of an earlier task, to rehearse them.
+    """The learner, or a generator of its own, wrote rows of an earlier task, to learn them or to read them again.
 
     Attributes:
         task: The earlier task.
         drawn: How many samples were drawn.
         parsed: How many of them were a text and an answer that the task has.
         duplicates: How many of these repeated an earlier one.
-        kept: How many rows are rehearsed.
+        kept: How many rows are kept.
         labels: How many of them have each label; empty for free text.
     """
 
@@ -123,6 +123,25 @@ class PseudoRowsGenerated:
     duplicates: int
     kept: int
     labels: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class GeneratorTaught:
+    """What will write rows of a task was taught to, beside the learner.
+
+    Attributes:
+        task: The task.
+        parameters: How many numbers were trained.
+        step: How many steps have been taken.
+        steps: How many there are; when the last one is taken, it is ready.
+        loss: Of that step.
+    """
+
+    task: str
+    parameters: int
+    step: int
+    steps: int
+    loss: float
 
 
 @dataclass(frozen=True)
@@ -275,6 +294,7 @@ Event = (
     | PastFolded
     | FreeDimensionsCounted
     | PseudoRowsGenerated
+    | GeneratorTaught
     | TrainingPrepared
     | RowsEncoded
     | StepTaken
@@ -299,6 +319,7 @@ EVENT_KINDS: Mapping[type, str] = {
     PastFolded: "folded",
     FreeDimensionsCounted: "room",
     PseudoRowsGenerated: "pseudo_rows",
+    GeneratorTaught: "generator",
     TrainingPrepared: "trainable",
     RowsEncoded: "rows",
     StepTaken: "step",
@@ -313,6 +334,8 @@ these names nor the names of the attributes may change."""
 
 def is_kept(event: Event) -> bool:
     """Whether `events.jsonl` has a line for the event; what only moves a bar has none."""
+    if isinstance(event, GeneratorTaught):
+        return event.step == event.steps
     return not isinstance(event, RowsAnswered | Stopped)
 
 

@@ -95,6 +95,8 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "joint-lora": ("joint", {"train": "lora"}),
     "independent-lora": ("independent", {"train": "lora"}),
     "lfpt5": ("lfpt5", {"prompt_length": 3, "max_length": 12, "draws": 2}),
+    "sapt_lora": ("sapt_lora", {"fraction": 0.3, "generator_steps": 6, "max_length": 16}),
+    "sapt_lora-real": ("sapt_lora", {"inputs": "real", "fraction": 0.3}),
     "prog_prompt": ("prog_prompt", {"prompt_length": 3}),  # five of them stand in front of an input
     "prog_prompt-bottleneck": ("prog_prompt", {"prompt_length": 3, "bottleneck": 32}),
     "l2p": ("l2p", {"pool": 4, "prompt_length": 2, "select": 2}),  # forty tokens leave no room for a tiny host's text

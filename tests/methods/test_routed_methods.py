@@ -34,7 +34,7 @@ TASKS = [
 ROUTED: dict[str, tuple[str, dict[str, Any]]] = {
     "epi": ("epi", {}),
     "epi-prompt": ("epi", {"slot": "prompt", "prompt_length": 3}),
-    "sapt_lora": ("sapt_lora", {"fraction": 0.3}),
+    "sapt_lora": ("sapt_lora", {"inputs": "real", "fraction": 0.3}),
     "mocl": ("mocl", {}),
     "mocl-predicted": ("mocl", {"composes": "predicted", "query_pooling": "last"}),
     "mocl-prompt": ("mocl", {"slot": "prompt", "prompt_length": 3, "composes": "all"}),

@@ -118,7 +118,7 @@ def weights_of(learner: Learner, batch: Any) -> Tensor:
 
 
 def test_training_and_test_attend_alike_and_as_the_equations_say(architecture: str) -> None:
-    learner = learned(sapt_lora(fraction=0.3), architecture)
+    learner = learned(sapt_lora(inputs="real", fraction=0.3), architecture)
     rows = learner.encode(TASKS[1].examples("test"))
     family = learner.host.family
     at_test, in_training = weights_of(learner, family.prompts(rows)), weights_of(learner, family.batch(rows))
@@ -132,7 +132,7 @@ def test_training_and_test_attend_alike_and_as_the_equations_say(architecture: s
 
 
 def test_kept_are_inputs_and_the_mean_attention_of_all(architecture: str) -> None:
-    learner = learned(sapt_lora(fraction=0.3), architecture, TASKS[:2])
+    learner = learned(sapt_lora(inputs="real", fraction=0.3), architecture, TASKS[:2])
     known = learner.state.parts["kept_inputs"]
     assert isinstance(known, Attended)
     assert [tuple(inputs.shape) for inputs in known.inputs] == [(3, 16), (3, 16)]
@@ -155,7 +155,7 @@ def test_the_reflection_holds_the_attention_of_earlier_inputs() -> None:
     """With much of it, earlier inputs attend as they did: the divergence from their stored mean is smaller."""
 
     def divergence(strength: float) -> float:
-        learner = learned(sapt_lora(reflection=strength, fraction=1.0), "t5", TASKS, epochs=4)
+        learner = learned(sapt_lora(inputs="real", reflection=strength, fraction=1.0), "t5", TASKS, epochs=4)
         known = learner.state.parts["kept_inputs"]
         first = weights_of(learner, learner.host.family.prompts(learner.encode(TASKS[0].examples("train"))))
         assert torch.equal(known.means[0], torch.ones(1))
@@ -166,7 +166,7 @@ def test_the_reflection_holds_the_attention_of_earlier_inputs() -> None:
 
 def test_the_term_is_counted_from_the_second_task_on() -> None:
     seen: list[float] = []
-    learner = Learner(tiny_host("t5"), sapt_lora(fraction=0.3), seed=5, optim=OPTIM)
+    learner = Learner(tiny_host("t5"), sapt_lora(inputs="real", fraction=0.3), seed=5, optim=OPTIM)
 
     def watch(event: Event) -> None:
         if isinstance(event, StepTaken):
@@ -182,7 +182,9 @@ def test_the_term_is_counted_from_the_second_task_on() -> None:
 
 
 def test_keeping_nothing_is_learning_without_the_term() -> None:
-    one, other = (learned(sapt_lora(**settings), "t5") for settings in ({"fraction": 0.0}, {"reflection": 0.0}))
+    one, other = (
+        learned(sapt_lora(inputs="real", **settings), "t5") for settings in ({"fraction": 0.0}, {"reflection": 0.0})
+    )
     for owner in ("adapter", "routing"):
         tensors = other.owners[owner].tensors()
         assert all(torch.equal(tensor, tensors[name]) for name, tensor in one.owners[owner].tensors().items())
@@ -191,7 +193,7 @@ def test_keeping_nothing_is_learning_without_the_term() -> None:
 @torch.no_grad()
 def test_equal_loras_make_the_attention_irrelevant() -> None:
     with torch.enable_grad():
-        learner = learned(sapt_lora(), "t5", TASKS[:2])
+        learner = learned(sapt_lora(inputs="real"), "t5", TASKS[:2])
     for site in learner.adapter.sites.values():  # type: ignore[attr-defined]
         site.slots.past_down[0].copy_(site.slots.down.weight)
         site.slots.past_up[0].copy_(site.slots.up.weight.T)

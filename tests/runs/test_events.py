@@ -26,6 +26,7 @@ LINES = {
     "folded": ["sites", "folded", "obstacles", "ratios"],
     "room": ["site", "factor", "left", "width", "remaining"],
     "pseudo_rows": ["task", "drawn", "parsed", "duplicates", "kept", "labels"],
+    "generator": ["task", "parameters", "step", "steps", "loss"],
     "trainable": ["groups"],
     "rows": ["rows", "truncated", "cut_targets"],
     "step": ["step", "steps", "loss", "terms", "rate"],

@@ -43,7 +43,7 @@ REMEMBERING: dict[str, dict[str, Any]] = {  # methods whose parts keep much, wit
     "lora_replay+ewc+migu": {"migu": {"by": "random"}},
     "epi+replay": {},
     "mocl": {},
-    "sapt_lora": {"fraction": 0.3},
+    "sapt_lora": {"fraction": 0.3, "generator_steps": 6, "max_length": 16},
     "am_lora+orthogonality+sensitivity_init": {"start_offset": 1.0, "sparsity_by": "proximal"},
 }
 ONCE: dict[str, dict[str, Any]] = {  # methods and modifiers with state of their own; three stops in one run hold them

@@ -13,6 +13,7 @@ from nacre.events import (
     EvaluationStarted,
     Event,
     FreeDimensionsCounted,
+    GeneratorTaught,
     PastFolded,
     ProbeMeasured,
     ProbeStarted,
@@ -75,8 +76,12 @@ class Display:
             case PseudoRowsGenerated(task=task, drawn=drawn, parsed=parsed, duplicates=duplicates, kept=kept):
                 self._say(
                     f"Written rows of {task}: {parsed} of {drawn} samples are rows, {duplicates} of these repeat "
-                    f"another, {kept} are rehearsed."
+                    f"another, {kept} are kept."
                 )
+            case GeneratorTaught(task=task, parameters=parameters, step=step, steps=steps, loss=loss):
+                self.line.move(f"what writes {task}", step, steps, f"loss {loss:.3f}")
+                if step == steps:
+                    self._say(f"What writes rows of {task}: {parameters:,} parameters, {steps} steps, loss {loss:.3f}.")
             case TrainingPrepared(groups=groups):
                 self._show_groups(groups)
             case RowsEncoded():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 import torch
@@ -15,10 +15,14 @@ from nacre.functional.shared_attention import reflection
 from nacre.parts.part import LearnerView, Memory, Penalty
 from nacre.parts.rehearsal import Rehearsal
 from nacre.parts.shared_attention import LARGEST_WORD, attention_of
+from nacre.parts.written_rows import PseudoState
 from nacre.per_task import PerTask, check_not_negative
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
+
+READ_AT_ONCE = 256
+"""Rows whose word embeddings are read as one batch."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,31 @@ class Attended:
     """What is kept of each learned task, oldest first.
 
     Attributes:
-        inputs: e of kept inputs [n, d]: all that the attention sees of them.
+        inputs: e of inputs [n, d], real or written: all that the attention sees of them.
         means: abar [t], the mean attention of the task's training inputs when it had been learned.
+        written: Of inputs that are written, how each task is asked, and the rows that were written for the newest task.
+        sizes: Of these, how many are to be kept of each task.
     """
 
     inputs: list[Tensor]
     means: list[Tensor]
+    written: PseudoState = field(default_factory=lambda: PseudoState([], []))
+    sizes: list[int] = field(default_factory=list)
+
+
+def words_of(learner: LearnerView, examples: Sequence[Example]) -> Tensor:
+    """e of the examples' inputs, [n, d]; of none, [0, 0]."""
+    rows = learner.encode(examples)
+    read = [
+        learner.pooled_states(rows[start : start + READ_AT_ONCE], LARGEST_WORD)
+        for start in range(0, len(rows), READ_AT_ONCE)
+    ]
+    return torch.cat(read) if read else torch.zeros(0, 0, device=learner.host.device)
+
+
+def mean_attention(learner: LearnerView, inputs: Tensor) -> Tensor:
+    """abar [t] of inputs' e [n, d], as the learner attends now."""
+    return attention_of(learner).scores(inputs, learner.adapter.tasks).softmax(-1).mean(0)
 
 
 @final
@@ -43,14 +66,12 @@ class KeptInputs(Memory):
 
     Attributes:
         fraction: The share of a task's inputs to keep, drawn at random; at least one, unless it is 0.
-        batch_size: Rows that are read at once.
     """
 
     State: ClassVar[type[Attended]] = Attended
     mixed: ClassVar[bool] = False
 
     fraction: float = 0.02
-    batch_size: int = 256
 
     def __post_init__(self) -> None:
         Rehearsal(self.fraction)  # refuses what cannot be a share
@@ -65,18 +86,12 @@ class KeptInputs(Memory):
 
     @torch.no_grad()
     def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
-        rows = learner.encode([example for task in tasks for example in task.examples("train")])
-        read = [
-            learner.pooled_states(rows[start : start + self.batch_size], LARGEST_WORD)
-            for start in range(0, len(rows), self.batch_size)
-        ]
-        inputs = torch.cat(read)
-        attended = attention_of(learner).scores(inputs, learner.adapter.tasks).softmax(-1)
+        inputs = words_of(learner, [example for task in tasks for example in task.examples("train")])
         draw = random.Random(derive(learner.state.seed, self.key, learner.task_number))
-        kept = sorted(draw.sample(range(len(rows)), self.size(len(rows))))
+        kept = sorted(draw.sample(range(len(inputs)), self.size(len(inputs))))
         before = learner.remembered(self, Attended) or Attended([], [])
-        state = Attended([*before.inputs, inputs[kept].clone()], [*before.means, attended.mean(0)])
-        learner.remember(self, state)
+        means = [*before.means, mean_attention(learner, inputs)]
+        learner.remember(self, Attended([*before.inputs, inputs[kept].clone()], means))
 
 
 @final
@@ -102,10 +117,11 @@ class Reflection(Penalty):
             return
         slots = learner.adapter.tasks
         targets, shares = [], []
-        for inputs, mean in zip(known.inputs, known.means, strict=True):
+        kept = [(inputs, mean) for inputs, mean in zip(known.inputs, known.means, strict=True) if len(inputs)]
+        for inputs, mean in kept:
             targets.append(F.pad(mean, (0, slots - len(mean))).expand(len(inputs), -1))
             shares.append(inputs.new_full((len(inputs),), 1 / len(inputs)))
-        learner.resources[self.key] = torch.cat(known.inputs), torch.cat(targets), torch.cat(shares)
+        learner.resources[self.key] = torch.cat([inputs for inputs, _ in kept]), torch.cat(targets), torch.cat(shares)
 
     def value(self, learner: LearnerView) -> Tensor:
         """[]; 0 without a graph where no input was kept."""
