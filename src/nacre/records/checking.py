@@ -45,6 +45,7 @@ def _shapes(record: RunRecord) -> Iterator[str]:
         "trainable_parameters_per_task": (record.trainable_parameters_per_task, tasks),
         "training.tokens": (training.tokens if training else [None] * tasks, tasks),
         "training.positions": (training.positions if training else [None] * tasks, tasks),
+        "pseudo_rows": (record.pseudo_rows or [None] * tasks, tasks),
     }
     for key, (values, expected) in lists.items():
         if len(values) != expected:
@@ -103,6 +104,7 @@ def _of_learning(record: RunRecord, row: StageRow) -> Iterator[tuple[str, object
     task = row.row - 1
     yield "seconds.train", record.seconds.train[task], row.train_seconds
     yield "trainable_parameters_per_task", record.trainable_parameters_per_task[task], row.trainable_parameters
+    yield "pseudo_rows", (record.pseudo_rows or {task: []})[task], row.pseudo_rows
     if record.training is not None:
         yield "training.tokens", record.training.tokens[task], row.train_tokens
         yield "training.positions", record.training.positions[task], row.train_positions

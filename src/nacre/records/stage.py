@@ -16,6 +16,28 @@ ROW, LEARNED = "row.json", "learned.json"
 """A stage that holds `learned.json` was learned and not yet measured; one that holds `row.json` is finished."""
 
 
+class PseudoRows(BaseModel):
+    """What became of the samples that were drawn of one earlier task (`nacre.events.PseudoRowsGenerated`).
+
+    Attributes:
+        task: The earlier task.
+        drawn: How many samples there were.
+        parsed: How many of them were a text and an answer that the task has.
+        duplicates: How many of these repeated an earlier one.
+        kept: How many rows were kept.
+        labels: How many of them have each label; empty for free text.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    task: str
+    drawn: Number
+    parsed: Number
+    duplicates: Number
+    kept: Number
+    labels: dict[str, Number]
+
+
 class Learned(BaseModel):
     """What learning a stage took.
 
@@ -24,6 +46,7 @@ class Learned(BaseModel):
         train_tokens: Tokens of the training rows over all steps (`learning.batches.TokenCount`).
         train_positions: The same with padding.
         trainable_parameters: How many numbers were trained.
+        pseudo_rows: Of the earlier tasks of which rows were written; empty in most methods.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -32,6 +55,7 @@ class Learned(BaseModel):
     train_tokens: Number
     train_positions: Number
     trainable_parameters: Number
+    pseudo_rows: list[PseudoRows] = []
 
 
 class StageRow(BaseModel):
@@ -49,6 +73,7 @@ class StageRow(BaseModel):
         trainable_parameters: Of the task that was learned; None in row 0.
         stored_parameters: Numbers kept besides the pretrained model.
         peak_rss_bytes: The most main memory that the process had by then.
+        pseudo_rows: See `Learned`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -64,6 +89,7 @@ class StageRow(BaseModel):
     trainable_parameters: Number | None
     stored_parameters: Number
     peak_rss_bytes: Number
+    pseudo_rows: list[PseudoRows] = []
 
 
 StageFile = TypeVar("StageFile", Learned, StageRow)

@@ -5,36 +5,40 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from nacre.evaluation.matrix import DEFINITIONS, run_metrics
 from nacre.evaluation.perplexity import PERPLEXITY
+from nacre.events import PseudoRowsGenerated
 from nacre.files import hash_of
 from nacre.learning.learner import Learner
 from nacre.method import Method
 from nacre.records.plain import hash_of_recipe
 from nacre.records.probe import ProbeRecord
 from nacre.records.run import RunRecord, Seconds, TokenCounts
-from nacre.records.stage import Learned, StageRow
+from nacre.records.stage import Learned, PseudoRows, StageRow
 from nacre.runs.measuring import StageScores
 from nacre.runs.names import method_name
 from nacre.runs.recipe import Recipe
 from nacre.tasks.task import Task
 
 
-def learned_of(learner: Learner, seconds: float) -> Learned:
+def learned_of(learner: Learner, seconds: float, written: Sequence[PseudoRowsGenerated] = ()) -> Learned:
     """What learning a stage took.
 
     Args:
         learner: Right after it.
         seconds: How long it took.
+        written: What it reported of rows that it wrote.
     """
     return Learned(
         train_seconds=seconds,
         train_tokens=learner.work.tokens,
         train_positions=learner.work.positions,
         trainable_parameters=sum(group.size for group in learner.trainable()),
+        pseudo_rows=[PseudoRows(**asdict(each)) for each in written],
     )
 
 
@@ -73,6 +77,7 @@ def stage_row(
         trainable_parameters=learned.trainable_parameters if learned else None,
         stored_parameters=learner.stored_parameters() + (previous.stored_parameters if previous else 0),
         peak_rss_bytes=peak_rss_bytes(),
+        pseudo_rows=learned.pseudo_rows if learned else [],
     )
 
 
@@ -124,6 +129,7 @@ def record_of(
             tokens_per_second=_speed(learned),
         ),
         training=_tokens(learned),
+        pseudo_rows=[row.pseudo_rows if row else [] for row in learned] if _has_written(learned) else None,
         peak_rss_bytes=max(row.peak_rss_bytes for row in rows.values()),
         protocol=protocol,
         protocol_hash=hash_of(protocol),
@@ -143,6 +149,10 @@ def peak_rss_bytes() -> int:
 
 def _has_text(tasks: Sequence[Task]) -> bool:
     return any(task.kind == "text" for task in tasks)
+
+
+def _has_written(rows: Sequence[StageRow | None]) -> bool:
+    return any(row.pseudo_rows for row in rows if row)
 
 
 def _tokens(rows: Sequence[StageRow | None]) -> TokenCounts:

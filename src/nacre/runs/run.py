@@ -12,6 +12,7 @@ from nacre.events import (
     EvaluationStarted,
     Event,
     OnEvent,
+    PseudoRowsGenerated,
     Resumed,
     RowMeasured,
     RunFinished,
@@ -94,6 +95,7 @@ class Experiment:
 
     def __init__(self, recipe: Recipe, directory: RunDirectory, on_event: OnEvent) -> None:
         self.recipe, self.directory, self._on_event = recipe, directory, on_event
+        self._written: list[PseudoRowsGenerated] = []  # of the stage that is being learned
         self.method = recipe.build()
         for probe in recipe.probes.values():
             probe.check(self.method)
@@ -121,6 +123,8 @@ class Experiment:
 
     def emit(self, event: Event) -> None:
         """Write an event down, if it is kept, and pass it on."""
+        if isinstance(event, PseudoRowsGenerated):
+            self._written.append(event)
         if is_kept(event):
             self.directory.append(event)
         self._on_event(event)
@@ -250,8 +254,9 @@ class Experiment:
             if wanted:
                 self._restore(before)
         started = time.monotonic()
+        self._written.clear()
         self.learner.learn(*stage.tasks)
-        learned = learned_of(self.learner, time.monotonic() - started)
+        learned = learned_of(self.learner, time.monotonic() - started, self._written)
         self.saved.write_learned(place, self.learner, learned)
         return learned
 
