@@ -15,7 +15,7 @@ from nacre.models.host import Host
 from nacre.registry import build_method
 
 METHODS = {"low_rank": "inc_lora", "shared": "seq_lora", "svd": "lb_cl", "gated": "am_lora", "full": "seq_ft"}
-METHODS |= {"bottleneck": "adapter", "gated_host": "hat"}
+METHODS |= {"bottleneck": "adapter", "gated_host": "hat", "gated_ranks": "seq_lora+hat"}
 OPTIM = Optim(batch_size=4, learning_rate=3e-2)
 TASKS = [tiny_task(name) for name in ("animals", "birds")]
 

@@ -14,6 +14,7 @@ from nacre.adapters.gated import Gated
 from nacre.adapters.gated_host import GatedHost
 from nacre.adapters.low_rank import LowRank
 from nacre.adapters.svd import Svd
+from nacre.adapters.unit_gates import HardGates
 from nacre.errors import CheckpointError, ModelError
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -23,6 +24,7 @@ from nacre.registry import build_method
 ADAPTERS: dict[str, Adapter] = {
     "low_rank": LowRank(2, 4.0),
     "shared": LowRank(2, 4.0, slots="shared"),
+    "gated_ranks": LowRank(2, 4.0, slots="shared", gates=HardGates()),
     "svd": Svd(2),
     "gated": Gated(2, 4.0),
     "bottleneck": Bottleneck(2),

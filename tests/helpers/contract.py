@@ -33,6 +33,13 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "hat_adapter": ("hat_adapter", WHOLE),
     "hat_adapter-sgd": ("hat_adapter", {**WHOLE, "gates_by": "sgd", "anneal": "task", "mask": "gradient"}),
     "hat_adapter-binary": ("hat_adapter", {**WHOLE, "binary": True, "anneal": "task"}),
+    "seq_lora+hat": ("seq_lora+hat", {"rank": 32}),
+    "seq_lora+hat-binary": (
+        "seq_lora+hat",
+        {"rank": 32, "hat": {"binary": True, "gates_by": "sgd", "anneal": "task", "mask": "gradient"}},
+    ),
+    "seq_lora+hat+migu": ("seq_lora+hat+migu", {"rank": 32}),
+    "seq_lora+hat+replay": ("seq_lora+hat+replay", {"rank": 32, "replay": {"per_task": 3}}),
     "am_lora-new": ("am_lora", {"selectors": "new"}),
     "am_lora-no-zero": ("am_lora", {"zero_lora": False}),
     "am_lora-learned-zero": ("am_lora", {"zero_lora": "learned", "activation": "tanh", "selector_rate": 2.0}),

@@ -212,6 +212,7 @@ def test_slots_can_be_weighted_exactly_where_use_follows_weights() -> None:
     adapters = {
         LowRank(2, 4.0): True,
         LowRank(2, 4.0, slots="shared"): False,
+        LowRank(2, 4.0, slots="shared", gates=HardGates()): True,
         Svd(2, None): True,
         Gated(2, 4.0): False,
         Full(): False,

@@ -26,6 +26,7 @@ TWINS = {
     "replay": {"+replay": {}},
     "der_pp": {"+der": {}},
     "das": {"+soft_mask": {}},
+    "hat": {"+hat": {"mask": "mask", "sparsity": "sparsity"}},
     "lora_replay": {"+replay": {}, "seq_lora": {}},
 }
 """Methods that hold what others add. A parameter has the other's name, or the one given here."""

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.tiny import tiny_host, tiny_task
+from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.adapters.bottleneck import Bottleneck, BottleneckSite
-from nacre.adapters.unit_gates import GatedUnits, HardGates, UnitGates
-from nacre.errors import DataError, RecipeError
-from nacre.events import Event, StepTaken, Warned
+from nacre.adapters.low_rank import LowRank, LowRankSite
+from nacre.adapters.route import Route
+from nacre.adapters.unit_gates import GatedUnits, HardGates, UnitGates, rows_gated
+from nacre.errors import DataError, RecipeError, SlotTaken
+from nacre.events import Event, StepTaken, TrainingPrepared, Warned
 from nacre.functional.hard_attention import annealed_slope, compensated, newly_used
 from nacre.functional.losses import IGNORED
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
+from nacre.method import Method
 from nacre.methods.seq_lora import seq_lora
+from nacre.modifiers.hat import hat
 from nacre.parts.hard_attention import HardAttention, NewUnits, UnitsUsed
+from nacre.parts.part import BatchTerm, LearnerView, MicroBatch, Reading, Routing
+from nacre.per_task import PerTask
 from nacre.registry import build_method
 
 TASKS = [tiny_task(name) for name in ("animals", "birds", "fish")]
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1, max_target_length=8)
 HAT = ("hat_adapter", {"reduction": 2})
-BOTH: dict[str, dict[str, object]] = {"hat": {}, "hat_adapter": {"reduction": 1}}
+ALL: dict[str, dict[str, object]] = {"hat": {}, "hat_adapter": {"reduction": 1}, "seq_lora+hat": {"rank": 32}}
+
+
+def configured(name: str, **settings: object) -> Method:
+    """One of `ALL`; the settings are hat's, wherever it takes them."""
+    return build_method(name, {**ALL[name], **({"hat": settings} if name.endswith("+hat") else settings)})
 
 
 @pytest.fixture(params=["t5", "llama", "roberta"])
@@ -144,6 +156,72 @@ def test_the_free_share_lies_between_the_units_of_both_ends() -> None:
     assert torch.equal(up_bias, 1 - output)
 
 
+RANKS = LowRank(rank=3, alpha=6.0, dropout=0.0, slots="shared", gates=HardGates(slope=3.0))
+
+
+def gated_ranks(tasks: int) -> LowRankSite:
+    torch.manual_seed(0)
+    site = RANKS.site(nn.Linear(5, 6, dtype=torch.float64).requires_grad_(False))
+    for task in range(tasks):
+        site.grow()
+        site.fresh(task)
+        with torch.no_grad():
+            for number, tensor in enumerate(site.parameters_by_group().values()):
+                if task == 0 or number == 2:
+                    tensor.copy_(drawn(*tensor.shape, seed=10 * task + number))
+    return site
+
+
+def test_a_loras_ranks_are_gated_by_the_rows_tasks() -> None:
+    """Row by row in float64; without weights by the newest task, and so in training, by the hand-written pass."""
+    site, x = gated_ranks(3), drawn(4, 2, 5, seed=91)
+    assert site.gates is not None
+    site.gates.slope = 0.7
+    table = torch.cat([(3.0 * site.gates.past).sigmoid(), (0.7 * site.gates.embedding)[None].sigmoid()])
+
+    def naive(row: Tensor, task: int) -> Tensor:
+        update: Tensor = (row @ site.slots.down.weight.T * table[task]) @ site.slots.up.weight.T
+        return site.base(row) + 2.0 * update
+
+    tasks = [0, 2, 1, 0]
+    expected = torch.stack([naive(row, task) for row, task in zip(x, tasks, strict=True)])
+    for training in (False, True):
+        site.train(training)
+        with rows_gated([site.gates], nn.functional.one_hot(torch.tensor(tasks), 3).double()):
+            assert (site(x) - expected).abs().max() <= 1e-12
+        assert (site(x) - naive(x, 2)).abs().max() <= 1e-12
+    parameters = [*site.parameters_by_group().values()]
+    weight = drawn(4, 2, 6, seed=92)
+    found = torch.autograd.grad((site(x).sin() * weight).sum(), parameters)
+    by_loop = torch.autograd.grad((naive(x, 2).sin() * weight).sum(), parameters)
+    for own, other in zip(found, by_loop, strict=True):
+        assert (own - other).abs().max() <= 1e-12
+        assert other.abs().max() > 1e-3
+
+
+def test_the_free_share_of_a_lora_is_that_of_its_ranks() -> None:
+    site = gated_ranks(3)
+    assert site.gates is not None
+    used = torch.stack([torch.sigmoid(3.0 * e) for e in site.gates.past]).amax(0)
+    down, up = (protected.free().expand_as(protected.parameter) for protected in site.protected())
+    for rank in range(3):
+        assert torch.all(down[rank] == 1 - used[rank])
+        assert torch.all(up[:, rank] == 1 - used[rank])
+
+
+def test_a_settled_lora_is_one_weight() -> None:
+    """Of the row that is chosen: what a copy that is trained further computes."""
+    x = drawn(1, 2, 5, seed=91)
+    for task in range(3):
+        site = gated_ranks(3).eval()
+        assert site.gates is not None
+        site.gates.row_weights = nn.functional.one_hot(torch.tensor([task]), 3).double()
+        expected = site(x)
+        site.settle()
+        weight = site.effective_weight()
+        assert (nn.functional.linear(x, weight, site.base.bias) - expected).abs().max() <= 1e-12
+
+
 def test_open_gates_are_a_plain_adapter_bit_for_bit() -> None:
     """e at its clamp: sigmoid(400 * 6) is 1."""
     site, x = gated_site(1, HardGates()), drawn(4, 2, 5, seed=91)
@@ -185,7 +263,7 @@ def test_the_slope_is_annealed_in_every_epoch_and_over_a_task(architecture: str)
         assert gates_of(learner)[0].slope is None, "afterwards the task's gates are those of a learned one"
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", ALL)
 def test_what_earlier_tasks_use_does_not_move_by_a_bit(architecture: str, name: str) -> None:
     """Under AdamW with momentum and weight decay, over many steps; what is free moves. With the gradient masked only,
     as released, what is used moves."""
@@ -193,8 +271,7 @@ def test_what_earlier_tasks_use_does_not_move_by_a_bit(architecture: str, name: 
 
     def moved(mask: str) -> tuple[int, int, int]:
         """Of the numbers in full use, of all those, and of the free ones."""
-        method = build_method(name, {**BOTH[name], "mask": mask})
-        learner = Learner(tiny_host(architecture), method, optim=optim)
+        learner = Learner(tiny_host(architecture), configured(name, mask=mask), optim=optim)
         learner.learn(TASKS[0])
         learner.learn(TASKS[1])
         before = [protected.parameter.detach().clone() for protected in gated(learner).protected()]
@@ -218,6 +295,96 @@ def test_what_earlier_tasks_use_does_not_move_by_a_bit(architecture: str, name: 
     assert still == 0
     used, _, _ = moved("gradient")
     assert used > 0.9 * there
+
+
+@pytest.mark.parametrize("name", ["seq_lora+hat", "hat_adapter"])
+def test_the_compensated_gradient_of_a_step_is_that_of_the_loss_by_its_gates(name: str) -> None:
+    """In float64, by finite differences of the loss and the penalty at the gates, on the second task."""
+    optim = Optim(batch_size=12, epochs=2, learning_rate=1e-2, log_every=1, max_target_length=8, max_grad_norm=None)
+    extra = {"hat": {"anneal": "task"}} if name == "seq_lora+hat" else {"anneal": "task"}
+    small: dict[str, object] = {"rank": 4, "dropout": 0.0} if name == "seq_lora+hat" else {"reduction": 4}
+    host = tiny_host("roberta", torch.float64)  # the others' norms compute in float32
+    learner = Learner(host, build_method(name, {**small, **extra}), optim=optim)
+    learner.learn(TASKS[0])
+    expected: dict[int, list[float]] = {}
+    steps: list[int] = []
+
+    def slopes(gates: UnitGates, units: list[int]) -> list[float]:
+        """By each gate, of the mean over target tokens and the penalty."""
+        rows = learner.encode(TASKS[1].examples("train"))
+        tokens = sum(row.num_target_tokens for row in rows)
+        free = torch.cat([1 - each.used() for each in gates_of(learner)]).sum()
+        found = []
+        for unit in units:
+            by_side = []
+            for side in (1e-5, -1e-5):
+                gates.fixed = gates.newest().detach().clone()
+                gates.fixed[unit] += side
+                with torch.no_grad():
+                    by_side.append(float(learner.loss_sum(rows)) / tokens)
+            gates.fixed = None
+            penalty = 0.75 * float((1 - gates.used()[unit]) / free)
+            found.append((by_side[0] - by_side[1]) / 2e-5 + penalty)
+        return found
+
+    def watch(event: Event) -> None:
+        if isinstance(event, TrainingPrepared):
+            perturb(learner.host.model)
+            for gates in gates_of(learner):
+                gates.slope = 1 / 400
+            for number, gates in enumerate(gates_of(learner)):
+                plain = gates.embedding.detach().sigmoid()
+                both = zip(slopes(gates, [0, 1]), (plain * (1 - plain)).tolist(), strict=False)
+                expected[number] = [400 * slope * derivative for slope, derivative in both]
+        if isinstance(event, StepTaken):
+            steps.append(len(steps))
+            if len(steps) == 1:
+                for number, gates in enumerate(gates_of(learner)):
+                    assert gates.embedding.grad is not None
+                    assert gates.embedding.grad[:2].tolist() == pytest.approx(expected[number], rel=1e-5, abs=1e-6)
+
+    learner.on_event = watch
+    learner.learn(TASKS[1])
+    assert len(steps) == 2
+    assert max(abs(value) for values in expected.values() for value in values) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["seq_lora+hat+migu", "seq_lora+migu+hat", "seq_lora+hat+replay"])
+def test_what_earlier_tasks_use_stays_beside_other_parts(name: str) -> None:
+    """Binary gates, AdamW with decay: logits of the first task are the same to the bit, and free ranks move."""
+    optim = OPTIM.model_copy(update={"weight_decay": 0.5, "epochs": 4})
+    more = {"replay": {"per_task": 4}} if "replay" in name else {}
+    method = build_method(name, {"rank": 32, "hat": {"binary": True}, **more})
+    learner = Learner(tiny_host("llama"), method, optim=optim)
+    learner.learn(TASKS[0])
+    before = read(learner, "animals")
+    moved = [protected.parameter.detach().clone() for protected in gated(learner).protected()]
+    learner.learn(TASKS[1])
+    learner.learn(TASKS[2])
+    assert torch.equal(read(learner, "animals"), before)
+    pairs = zip(gated(learner).protected(), moved, strict=True)
+    assert all(not torch.equal(each.parameter, old) for each, old in pairs)
+
+
+def test_replayed_rows_are_learned_under_their_own_tasks_gates() -> None:
+    seen: list[tuple[list[str], list[int]]] = []
+
+    @dataclass(frozen=True)
+    class Watch(BatchTerm):
+        strength: PerTask = 0.0
+
+        def value(self, learner: LearnerView, batch: MicroBatch) -> Tensor:
+            if batch.route is not None and batch.route.weights is not None:
+                seen.append(([row.task for row in batch.rows], batch.route.weights.argmax(1).tolist()))
+            return batch.logits.sum() * 0
+
+    method = build_method("seq_lora+hat+replay", {"replay": {"per_task": 4}}).with_batch_term(Watch())
+    learner = Learner(tiny_host("llama"), method, optim=OPTIM)
+    for task in TASKS:
+        learner.learn(task)
+    slots = {task.name: number for number, task in enumerate(TASKS)}
+    assert {name for names, _ in seen for name in names} == set(slots)
+    assert all([slots[name] for name in names] == chosen for names, chosen in seen)
 
 
 def test_on_the_first_task_nothing_is_held(architecture: str) -> None:
@@ -279,24 +446,31 @@ def read(learner: Learner, task: str, size: int = 8) -> Tensor:
     return torch.cat(found)
 
 
-@pytest.mark.parametrize("name", BOTH)
+def forgotten(architecture: str, method: Method) -> float:
+    """The largest change of the first task's logits by two more tasks."""
+    learner = Learner(tiny_host(architecture), method, optim=OPTIM.model_copy(update={"epochs": 4}))
+    learner.learn(TASKS[0])
+    before = read(learner, "animals")
+    learner.learn(TASKS[1])
+    learner.learn(TASKS[2])
+    return float((read(learner, "animals") - before).abs().max())
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_binary_gates_forget_nothing(architecture: str, name: str) -> None:
-    """Logits of a task's rows are the same to the bit after two more; with gates of 0.98, nearly."""
-    for binary, bound in ((True, 0.0), (False, 0.05)):
-        method = build_method(name, {**BOTH[name], "binary": binary})
-        learner = Learner(tiny_host(architecture), method, optim=OPTIM.model_copy(update={"epochs": 4}))
-        learner.learn(TASKS[0])
-        before = read(learner, "animals")
-        learner.learn(TASKS[1])
-        learner.learn(TASKS[2])
-        assert (read(learner, "animals") - before).abs().max() <= bound
+    """Logits of a task's rows are the same to the bit; with gates of 0.98, nearly."""
+    assert forgotten(architecture, configured(name, binary=True)) == 0
+    if name == "seq_lora+hat":
+        without = forgotten(architecture, build_method("seq_lora", ALL[name]))
+        assert forgotten(architecture, configured(name)) < 0.05 * without
+    else:
+        assert forgotten(architecture, configured(name)) <= 0.05
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", ALL)
 def test_the_task_decides_which_gates_answer(architecture: str, name: str) -> None:
     """Each name answers as if its task had just been learned last; another name gives other answers."""
-    method = build_method(name, {**BOTH[name], "binary": True})
-    learner = Learner(tiny_host(architecture), method, optim=OPTIM)
+    learner = Learner(tiny_host(architecture), configured(name, binary=True), optim=OPTIM)
     just_learned = {}
     for task in TASKS:
         learner.learn(task)
@@ -310,9 +484,9 @@ def test_the_task_decides_which_gates_answer(architecture: str, name: str) -> No
         learner.predict("the big dog", task="")
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", ALL)
 def test_answers_do_not_depend_on_the_batch(architecture: str, name: str) -> None:
-    learner = Learner(tiny_host(architecture), build_method(name, BOTH[name]), optim=OPTIM)
+    learner = Learner(tiny_host(architecture), configured(name), optim=OPTIM)
     for task in TASKS:
         learner.learn(task)
     assert torch.allclose(read(learner, "birds", 1), read(learner, "birds", 6), atol=1e-4)
@@ -370,5 +544,44 @@ def test_what_makes_no_sense_is_refused() -> None:
         build_method("hat_adapter", {"clamp": 0.0})
     with pytest.raises(RecipeError, match=r"gate_rate: 0\.0 is not positive"):
         build_method("hat_adapter", {"gate_rate": 0.0})
-    with pytest.raises(RecipeError, match="every task has a slot of its own"):
-        Bottleneck(slots="per_task", gates=HardGates())
+    for adapter in (Bottleneck, LowRank):
+        with pytest.raises(RecipeError, match="every task has a slot of its own"):
+            adapter(slots="per_task", gates=HardGates())
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "sentence"),
+    [
+        ("inc_lora+hat", {}, "hat needs units that all tasks share, and in inc_lora are none that could have gates: "),
+        ("demix+hat", {}, "hat needs units that all tasks share, and in demix are none"),
+        ("lfpt5+hat", {}, "hat needs units that all tasks share, and in lfpt5 are none"),
+        ("am_lora+hat", {}, "hat needs units that all tasks share, and in am_lora are none"),
+        ("joint+hat", {}, "hat has nothing to share out in joint, where no task is learned on top of an earlier one"),
+        ("independent+hat", {"train": "lora"}, "hat has nothing to share out in independent"),
+        ("hat_adapter+hat", {}, "hat_adapter already has a gate on each unit for each task: leave out"),
+        ("adapter+hat", {"hat": {"units": ["ffn"]}}, "units=ffn chooses among the host's own units, and adapter"),
+        ("seq_ft+hat", {"hat": {"units": []}}, "nothing is gated"),
+        ("ewc+hat", {}, "elastic_weights cannot be a part of ewc[+]hat"),
+        ("das+hat", {}, "soft_mask cannot be a part of das[+]hat: .* here they are frozen or gated"),
+        ("seq_lora+hat+distill", {}, "distill cannot go with seq_lora[+]hat"),
+        ("seq_lora+distill+hat", {}, "hat cannot go with seq_lora[+]distill: the teacher is a copy of the model"),
+        ("seq_lora+hat+copy_init", {}, "here all tasks share one slot"),
+    ],
+)
+def test_the_modifier_is_refused_where_it_makes_no_sense(
+    name: str, parameters: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises((RecipeError, SlotTaken), match=sentence):
+        build_method(name, parameters)
+
+
+def test_a_second_routing_is_refused() -> None:
+    method = replace(seq_lora(), routing=Anywhere())
+    with pytest.raises(SlotTaken, match=r"already has a routing \(Anywhere\(\)\).*Drop GivenTask\(\)"):
+        hat(method)
+
+
+@dataclass(frozen=True)
+class Anywhere(Routing):
+    def route(self, learner: LearnerView, reading: Reading) -> Route | None:
+        return None

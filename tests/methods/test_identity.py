@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,15 +11,19 @@ from torch import Tensor, nn
 from helpers.tiny import learned_by_head, tiny_host, tiny_task
 from nacre.adapters.gated import Gated, GatedSite
 from nacre.adapters.low_rank import LowRank, LowRankSite
+from nacre.adapters.unit_gates import UnitGates
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
+from nacre.method import Method
 from nacre.registry import build_method
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2)
 
 
-def learnt(architecture: str, method: str, tasks: int = 1, **parameters: object) -> dict[str, Tensor]:
-    learner = Learner(tiny_host(architecture), build_method(method, parameters), seed=7, optim=OPTIM)
+def learnt(
+    architecture: str, method: str, tasks: int = 1, optim: Optim = OPTIM, **parameters: object
+) -> dict[str, Tensor]:
+    learner = Learner(tiny_host(architecture), build_method(method, parameters), seed=7, optim=optim)
     for number in range(tasks):
         learner.learn(tiny_task(f"task {number}"))
     head = {f"head.{name}": tensor.clone() for name, tensor in learned_by_head(learner.host).items()}
@@ -38,6 +44,38 @@ def test_one_task_is_sequential_lora(architecture: str, other: str) -> None:
 def test_one_task_is_sequential_fine_tuning(architecture: str, other: str) -> None:
     expected, found = learnt(architecture, "seq_ft"), learnt(architecture, other)
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(("preset", "composed"), [("hat", "seq_ft+hat"), ("hat_adapter", "adapter+hat")])
+def test_a_preset_is_its_base_with_the_modifier(preset: str, composed: str) -> None:
+    """As values, also with other settings, and in what two tasks leave."""
+
+    def bare(method: Method) -> Method:
+        return replace(method, title="", sources=(), name="", parameters={})
+
+    other: dict[str, object] = {"slope": 100.0, "sparsity": 0.5, "mask": "gradient", "anneal": "task", "binary": True}
+    other |= {"gates_by": "sgd", "gate_rate": 2.0, "clamp": 3.0}
+    assert bare(build_method(preset)) == bare(build_method(composed))
+    assert bare(build_method(preset, other)) == bare(build_method(composed, {"hat": other}))
+    assert bare(build_method(preset, other)) != bare(build_method(composed))
+    expected, found = learnt("t5", preset, tasks=2), learnt("t5", composed, tasks=2)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "roberta"])
+def test_one_task_with_open_gates_is_sequential_lora(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the second, as the LoRA then goes on from where it is."""
+    monkeypatch.setattr(UnitGates, "present", lambda gates: torch.ones_like(gates.embedding))
+    # Another sum of squares would round differently: no clipping. The second task must find every rank free.
+    monkeypatch.setattr(UnitGates, "used", lambda gates: torch.zeros_like(gates.embedding))
+    optim = OPTIM.model_copy(update={"max_grad_norm": None})
+    for tasks in (1, 2):
+        expected = learnt(architecture, "seq_lora", tasks, optim)
+        found = learnt(architecture, "seq_lora+hat", tasks, optim, hat={"sparsity": 0.0})
+        gates = {name for name in found if name.endswith("gate")}
+        assert found.keys() - gates == expected.keys()
+        assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 
 def test_one_task_without_the_zero_lora_is_lora() -> None:
@@ -61,8 +99,6 @@ def test_no_sparsity_is_no_penalty() -> None:
     """lambda = 0 trains exactly what the loss alone trains."""
 
     def without_penalty() -> dict[str, Tensor]:
-        from dataclasses import replace
-
         method = replace(build_method("am_lora", {"sparsity": 0.0}), penalties=())
         learner = Learner(tiny_host("t5"), method, seed=7, optim=OPTIM)
         for number in range(2):

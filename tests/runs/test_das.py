@@ -182,7 +182,7 @@ def test_a_copy_computes_the_same_and_leaves_the_learner_bit_for_bit(variant: st
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in learner.host.model.modules())
 
 
-@pytest.mark.parametrize("variant", ["hat", "hat_adapter", "hat_adapter-binary", "demix"])
+@pytest.mark.parametrize("variant", ["hat", "hat_adapter", "hat_adapter-binary", "seq_lora+hat", "demix"])
 def test_where_the_task_is_given_the_copy_is_of_the_end_tasks_domain(variant: str) -> None:
     """Two domains: each copy's states are the learner's under that domain's name, and stay so whoever is asked."""
     learner = Learner(text_host(), build_method(*VARIANTS[variant]), optim=OPTIM)

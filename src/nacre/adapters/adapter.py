@@ -6,13 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 from nacre.adapters.route import Route
 from nacre.models.owner import ParameterGroup
+
+if TYPE_CHECKING:
+    from nacre.adapters.unit_gates import HardGates
 
 
 @final
@@ -56,8 +59,10 @@ class Adapter(ABC):
     has_virtual_tokens: ClassVar[bool] = False
     """Whether something stands in front of an input (`PlacedAdapter.virtual_tokens`)."""
 
-    copied_by_task: ClassVar[bool] = False
-    """Whether a copy of the host can be made of what answers one task alone (`adapters/merged`)."""
+    @property
+    def copied_by_task(self) -> bool:
+        """Whether a copy of the host can be made of what answers one task alone (`adapters/merged`)."""
+        return False
 
     @property
     def weighable(self) -> bool:
@@ -83,6 +88,16 @@ class Adapter(ABC):
     @abstractmethod
     def groups(self) -> tuple[str, ...]:
         """The names of its parameter groups, as `PlacedAdapter.parameter_groups` gives them."""
+
+    def gated(self, gates: HardGates) -> Adapter | None:
+        """The same adapter with a gate for each task on each of its units; None if tasks share no units in it.
+
+        What it places is a `GatedUnits` (`adapters/unit_gates`), which names the gates and the parameters at each unit.
+
+        Args:
+            gates: The gates' settings.
+        """
+        return None
 
     @abstractmethod
     def place(self, model: nn.Module) -> PlacedAdapter:

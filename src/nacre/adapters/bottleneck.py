@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -16,7 +16,7 @@ from nacre.adapters.route import Route
 from nacre.adapters.routed import check_weights, weights_of_rows
 from nacre.adapters.site import Site
 from nacre.adapters.sites import PlacedSites
-from nacre.adapters.unit_gates import GatedUnits, HardGates, Protected, UnitGates, Units, rows_gated
+from nacre.adapters.unit_gates import GatedUnits, HardGates, Protected, UnitGates, Units, check_shared, rows_gated
 from nacre.errors import ModelError, RecipeError
 from nacre.functional.bottleneck import Nonlinearity
 from nacre.models.fit import Form
@@ -45,7 +45,6 @@ class Bottleneck(Adapter):
 
     learning_rate: ClassVar[float] = 1e-4  # ContinualLM
     sum_gated: ClassVar[bool] = False
-    copied_by_task: ClassVar[bool] = True
 
     reduction: int = 16
     nonlinearity: Nonlinearity = "gelu"
@@ -56,12 +55,16 @@ class Bottleneck(Adapter):
     gates: HardGates | None = None
 
     def __post_init__(self) -> None:
-        if self.gates is not None and self.slots == "per_task":
-            raise RecipeError("gates: every task has a slot of its own here, so that there is nothing to share out.")
+        if self.gates is not None:
+            check_shared(self.slots)
         if self.reduction < 1:
             raise RecipeError(
                 f"reduction: {self.reduction} is not a positive number; the bottleneck has d / reduction."
             )
+
+    @property
+    def copied_by_task(self) -> bool:
+        return True
 
     @property
     def weighable(self) -> bool:
@@ -78,6 +81,10 @@ class Bottleneck(Adapter):
     @property
     def groups(self) -> tuple[str, ...]:
         return ("down", "down_bias", "up", "up_bias", *(() if self.gates is None else GATES))
+
+    def gated(self, gates: HardGates) -> Bottleneck | None:
+        """The same with a gate on each hidden unit and each output."""
+        return replace(self, gates=gates) if self.slots == "shared" else None
 
     def place(self, model: nn.Module) -> PlacedBottleneck:
         return PlacedBottleneck(model, self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from nacre.errors import CheckpointError, ModelError
 from nacre.models.fit import Form, check_fit, count_of
 from nacre.models.owner import ParameterGroup, stop_training
 from nacre.models.roles import ARCHITECTURES, ROLES, find_linears, roles_of
+
+if TYPE_CHECKING:
+    from nacre.adapters.unit_gates import HardGates
 
 
 @final
@@ -38,6 +41,12 @@ class Full(Adapter):
     @property
     def groups(self) -> tuple[str, ...]:
         return ("host",)
+
+    def gated(self, gates: HardGates) -> Adapter:
+        """The host with a gate on each attention head and each unit of the feed-forward blocks."""
+        from nacre.adapters.gated_host import GatedHost  # it is made of a `PlacedFull`
+
+        return GatedHost(gates=gates)
 
     def place(self, model: nn.Module) -> PlacedFull:
         return PlacedFull(model)

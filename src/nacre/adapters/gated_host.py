@@ -47,7 +47,6 @@ class GatedHost(Adapter):
 
     learning_rate: ClassVar[float] = 1e-4
     sum_gated: ClassVar[bool] = False
-    copied_by_task: ClassVar[bool] = True
 
     units: tuple[GatedKind, ...] = ("heads", "ffn")
     gates: HardGates = field(default_factory=HardGates)
@@ -55,6 +54,10 @@ class GatedHost(Adapter):
     def __post_init__(self) -> None:
         if not self.units:
             raise RecipeError("units: nothing is gated; take heads, ffn or both.")
+
+    @property
+    def copied_by_task(self) -> bool:
+        return True
 
     @property
     def weighable(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -18,6 +18,7 @@ from nacre.adapters.routed import check_weights, routed_update
 from nacre.adapters.site import is_hooked
 from nacre.adapters.slots import SlotStack
 from nacre.adapters.slotted import PlacedSlots, SlottedAdapter, SlottedSite
+from nacre.adapters.unit_gates import GatedUnits, HardGates, Protected, UnitGates, Units, check_shared, rows_gated
 from nacre.errors import ModelError
 from nacre.functional.fused_low_rank import fused_update
 from nacre.functional.low_rank import folded_weight, summed_update
@@ -29,23 +30,47 @@ from nacre.seeds import derive
 @final
 @dataclass(frozen=True)
 class LowRank(SlottedAdapter):
-    """`h = W x + s (B_t A_t + sum_{i<t} B_i A_i) x`; with a shared slot there is no sum."""
+    """`h = W x + s (B_t A_t + sum_{i<t} B_i A_i) x`; with a shared slot there is no sum.
+
+    Attributes:
+        gates: Of a shared slot's ranks, one for each task, between A and B: `h = W x + s B (a (*) A x)`; None: none.
+    """
 
     learning_rate: ClassVar[float] = 1e-3
     sum_gated: ClassVar[bool] = True
 
+    gates: HardGates | None = None
+
     def __post_init__(self) -> None:
         self.check_slots()
+        if self.gates is not None:
+            check_shared(self.slots)
+
+    @property
+    def copied_by_task(self) -> bool:
+        return self.gates is not None
+
+    @property
+    def weighable(self) -> bool:
+        return self.grows
+
+    @property
+    def grows(self) -> bool:
+        return self.slots == "per_task" or self.gates is not None
 
     @property
     def groups(self) -> tuple[str, ...]:
-        return ("down", "up")
+        return ("down", "up", *(() if self.gates is None else ("gate",)))
+
+    def gated(self, gates: HardGates) -> LowRank | None:
+        """The same with a gate on each rank."""
+        return replace(self, gates=gates) if self.slots == "shared" else None
 
     def place(self, model: nn.Module) -> PlacedLowRank:
-        return PlacedLowRank(model, self)
+        return PlacedLowRank(model, self, self.gates)
 
     def site(self, base: nn.Module) -> LowRankSite:
-        return LowRankSite(base, self)
+        return LowRankSite(base, self, self.gates)
 
     def start(self, slots: SlotStack, seed: int) -> None:
         """A as a dense layer begins, B zero."""
@@ -66,23 +91,27 @@ class LowRankSite(SlottedSite):
     Public tensors (t tasks so far): `down.weight` [r, d_in], `up.weight` [d_out, r] of the newest task; `past_down`
     [t-1, r, d_in], `past_up` [t-1, r, d_out], frozen; with an SVD's sigma also `sigma` [r], `past_sigma` [t-1, r];
     where updates count from their start, `origin_down` [t-1, r, d_in], `origin_up` [t-1, r, d_out] of the second to the
-    newest task, frozen: what their updates began with, which is part of the frozen sum with the other sign.
+    newest task, frozen: what their updates began with, which is part of the frozen sum with the other sign; of gated
+    ranks `gate` [r], the newest task's e, and `past_gate` [t-1, r], frozen.
 
     Attributes:
         settings: The adapter's settings.
+        gates: The gates of a shared slot's ranks; None without gates.
         working: Copies of the weight that the tasks' sums are part of.
         row_weights: Weight of each slot for each row of the batch [B, t]; None: the sum of all slots.
     """
 
-    def __init__(self, base: nn.Module, settings: SlottedAdapter) -> None:
+    def __init__(self, base: nn.Module, settings: SlottedAdapter, gates: HardGates | None = None) -> None:
         """Begin without a slot.
 
         Args:
             base: The host's linear map.
             settings: The adapter's settings.
+            gates: Those of the gates of a shared slot's ranks; None: they have none.
         """
         super().__init__(base, settings)
         self.settings = settings
+        self.gates = None if gates is None else UnitGates(gates, settings.slot_rank, like=self.new_tensor(0))
         self.working = FoldedWeight()
         self.row_weights: Tensor | None = None
 
@@ -99,7 +128,19 @@ class LowRankSite(SlottedSite):
         if (frozen := self.fusible(x)) is not None:
             return self.fused(x, *frozen)
         h = self.past(x)
-        return h + (self.scale * self.slots.newest(self.dropped(x))).to(h.dtype)
+        return h + (self.scale * self.newest(self.dropped(x))).to(h.dtype)
+
+    def newest(self, x: Tensor) -> Tensor:
+        """`B_t A_t x`, or `B (a (*) A x)` with gates, without the scale: x in the adapter's type."""
+        if self.gates is None:
+            return self.slots.newest(x)
+        update: Tensor = self.slots.up(self.gates(self.slots.down(x)))
+        return update
+
+    def newest_up(self) -> Tensor:
+        """`B_t`, or `B diag(a)` with gates that all rows have, [d_out, r]."""
+        up = self.slots.newest_up()
+        return up if self.gates is None else up * self.gates.present()
 
     def routed(self, x: Tensor, weights: Tensor) -> Tensor:
         """`W x + sum_i w_bi s B_i A_i x`, weights [B, t]."""
@@ -125,9 +166,12 @@ class LowRankSite(SlottedSite):
     def fusible(self, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
         """The frozen matrix [d_out, d_in] and bias below the newest update, if the hand-written backward pass applies.
 
-        That pass supports one type, gives no gradient of the matrix, and does not call `up`.
+        That pass supports one type, gives no gradient of the matrix, and does not call `up`. It takes one B for all
+        rows. Gated answers never go through it, so that a row's has the same bits whoever stands beside it.
         """
         slots, folded = self.slots, self.working.folded
+        if self.gates is not None and (self.gates.row_weights is not None or not self.training):
+            return None
         if x.dtype != slots.dtype or torch.is_autocast_enabled(x.device.type) or is_hooked(slots.up):
             return None
         if slots.down._backward_hooks or slots.down._backward_pre_hooks:
@@ -144,14 +188,16 @@ class LowRankSite(SlottedSite):
         with torch.no_grad():
             codes = self.slots.down(seen)  # called, because hooks may wait for its call (`feature_maps`)
         down = self.slots.parameters_by_group()["down"]
-        return fused_update(x, seen, codes, down, self.slots.newest_up(), weight, bias, scale=self.scale)
+        return fused_update(x, seen, codes, down, self.newest_up(), weight, bias, scale=self.scale)
 
     def grow(self) -> bool:
-        """Freeze the newest slot and open another; a shared slot is opened once and stays."""
+        """Freeze the newest slot and open another; a shared slot is opened once and stays, its gates do not."""
+        if self.gates is not None:
+            self.gates.open()
         if self.is_open and self.settings.slots == "shared":
             self.working.clear()
             self.train_newest()
-            return False
+            return self.gates is not None
         is_folded = self.is_open and self.working.push_to_past(self.parameters_by_group().values())
         if self.is_open:
             self.slots.push_to_past()
@@ -171,17 +217,25 @@ class LowRankSite(SlottedSite):
             self.fold_past()
 
     def fresh(self, seed: int) -> None:
+        if self.gates is not None:
+            self.gates.fresh(derive(seed, "gate"))
+            if len(self.gates.past):
+                return  # the shared slot goes on from where it is
         self.settings.start(self.slots, seed)
 
     @torch.no_grad()
     def freeze(self) -> None:
         self.stop_newest()
+        if self.gates is not None:
+            return  # no one weight holds the updates of all tasks
         parameters = self.parameters_by_group().values()
         self.working.fold_all(self, *self.slots.all_summands(), scale=self.scale, parameters=parameters)
 
     def close(self) -> None:
         self.slots.close()
         self.working.clear()
+        if self.gates is not None:
+            self.gates.close()
 
     @property
     def past_weight(self) -> Tensor | None:
@@ -193,14 +247,21 @@ class LowRankSite(SlottedSite):
             yield leaves
 
     def parameters_by_group(self) -> dict[str, nn.Parameter]:
-        return self.slots.parameters_by_group()
+        gate = {} if self.gates is None else {"gate": self.gates.embedding}
+        return self.slots.parameters_by_group() | gate
+
+    def protected(self) -> list[Protected]:
+        """A and B with the gated ranks at one end; what A reads and B writes belongs to the host."""
+        assert self.gates is not None
+        down, up = self.slots.parameters_by_group().values()
+        return [Protected(down, (Units(self.gates, 0),)), Protected(up, (Units(self.gates, 1),))]
 
     def feature_maps(self, place: str, roles: tuple[str, ...]) -> list[FeatureMap]:
         return self.factor_maps(place, roles, input_of=None)
 
     @torch.no_grad()
     def effective_weight(self) -> Tensor:
-        """`W + s sum_{i<=t} B_i A_i`, [d_out, d_in].
+        """`W + s sum_{i<=t} B_i A_i`, [d_out, d_in]; with gates those of the newest task.
 
         Raises:
             ModelError: The base is not a plain linear layer.
@@ -214,47 +275,68 @@ class LowRankSite(SlottedSite):
         if not self.is_open:
             return base
         past = folded_weight(base, *self.slots.frozen_summands(), scale=self.scale)
-        newest = self.slots.newest(torch.eye(self.d_in, dtype=past.dtype, device=past.device))
+        newest = self.newest(torch.eye(self.d_in, dtype=past.dtype, device=past.device))
         return past + self.scale * newest.T
 
     def public_tensors(self) -> dict[str, Tensor]:
-        return self.slots.public_tensors()
+        return self.slots.public_tensors() | ({} if self.gates is None else self.gates.public_tensors("gate"))
 
     def forms(self, tasks: int) -> dict[str, Form]:
-        return self.slots.forms(self.number_after(tasks))
+        gate = {} if self.gates is None else self.gates.forms("gate", tasks)
+        return self.slots.forms(self.number_after(tasks)) | gate
 
     def load_public(self, tensors: Mapping[str, Tensor]) -> None:
         self.slots.load_public(tensors)
+        if self.gates is not None:
+            self.gates.load_public("gate", tensors)
+
+    def settle(self) -> None:
+        if self.gates is not None:
+            self.gates.settle()
 
 
 @final
-class PlacedLowRank(PlacedSlots[LowRankSite]):
+class PlacedLowRank(PlacedSlots[LowRankSite], GatedUnits):
     """All sites of a summed low-rank adapter in one host.
 
     Attributes:
         settings: The adapter's settings.
+        is_gated: Whether each task has gates of its own on a shared slot's ranks.
     """
 
-    def __init__(self, model: nn.Module, settings: SlottedAdapter) -> None:
+    def __init__(self, model: nn.Module, settings: SlottedAdapter, gates: HardGates | None = None) -> None:
         """Put the sites into the host.
 
         Args:
             model: The host's body.
             settings: The adapter's settings.
+            gates: Those of the gates of a shared slot's ranks; None: they have none.
         """
-        super().__init__(model, settings.linears(model), lambda base: LowRankSite(base, settings))
+        rates = {} if gates is None else {"gate": gates.rate}
+        super().__init__(model, settings.linears(model), lambda base: LowRankSite(base, settings, gates), rates)
         self.settings = settings
+        self.is_gated = gates is not None
+
+    def unit_gates(self) -> list[UnitGates]:
+        return [site.gates for site in self.sites.values() if site.gates is not None]
+
+    def protected(self) -> list[Protected]:
+        return [protected for site in self.sites.values() for protected in site.protected()]
 
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
-        """While open, row b gets `sum_i w_bi s B_i A_i x` in place of all slots' sum."""
+        """While open, row b gets `sum_i w_bi s B_i A_i x` in place of all slots' sum, or its tasks' gates."""
         if route.prompts is not None:
             raise ModelError("This adapter has no prompts that a route could choose from.")
         weights = route.weights
         if weights is not None:
-            if self.settings.slots == "shared":
+            if self.settings.slots == "shared" and not self.is_gated:
                 raise ModelError("All tasks share one slot here, so that there are none to be weighted.")
             check_weights(weights, self.tasks)
+        if self.is_gated:
+            with rows_gated(self.unit_gates(), weights):
+                yield
+            return
         before = [(site, site.row_weights) for site in self.sites.values()]
         for site in self.sites.values():
             site.row_weights = weights

@@ -69,12 +69,10 @@ class SlottedAdapter(Adapter, ABC):
             raise RecipeError("from_start: all tasks share one slot here, which begins once, at an update of zero.")
 
     @property
-    @final
     def weighable(self) -> bool:
         return self.sum_gated and self.slots == "per_task"
 
     @property
-    @final
     def grows(self) -> bool:
         return self.slots == "per_task"
 

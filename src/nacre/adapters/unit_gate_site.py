@@ -73,8 +73,7 @@ class UnitGateSite(Site):
         self.gates.load_public("gate", tensors)
 
     def settle(self) -> None:
-        if self.gates.is_open:
-            self.gates.settle()
+        self.gates.settle()
 
     @torch.no_grad()
     def effective_weight(self) -> Tensor | None:

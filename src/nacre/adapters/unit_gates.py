@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,10 @@ class UnitGates(nn.Module):
         """The newest task's gates [units], under its present slope."""
         return self.learned(self.embedding) if self.slope is None else torch.sigmoid(self.slope * self.embedding)
 
+    def present(self) -> Tensor:
+        """The gates [units] that stand where rows are not weighted."""
+        return self.newest() if self.fixed is None else self.fixed
+
     def by_task(self) -> Tensor:
         """Every task's gates, newest last, [t, units]."""
         return torch.cat([self.learned(self.past), self.newest().unsqueeze(0)])
@@ -110,6 +114,8 @@ class UnitGates(nn.Module):
     @torch.no_grad()
     def settle(self) -> None:
         """Keep the gates of the one row that is chosen, or the newest ones, for good; they are not trained."""
+        if not self.is_open:
+            return
         chosen = self.newest() if self.row_weights is None else (self.row_weights.to(self.past) @ self.by_task())[0]
         self.close()
         self.fixed, self.row_weights = chosen, None
@@ -121,8 +127,7 @@ class UnitGates(nn.Module):
     def forward(self, outputs: Tensor) -> Tensor:
         """`a * h`, row by row with the gates of the row's task: h [B, ..., units]."""
         if self.fixed is not None or self.row_weights is None:
-            gates = self.newest() if self.fixed is None else self.fixed
-            return outputs * gates.to(outputs.dtype)
+            return outputs * self.present().to(outputs.dtype)
         gates = self.by_task()
         chosen = weights_of_rows(self.row_weights, outputs).to(gates) @ gates
         return outputs * chosen.to(outputs.dtype).view(len(chosen), *[1] * (outputs.ndim - 2), -1)
@@ -197,6 +202,19 @@ class GatedUnits(ABC):
     @abstractmethod
     def protected(self) -> Sequence[Protected]:
         """The trained parameters beside the gates."""
+
+
+def check_shared(slots: Literal["shared", "per_task"]) -> None:
+    """Refuse gates where tasks have no units in common.
+
+    Args:
+        slots: Whether the tasks share a slot.
+
+    Raises:
+        RecipeError: They do not.
+    """
+    if slots == "per_task":
+        raise RecipeError("gates: every task has a slot of its own here, so that there is nothing to share out.")
 
 
 @contextmanager

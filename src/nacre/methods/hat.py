@@ -1,13 +1,13 @@
 """HAT: hard attention to the task on the host's own units."""
 
+from dataclasses import replace
 from typing import Literal
 
-from nacre.adapters.gated_host import GatedHost, GatedKind
-from nacre.adapters.unit_gates import HardGates
+from nacre.adapters.gated_host import GatedKind
 from nacre.features.masked_step import Masked
 from nacre.method import Method, method
-from nacre.parts.given_task import GivenTask
-from nacre.parts.hard_attention import HardAttention, NewUnits
+from nacre.methods.seq_ft import seq_ft
+from nacre.modifiers.hat import hat as with_hat
 from nacre.per_task import PerTask
 
 
@@ -66,11 +66,16 @@ def hat(
     Sources:
         Serra et al. 2018 (arXiv 1801.01423), Eqs. 1 to 6, smax 400, lambda 0.75, clamp 6.
     """
-    return Method(
-        title="HAT (hard attention to the task)",
-        sources=("arXiv 1801.01423",),
-        adapter=GatedHost(units=units, gates=HardGates(slope, binary, gate_rate)),
-        penalties=(NewUnits(sparsity),),
-        gradient_rules=(HardAttention(mask, anneal, gates_by, clamp),),
-        routing=GivenTask(),
+    gated = with_hat(
+        seq_ft(),
+        units=units,
+        slope=slope,
+        sparsity=sparsity,
+        mask=mask,
+        anneal=anneal,
+        gates_by=gates_by,
+        gate_rate=gate_rate,
+        clamp=clamp,
+        binary=binary,
     )
+    return replace(gated, title="HAT (hard attention to the task)", sources=("arXiv 1801.01423",))

@@ -1,15 +1,14 @@
 """HAT-Adapter: hard attention to the task on the units of bottleneck adapters."""
 
+from dataclasses import replace
 from typing import Literal
 
-from nacre.adapters.bottleneck import Bottleneck
-from nacre.adapters.unit_gates import HardGates
 from nacre.features.masked_step import Masked
 from nacre.functional.bottleneck import Nonlinearity
 from nacre.method import Method, method
+from nacre.methods.adapter import adapter
 from nacre.models.roles import Role
-from nacre.parts.given_task import GivenTask
-from nacre.parts.hard_attention import HardAttention, NewUnits
+from nacre.modifiers.hat import hat as with_hat
 from nacre.per_task import PerTask
 
 
@@ -72,18 +71,15 @@ def hat_adapter(
         Serra et al. 2018 (arXiv 1801.01423), Eqs. 1 to 6, smax 400, lambda 0.75, clamp 6; on adapters: Ke et al. 2023
         (arXiv 2302.03241).
     """
-    adapter = Bottleneck(
-        reduction=reduction,
-        nonlinearity=nonlinearity,
-        roles=roles,
-        modules=modules,
-        gates=HardGates(slope, binary, gate_rate),
+    gated = with_hat(
+        adapter(reduction=reduction, nonlinearity=nonlinearity, roles=roles, modules=modules),
+        slope=slope,
+        sparsity=sparsity,
+        mask=mask,
+        anneal=anneal,
+        gates_by=gates_by,
+        gate_rate=gate_rate,
+        clamp=clamp,
+        binary=binary,
     )
-    return Method(
-        title="HAT-Adapter",
-        sources=("arXiv 1801.01423", "arXiv 2302.03241"),
-        adapter=adapter,
-        penalties=(NewUnits(sparsity),),
-        gradient_rules=(HardAttention(mask, anneal, gates_by, clamp),),
-        routing=GivenTask(),
-    )
+    return replace(gated, title="HAT-Adapter", sources=("arXiv 1801.01423", "arXiv 2302.03241"))

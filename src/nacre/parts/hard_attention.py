@@ -27,7 +27,7 @@ def why_no_gates(adapter: Adapter) -> str | None:
     """The objection of a part that needs gated units; None if the adapter has some."""
     if getattr(adapter, "gates", None) is not None:
         return None
-    return "it needs units with a gate for each task, and here are none; hat and hat_adapter have them"
+    return "it needs units with a gate for each task, and here are none; +hat adds them to seq_ft, adapter and seq_lora"
 
 
 def gated_in(adapter: PlacedAdapter) -> GatedUnits:

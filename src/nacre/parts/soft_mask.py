@@ -89,7 +89,7 @@ class SoftMask(GradientRule):
     def objection(self, adapter: Adapter) -> str | None:
         if isinstance(adapter, Full):
             return None
-        return "it masks the host's own weights, unit by unit, and here they are frozen; seq_ft trains them"
+        return "it masks the host's own weights, unit by unit, and here they are frozen or gated; seq_ft trains them"
 
     def prepare(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         """Before the first task, measure what matters for general knowledge."""
