@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from nacre.adapters.adapter import Adapter, FeatureMap, PlacedAdapter
-from nacre.adapters.full import PlacedFull, host_feature_maps
+from nacre.adapters.placed_full import PlacedFull, host_feature_maps
 from nacre.adapters.route import Route
 from nacre.adapters.routed import check_weights
 from nacre.adapters.site import pristine_tensors, put_sites, take_away

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nacre.adapters.adapter import FeatureMap
-from nacre.adapters.full import host_feature_maps
+from nacre.adapters.placed_full import host_feature_maps
 from nacre.errors import ModelError
 from nacre.models.architectures import architecture_of, config_of
 

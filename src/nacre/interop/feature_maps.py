@@ -7,7 +7,7 @@ import sys
 from torch import nn
 
 from nacre.adapters.adapter import FeatureMap
-from nacre.adapters.full import host_feature_maps
+from nacre.adapters.placed_full import host_feature_maps
 from nacre.errors import ModelError
 from nacre.models.roles import roles_of
 

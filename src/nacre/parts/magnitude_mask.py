@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nacre.adapters.adapter import Adapter, FeatureMap
-from nacre.adapters.full import PlacedFull
+from nacre.adapters.placed_full import PlacedFull
 from nacre.adapters.slotted import SlottedAdapter
 from nacre.errors import RecipeError
 from nacre.features.clusters import effective_rows, feature_clusters

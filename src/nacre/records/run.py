@@ -14,7 +14,7 @@ from nacre.records.base_ability import AbilityRecord
 from nacre.records.end_tasks import EndTaskRecord
 from nacre.records.fields import Difference, Duration, Number, Share
 from nacre.records.probe import ProbeMetric, ProbeRecord
-from nacre.records.stage import PseudoRows
+from nacre.records.stage import PseudoRowsRecord
 from nacre.tasks.metrics import title
 
 RECORD_HASH = "sha256"
@@ -97,7 +97,7 @@ class RunRecord(BaseModel):
     stored_parameters: Number = Field(description="numbers kept besides the pretrained model, after the last task")
     seconds: Seconds
     training: TokenCounts | None = Field(default=None, description="null in records from before it was counted")
-    pseudo_rows: list[list[PseudoRows]] | None = Field(
+    pseudo_rows: list[list[PseudoRowsRecord]] | None = Field(
         default=None,
         description="of the rows that were written before each task, one list a task; null where none were",
     )

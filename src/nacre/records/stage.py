@@ -16,7 +16,7 @@ ROW, LEARNED = "row.json", "learned.json"
 """A stage that holds `learned.json` was learned and not yet measured; one that holds `row.json` is finished."""
 
 
-class PseudoRows(BaseModel):
+class PseudoRowsRecord(BaseModel):
     """What became of the samples that were drawn of one earlier task (`nacre.events.PseudoRowsGenerated`).
 
     Attributes:
@@ -55,7 +55,7 @@ class Learned(BaseModel):
     train_tokens: Number
     train_positions: Number
     trainable_parameters: Number
-    pseudo_rows: list[PseudoRows] = []
+    pseudo_rows: list[PseudoRowsRecord] = []
 
 
 class StageRow(BaseModel):
@@ -89,7 +89,7 @@ class StageRow(BaseModel):
     trainable_parameters: Number | None
     stored_parameters: Number
     peak_rss_bytes: Number
-    pseudo_rows: list[PseudoRows] = []
+    pseudo_rows: list[PseudoRowsRecord] = []
 
 
 StageFile = TypeVar("StageFile", Learned, StageRow)

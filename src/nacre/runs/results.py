@@ -18,7 +18,7 @@ from nacre.method import Method
 from nacre.records.plain import hash_of_recipe
 from nacre.records.probe import ProbeRecord
 from nacre.records.run import RunRecord, Seconds, TokenCounts
-from nacre.records.stage import Learned, PseudoRows, StageRow
+from nacre.records.stage import Learned, PseudoRowsRecord, StageRow
 from nacre.runs.measuring import StageScores
 from nacre.runs.names import method_name
 from nacre.runs.recipe import Recipe
@@ -38,7 +38,7 @@ def learned_of(learner: Learner, seconds: float, written: Sequence[PseudoRowsGen
         train_tokens=learner.work.tokens,
         train_positions=learner.work.positions,
         trainable_parameters=sum(group.size for group in learner.trainable()),
-        pseudo_rows=[PseudoRows(**asdict(each)) for each in written],
+        pseudo_rows=[PseudoRowsRecord(**asdict(each)) for each in written],
     )
 
 
