@@ -11,8 +11,10 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "results.md"
 
 def write_between(begin: str, end: str, text: str, page: Path = PAGE) -> None:
     """Put the text between two marks of the page, in the place of what was there."""
-    before, _, rest = page.read_text().partition(begin)
-    _, _, after = rest.partition(end)
+    before, found, rest = page.read_text().partition(begin)
+    _, found_too, after = rest.partition(end)
+    if not (found and found_too):
+        raise SystemExit(f"{page} has no place for the tables: {begin} and {end} are to stand in it.")
     page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 

@@ -103,6 +103,8 @@ class Item:
         settings = [*SETTINGS, f"optim.learning_rate={self.rate:g}", *self.own]
         if self.method == "lb_cl" and not any(setting.startswith("sigma=") for setting in self.own):
             settings.append("sigma=average")  # the start to the letter, which was the default when these runs were made
+        if self.method == "sapt_lora":
+            settings.append("inputs=real")  # the default when these runs were made; generators take 5,000 steps a task
         if self.part == "selection":
             settings = [*settings, "measure_on=validation"]
         return [
@@ -273,15 +275,19 @@ def tables() -> str:
 
 
 def _table(done: list[dict[str, Any]], part: str, labels: list[str], title: str) -> str:
-    head = ["", "seeds", "rate", "average", "by labels", "learning", "forgetting", "train s", "evaluate s"]
+    found = {
+        label: [line for line in done if _is(line, part, label)] or _first_seed(done, part, label) for label in labels
+    }
+    by_labels = any("label_average" in line for lines in found.values() for line in lines)
+    scores = {"average": "average", **({"label_average": "by labels"} if by_labels else {})}
+    scores |= {"learning": "learning", "forgetting": "forgetting"}
+    head = ["", "seeds", "rate", *scores.values(), "train s", "evaluate s"]
     rows = [f"### {title}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for label in labels:
-        lines = [line for line in done if _is(line, part, label)] or _first_seed(done, part, label)
+    for label, lines in found.items():
         if not lines:
             continue
         cells = [label, str(len(lines)), f"{lines[0]['rate']:g}"]
-        for key in ("average", "label_average", "learning", "forgetting"):
-            cells.append(percent([line.get(key) for line in lines]))
+        cells += [percent([line.get(key) for line in lines]) for key in scores]
         cells += [
             f"{statistics.mean(line[key] for line in lines):.0f}" for key in ("train_seconds", "evaluate_seconds")
         ]
