@@ -58,7 +58,10 @@ ONCE: dict[str, dict[str, Any]] = {  # methods and modifiers with state of their
     "seq_lora+distill": {},
     "hat": {"units": ["ffn"]},
     "hat_adapter": {"reduction": 1},
+    "seq_lora+hat": {"hat": {"slope": 50.0}},
     "demix": {"reduction": 2},
+    "sapt_lora, inputs written": {"fraction": 0.3, "generator_steps": 6, "max_length": 16},
+    "sapt_lora, inputs kept": {"fraction": 0.3, "inputs": "real"},
 }
 STEPS = 4  # of a task
 Model = Callable[[str], Path]
@@ -84,7 +87,8 @@ def recipe(data: Path, tiny_model: Model) -> Callable[..., Recipe]:
 
     def made(method: str, output: Path, **changes: Any) -> Recipe:
         optim = Optim(learning_rate=RATES.get(method, 0.03), batch_size=4, epochs=2, log_every=1)
-        fields: dict[str, Any] = {"method": method, "stream": list(NAMES), "data": str(data), "model": str(model)}
+        name = method.partition(",")[0]
+        fields: dict[str, Any] = {"method": name, "stream": list(NAMES), "data": str(data), "model": str(model)}
         fields["set"] = {**REMEMBERING, **ONCE}.get(method, {})
         return Recipe(**{**fields, "output": str(output), "optim": optim, **changes})
 
