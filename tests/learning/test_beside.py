@@ -32,6 +32,7 @@ FIRST: dict[str, dict[str, Any]] = {
     "seq_ft": {},
     "mocl": {},
     "hat": {"units": ["ffn"]},
+    "seq_lora+hat": {},
     "prog_prompt": {"prompt_length": 3},
 }
 

@@ -560,7 +560,9 @@ def test_what_follows_a_gap_is_learned_again(
         shutil.rmtree(gone)
     run(recipe(method, output), ignore)
     assert [event["name"] for event in events(output, "stage")] == list(NAMES[max(gaps[0], 1) - 1 :])
-    assert len(events(output, "warning")) == len(NAMES) - gaps[0] - (len(gaps) - 1)
+    warnings = [event["text"] for event in events(output, "warning")]  # a generator that wrote nothing warns, too
+    missed = [text for text in warnings if "follows a stage that is not there any more" in text]
+    assert len(missed) == len(NAMES) - gaps[0] - (len(gaps) - 1)
     assert_same(output, straight(method))
 
 
