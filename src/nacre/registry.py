@@ -199,6 +199,11 @@ def _spelled(
 ) -> tuple[str, dict[str, Any], dict[str, dict[str, Any]]]:
     """The method's name and checked parameters, and those of each modifier."""
     base, *modifiers = name.split("+")
+    for number, modifier in enumerate(modifiers):
+        if modifier in modifiers[:number]:
+            raise RecipeError(
+                f"The modifier {shown(modifier)} stands twice in the method's name; a method takes it once."
+            )
     known = {modifier: hints(MODIFIERS, modifier) for modifier in modifiers}
     own, known_own = dict(parameters or {}), hints(METHODS, base)
     theirs = {modifier: _mapping(modifier, own.pop(modifier, {})) for modifier in modifiers}

@@ -71,6 +71,7 @@ LIGHT: dict[str, tuple[int, str]] = {
     "methods am_lora": (0, "Traits:"),
     "methods +migu": (0, "Goes with, as they are:"),
     "methods seq_lra": (2, "There is no method 'seq_lra'. Did you mean seq_lora"),
+    "methods seq_lora+hat+migu+hat": (2, "The modifier 'hat' stands twice in the method's name"),
     "methods seq_lora+migo": (2, "There is no modifier 'migo'. Did you mean migu"),
     "streams": (0, "order1"),
     "run": (2, "A run needs a method"),
