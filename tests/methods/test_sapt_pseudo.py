@@ -26,6 +26,7 @@ from nacre.models.roles import ROLES
 from nacre.parts.attentive_reflection import Attended
 from nacre.parts.shared_attention import LARGEST_WORD
 from nacre.parts.wording import Wording
+from nacre.registry import build_method
 from nacre.seeds import derive
 from nacre.tasks.task import Row
 from nacre.tasks.template import Turn
@@ -175,11 +176,16 @@ def test_a_generator_that_learned_enough_writes_rows_of_its_task() -> None:
     assert set(taught[2].labels) <= {"red", "green"}
 
 
-def test_without_the_term_generators_change_nothing_that_answers(architecture: str) -> None:
-    learners = [learner_of(architecture, inputs=inputs, reflection=0.0) for inputs in ("pseudo", "real")]
-    for learner in learners:
+@pytest.mark.parametrize("modifiers", ["", "+migu", "+orthogonality", "+copy_init"])
+def test_without_the_term_generators_change_nothing_that_answers(architecture: str, modifiers: str) -> None:
+    """Nor does what a modifier measures while the task is learned."""
+    learners = []
+    for inputs in ("pseudo", "real"):
+        method = build_method(f"sapt_lora{modifiers}", {**SMALL, "inputs": inputs, "reflection": 0.0})
+        learner = Learner(tiny_host(architecture), method, seed=5, optim=OPTIM, on_event=ignore)
         for task in TASKS:
             learner.learn(task)
+        learners.append(learner)
     written, kept = learners
     assert same(owned(written, "adapter", "routing"), owned(kept, "adapter", "routing"))
     assert all(map(torch.equal, known(written).means, known(kept).means))
