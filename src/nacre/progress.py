@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from nacre.console import PlainConsole
-from nacre.events import Event, RowsAnswered, StepTaken, Stopped, only_warn
+from nacre.events import Event, GeneratorTaught, RowsAnswered, StepTaken, Stopped, only_warn
 from nacre.printable import printable
 
 PAUSE = 0.1
@@ -130,6 +130,8 @@ class ProgressBar:
         match event:
             case StepTaken(step=step, steps=steps, loss=loss):
                 self._move("learning", step, steps, f"loss {loss:.3f}")
+            case GeneratorTaught(task=task, step=step, steps=steps, loss=loss):
+                self._move(f"what writes {task}", step, steps, f"loss {loss:.3f}")
             case RowsAnswered(done=done, rows=rows):
                 self._move("answering", done, rows, "rows")
             case Stopped() if self._line is not None:

@@ -68,6 +68,16 @@ def test_a_terminal_sees_learning_and_answering() -> None:
     assert written(console).count(HIDDEN) == written(console).count(SHOWN) == 3
 
 
+def test_a_terminal_sees_a_generator_being_taught() -> None:
+    console = screen()
+    method = build_method("sapt_lora", {"generator_steps": 6, "max_length": 16})
+    Learner(tiny_host("t5"), method, optim=OPTIM, decoding=DECODING, on_event=ProgressBar(console)).learn(TASK)
+    assert re.search(r"what writes animals .* 6/6 loss ", seen(console))
+    assert "None" not in seen(console)
+    assert written(console).count(HIDDEN) == written(console).count(SHOWN) == 2
+    assert written(console).endswith("\x1b[2K"), "the bar is taken away"
+
+
 def test_work_of_one_piece_has_no_bar() -> None:
     console = screen()
     learner = learner_of(ProgressBar(console))
