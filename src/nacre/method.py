@@ -109,18 +109,28 @@ class Method:
         return (*self.adapter.groups, *(self.routing.groups if self.routing is not None else ()))
 
     @property
+    def trains(self) -> bool:
+        """Whether anything is trained: a method whose readout answers in a frozen host takes no optimizer step."""
+        return self.readout is None or bool(self.groups)
+
+    @property
     def traits(self) -> dict[str, bool]:
         """What the parts imply, for tables and sheets.
 
         "continual": one model is taught task after task; the others are bounds to compare with.
-        "rehearsal-free": no row of a task is learned again with another task's; training on all tasks at once is not.
+        "rehearsal-free": no row of a task is kept, be it as a vector, and none is learned again with another task's;
+        training on all tasks at once is not.
         "task boundaries in training": the method must know when a new task begins, though not which one it is.
         "fine-tuning", "pre-training": it learns tasks with answers, and unlabeled texts.
         """
         copies = self.curriculum.needs_task_at_test  # a model for each task
         return {
             "continual": self.curriculum.continues,
-            "rehearsal-free": self.memory is None and not isinstance(self.curriculum, Joint),
+            "rehearsal-free": (
+                self.memory is None
+                and not any(part.keeps_data for part in self.parts)
+                and not isinstance(self.curriculum, Joint)
+            ),
             "task boundaries in training": (
                 copies or self.adapter.grows or any(part.needs_boundaries for part in self.parts)
             ),
@@ -159,6 +169,11 @@ class Method:
                 raise DataError(
                     f"Task '{task.name}' is {KINDS[task.kind]}, and {self.display_name} learns none: {part.key} needs "
                     f"{' or '.join(KINDS[kind] for kind in sorted(part.learns))}."
+                )
+            if part.chooses_labels and not task.labels:
+                raise DataError(
+                    f"Task '{task.name}' has no labels, and {self.display_name} answers with labels alone: give the "
+                    "task labels, or take a method that writes."
                 )
 
     def with_memory(self, memory: Memory) -> Method:

@@ -16,8 +16,8 @@ from nacre.adapters.adapter import Adapter, PlacedAdapter
 from nacre.adapters.merged import merged_copy
 from nacre.adapters.route import Route
 from nacre.adapters.site import Site
-from nacre.errors import CheckpointError, DataError, ModelError, TrainingError, nearest
-from nacre.evaluation.decoding import answer, token_budget
+from nacre.errors import CheckpointError, DataError, ModelError, RecipeError, TrainingError, nearest
+from nacre.evaluation.decoding import answer, cut, token_budget
 from nacre.evaluation.perplexity import TextScore, measure_text
 from nacre.evaluation.scoring import TaskScore, score
 from nacre.evaluation.settings import Decoding
@@ -130,6 +130,10 @@ class Learner:
                 "Learner(host, build_method(NAME))."
             )
         method.check_host(host)
+        if head == "per_task" and not method.trains:
+            raise RecipeError(
+                f"head=per_task: {method.display_name} answers without a classification head; leave 'head' at growing."
+            )
         host.claim(method.display_name)
         self.host = host
         self.method = method
@@ -252,7 +256,7 @@ class Learner:
         for part in self.method.parts:
             part.prepare(self, tasks)
         earlier, more = self._extra_examples(tasks)
-        if self.host.family.head is not None:
+        if self.host.family.head is not None and self.method.trains:
             rehearsed = {example.task for example in earlier}
             if self.method.memory is not None:
                 rehearsed.update(self.method.memory.rehearsed(self))
@@ -392,6 +396,8 @@ class Learner:
 
     def pooled_states(self, rows: Sequence[Encoded], states: PooledStates) -> Tensor:
         """See `nacre.parts.part.LearnerView`."""
+        if states.text == "source":
+            rows = [self.host.family.bare(row, self.lengths) for row in rows]
         with self.bypassed():
             return torch.stack(self.host.read(rows, lambda prompts, _: pooled_states(self.host, prompts, states)))
 
@@ -506,12 +512,15 @@ class Learner:
         if task.labels is None:
             raise DataError(f"Task '{task.name}' has no labels, and {self.method.display_name} chooses among labels.")
         assert self.method.readout is not None
-        rows, size = self.encode(task.examples("test")), self.decoding.batch_size
-        best: list[int | None] = []
-        for start in range(0, len(rows), size):
-            best += self.method.readout.classify(self, rows[start : start + size], task.labels)
+        rows = self.encode(task.examples("test"))
+        order = sorted(range(len(rows)), key=lambda number: len(rows[number].source))
+        labels = task.labels if self.decoding.decode == "labels" else None
+        best: list[str] = []
+        for batch in cut([rows[number] for number in order], self.decoding.batch_size, self.decoding.split_padding):
+            best += self.method.readout.classify(self, batch, labels)
             self.on_event(RowsAnswered(done=len(best), rows=len(rows)))
-        return ["" if number is None else task.labels[number] for number in best]
+        by_row = dict(zip(order, best, strict=True))
+        return [by_row[number] for number in range(len(rows))]
 
     @overload
     def evaluate(self, tasks: Task) -> TaskScore: ...

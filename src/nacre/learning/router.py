@@ -13,6 +13,7 @@ from nacre.adapters.route import Route
 from nacre.errors import DataError
 from nacre.functional.losses import IGNORED
 from nacre.models.batch import Batch
+from nacre.models.families import Encoded
 from nacre.models.pooled_states import PooledStates, pooled_states
 from nacre.models.prefix import without_prefix
 from nacre.models.vocabulary import embeddings_of
@@ -90,11 +91,22 @@ class _Query:
 
     def __call__(self, states: PooledStates) -> Tensor:
         if states not in self.known:
-            host = self.learner.host
-            inputs = without_prefix(_inputs(self.batch), embeddings_of(host.body))
-            with self.learner.adapter.bypassed():
-                self.known[states] = pooled_states(host, inputs, states)
+            self.known[states] = self._texts(states) if states.text == "source" else self._prompts(states)
         return self.known[states]
+
+    def _prompts(self, states: PooledStates) -> Tensor:
+        host = self.learner.host
+        inputs = without_prefix(_inputs(self.batch), embeddings_of(host.body))
+        with self.learner.adapter.bypassed():
+            return pooled_states(host, inputs, states)
+
+    def _texts(self, states: PooledStates) -> Tensor:
+        """Of the rows' texts alone; of a row whose text nobody gave, its whole input."""
+        inputs = without_prefix(_inputs(self.batch), embeddings_of(self.learner.host.body))
+        texts = self.batch.texts or (None,) * self.batch.size
+        read = zip(inputs["input_ids"], inputs["attention_mask"].bool(), texts, strict=True)
+        rows = [Encoded(tuple(ids[mask].tolist()), (), truncated=False, bare=text) for ids, mask, text in read]
+        return self.learner.pooled_states(rows, states)
 
 
 def _inputs(batch: Batch) -> dict[str, Tensor]:

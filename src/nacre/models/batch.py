@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class Row(Protocol):
+    """Whose row something is (`nacre.models.families.Encoded`)."""
+
+    @property
+    def task(self) -> str:
+        """The task's name, "" where nobody gave it."""
+        ...
+
+    @property
+    def bare(self) -> str | None:
+        """The text before any template, None where nobody gave it."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,10 +32,17 @@ class Batch(Mapping[str, Tensor]):
     Attributes:
         tensors: By name: `input_ids` and `attention_mask` [B, S], and what the family adds for training.
         task_names: The task of each of the B rows, "" where nobody gave it. They never reach the model.
+        texts: Each row's text before any template, None where nobody gave it; () where nobody gave any. Nor do they.
     """
 
     tensors: Mapping[str, Tensor]
     task_names: tuple[str, ...]
+    texts: tuple[str | None, ...] = ()
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], tensors: Mapping[str, Tensor]) -> Batch:
+        """The batch of these rows, which are these tensors."""
+        return cls(tensors, tuple(row.task for row in rows), tuple(row.bare for row in rows))
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -39,16 +60,16 @@ class Batch(Mapping[str, Tensor]):
 
     def extended(self, **tensors: Tensor) -> Batch:
         """The batch with more tensors."""
-        return Batch({**self.tensors, **tensors}, self.task_names)
+        return replace(self, tensors={**self.tensors, **tensors})
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on a device."""
-        return Batch({name: tensor.to(device) for name, tensor in self.tensors.items()}, self.task_names)
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
 
     def rows(self, start: int, stop: int) -> Batch:
         """The rows from `start` to before `stop`, of a batch whose tensors all have a row for each."""
         tensors = {name: tensor[start:stop] for name, tensor in self.tensors.items()}
-        return Batch(tensors, self.task_names[start:stop])
+        return Batch(tensors, self.task_names[start:stop], self.texts[start:stop])
 
 
 class Router(Protocol):

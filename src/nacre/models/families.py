@@ -64,6 +64,7 @@ class Encoded:
         earlier: Positions in the source that are to be written, too: the earlier answers of a conversation.
         task: The task that the example is of, "" if it is not given.
         text: Of a masked text: the chunk and what is hidden of it.
+        bare: The example's text before any template; None if it is not known, as of a finished prompt's parts.
     """
 
     source: tuple[int, ...]
@@ -72,6 +73,7 @@ class Encoded:
     earlier: tuple[int, ...] = field(default=(), kw_only=True)
     task: str = field(default="", kw_only=True)
     text: MaskedText | None = field(default=None, kw_only=True)
+    bare: str | None = field(default=None, kw_only=True, compare=False, repr=False)
 
     @classmethod
     def of_text(cls, text: MaskedText, task: str = "") -> Encoded:
@@ -330,6 +332,17 @@ class Family(ABC):
         return tuple(self.encode_target(replace(example, target=label), lengths) for label in labels)
 
     @final
+    def bare(self, row: Encoded, lengths: Lengths) -> Encoded:
+        """The row with its text alone as what is read, before any template and cut like an input.
+
+        A row whose text is not known is its own: a finished prompt.
+        """
+        if row.bare is None:
+            return row
+        ids, truncated = self._sources("", row.bare, "", self.source_limit(lengths))
+        return replace(row, source=tuple(ids), truncated=truncated)
+
+    @final
     def source_limit(self, lengths: Lengths) -> int:
         """How many tokens an input may have in this host: the given length, or what its positions leave."""
         return self._limit(lengths, self.reserved(lengths))
@@ -401,7 +414,8 @@ class Family(ABC):
         """An example that is an input in three parts and a target."""
         limit = self._limit(lengths, self.reserved(lengths), example.task)
         source, truncated = self._sources(example.before, example.text, example.after, limit)
-        return Encoded(tuple(source), self.encode_target(example, lengths), truncated, task=example.task)
+        target = self.encode_target(example, lengths)
+        return Encoded(tuple(source), target, truncated, task=example.task, bare=example.text)
 
     def _limit(self, lengths: Lengths, reserved: int, task: str | None = None) -> int:
         """How many tokens an input may have: the given length, or what the host's positions leave.
@@ -471,7 +485,7 @@ class Family(ABC):
         width = self.width(sources)
         ids = self._padded(sources, self.pad, width, self.padding_side)
         mask = self._padded([[1] * len(source) for source in sources], 0, width, self.padding_side)
-        return Batch({"input_ids": ids, "attention_mask": mask}, tuple(row.task for row in rows))
+        return Batch.of(rows, {"input_ids": ids, "attention_mask": mask})
 
     @staticmethod
     def _padded(rows: Sequence[Sequence[int]], fill: int, width: int, side: str = "right") -> Tensor:

@@ -378,7 +378,7 @@ class DecoderOnly(Generative):
                 [[IGNORED] * len(self.prefix_of(row.task)) + _to_be_written(row) for row in rows], IGNORED, width
             ),
         }
-        return Batch(tensors, tuple(row.task for row in rows))
+        return Batch.of(rows, tensors)
 
     def size(self, batch: Batch) -> tuple[int, int]:
         """Tokens of inputs and targets."""
@@ -443,6 +443,7 @@ class DecoderOnly(Generative):
             truncated=turns != example.turns,
             earlier=tuple(earlier),
             task=example.task,
+            bare=example.text or None,
         )
 
     def _pieces(self, example: Example, turns: tuple[Turn, ...]) -> tuple[list[Piece], list[list[int]]]:

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nacre.errors import RecipeError
+from nacre.models.prefix import with_tokens_behind
 from nacre.models.reader import reader_of
 
 if TYPE_CHECKING:
     from nacre.models.host import Host
+
+
+Layer = int | Literal["words"]
+Pooling = Literal["mean", "first", "last", "max"]
+Text = Literal["prompt", "source"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +32,16 @@ class PooledStates:
             last layer's output. 'words': the word embeddings alone, for which no layer is run.
         pooling: Over the row's tokens, padding excluded: their mean, the first or the last one, or in each dimension
             the largest number.
+        text: What is read: the whole 'prompt', with its instruction and options; or 'source', the row's text alone,
+            before any template. Either is cut at the length of training's inputs.
+        drop_first: Whether the first token is left out, whose state can be huge in decoder-only models. Of an input of
+            one token nothing is.
     """
 
-    layer: int | Literal["words"] = -1
-    pooling: Literal["mean", "first", "last", "max"] = "mean"
+    layer: Layer = -1
+    pooling: Pooling = "mean"
+    text: Text = "prompt"
+    drop_first: bool = False
 
 
 @torch.no_grad()
@@ -37,7 +50,8 @@ def pooled_states(host: Host, inputs: Mapping[str, Tensor], states: PooledStates
 
     Args:
         host: As it computes at present; callers that want the bare one bypass what was learned.
-        inputs: ``input_ids`` and ``attention_mask`` [B, S] on the host's device, padded on either side.
+        inputs: ``input_ids`` and ``attention_mask`` [B, S] of what `states.text` names, on the host's device, padded on
+            either side.
         states: What to return.
 
     Returns:
@@ -46,8 +60,12 @@ def pooled_states(host: Host, inputs: Mapping[str, Tensor], states: PooledStates
     Raises:
         RecipeError: If the stack has no such layer.
     """
-    mask = inputs["attention_mask"]
-    hidden = _hidden(host, inputs, states.layer)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    if host.family.name == "decoder-only":  # whose positions would count padding in front
+        ids, mask = with_tokens_behind(ids, mask, ids[:, :0])
+    hidden = _hidden(host, ids, mask, states.layer)
+    if states.drop_first:
+        mask = _without_first(mask)
     if states.pooling == "max":
         return hidden.masked_fill(mask.unsqueeze(-1) == 0, -torch.inf).amax(1)
     if states.pooling == "mean":
@@ -57,17 +75,22 @@ def pooled_states(host: Host, inputs: Mapping[str, Tensor], states: PooledStates
     return hidden[torch.arange(len(hidden), device=hidden.device), ends]
 
 
-def _hidden(host: Host, inputs: Mapping[str, Tensor], layer: int | Literal["words"]) -> Tensor:
+def _without_first(mask: Tensor) -> Tensor:
+    """The mask [B, S] without each row's first token, unless it is the only one."""
+    first = F.one_hot(mask.argmax(1), mask.shape[1]).to(mask)
+    return mask - first * (mask.sum(1, keepdim=True) > 1)
+
+
+def _hidden(host: Host, ids: Tensor, mask: Tensor, layer: Layer) -> Tensor:
     """The states of one layer, or the word embeddings, [B, S, d] in float32."""
     reader: Any = reader_of(host.body)
     if layer == "words":
-        words: Tensor = reader.get_input_embeddings()(inputs["input_ids"])
+        words: Tensor = reader.get_input_embeddings()(ids)
         return words.float()
     was_training = reader.training
     reader.eval()
     try:
         cache = {} if host.family.name == "encoder-only" else {"use_cache": False}
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
         output = reader(input_ids=ids, attention_mask=mask, output_hidden_states=True, **cache)
     finally:
         reader.train(was_training)

@@ -72,7 +72,7 @@ class Distillation(BatchTerm):
         if teacher is None:
             return torch.zeros((), device=learner.host.device)
         with torch.no_grad():
-            inputs = Batch(batch.tensors, tuple(row.task for row in batch.rows))
+            inputs = Batch.of(batch.rows, batch.tensors)
             expected, _ = learner.host.family.predictions(teacher, inputs)
         if expected.shape[-1] == 0:  # an encoder-only host's teacher that has learned texts alone
             return torch.zeros((), device=learner.host.device)

@@ -52,5 +52,5 @@ class ExpertMixture(Readout):
         own = labels[::slots]
         return mixed_by_posterior(each, own, own != IGNORED), own
 
-    def classify(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str]) -> list[int | None]:
+    def classify(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str] | None) -> list[str]:
         raise DataError("Experts that are mixed by their posterior score unlabeled text, and choose among no labels.")

@@ -251,6 +251,13 @@ class Part(ABC):
     writes: ClassVar[bool] = False
     """Whether the part lets the host write, as no encoder-only one can."""
 
+    chooses_labels: ClassVar[bool] = False
+    """Whether the part answers with a label, so that a task without labels is refused."""
+
+    keeps_data: ClassVar[bool] = False
+    """Whether what the part remembers are single rows of tasks, be it as vectors. A method with one is not
+    rehearsal-free."""
+
     remembers: ClassVar[str | None] = None
     """The key of the part whose state this one shares; None: its own."""
 
@@ -439,8 +446,14 @@ class Readout(Part, ABC):
     """Answers from evidence of its own instead of the host's logits, with or without an adapter."""
 
     @abstractmethod
-    def classify(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str]) -> list[int | None]:
-        """The number of the best label for each row; None where it knows none of them."""
+    def classify(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str] | None) -> list[str]:
+        """The best label for each row of one batch; "" where none is known.
+
+        Args:
+            learner: Whose host reads.
+            rows: The batch.
+            labels: What to choose from: with `decode=labels` those of the rows' task. None: all labels learned so far.
+        """
 
     def predictions(self, learner: LearnerView, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """How it predicts unlabeled text that is scored.
