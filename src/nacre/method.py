@@ -79,6 +79,11 @@ class Method:
                         f"{shown_text(part.key)} cannot be a part of {self.display_name}: a part that acts on the "
                         f"parameter group {shown(group)} needs one; here are: {', '.join(self.groups) or 'none'}."
                     )
+            if not self.trains and part not in (self.readout, Fresh()):
+                raise RecipeError(
+                    f"{shown_text(part.key)} cannot be a part of {self.display_name}: nothing is trained there that it "
+                    "could act on."
+                )
             if (objection := part.objection(self.adapter)) is not None:
                 raise RecipeError(f"{shown_text(part.key)} cannot be a part of {self.display_name}: {objection}.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -108,6 +109,15 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "prog_prompt-bottleneck": ("prog_prompt", {"prompt_length": 3, "bottleneck": 32}),
     "l2p": ("l2p", {"pool": 4, "prompt_length": 2, "select": 2}),  # forty tokens leave no room for a tiny host's text
     "l2p-diversified": ("l2p", {"pool": 4, "prompt_length": 2, "select": 2, "diversify": "frequency"}),
+    "nearest_mean-cosine": ("nearest_mean", {"rule": "cosine", "text": "prompt", "layer": "words"}),
+    "lda-tasks": ("lda", {"covariance": "tasks", "prior": "tasks", "answer": "sum"}),
+    "lda-unit": ("lda", {"covariance": "classes", "unit": "task"}),
+    "klda": ("klda", {"dimension": 40}),
+    "klda-sum": ("klda", {"dimension": 24, "gamma": 0.5, "answer": "sum", "shrinkage": 0.1}),
+    "ridge": ("ridge", {"dimension": 64}),
+    "ridge-plain": ("ridge", {"dimension": None, "scale": "absolute"}),
+    "knn-all": ("knn", {"per_pair": None, "k": 1, "distance": "euclidean", "precision": "float32"}),
+    "knn-few": ("knn", {"per_pair": 5, "k": 1, "answer": "sum"}),
     "inc_lora-all-roles": (
         "inc_lora",
         {"roles": ["query", "key", "value", "output", "ffn_in", "ffn_gate", "ffn_out"], "rank": 2},
@@ -139,6 +149,26 @@ def state_of(learner: Learner) -> dict[str, Tensor]:
     routing = learner.owners["routing"].tensors() if "routing" in learner.owners else {}
     learned |= {f"routing.{name}": tensor.clone() for name, tensor in routing.items()}
     return learned | {name: tensor.clone() for name, tensor in learner.adapter.tensors().items()}
+
+
+def draws(method: Method) -> bool:
+    """Whether anything that is learned depends on the seed; sums of the host's own states do not."""
+    return method.trains or method.parameters.get("dimension") is not None or "per_pair" in method.parameters
+
+
+def evidence_of(learner: Learner) -> dict[str, Tensor]:
+    """Tensors that a readout remembers, by their place."""
+    found = {}
+
+    def collect(value: Any, name: str) -> None:
+        if isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, list | dict):
+            for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+                collect(each, f"{name}.{key}")
+
+    collect(dict(learner.snapshot().parts), "parts")
+    return found
 
 
 def same_state(one: Learner, other: Learner) -> bool:

@@ -32,6 +32,11 @@ TWINS = {
 """Methods that hold what others add. A parameter has the other's name, or the one given here."""
 
 OWN = {
+    ("klda", "dimension"): "as published; a covariance of them is shrunk, not added to",
+    ("klda", "kernel"): "what klda is beside lda",
+    ("knn", "distance"): "between vectors, not of logits",
+    ("klda", "shrinkage"): "of a covariance, not the weight of a penalty",
+    ("lda", "shrinkage"): "of a covariance, not the weight of a penalty",
     **{(name, "roles"): "adapters stand behind whole blocks" for name in ("adapter", "hat_adapter", "demix")},
     ("hat", "mask"): "what earlier tasks use is to stay; MIGU's release masks gradients",
     ("hat", "sparsity"): "the weight of another term",

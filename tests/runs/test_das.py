@@ -137,7 +137,8 @@ def copied_variants() -> list[str]:
     return [
         name
         for name, method in methods.items()
-        if not (method.curriculum.needs_task_at_test or method.adapter.has_virtual_tokens)
+        if method.traits["pre-training"]
+        and not (method.curriculum.needs_task_at_test or method.adapter.has_virtual_tokens)
         and (method.routing is None or (method.routing.needs_task_at_test and method.adapter.copied_by_task))
     ]
 

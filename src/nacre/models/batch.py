@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-class Row(Protocol):
+class RowOfTask(Protocol):
     """Whose row something is (`nacre.models.families.Encoded`)."""
 
     @property
@@ -40,7 +40,7 @@ class Batch(Mapping[str, Tensor]):
     texts: tuple[str | None, ...] = ()
 
     @classmethod
-    def of(cls, rows: Sequence[Row], tensors: Mapping[str, Tensor]) -> Batch:
+    def of(cls, rows: Sequence[RowOfTask], tensors: Mapping[str, Tensor]) -> Batch:
         """The batch of these rows, which are these tensors."""
         return cls(tensors, tuple(row.task for row in rows), tuple(row.bare for row in rows))
 

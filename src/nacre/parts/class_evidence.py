@@ -1,0 +1,165 @@
+"""Answers from evidence about classes: what the closed-form learners share. Nothing is trained."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from nacre.adapters.adapter import Adapter
+from nacre.errors import RecipeError, TrainingError
+from nacre.functional.class_statistics import best_strings
+from nacre.functional.exact_sums import ExactSum
+from nacre.models.families import Encoded
+from nacre.models.pooled_states import PooledStates
+from nacre.parts.part import LearnerView, Readout
+from nacre.tasks.task import Task
+from nacre.tasks.template import TaskKind
+
+MEAN_OF_SOURCE = PooledStates(text="source")
+KEPT_BYTES = 2**28
+"""Of test rows' states so many bytes are kept: after each task the same rows are answered again."""
+
+TaskLabel = tuple[str, str]
+"""A task and one of its labels."""
+
+Evidence = Callable[[Tensor], Tensor]
+"""From expanded states [B, D] to the pairs' log evidence [B, P]."""
+
+
+@dataclass(frozen=True)
+class ClassEvidence(Readout, ABC):
+    """The label of the best pair of a task and a label, by the bare host's states.
+
+    After a task its training rows are read once, in an order and in batches that depend on their content alone. What is
+    remembered is one statistic for each pair, folded in the pairs' sorted order, and sums without rounding
+    (`functional/exact_sums`): in any order of rows and of tasks it has the same bits. All is computed in float64.
+
+    Attributes:
+        states: z, of the bare host.
+        batch_size: Rows of a task that are read at once, after it has been learned.
+    """
+
+    learns: ClassVar[frozenset[TaskKind]] = frozenset({"answer"})
+    chooses_labels: ClassVar[bool] = True
+
+    states: PooledStates = MEAN_OF_SOURCE
+    batch_size: int = 32
+
+    @property
+    def needs_boundaries(self) -> bool:
+        return True
+
+    @property
+    def sums_labels(self) -> bool:
+        """Whether a label that several tasks have is given the sum of their evidence."""
+        return False
+
+    def objection(self, adapter: Adapter) -> str | None:
+        if adapter.groups:
+            return "it answers by the bare host alone, so that an adapter would be trained for nothing"
+        return None
+
+    @abstractmethod
+    def absorbed(self, learner: LearnerView, known: Any, task: str, by_label: Mapping[str, Tensor]) -> Any:
+        """What is remembered after one more task.
+
+        Args:
+            learner: Who asks.
+            known: What is remembered so far; None before the first task.
+            task: Its name.
+            by_label: The states [n, d] of each label's rows, in float64, labels and rows in canonical order.
+        """
+
+    @abstractmethod
+    def pairs(self, known: Any) -> list[TaskLabel]:
+        """The pairs that are known, sorted."""
+
+    @abstractmethod
+    def evidence(self, learner: LearnerView, known: Any) -> Evidence:
+        """What tells the pairs' log evidence, in the order of `pairs`; made once a task."""
+
+    @final
+    def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
+        assert self.State is not None
+        for task in tasks:
+            examples = task.examples("train")
+            rows = zip(learner.encode(examples), (example.target for example in examples), strict=True)
+            ordered = sorted(rows, key=lambda row: (len(row[0].source), row[0].source, row[0].bare or "", row[1]))
+            batches = [ordered[start : start + self.batch_size] for start in range(0, len(ordered), self.batch_size)]
+            read = torch.cat(
+                [learner.pooled_states([row for row, _ in batch], self._view(learner)) for batch in batches]
+            )
+            if not bool(read.isfinite().all()):
+                raise TrainingError(f"Task '{task.name}': the host's states of a row are not finite.")
+            targets = [target for _, target in ordered]
+            by_label = {
+                label: read[[number for number, target in enumerate(targets) if target == label]].double()
+                for label in sorted(set(targets))
+            }
+            learner.remember(self, self.absorbed(learner, learner.remembered(self, self.State), task.name, by_label))
+
+    @final
+    def classify(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str] | None) -> list[str]:
+        assert self.State is not None
+        known = learner.remembered(self, self.State)
+        if known is None:
+            return [""] * len(rows)
+        pairs, evidence = self._solved(learner, known)
+        open_pairs = [number for number, (_, label) in enumerate(pairs) if labels is None or label in labels]
+        if not open_pairs:
+            return [""] * len(rows)
+        scores = evidence(self._read(learner, rows).double())[:, open_pairs]
+        own = [pairs[number][1] for number in open_pairs]
+        strings = sorted(set(own))
+        best = best_strings(scores, [strings.index(label) for label in own], self.sums_labels)
+        return [strings[number] for number in best]
+
+    def _view(self, learner: LearnerView) -> PooledStates:
+        """Of a decoder-only host's mean the first token is left out: its state may outweigh all others."""
+        first = self.states.pooling == "mean" and learner.host.family.name == "decoder-only"
+        return replace(self.states, drop_first=first)
+
+    def _solved(self, learner: LearnerView, known: Any) -> tuple[list[TaskLabel], Evidence]:
+        cached = learner.cache.get(self.key)
+        if cached is None or cached[0] is not known:
+            cached = learner.cache[self.key] = known, (self.pairs(known), self.evidence(learner, known))
+        solved: tuple[list[TaskLabel], Evidence] = cached[1]
+        return solved
+
+    def _read(self, learner: LearnerView, rows: Sequence[Encoded]) -> Tensor:
+        """The states of one batch [B, d]; the same batch is read once, so that what is kept changes no bit."""
+        content = hashlib.sha256(repr([(row.source, row.bare) for row in rows]).encode()).digest()
+        kept: dict[bytes, Tensor] = learner.cache.setdefault(f"{self.key} states", {})
+        if content not in kept:
+            read = learner.pooled_states(rows, self._view(learner))
+            if (len(kept) + 1) * read.numel() * read.element_size() > KEPT_BYTES:
+                kept.clear()
+            kept[content] = read
+        return kept[content]
+
+
+def summed(learner: LearnerView, before: ExactSum | None, term: Tensor) -> ExactSum:
+    """An exact sum with one more symmetric matrix in float64.
+
+    Raises:
+        TrainingError: If a number is too large.
+    """
+    try:
+        more = ExactSum.of(term)
+    except OverflowError:
+        raise TrainingError(
+            f"The states of '{learner.host.name}' are too large to be summed exactly: choose another layer."
+        ) from None
+    return more if before is None else before + more
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise a `RecipeError` unless a setting is positive."""
+    if not value > 0:
+        raise RecipeError(f"{name}: {value:g} is not positive.")
