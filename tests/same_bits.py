@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
+from helpers.contract import tensors_in
 from nacre.cli.main import main
 from nacre.errors import NacreError
 from nacre.learning import checkpoint
@@ -49,11 +50,16 @@ LATER: dict[str, tuple[str, ...]] = {  # methods that the first record has not, 
     "epi": (),
     "hat": (),
     "hat_adapter": ("reduction=2",),
+    "klda": ("dimension=100",),
+    "knn": ("per_pair=5",),
     "l2p": ("pool=4", "prompt_length=2", "select=2", "diversify=frequency"),
+    "lda": ("unit=task",),
     "lfpt5": ("prompt_length=4", "draws=4", "max_length=32"),
     "mocl": (),
     "moe_lora": ("experts=3",),
+    "nearest_mean": (),
     "prog_prompt": ("prompt_length=3", "bottleneck=8"),
+    "ridge": ("dimension=100",),
     "sapt_lora": ("fraction=0.2", "inputs=real"),
     "sapt_lora, inputs written": ("fraction=0.2", "generator_steps=20", "max_length=32"),
     "seq_ft+soft_mask": ("soft_mask.importance_rows=16",),
@@ -151,7 +157,10 @@ def _tiny_model(family: str, models: Path) -> Path:
 
 
 def measure(case: Case, folder: Path) -> dict[str, Any]:
-    """Carry a run out. Returns its matrix and the hashes of its predictions and of its last learner's tensors."""
+    """Carry a run out. Returns its matrix and the hashes of its predictions and of its last learner's tensors.
+
+    Without an adapter, they are those that its parts remember.
+    """
     argv = sys.argv
     sys.argv = ["nacre", "run", *case.arguments, "--output", str(folder)]
     try:
@@ -166,7 +175,7 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
     return {
         "matrix": json.loads((folder / "results.json").read_text())["matrix"],
         "predictions": _hash_of_predictions(folder),
-        "adapter": hashes["adapter"],
+        "adapter": hashes.get("adapter") or hash_of(dict(tensors_in(dict(learner.parts), "parts"))),
         "head": hashes.get("head"),
         **{name: value for name, value in hashes.items() if name not in ("adapter", "head")},
     }

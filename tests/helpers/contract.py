@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,17 +159,16 @@ def draws(method: Method) -> bool:
 
 def evidence_of(learner: Learner) -> dict[str, Tensor]:
     """Tensors that a readout remembers, by their place."""
-    found = {}
+    return dict(tensors_in(dict(learner.snapshot().parts), "parts"))
 
-    def collect(value: Any, name: str) -> None:
-        if isinstance(value, Tensor):
-            found[name] = value
-        elif isinstance(value, list | dict):
-            for key, each in value.items() if isinstance(value, dict) else enumerate(value):
-                collect(each, f"{name}.{key}")
 
-    collect(dict(learner.snapshot().parts), "parts")
-    return found
+def tensors_in(tree: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a tree, with their places."""
+    if isinstance(tree, Tensor):
+        yield name, tree
+    elif isinstance(tree, list | dict):
+        for key, each in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from tensors_in(each, f"{name}.{key}")
 
 
 def same_state(one: Learner, other: Learner) -> bool:
