@@ -68,7 +68,7 @@ def test_a_run_keeps_nothing_of_a_task_that_diverged_in_its_last_step(tmp_path: 
         model=str(tiny_model("t5")),
         data=str(tmp_path / "data"),
         output=str(tmp_path / "run"),
-        optim=Optim(batch_size=64, learning_rate=1e38),
+        optim=Optim(batch_size=64, learning_rate=1e3, weight_decay=1e38),
     )
     with pytest.raises(TrainingError, match="'animals' ended with weights that are not finite"):
         run(recipe, ignore)

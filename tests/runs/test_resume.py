@@ -89,7 +89,7 @@ def recipe(data: Path, tiny_model: Model) -> Callable[..., Recipe]:
         optim = Optim(learning_rate=RATES.get(method, 0.03), batch_size=4, epochs=2, log_every=1)
         name = method.partition(",")[0]
         fields: dict[str, Any] = {"method": name, "stream": list(NAMES), "data": str(data), "model": str(model)}
-        fields["set"] = {**REMEMBERING, **ONCE}.get(method, {})
+        fields["parameters"] = {**REMEMBERING, **ONCE}.get(method, {})
         return Recipe(**{**fields, "output": str(output), "optim": optim, **changes})
 
     return made
