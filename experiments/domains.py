@@ -16,16 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import shlex
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recorded_runs import add_line, carry_out, failure, read_lines
 from results_page import write_between
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,28 +94,19 @@ def chosen_rate(done: dict[str, dict[str, Any]], method: str) -> float | None:
     return min(sorted(tried), key=lambda rate: tried[rate]) if len(tried) == len(RATES) else None
 
 
-def read_lines() -> dict[str, dict[str, Any]]:
-    if not LINES.exists():
-        return {}
-    return {line["folder"]: line for line in map(json.loads, LINES.read_text().splitlines())}
-
-
 def run_all(data: str, model: str, work: Path) -> None:
-    program = shlex.split(os.environ.get("NACRE", f"{sys.executable} -m nacre"))
     failed: set[str] = set()
     while True:
-        done = read_lines()
+        done = read_lines(LINES)
         item = next((item for item in items(done) if item.folder not in done.keys() | failed), None)
         if item is None:
             return
-        command = [*program, *item.command(data, model)[1:], "--output", str(work / item.folder), "--json"]
-        ended = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        ended = carry_out(item.command(data, model), work / item.folder)
         if ended.returncode:
-            print(f"FAILED {item.folder}: {ended.stderr.strip().splitlines()[-1:]}", flush=True)
+            print(failure(ended, item.folder), flush=True)
             failed.add(item.folder)
             continue
-        with LINES.open("a") as lines:
-            lines.write(json.dumps(_line(item, json.loads(ended.stdout))) + "\n")
+        add_line(LINES, _line(item, json.loads(ended.stdout)))
         print(f"done {item.folder}", flush=True)
 
 
@@ -147,7 +136,7 @@ def _line(item: Item, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def tables() -> str:
-    done = list(read_lines().values())
+    done = list(read_lines(LINES).values())
     parts = [_scores([line for line in done if line["kind"] == "test"]), _seconds(done), _rates(done)]
     return "\n\n".join(part for part in parts if part)
 

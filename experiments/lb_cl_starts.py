@@ -19,16 +19,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recorded_runs import add_line, carry_out, failure, read_lines
 from results_page import percent, write_between
 from three_papers import SETTINGS
 
@@ -101,12 +99,6 @@ def chosen_rate(done: dict[str, dict[str, Any]], stream: str, label: str) -> flo
     return max(sorted(tried), key=lambda rate: tried[rate]) if len(tried) == len(RATES) else None
 
 
-def read_lines() -> dict[str, dict[str, Any]]:
-    if not LINES.exists():
-        return {}
-    return {line["folder"]: line for line in map(json.loads, LINES.read_text().splitlines())}
-
-
 def run_all(data: str, model: str, work: Path) -> None:
     failed: set[str] = set()
     while (item := _next(failed)) is not None:
@@ -114,31 +106,27 @@ def run_all(data: str, model: str, work: Path) -> None:
         if record is None:
             failed.add(item.folder)
             continue
-        LINES.parent.mkdir(parents=True, exist_ok=True)
-        with LINES.open("a") as lines:
-            lines.write(json.dumps(_line(item, record)) + "\n")
+        add_line(LINES, _line(item, record))
         print(f"done {item.folder}: {percent([record['average_accuracy']])}", flush=True)
 
 
 def _next(failed: set[str]) -> Item | None:
-    done = read_lines()
+    done = read_lines(LINES)
     return next((item for item in items(done) if item.folder not in done.keys() | failed), None)
 
 
 def carried_out(item: Item, data: str, model: str, work: Path) -> dict[str, Any] | None:
     """The run's record; None if it failed, or was stopped without having got on."""
-    program = shlex.split(os.environ.get("NACRE", f"{sys.executable} -m nacre"))
     output = work / item.folder
-    command = [*program, *item.command(data, model)[1:], "--output", str(output), "--json"]
     files_before = -1
     while True:
-        ended = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        ended = carry_out(item.command(data, model), output)
         if ended.returncode == 0:
             found: dict[str, Any] = json.loads(ended.stdout)
             return found
         files = len(list(output.glob("tasks/*/*.json")))
         if ended.returncode != 124 or files <= files_before:
-            print(f"FAILED {item.folder}: {ended.stderr.strip().splitlines()[-1:]}", flush=True)
+            print(failure(ended, item.folder), flush=True)
             return None
         files_before = files
 
@@ -166,7 +154,7 @@ def _is(line: dict[str, Any], stream: str, kind: str, label: str) -> bool:
 
 
 def estimate() -> str:
-    done = read_lines()
+    done = read_lines(LINES)
     left = dict.fromkeys(SECONDS, 0)
     for item in items(done, rates_known=False):
         left[item.stream, item.kind] += 1
@@ -186,7 +174,7 @@ def estimate() -> str:
 
 
 def tables() -> str:
-    done = list(read_lines().values())
+    done = list(read_lines(LINES).values())
     parts = []
     for stream, (train, test, validation) in SIZES.items():
         if any(line["stream"] == stream and line["kind"] == "test" for line in done):

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from recorded_runs import add_line, carry_out, failure, read_lines
 from results_page import write_between
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,21 +51,17 @@ RUNS: dict[str, list[str]] = {
 
 
 def run_all(streams: list[str], data: str, models: str, work: Path) -> None:
-    program = shlex.split(os.environ.get("NACRE", f"{sys.executable} -m nacre"))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for name in streams:
-        if name in read_lines():
+        if name in read_lines(LINES, "stream"):
             continue
         words = RUNS[name]
         filled = [word.format(data=data, models=models) for word in words]
-        command = [*program, "run", "--stream", name, *filled, "--output", str(work / name), "--json"]
-        finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+        finished = carry_out(["nacre", "run", "--stream", name, *filled], work / name)
         if finished.returncode:
-            print(f"FAILED {name}: {finished.stderr.strip().splitlines()[-1:]}", flush=True)
+            print(failure(finished, name), flush=True)
             continue
         shown = shlex.join(["nacre", "run", "--stream", name, *(w.format(data="DATA", models="MODELS") for w in words)])
-        with LINES.open("a") as lines:
-            lines.write(json.dumps({"stream": name, "command": shown, **_kept(json.loads(finished.stdout))}) + "\n")
+        add_line(LINES, {"stream": name, "command": shown, **_kept(json.loads(finished.stdout))})
         print(f"done {name}", flush=True)
 
 
@@ -80,12 +74,6 @@ def _kept(record: dict[str, Any]) -> dict[str, Any]:
         "base_ability": able and [one for one in able["results"] if one["changes"] is not None],
         "end_tasks": ends and {"averages": ends["averages"], "seconds": sum(one["seconds"] for one in ends["results"])},
     }
-
-
-def read_lines() -> dict[str, dict[str, Any]]:
-    if not LINES.exists():
-        return {}
-    return {line["stream"]: line for line in map(json.loads, LINES.read_text().splitlines())}
 
 
 def section(line: dict[str, Any]) -> str:
@@ -150,7 +138,7 @@ def main() -> None:
     if chosen.command == "run":
         run_all(chosen.streams, chosen.data, chosen.models, chosen.work)
     else:
-        sections = "\n\n".join(section(line) for line in read_lines().values())
+        sections = "\n\n".join(section(line) for line in read_lines(LINES, "stream").values())
         write_between("<!-- other benchmarks -->", "<!-- end of other benchmarks -->", sections)
 
 

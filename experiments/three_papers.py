@@ -25,6 +25,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from recorded_runs import ONE_THREAD, add_line, carry_out, failure, read_lines
 from results_page import percent, write_between
 
 from nacre.evaluation.scoring import score
@@ -157,43 +158,30 @@ def chosen_rate(done: dict[str, dict[str, Any]], method: str) -> float | None:
     return max(sorted(scores), key=lambda rate: scores[rate]) if len(scores) == len(rates_of(method)) else None
 
 
-def read_lines() -> dict[str, dict[str, Any]]:
-    if not LINES.exists():
-        return {}
-    return {line["folder"]: line for line in map(json.loads, LINES.read_text().splitlines())}
-
-
 def run_all(data: str, model: str, work: Path, jobs: int, only: list[str]) -> None:
     lock = Lock()
 
-    def carry_out(item: Item) -> None:
+    def finish(item: Item) -> None:
         command = item.command(data, model)
-        program = shlex.split(os.environ.get("NACRE", f"{sys.executable} -m nacre"))
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         output = work / item.folder
-        finished = subprocess.run(
-            [*program, *command[1:], "--output", str(output), "--json"], env=environment, capture_output=True, text=True
-        )
+        finished = carry_out(command, output)
         if finished.returncode:
-            print(f"FAILED {item.folder}: {finished.stderr.strip().splitlines()[-1:]}", flush=True)
+            print(failure(finished, item.folder), flush=True)
             return
         line = _line(item, command, json.loads(finished.stdout))
         if item.part == "order1":
             labels = [sys.executable, __file__, "labels", str(output)]
-            line["label_average"] = float(
-                subprocess.run(labels, env=environment, capture_output=True, check=True).stdout
-            )
+            scored = subprocess.run(labels, env={**os.environ, **ONE_THREAD}, capture_output=True, check=True)
+            line["label_average"] = float(scored.stdout)
         with lock:
-            LINES.parent.mkdir(parents=True, exist_ok=True)
-            with LINES.open("a") as lines:
-                lines.write(json.dumps(line) + "\n")
+            add_line(LINES, line)
         print(f"done {item.folder}", flush=True)
 
     started: set[str] = set()
     with ThreadPoolExecutor(jobs) as pool:
         waiting: list[Any] = []
         while True:
-            done = read_lines()
+            done = read_lines(LINES)
             todo = [
                 item
                 for item in items(done)
@@ -204,7 +192,7 @@ def run_all(data: str, model: str, work: Path, jobs: int, only: list[str]) -> No
                 return
             while todo and len(waiting) < jobs:
                 started.add(todo[0].folder)
-                waiting.append(pool.submit(carry_out, todo.pop(0)))
+                waiting.append(pool.submit(finish, todo.pop(0)))
             _wait_for_one(waiting)
 
 
@@ -262,7 +250,7 @@ def _is(line: dict[str, Any], part: str, label: str) -> bool:
 
 
 def tables() -> str:
-    done = list(read_lines().values())
+    done = list(read_lines(LINES).values())
     rows = "4 tasks, 500 training and 500 test rows each"
     parts = [_table(done, "order1", [*THREE_SEEDS, *ONE_SEED], f"order1: {rows}")]
     parts.append(_table(done, "order1", list(BASELINES), f"order1, the systems they compare with: {rows}"))
