@@ -182,3 +182,9 @@ def _with_tuples(value: Any) -> Any:
 
 def _flat(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise a `RecipeError` unless a setting is positive."""
+    if not value > 0:
+        raise RecipeError(f"{name}: {value:g} is not positive.")

@@ -107,7 +107,7 @@ def test_known_strings_give_the_rows_that_are_rehearsed(architecture: str) -> No
     assert [tuple(row) for row in state(learner).rows] == expected
     template = TASKS[0].template
     examples = [template.example(text, answer, TASKS[0].labels, task=task) for task, text, answer in expected]
-    assert [example for example, _ in state(learner).written()] == examples
+    assert [example for example, _ in state(learner).examples(learner)] == examples
     assert counted == [3, 4], "twelve rows, and then two more"
     learner.learn(TASKS[2])
     assert [report.task for report in reports] == ["animals", "animals", "birds"]

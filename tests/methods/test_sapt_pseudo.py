@@ -121,12 +121,12 @@ def test_what_is_written_is_read_and_not_learned(architecture: str) -> None:
     assert 0 < reports[0].kept <= 3, "a quarter of twelve rows"
     assert {step.steps for step in steps} == {3}, "twelve rows in batches of four, and none of them is a written one"
     assert all(step.terms["reflection"] > 0 for step in steps[3:])
-    assert [asked.task for asked in state.written.asked] == ["animals", "birds", "fish"]
+    assert [*learner.state.forms] == ["animals", "birds", "fish"]
     assert state.sizes == [3, 3, 3]
-    assert [row[0] for row in state.written.rows] == ["animals"] * reports[1].kept + ["birds"] * reports[2].kept
+    assert [row[0] for row in state.written] == ["animals"] * reports[1].kept + ["birds"] * reports[2].kept
     assert len(state.means) == 3
     for number, task in enumerate(TASKS[:2]):
-        own = [row for row in state.written.rows if row[0] == task.name]
+        own = [row for row in state.written if row[0] == task.name]
         assert own
         assert {answer for _, _, answer in own} <= {*(task.labels or ())}
         examples = [task.template.example(text, answer, task.labels, task=task.name) for _, text, answer in own]
@@ -251,7 +251,7 @@ def test_killed_in_a_task_and_continued_it_writes_the_same(
     again.on_event = ignore
     again.learn(TASKS[2])
     assert not again.snapshot().differences(whole.snapshot())
-    assert {row[0] for row in known(again).written.rows} == {"animals", "birds"}
+    assert {row[0] for row in known(again).written} == {"animals", "birds"}
 
 
 def test_where_nothing_can_be_read_nothing_is_held(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +275,7 @@ def test_the_instruction_is_put_around_what_is_written(architecture: str, stub: 
     for first, own in ((task, learner), (TASKS[0], bare)):
         own.learn(first)
         own.learn(TASKS[1])
-    assert known(learner).written.rows == known(bare).written.rows
+    assert known(learner).written == known(bare).written
     assert not torch.equal(known(learner).inputs[0], known(bare).inputs[0])
     assert same(owned(learner, "memory") | {}, owned(bare, "memory")), "nor does its generator see it"
 

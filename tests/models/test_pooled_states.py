@@ -26,10 +26,10 @@ OPTIM = Optim(batch_size=4, learning_rate=1e-2, max_target_length=8)
 TASK = tiny_task("animals")
 KINDS = [
     PooledStates(),
-    PooledStates(text="source"),
-    PooledStates(1, "last", "source"),
-    PooledStates(-1, "first", "source", drop_first=True),
-    PooledStates("words", "mean", "source", drop_first=True),
+    PooledStates(text="bare"),
+    PooledStates(1, "last", "bare"),
+    PooledStates(-1, "first", "bare", drop_first=True),
+    PooledStates("words", "mean", "bare", drop_first=True),
     PooledStates(-1, "max", "prompt", drop_first=True),
 ]
 EVERY = ["t5", "bart", "llama", "gpt2", "gpt_neo", "gpt_neox", "bert", "roberta"]
@@ -73,7 +73,7 @@ def test_a_row_has_the_same_states_in_any_batch(architecture: str, dtype: torch.
     rows = rows_of(learner)
     assert len({len(row.source) for row in rows}) > 1, "some are padded"
     for states in KINDS:
-        view = [learner.host.family.bare(row, learner.lengths) for row in rows] if states.text == "source" else rows
+        view = [learner.host.family.bare(row, learner.lengths) for row in rows] if states.text == "bare" else rows
         expected = torch.stack([by_hand(learner.host, list(row.source), states) for row in view])
         together = learner.pooled_states(rows, states)
         assert together.dtype == torch.float32
@@ -108,7 +108,7 @@ def test_the_source_is_the_text_before_any_template() -> None:
     learner = Learner(tiny_host("llama"), seq_lora(), optim=OPTIM)
     other = replace(TASK, template=replace(TASK.template, instruction="What kind of thing ?", options=False))
     one, two = rows_of(learner), learner.encode(other.examples("test"))
-    source = PooledStates(text="source")
+    source = PooledStates(text="bare")
     assert torch.equal(learner.pooled_states(one, source), learner.pooled_states(two, source))
     assert not torch.allclose(learner.pooled_states(one, PooledStates()), learner.pooled_states(two, PooledStates()))
     unknown = [replace(row, bare=None) for row in one]
@@ -134,7 +134,7 @@ def test_a_routing_may_ask_for_either_view(architecture: str) -> None:
 
     class Asking(Routing):
         def route(self, learner: LearnerView, reading: Reading) -> Route | None:
-            source, prompt = reading.query(PooledStates(text="source")), reading.query(PooledStates())
+            source, prompt = reading.query(PooledStates(text="bare")), reading.query(PooledStates())
             asked.append((source, prompt, reading.inputs.texts))  # type: ignore[attr-defined]
             return None
 
@@ -149,6 +149,6 @@ def test_a_routing_may_ask_for_either_view(architecture: str) -> None:
     rows = {row.bare: row for split in ("train", "test") for row in bare.encode(TASK.examples(split))}
     for source, prompt, texts in asked:
         own = [rows[text] for text in texts]
-        torch.testing.assert_close(source, bare.pooled_states(own, PooledStates(text="source")), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(source, bare.pooled_states(own, PooledStates(text="bare")), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(prompt, bare.pooled_states(own, PooledStates()), rtol=1e-5, atol=1e-5)
     assert len(asked) >= 4

@@ -28,6 +28,9 @@ from nacre.seeds import derive
 
 GatedKind = Literal["heads", "ffn"]
 
+HOST_UNITS: tuple[GatedKind, ...] = ("heads", "ffn")
+"""All kinds."""
+
 READ_BY = {"heads": "output", "ffn": "ffn_out"}
 """The role of the linear map that reads the gated units."""
 
@@ -48,7 +51,7 @@ class GatedHost(Adapter):
     learning_rate: ClassVar[float] = 1e-4
     sum_gated: ClassVar[bool] = False
 
-    units: tuple[GatedKind, ...] = ("heads", "ffn")
+    units: tuple[GatedKind, ...] = HOST_UNITS
     gates: HardGates = field(default_factory=HardGates)
 
     def __post_init__(self) -> None:

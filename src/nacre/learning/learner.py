@@ -36,7 +36,6 @@ from nacre.learning import checkpoint
 from nacre.learning.batches import Batches, TokenCount
 from nacre.learning.precision import accelerator_of, only_cpu
 from nacre.learning.prefix import LearnerPrefix
-from nacre.learning.prompts import Conversation, TaskForm, prompt_example
 from nacre.learning.router import LearnerRouter, followed
 from nacre.learning.settings import Optim
 from nacre.learning.snapshot import OwnerState, Snapshot, State, as_tree, from_tree
@@ -57,6 +56,7 @@ from nacre.randomness import seeded
 from nacre.records.plain import differences
 from nacre.registry import build_method
 from nacre.seeds import derive
+from nacre.tasks.prompts import Conversation, TaskForm, prompt_example
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
@@ -396,7 +396,7 @@ class Learner:
 
     def pooled_states(self, rows: Sequence[Encoded], states: PooledStates) -> Tensor:
         """See `nacre.parts.part.LearnerView`."""
-        if states.text == "source":
+        if states.text == "bare":
             rows = [self.host.family.bare(row, self.lengths) for row in rows]
         with self.bypassed():
             return torch.stack(self.host.read(rows, lambda prompts, _: pooled_states(self.host, prompts, states)))

@@ -91,7 +91,7 @@ class _Query:
 
     def __call__(self, states: PooledStates) -> Tensor:
         if states not in self.known:
-            self.known[states] = self._texts(states) if states.text == "source" else self._prompts(states)
+            self.known[states] = self._texts(states) if states.text == "bare" else self._prompts(states)
         return self.known[states]
 
     def _prompts(self, states: PooledStates) -> Tensor:

@@ -15,8 +15,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from nacre.errors import CheckpointError
-from nacre.learning.prompts import TaskForm
 from nacre.settings import complaint
+from nacre.tasks.prompts import TaskForm
 
 S = TypeVar("S")
 Tree = Any
@@ -33,7 +33,7 @@ class State:
         seed: All randomness is computed from it and from where it is used, so that no generator's state is kept.
         tasks: Names of the tasks learned, in order: the position in the stream.
         parts: What each part remembers, by its key: values of the parts' `State`.
-        forms: How each task learned is asked, by its name. No part reads it.
+        forms: How each task learned is asked, by its name.
     """
 
     seed: int = 0

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
-from nacre.adapters.gated_host import GatedKind
+from nacre.adapters.gated_host import HOST_UNITS, GatedKind
 from nacre.features.masked_step import Masked
 from nacre.method import Method, method
 from nacre.methods.seq_ft import seq_ft
@@ -14,7 +14,7 @@ from nacre.per_task import PerTask
 @method
 def hat(
     *,
-    units: tuple[GatedKind, ...] = ("heads", "ffn"),
+    units: tuple[GatedKind, ...] = HOST_UNITS,
     slope: float = 400.0,
     sparsity: PerTask = 0.75,
     mask: Masked = "update",

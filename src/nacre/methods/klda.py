@@ -5,8 +5,9 @@ from typing import Literal
 from nacre.adapters.no_adapter import NoAdapter
 from nacre.method import Method, method
 from nacre.models.pooled_states import Layer, PooledStates, Pooling, Text
+from nacre.parts.class_evidence import Answer
 from nacre.parts.fourier_kernel import FourierKernel
-from nacre.parts.linear_discriminant import Answer, LinearDiscriminant, Prior
+from nacre.parts.linear_discriminant import LinearDiscriminant, Prior
 
 
 @method
@@ -17,7 +18,7 @@ def klda(
     shrinkage: float | Literal["oas"] = "oas",
     prior: Prior = "pairs",
     answer: Answer = "best_pair",
-    text: Text = "source",
+    text: Text = "bare",
     layer: Layer = -1,
     pooling: Pooling = "mean",
 ) -> Method:

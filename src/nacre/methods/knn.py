@@ -5,6 +5,7 @@ from typing import Literal
 from nacre.adapters.no_adapter import NoAdapter
 from nacre.method import Method, method
 from nacre.models.pooled_states import Layer, PooledStates, Pooling, Text
+from nacre.parts.class_evidence import Answer
 from nacre.parts.nearest_neighbors import NearestNeighbors
 
 
@@ -16,8 +17,8 @@ def knn(
     distance: Literal["cosine", "euclidean"] = "cosine",
     tau: float = 0.05,
     precision: Literal["float16", "float32"] = "float16",
-    answer: Literal["best_pair", "sum"] = "best_pair",
-    text: Text = "source",
+    answer: Answer = "best_pair",
+    text: Text = "bare",
     layer: Layer = -1,
     pooling: Pooling = "mean",
 ) -> Method:

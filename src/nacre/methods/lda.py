@@ -5,7 +5,8 @@ from typing import Literal
 from nacre.adapters.no_adapter import NoAdapter
 from nacre.method import Method, method
 from nacre.models.pooled_states import Layer, PooledStates, Pooling, Text
-from nacre.parts.linear_discriminant import Answer, Covariance, LinearDiscriminant, Prior
+from nacre.parts.class_evidence import Answer
+from nacre.parts.linear_discriminant import Covariance, LinearDiscriminant, Prior
 
 
 @method
@@ -16,7 +17,7 @@ def lda(
     prior: Prior = "pairs",
     unit: Literal["label", "task"] = "label",
     answer: Answer = "best_pair",
-    text: Text = "source",
+    text: Text = "bare",
     layer: Layer = -1,
     pooling: Pooling = "mean",
 ) -> Method:

@@ -12,7 +12,7 @@ from nacre.parts.nearest_mean import NearestMean
 def nearest_mean(
     *,
     rule: Literal["euclidean", "cosine"] = "euclidean",
-    text: Text = "source",
+    text: Text = "bare",
     layer: Layer = -1,
     pooling: Pooling = "mean",
 ) -> Method:
@@ -28,7 +28,7 @@ def nearest_mean(
 
     Args:
         rule: 'euclidean' or 'cosine': two different means.
-        text: What is read: the row's text alone ('source'), or the whole 'prompt', whose instruction and options nearly
+        text: What is read: the row's text alone ('bare'), or the whole 'prompt', whose instruction and options nearly
             name the task.
         layer: Of the stack that reads, as Hugging Face counts: 0 the embedding, -1 the last one's output; or 'words',
             the word embeddings alone.

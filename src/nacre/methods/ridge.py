@@ -14,7 +14,7 @@ def ridge(
     dimension: int | None = 2048,
     lam: float = 0.1,
     scale: Literal["relative", "absolute"] = "relative",
-    text: Text = "source",
+    text: Text = "bare",
     layer: Layer = -1,
     pooling: Pooling = "mean",
 ) -> Method:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Layer = int | Literal["words"]
 Pooling = Literal["mean", "first", "last", "max"]
-Text = Literal["prompt", "source"]
+Text = Literal["prompt", "bare"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PooledStates:
             last layer's output. 'words': the word embeddings alone, for which no layer is run.
         pooling: Over the row's tokens, padding excluded: their mean, the first or the last one, or in each dimension
             the largest number.
-        text: What is read: the whole 'prompt', with its instruction and options; or 'source', the row's text alone,
+        text: What is read: the whole 'prompt', with its instruction and options; or 'bare', the row's text alone,
             before any template. Either is cut at the length of training's inputs.
         drop_first: Whether the first token is left out, whose state can be huge in decoder-only models. Of an input of
             one token nothing is.

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
-from nacre.adapters.gated_host import GatedHost, GatedKind
+from nacre.adapters.gated_host import HOST_UNITS, GatedHost, GatedKind
 from nacre.adapters.unit_gates import HardGates
 from nacre.errors import RecipeError, SlotTaken
 from nacre.features.masked_step import Masked
@@ -12,8 +12,6 @@ from nacre.parts.distillation import NO_ROUTING, Distillation
 from nacre.parts.given_task import GivenTask
 from nacre.parts.hard_attention import HardAttention, NewUnits, why_no_gates
 from nacre.per_task import PerTask
-
-HOST_UNITS: tuple[GatedKind, ...] = ("heads", "ffn")
 
 
 @modifier

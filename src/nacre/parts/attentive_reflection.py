@@ -15,7 +15,6 @@ from nacre.functional.shared_attention import reflection
 from nacre.parts.part import LearnerView, Memory, Penalty
 from nacre.parts.rehearsal import Rehearsal
 from nacre.parts.shared_attention import LARGEST_WORD, attention_of
-from nacre.parts.written_rows import PseudoState
 from nacre.per_task import PerTask, check_not_negative
 from nacre.seeds import derive
 from nacre.tasks.task import Task
@@ -32,13 +31,13 @@ class Attended:
     Attributes:
         inputs: e of inputs [n, d], real or written: all that the attention sees of them.
         means: abar [t], the mean attention of the task's training inputs when it had been learned.
-        written: Of inputs that are written, how each task is asked, and the rows that were written for the newest task.
+        written: Of inputs that are written, task, text and answer of each row that was written for the newest task.
         sizes: Of these, how many are to be kept of each task.
     """
 
     inputs: list[Tensor]
     means: list[Tensor]
-    written: PseudoState = field(default_factory=lambda: PseudoState([], []))
+    written: list[list[str]] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
 
 

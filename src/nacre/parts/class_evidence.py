@@ -6,13 +6,13 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
 from nacre.adapters.adapter import Adapter
-from nacre.errors import RecipeError, TrainingError
+from nacre.errors import TrainingError
 from nacre.functional.class_statistics import best_strings
 from nacre.functional.exact_sums import ExactSum
 from nacre.models.families import Encoded
@@ -21,9 +21,12 @@ from nacre.parts.part import LearnerView, Readout
 from nacre.tasks.task import Task
 from nacre.tasks.template import TaskKind
 
-MEAN_OF_SOURCE = PooledStates(text="source")
+MEAN_OF_TEXT = PooledStates(text="bare")
 KEPT_BYTES = 2**28
 """Of test rows' states so many bytes are kept: after each task the same rows are answered again."""
+
+Answer = Literal["best_pair", "sum"]
+"""Of a label that several tasks have: the evidence of its best pair, or their sum."""
 
 TaskLabel = tuple[str, str]
 """A task and one of its labels."""
@@ -48,7 +51,7 @@ class ClassEvidence(Readout, ABC):
     learns: ClassVar[frozenset[TaskKind]] = frozenset({"answer"})
     chooses_labels: ClassVar[bool] = True
 
-    states: PooledStates = MEAN_OF_SOURCE
+    states: PooledStates = MEAN_OF_TEXT
     batch_size: int = 32
 
     @property
@@ -157,9 +160,3 @@ def summed(learner: LearnerView, before: ExactSum | None, term: Tensor) -> Exact
             f"The states of '{learner.host.name}' are too large to be summed exactly: choose another layer."
         ) from None
     return more if before is None else before + more
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raise a `RecipeError` unless a setting is positive."""
-    if not value > 0:
-        raise RecipeError(f"{name}: {value:g} is not positive.")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from nacre.functional.random_features import fourier_features, median_gamma, phases, standard_normal
-from nacre.parts.class_evidence import check_positive
 from nacre.parts.part import LearnerView
 from nacre.seeds import derive
+from nacre.settings import check_positive
 
 LOOKED_AT = 1000
 """So many of the first task's rows, evenly spread over them, tell the median distance."""

@@ -12,14 +12,13 @@ from torch import Tensor
 from nacre.errors import RecipeError
 from nacre.functional.class_statistics import discriminant, oas, scatter, shrunk
 from nacre.functional.exact_sums import ExactSum
-from nacre.parts.class_evidence import ClassEvidence, Evidence, TaskLabel, summed
+from nacre.parts.class_evidence import Answer, ClassEvidence, Evidence, TaskLabel, summed
 from nacre.parts.fourier_kernel import FourierKernel
 from nacre.parts.pair_means import PairMean, counts, in_order, stacked, with_rows
 from nacre.parts.part import LearnerView
 
 Covariance = Literal["rows", "tasks", "classes"]
 Prior = Literal["pairs", "tasks", "counts"]
-Answer = Literal["best_pair", "sum"]
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from nacre.errors import RecipeError
 from nacre.functional.class_distance import squared_distances
 from nacre.functional.neighbors import log_votes
-from nacre.parts.class_evidence import ClassEvidence, Evidence, TaskLabel, check_positive
+from nacre.parts.class_evidence import Answer, ClassEvidence, Evidence, TaskLabel
 from nacre.parts.part import LearnerView
 from nacre.seeds import derive
+from nacre.settings import check_positive
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -74,7 +75,7 @@ class NearestNeighbors(ClassEvidence):
     distance: Literal["cosine", "euclidean"] = "cosine"
     tau: float = 0.05
     precision: Literal["float16", "float32"] = "float16"
-    answer: Literal["best_pair", "sum"] = "best_pair"
+    answer: Answer = "best_pair"
 
     def __post_init__(self) -> None:
         check_positive("k", self.k)

@@ -38,7 +38,7 @@ class OldAnswers(BatchTerm):
 
     def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         state = learner.remembered(self, PseudoState)
-        examples = [] if state is None else [example for example, _ in state.written()]
+        examples = [] if state is None else [example for example, _ in state.examples(learner)]
         before: dict[Encoded, Tensor] = {}
         for row in learner.encode(examples):
             with torch.no_grad():

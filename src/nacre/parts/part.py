@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from nacre.models.host import Host
     from nacre.models.owner import Owner, ParameterGroup
     from nacre.models.pooled_states import PooledStates
+    from nacre.tasks.prompts import TaskForm
     from nacre.tasks.task import Task
     from nacre.tasks.template import Example, TaskKind
 
@@ -96,6 +97,10 @@ class LearnerState(Protocol):
     def seed(self) -> int: ...
     @property
     def tasks(self) -> list[str]: ...
+    @property
+    def forms(self) -> Mapping[str, TaskForm]:
+        """How each task that has been learned is asked, by its name."""
+        ...
 
 
 class Composition(Protocol):

@@ -17,7 +17,7 @@ from nacre.parts.attentive_reflection import Attended, mean_attention, words_of
 from nacre.parts.part import LearnerView, Memory
 from nacre.parts.rehearsal import Rehearsal
 from nacre.parts.wording import Wording
-from nacre.parts.written_rows import ANSWERS, AskedTask, PseudoState, RowDraws
+from nacre.parts.written_rows import ANSWERS, PseudoState, RowDraws
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example, TaskKind
@@ -97,25 +97,20 @@ class PseudoInputs(Memory):
         with torch.enable_grad():
             self._teach(learner, learner.resources[self.key][0])
         before = learner.remembered(self, Attended) or Attended([], [])
-        written = PseudoState([*before.written.asked, AskedTask.of(task)], before.written.rows)
         sizes = [*before.sizes, self.size(len(task.train))]
-        learner.remember(self, Attended(before.inputs, [*before.means, mean], written, sizes))
+        learner.remember(self, Attended(before.inputs, [*before.means, mean], before.written, sizes))
 
     def _write(self, learner: LearnerView, state: Attended) -> None:
         """Let every generator write."""
         draws = RowDraws(self.wording, self.top_k, self.batch_size)
-        by_task: list[list[list[str]]] = []
+        written: list[list[list[str]]] = []
         with learner.beside(self.generator, seed=learner.state.seed, on_event=ignore) as second:
-            for number, (asked, size) in enumerate(zip(state.written.asked, state.sizes, strict=True)):
+            for number, (task, size) in enumerate(zip(learner.state.tasks, state.sizes, strict=True)):
                 _generators(learner).put_into(second.adapter, number)
-                own = draws.write(learner, self.key, asked, self.draws * size, size, by_label=False)
-                by_task.append(own)
-        inputs = [
-            words_of(learner, [asked.example(text, answer) for _, text, answer in own])
-            for asked, own in zip(state.written.asked, by_task, strict=True)
-        ]
-        written = PseudoState(state.written.asked, [row for own in by_task for row in own])
-        learner.remember(self, Attended(inputs, state.means, written, state.sizes))
+                written.append(draws.write(learner, self.key, task, self.draws * size, size, by_label=False))
+        inputs = [words_of(learner, [example for example, _ in PseudoState(own).examples(learner)]) for own in written]
+        rows = [row for own in written for row in own]
+        learner.remember(self, Attended(inputs, state.means, rows, state.sizes))
 
     def _teach(self, learner: LearnerView, lesson: Task) -> None:
         """Teach one more generator."""

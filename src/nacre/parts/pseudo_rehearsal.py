@@ -10,7 +10,7 @@ from nacre.documents import shown
 from nacre.errors import RecipeError
 from nacre.parts.part import LearnerView, Memory
 from nacre.parts.wording import Wording
-from nacre.parts.written_rows import ANSWERS, AskedTask, PseudoState, RowDraws
+from nacre.parts.written_rows import ANSWERS, PseudoState, RowDraws
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example, TaskKind
 
@@ -57,20 +57,11 @@ class PseudoRehearsal(Memory):
         self.wording.check(learner, tasks)
 
     def examples(self, learner: LearnerView, tasks: Sequence[Task]) -> list[Example]:
-        state = self._state(learner)
         draws = RowDraws(self.wording, self.top_k, self.batch_size)
         rows: list[list[str]] = []
-        for asked in state.asked:
-            count = self.draws * len(asked.labels or [""])
-            rows += draws.write(learner, self.key, asked, count, self.per_label, by_label=True)
-        now = PseudoState(state.asked, rows)
-        learner.remember(self, now)
-        return [example for example, _ in now.written()]
-
-    def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
-        state = self._state(learner)
-        asked = {each.task: each for each in (*state.asked, *map(AskedTask.of, tasks))}
-        learner.remember(self, PseudoState(list(asked.values()), state.rows))
-
-    def _state(self, learner: LearnerView) -> PseudoState:
-        return learner.remembered(self, PseudoState) or PseudoState([], [])
+        for task in dict.fromkeys(learner.state.tasks):
+            count = self.draws * len(learner.state.forms[task].labels or [""])
+            rows += draws.write(learner, self.key, task, count, self.per_label, by_label=True)
+        written = PseudoState(rows)
+        learner.remember(self, written)
+        return [example for example, _ in written.examples(learner)]

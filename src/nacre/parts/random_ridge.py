@@ -12,10 +12,11 @@ from torch import Tensor
 from nacre.errors import RecipeError
 from nacre.functional.exact_sums import ExactSum
 from nacre.functional.random_features import relu_features, ridge, standard_normal
-from nacre.parts.class_evidence import ClassEvidence, Evidence, TaskLabel, check_positive, summed
+from nacre.parts.class_evidence import ClassEvidence, Evidence, TaskLabel, summed
 from nacre.parts.pair_means import PairMean, counts, in_order, stacked, with_rows
 from nacre.parts.part import LearnerView
 from nacre.seeds import derive
+from nacre.settings import check_positive
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class RowWriting(BatchTerm):
 
     def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         state = learner.remembered(self, PseudoState)
-        rows = [] if state is None else state.written()
+        rows = [] if state is None else state.examples(learner)
         for task in tasks:
             rows += zip(task.examples("train"), (row.text for row in task.train), strict=True)
         asked = learner.encode([example for example, _ in rows])

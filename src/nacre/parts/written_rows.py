@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from nacre.events import PseudoRowsGenerated, Warned
 from nacre.parts.part import LearnerView
 from nacre.parts.wording import Wording
 from nacre.seeds import derive
 from nacre.tasks.pseudo_rows import parse_rows
-from nacre.tasks.task import Task
-from nacre.tasks.template import Example, TaskKind, Template
+from nacre.tasks.template import Example, TaskKind
 
 ANSWERS: frozenset[TaskKind] = frozenset({"answer"})
-
-
-@dataclass(frozen=True)
-class AskedTask:
-    """How a learned task is asked; its rows are not kept.
-
-    Attributes:
-        task: Its name.
-        template: The fields of its `Template`.
-        labels: Its labels; None for free text.
-    """
-
-    task: str
-    template: dict[str, Any]
-    labels: list[str] | None
-
-    @classmethod
-    def of(cls, task: Task) -> AskedTask:
-        """How a task is asked."""
-        return cls(task.name, asdict(task.template), None if task.labels is None else list(task.labels))
-
-    def example(self, text: str, answer: str) -> Example:
-        """A row of the task as it is learned."""
-        return Template(**self.template).example(text, answer, self.labels, task=self.task)
 
 
 @dataclass(frozen=True)
@@ -45,17 +19,15 @@ class PseudoState:
     """What is remembered of written rows.
 
     Attributes:
-        asked: Every learned task.
         rows: What was written for the newest task: task, text and answer of each row.
     """
 
-    asked: list[AskedTask]
     rows: list[list[str]]
 
-    def written(self) -> list[tuple[Example, str]]:
+    def examples(self, learner: LearnerView) -> list[tuple[Example, str]]:
         """The written rows as examples of their tasks, each with its bare text."""
-        forms = {asked.task: asked for asked in self.asked}
-        return [(forms[task].example(text, answer), text) for task, text, answer in self.rows]
+        forms = learner.state.forms
+        return [(forms[task].example(task, text, answer), text) for task, text, answer in self.rows]
 
 
 @dataclass(frozen=True)
@@ -73,14 +45,14 @@ class RowDraws:
     batch_size: int
 
     def write(
-        self, learner: LearnerView, key: str, asked: AskedTask, count: int, limit: int, *, by_label: bool
+        self, learner: LearnerView, key: str, task: str, count: int, limit: int, *, by_label: bool
     ) -> list[list[str]]:
         """Let the host write rows of a task, as it answers now, and report them (`PseudoRowsGenerated`).
 
         Args:
             learner: Who asks.
             key: The part for which they are written.
-            asked: The task.
+            task: The name of a task that has been learned.
             count: Samples that are drawn.
             limit: Rows that are kept at most.
             by_label: Whether `limit` holds for each label, where the task has some.
@@ -88,20 +60,20 @@ class RowDraws:
         Returns:
             Task, text and answer of each row.
         """
-        row = self.wording.asked(learner, asked.task)
+        row = self.wording.asked(learner, task)
         samples: list[str] = []
         for start in range(0, count, self.batch_size):
             numbers = range(start, min(count, start + self.batch_size))
-            where = (learner.state.seed, key, learner.task_number, asked.task)
+            where = (learner.state.seed, key, learner.task_number, task)
             seeds = [derive(*where, number) for number in numbers]
             drawn = learner.host.sample(
                 [row] * len(numbers), 1, seeds=seeds, max_new_tokens=self.wording.max_length, top_k=self.top_k
             )
             samples += [sample for (sample,) in drawn]
-        found = parse_rows(samples, self.wording.separator, asked.labels, limit, by_label=by_label)
+        found = parse_rows(samples, self.wording.separator, learner.state.forms[task].labels, limit, by_label=by_label)
         learner.on_event(
             PseudoRowsGenerated(
-                task=asked.task,
+                task=task,
                 drawn=found.drawn,
                 parsed=found.parsed,
                 duplicates=found.duplicates,
@@ -112,8 +84,8 @@ class RowDraws:
         if not found.rows:
             learner.on_event(
                 Warned(
-                    f"None of {found.drawn} samples is a row of '{asked.task}', so that none is kept: train longer, "
+                    f"None of {found.drawn} samples is a row of '{task}', so that none is kept: train longer, "
                     "or draw more."
                 )
             )
-        return [[asked.task, row.text, row.target] for row in found.rows]
+        return [[task, row.text, row.target] for row in found.rows]

@@ -50,6 +50,16 @@ class TaskForm:
         """The form of a task."""
         return cls(task.template, task.labels, task.kind, task.conversations)
 
+    def example(self, name: str, text: str, answer: str) -> Example:
+        """A row of the task as it is learned.
+
+        Args:
+            name: The task's.
+            text: The row's text.
+            answer: Its target.
+        """
+        return self.template.example(text, answer, self.labels, task=name)
+
     def filled(self, name: str, texts: Sequence[str | Conversation]) -> Task:
         """The task with these texts as its rows, whose answers nobody knows.
 
