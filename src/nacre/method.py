@@ -119,6 +119,11 @@ class Method:
         return self.readout is None or bool(self.groups)
 
     @property
+    def chooses_labels(self) -> bool:
+        """Whether it answers with labels alone, so that it answers no task without them and writes nothing."""
+        return any(part.chooses_labels for part in self.parts)
+
+    @property
     def traits(self) -> dict[str, bool]:
         """What the parts imply, for tables and sheets.
 

@@ -89,6 +89,17 @@ def expanding(monkeypatch: pytest.MonkeyPatch) -> None:
 # The tree
 
 
+def test_a_labels_path_is_its_continuations() -> None:
+    tree = tree_of(LABELS)
+    tokens, _ = tree.continuations
+    ways = tokens.shape[1]
+    for label, path in zip(LABELS, tree.paths.tolist(), strict=True):
+        own = path[: len(label)]
+        assert [tree.nodes[number // ways] for number in own] == [label[:step] for step in range(len(label))]
+        assert [tokens[number // ways, number % ways].item() for number in own] == list(label)
+        assert set(path[len(label) :]) <= {tokens.numel()}
+
+
 def test_the_tree_has_a_node_for_every_beginning() -> None:
     tree = tree_of(LABELS)
     assert tree.nodes == ((), (5,), (5, 6), (5, 6, 7), (8,), (8, 9), (8, 4), (8, 4, 4), (8, 4, 4, 4), (20,))
@@ -225,6 +236,82 @@ def test_the_chosen_label_is_the_best_by_brute_force(
     if way == "a row at a time":
         monkeypatch.setattr(generative, "LOGITS_AT_ONCE", 1)
     assert host.classify(rows, LABELS) == [best_label(host, row, LABELS) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "way"),
+    [*itertools.product(WRITERS, ("tree", "expanded")), ("t5", "a row at a time"), ("llama", "a row at a time")],
+)
+def test_every_labels_score_is_the_likelihood_of_the_whole_model(
+    architecture: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, rows = writer(architecture, torch.float64, seed=2), some_rows(8)
+    if way != "tree":
+        expanding(monkeypatch)
+    if way == "a row at a time":
+        monkeypatch.setattr(generative, "LOGITS_AT_ONCE", 1)
+    expected = [[likelihood(host, row, label) for label in LABELS] for row in rows]
+    tolerance = 1e-4 if architecture == "gpt_neo" else 1e-10
+    torch.testing.assert_close(
+        host.label_scores(rows, LABELS), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=tolerance
+    )
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama"])
+def test_a_score_has_the_gradient_of_its_label_alone(architecture: str) -> None:
+    """The same as the task loss of a row with that target, with the other sign."""
+    learner = Learner(writer(architecture, torch.float64), seq_lora(rank=2, dropout=0.0), optim=SHORT)
+    task = tiny_task("colors", labels=("yes", "no", "maybe"))
+    learner.learn(task)
+    learner.adapter.grow()
+    trained = [parameter for group in learner.trainable() for parameter in group.parameters]
+    examples = task.examples("test")[:3]
+    labels = list(task.labels or ())
+    sets = learner.host.family.label_set(examples[0], labels, learner.lengths)
+    prompts = learner.host.on_device(learner.host.family.prompts(learner.encode(examples)))
+    scores = learner.host.family.label_scores(prompts, sets)
+    for number, label in enumerate(labels):
+        rows = learner.encode([replace(example, target=label) for example in examples])
+        expected = torch.autograd.grad(-learner.loss_sum(rows), trained)
+        found = torch.autograd.grad(scores[:, number].sum(), trained, retain_graph=True)
+        assert any(bool(each.any()) for each in expected)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_a_classifiers_score_is_the_share_among_all_classes() -> None:
+    learner = Learner(tiny_host("roberta", torch.float64), seq_lora(rank=2), optim=SHORT)
+    task, other = tiny_task("animals"), tiny_task("colors", labels=("yes", "no", "maybe"))
+    learner.learn(task)
+    learner.learn(other)
+    rows = learner.encode(task.examples("test")[:5])
+    labels = ["unheard", *(task.labels or ()), "maybe"]
+    scores = learner.label_scores(rows, labels)
+    logits = learner.host.model(**learner.host.family.prompts(rows)).logits.detach()
+    classes = learner.host.family.head.labels.classes  # type: ignore[union-attr]
+    assert (scores[:, 0] == -math.inf).all()
+    expected = logits.log_softmax(-1)[:, [classes.index(label) for label in labels[1:]]]
+    torch.testing.assert_close(scores[:, 1:], expected)
+
+
+def test_labels_are_scored_behind_each_rows_own_cue() -> None:
+    """A decoder-only host's labels begin with another token behind another cue."""
+    learner = Learner(writer("llama", torch.float64), seq_lora(rank=2), optim=SHORT)
+    task = tiny_task("animals")
+    learner.learn(task)
+    labels = list(task.labels or ())
+    examples = [
+        replace(example, after=cue)
+        for example, cue in zip(task.examples("test")[:3], ["\nAnswer:", " ", "\nAnswer:"], strict=True)
+    ]
+    rows = learner.encode(examples)
+    together = learner.label_scores(rows, labels)
+    alone = torch.cat([learner.label_scores([row], labels) for row in rows])
+    torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
+    for example, row, scores in zip(examples, rows, together, strict=True):
+        for number, label in enumerate(labels):
+            (ids,) = learner.host.family.label_set(example, [label], learner.lengths)
+            assert scores[number].item() == pytest.approx(likelihood(learner.host, row, ids), abs=1e-9)
 
 
 def test_a_learner_chooses_among_each_tasks_labels() -> None:

@@ -111,7 +111,7 @@ def test_the_source_is_the_text_before_any_template() -> None:
     source = PooledStates(text="bare")
     assert torch.equal(learner.pooled_states(one, source), learner.pooled_states(two, source))
     assert not torch.allclose(learner.pooled_states(one, PooledStates()), learner.pooled_states(two, PooledStates()))
-    unknown = [replace(row, bare=None) for row in one]
+    unknown = [replace(row, example=None) for row in one]
     assert torch.equal(learner.pooled_states(unknown, source), learner.pooled_states(one, PooledStates()))
     short = Learner(tiny_host("llama"), seq_lora(), optim=Optim(max_source_length=20, max_target_length=8))
     long = replace(TASK.examples("test")[0], text="one two " * 20)

@@ -1,4 +1,4 @@
-"""Finding the most likely label in a tree of labels."""
+"""The log-probabilities of the labels of a tree: the largest of them, or all."""
 
 from __future__ import annotations
 
@@ -54,3 +54,32 @@ def most_likely_labels(
         chosen = ranked[rows, place]
     assert reached is not None
     return reached[:, nodes:-1].argmax(-1)
+
+
+def label_log_probabilities(
+    logits: Callable[[Tensor, Tensor], Tensor], size: int, tokens: Tensor, paths: Tensor, at_once: int
+) -> Tensor:
+    """sum_i log softmax(logits(node_i))[token_i] of every label, with its graph.
+
+    Args:
+        logits: From rows [k] and nodes [k] to logits [k, V].
+        size: The number of rows, B.
+        tokens: Tokens that may follow each node, [N, ways].
+        paths: The continuations that each label is made of, [labels, steps] (`LabelTree.paths`).
+        at_once: How many logits may be computed at once; at least those of one node are.
+
+    Returns:
+        [B, labels], in float32 at least.
+    """
+    nodes, ways = tokens.shape
+    rows = torch.arange(size, device=tokens.device)
+    found: list[Tensor] = []
+    step, start = 1, 0
+    while start < nodes:
+        own = torch.arange(start, min(start + step, nodes), device=tokens.device)
+        scores = logits(rows.repeat_interleave(len(own)), own.repeat(size))
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(-1)
+        found.append(scores.gather(-1, tokens[own].repeat(size, 1)).view(size, len(own) * ways))
+        start, step = start + len(own), max(1, at_once // (size * scores.shape[-1]))
+    continuations = torch.cat([*found, found[0].new_zeros(size, 1)], 1)
+    return continuations[:, paths].sum(-1)

@@ -49,7 +49,7 @@ from nacre.models.loading import load_host
 from nacre.models.named import HeadKind
 from nacre.models.owner import Owner, ParameterGroup
 from nacre.models.pooled_states import PooledStates, pooled_states
-from nacre.parts.part import MicroBatch, Part, Reading, Step
+from nacre.parts.part import MicroBatch, Part, Reading, Readout, Step
 from nacre.per_task import value_of
 from nacre.progress import ProgressBar
 from nacre.randomness import seeded
@@ -401,6 +401,17 @@ class Learner:
         with self.bypassed():
             return torch.stack(self.host.read(rows, lambda prompts, _: pooled_states(self.host, prompts, states)))
 
+    def label_scores(self, rows: Sequence[Encoded], labels: Sequence[str]) -> Tensor:
+        """See `nacre.parts.part.LearnerView`."""
+        family, scores = self.host.family, []
+        cues = [family.cue(_example(row)) for row in rows]
+        for cue in dict.fromkeys(cues):
+            own = [number for number, of_row in enumerate(cues) if of_row == cue]
+            numbers = family.label_set(_example(rows[own[0]]), labels, self.lengths)
+            scores.append((own, self.host.label_scores([rows[number] for number in own], numbers)))
+        found = torch.cat([of_rows for _, of_rows in scores])
+        return found[torch.tensor([number for own, _ in scores for number in own]).argsort()]
+
     @contextmanager
     def bypassed(self) -> Iterator[None]:
         """Inside, the host computes as if nothing had been learned, bit for bit."""
@@ -492,32 +503,41 @@ class Learner:
                     f"Task '{task.name}' is unlabeled text, which has no answers; measure_text() scores it."
                 )
         with self._serving():
-            if self.method.readout is not None:
-                return [self._read_out(task) for task in tasks]
-            self.decoding.check(tasks)
-            answers = answer(
-                self.host,
-                [task.examples("test") for task in tasks],
-                self.lengths,
-                self.decoding,
-                token_budget(self.host, tasks, self.lengths, self.decoding),
-                [task.labels for task in tasks],
-                self.on_event,
-            )
+            readout = self.method.readout
+            if readout is None or not any(task.labels for task in tasks):
+                return self._answered_by_host(tasks)
+            by_host = iter(self._answered_by_host([task for task in tasks if not task.labels]))
+            return [self._read_out(readout, task) if task.labels else next(by_host) for task in tasks]
+
+    def _answered_by_host(self, tasks: Sequence[Task]) -> list[list[str]]:
+        if not tasks:
+            return []
+        for task in tasks:
+            if self.method.chooses_labels:
+                raise DataError(
+                    f"Task '{task.name}' has no labels, and {self.method.display_name} chooses among labels."
+                )
+        self.decoding.check(tasks)
+        answers = answer(
+            self.host,
+            [task.examples("test") for task in tasks],
+            self.lengths,
+            self.decoding,
+            token_budget(self.host, tasks, self.lengths, self.decoding),
+            [task.labels for task in tasks],
+            self.on_event,
+        )
         if not self.writes_labels:
             return answers
         return [as_labels(self.host.family, task, own) for task, own in zip(tasks, answers, strict=True)]
 
-    def _read_out(self, task: Task) -> list[str]:
-        if task.labels is None:
-            raise DataError(f"Task '{task.name}' has no labels, and {self.method.display_name} chooses among labels.")
-        assert self.method.readout is not None
+    def _read_out(self, readout: Readout, task: Task) -> list[str]:
         rows = self.encode(task.examples("test"))
         order = sorted(range(len(rows)), key=lambda number: len(rows[number].source))
         labels = task.labels if self.decoding.decode == "labels" else None
         best: list[str] = []
         for batch in cut([rows[number] for number in order], self.decoding.batch_size, self.decoding.split_padding):
-            best += self.method.readout.classify(self, batch, labels)
+            best += readout.classify(self, batch, labels)
             self.on_event(RowsAnswered(done=len(best), rows=len(rows)))
         by_row = dict(zip(order, best, strict=True))
         return [by_row[number] for number in range(len(rows))]
@@ -581,7 +601,7 @@ class Learner:
         if task and task not in self.state.tasks:
             learned = ", ".join(self.state.tasks) or "none"
             raise DataError(f"predict(task='{task}'): no such task has been learned; learned so far: {learned}.")
-        if self.method.readout is not None:
+        if self.method.chooses_labels:
             raise DataError(
                 f"{self.method.display_name} chooses among a task's labels: evaluate() or answer() give them."
             )
@@ -820,6 +840,11 @@ class Learner:
                 f"{self.method.display_name} begins from the untouched model each time, and this learner "
                 f"has learned {', '.join(self.state.tasks)} already: make a new Learner."
             )
+
+
+def _example(row: Encoded) -> Example:
+    assert row.example is not None
+    return row.example
 
 
 def _half_precisions(groups: Sequence[ParameterGroup]) -> str:

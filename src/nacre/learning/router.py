@@ -18,6 +18,7 @@ from nacre.models.pooled_states import PooledStates, pooled_states
 from nacre.models.prefix import without_prefix
 from nacre.models.vocabulary import embeddings_of
 from nacre.parts.part import LearnerView, Reading, Routing
+from nacre.tasks.template import Example
 
 
 class Routed(LearnerView, Protocol):
@@ -105,8 +106,15 @@ class _Query:
         inputs = without_prefix(_inputs(self.batch), embeddings_of(self.learner.host.body))
         texts = self.batch.texts or (None,) * self.batch.size
         read = zip(inputs["input_ids"], inputs["attention_mask"].bool(), texts, strict=True)
-        rows = [Encoded(tuple(ids[mask].tolist()), (), truncated=False, bare=text) for ids, mask, text in read]
+        rows = [
+            Encoded(tuple(ids[mask].tolist()), (), truncated=False, example=_alone(text)) for ids, mask, text in read
+        ]
         return self.learner.pooled_states(rows, states)
+
+
+def _alone(text: str | None) -> Example | None:
+    """A text that has no template."""
+    return None if text is None else Example("", text, "", "")
 
 
 def _inputs(batch: Batch) -> dict[str, Tensor]:

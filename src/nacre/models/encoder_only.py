@@ -208,6 +208,14 @@ class EncoderOnly(Family):
         logits = self.model(**prompts).logits[:, [labels[number][0] for number in known]]
         return [None if best is None else known[best] for best in _most_likely(logits)]
 
+    def _label_scores(self, prompts: Batch, labels: Labels) -> Tensor:
+        logits = self.model(**prompts).logits
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        nothing = logits.new_full((prompts.size, 1), -math.inf)  # of a label that is no class yet
+        numbers = [label[0] if label else -1 for label in labels]
+        shares = logits.log_softmax(-1).nan_to_num(nan=-math.inf)  # where no class may answer
+        return torch.cat([shares, nothing], 1)[:, numbers]
+
 
 def _most_likely(logits: Tensor) -> list[int | None]:
     """The number of the largest logit of each row of [B, k]; None where all are -inf: where no class is open to it."""

@@ -64,7 +64,7 @@ class Encoded:
         earlier: Positions in the source that are to be written, too: the earlier answers of a conversation.
         task: The task that the example is of, "" if it is not given.
         text: Of a masked text: the chunk and what is hidden of it.
-        bare: The example's text before any template; None if it is not known, as of a finished prompt's parts.
+        example: What it was made of; None if nobody knows, as of token ids alone.
     """
 
     source: tuple[int, ...]
@@ -73,12 +73,19 @@ class Encoded:
     earlier: tuple[int, ...] = field(default=(), kw_only=True)
     task: str = field(default="", kw_only=True)
     text: MaskedText | None = field(default=None, kw_only=True)
-    bare: str | None = field(default=None, kw_only=True, compare=False, repr=False)
+    example: Example | None = field(default=None, kw_only=True, compare=False, repr=False)
 
     @classmethod
     def of_text(cls, text: MaskedText, task: str = "") -> Encoded:
         """A masked text as a row."""
         return cls(text.shown, text.hidden, truncated=False, task=task, text=text)
+
+    @property
+    def bare(self) -> str | None:
+        """The example's text before any template; None if it is not known."""
+        if self.example is None or (self.example.turns and not self.example.text):
+            return None
+        return self.example.text
 
     @property
     def num_target_tokens(self) -> int:
@@ -238,6 +245,10 @@ class Family(ABC):
     def _classify(self, prompts: Batch, labels: Labels) -> list[int | None]:
         """See `classify`."""
 
+    @abstractmethod
+    def _label_scores(self, prompts: Batch, labels: Labels) -> Tensor:
+        """See `label_scores`."""
+
     @final
     def routed(self, batch: Batch) -> AbstractContextManager[None]:
         """A context in which the model reads the batch with the parameters that the router chooses for it.
@@ -296,6 +307,22 @@ class Family(ABC):
             with self.routed(rows):
                 best += self._classify(rows, labels)
         return best
+
+    @final
+    def label_scores(self, prompts: Batch, labels: Labels) -> Tensor:
+        """log p of each label for each row of a batch that `prompts` made, with its graph.
+
+        Of a label that is written it is the sum over its tokens, its end token included; of one that is a class, the
+        logarithm of its share among all classes that may answer.
+
+        Returns:
+            [B, labels], in float32 at least; -inf of a label that cannot be given.
+        """
+        scores = []
+        for rows in self._passes(prompts, labels):
+            with self.routed(rows):
+                scores.append(self._label_scores(rows, labels))
+        return torch.cat(scores)
 
     @final
     def encode_all(self, examples: Sequence[Example], lengths: Lengths) -> list[Encoded]:
@@ -415,7 +442,7 @@ class Family(ABC):
         limit = self._limit(lengths, self.reserved(lengths), example.task)
         source, truncated = self._sources(example.before, example.text, example.after, limit)
         target = self.encode_target(example, lengths)
-        return Encoded(tuple(source), target, truncated, task=example.task, bare=example.text)
+        return Encoded(tuple(source), target, truncated, task=example.task, example=example)
 
     def _limit(self, lengths: Lengths, reserved: int, task: str | None = None) -> int:
         """How many tokens an input may have: the given length, or what the host's positions leave.

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from nacre.documents import shown
 from nacre.errors import DataError, ModelError
-from nacre.functional.label_search import most_likely_labels
+from nacre.functional.label_search import label_log_probabilities, most_likely_labels
 from nacre.functional.losses import IGNORED
 from nacre.models.architectures import config_of
 from nacre.models.batch import Batch
@@ -170,6 +170,13 @@ class Generative(Family):
         best = most_likely_labels(self.reading(prompts, tree), prompts.size, tokens, destinations, len(labels))
         chosen: list[int | None] = best.tolist()
         return chosen
+
+    def _label_scores(self, prompts: Batch, labels: Labels) -> Tensor:
+        tree, device = tree_of(labels), prompts["input_ids"].device
+        tokens, _ = tree.continuations
+        return label_log_probabilities(
+            self.reading(prompts, tree), prompts.size, tokens.to(device), tree.paths.to(device), LOGITS_AT_ONCE
+        )
 
     @property
     def _ends(self) -> set[int]:
@@ -443,7 +450,7 @@ class DecoderOnly(Generative):
             truncated=turns != example.turns,
             earlier=tuple(earlier),
             task=example.task,
-            bare=example.text or None,
+            example=example,
         )
 
     def _pieces(self, example: Example, turns: tuple[Turn, ...]) -> tuple[list[Piece], list[list[int]]]:

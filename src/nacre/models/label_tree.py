@@ -69,6 +69,26 @@ class LabelTree:
         return table[..., 0], table[..., 1]
 
     @cached_property
+    def paths(self) -> Tensor:
+        """The continuations that each label is made of, [labels, steps].
+
+        A continuation is the number of its node, times the number of ways on from a node, plus its place among them.
+        The last number, behind all of them, is no continuation, for labels that are shorter than others.
+        """
+        tokens, destinations = self.continuations
+        ways = tokens.shape[1]
+        behind = {
+            (node, token): node * ways + way
+            for node, follow in enumerate(tokens.tolist())
+            for way, token in enumerate(follow)
+            if destinations[node, way] < len(self.nodes) + len(self.labels)
+        }
+        steps = max(map(len, self.labels))
+        nothing = tokens.numel()
+        rows = [[behind[self.number[label[:step]], token] for step, token in enumerate(label)] for label in self.labels]
+        return torch.tensor([row + [nothing] * (steps - len(row)) for row in rows])
+
+    @cached_property
     def positions(self) -> Tensor:
         """A label that begins with the node's prefix, and the prefix's length, [N, 2]."""
         seen = {label[:step]: (index, step) for index, label in enumerate(self.labels) for step in range(len(label))}

@@ -205,6 +205,13 @@ class LearnerView(Protocol):
         """The bare host's pooled states of the rows' inputs, without anything learned: [rows, d]."""
         ...
 
+    def label_scores(self, rows: Sequence[Encoded], labels: Sequence[str]) -> Tensor:
+        """log p of each label as the answer to each row, as the learner answers now, [rows, L] in float64.
+
+        -inf of a label that the host cannot give.
+        """
+        ...
+
     def bypassed(self) -> AbstractContextManager[None]:
         """Inside, the host computes as if nothing had been learned, bit for bit."""
         ...
