@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.adapters.route import Route
+from nacre.errors import RecipeError
 from nacre.events import Event, TrainingPrepared
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -31,6 +32,8 @@ KINDS = [
     PooledStates(-1, "first", "bare", drop_first=True),
     PooledStates("words", "mean", "bare", drop_first=True),
     PooledStates(-1, "max", "prompt", drop_first=True),
+    PooledStates(1, final_norm=True),
+    PooledStates(-1, "mean", "bare", final_norm=True),
 ]
 EVERY = ["t5", "bart", "llama", "gpt2", "gpt_neo", "gpt_neox", "bert", "roberta"]
 
@@ -48,9 +51,20 @@ def by_hand(host: Host, ids: list[int], states: PooledStates) -> Tensor:
             hidden = reader.get_input_embeddings()(whole)[0].double()
         else:
             read = reader(input_ids=whole, attention_mask=torch.ones_like(whole), output_hidden_states=True)
-            hidden = read.hidden_states[states.layer][0].double()
+            hidden = read.hidden_states[states.layer][0]
+            if states.final_norm and states.layer != -1:
+                hidden = final_norm(reader)(hidden)
+            hidden = hidden.double()
     hidden = hidden[1:] if states.drop_first else hidden
     return {"mean": hidden.mean(0), "last": hidden[-1], "first": hidden[0], "max": hidden.amax(0)}[states.pooling]
+
+
+def final_norm(reader: nn.Module) -> nn.Module:
+    """By its name; encoders that normalize in every block have none, and neither has BART's."""
+    for name in ("final_layer_norm", "norm", "ln_f"):
+        if isinstance(module := getattr(reader, name, None), nn.Module):
+            return module
+    return nn.Identity()
 
 
 def same(found: Tensor, expected: Tensor) -> bool:
@@ -152,3 +166,26 @@ def test_a_routing_may_ask_for_either_view(architecture: str) -> None:
         torch.testing.assert_close(source, bare.pooled_states(own, PooledStates(text="bare")), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(prompt, bare.pooled_states(own, PooledStates()), rtol=1e-5, atol=1e-5)
     assert len(asked) >= 4
+
+
+@pytest.mark.parametrize("architecture", EVERY)
+def test_a_stack_that_is_shortened_runs_no_block_above_and_is_whole_again(architecture: str) -> None:
+    host = tiny_host(architecture)
+    pristine, asked = list(host.model.state_dict()), []
+    reader = reader_of(host.body)
+    blocks = [module for name, module in reader.named_modules() if name.split(".")[-1].isdigit()]
+    blocks = blocks[:: len(blocks) // 2]  # T5's hold a list of their own
+    for number, block in enumerate(blocks):
+        block.register_forward_pre_hook(lambda *_, number=number: asked.append(number))
+    inputs = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    pooled_states(host, inputs, PooledStates(1, final_norm=True))
+    assert asked == [0]
+    pooled_states(host, inputs, PooledStates(-1, final_norm=True))
+    assert asked == [0, 0, 1]
+    assert list(host.model.state_dict()) == pristine
+    for layer in (0, 3, -3):
+        with pytest.raises(RecipeError, match=f"layer: {layer} is not a block of this model, which has 2"):
+            pooled_states(host, inputs, PooledStates(layer, final_norm=True))
+    with pytest.raises(RecipeError, match="the word embeddings alone are no layer"):
+        PooledStates("words", final_norm=True)
+    assert list(host.model.state_dict()) == pristine

@@ -9,7 +9,8 @@ from helpers.tiny import ARCHITECTURES, FAMILIES, outputs, tiny_host
 from nacre.adapters.gated import Gated
 from nacre.adapters.low_rank import LowRank
 from nacre.errors import ModelError, RecipeError
-from nacre.models.roles import ROLES, find_linears
+from nacre.models.reader import reader_of
+from nacre.models.roles import ROLES, above_blocks, find_linears
 
 # How many maps a model of two layers (each side) has for query and value, and for every role.
 QUERY_VALUE = {"t5": 12, "bart": 12, "llama": 4, "mistral": 4, "qwen2": 4, "gpt2": 2, "gpt_neo": 4, "gpt_neox": 2}
@@ -127,3 +128,23 @@ def test_half_precision_hosts_keep_their_past_in_rank_space() -> None:
     assert site.working.folded is None
     assert site.slots.down.weight.dtype == torch.float32
     host.model(input_ids=torch.tensor([[3, 5, 7]]))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_maps_above_the_first_blocks_are_those_that_their_output_does_not_depend_on(architecture: str) -> None:
+    """Counted by gradients: what lies below has one of the first block's output."""
+    host = tiny_host(architecture)
+    linears = find_linears(host.body, ROLES)
+    above = above_blocks(host.body, linears, 1)
+    inputs = {"input_ids": torch.tensor([[3, 7, 9, 11, 5]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
+    hidden = reader_of(host.body)(**inputs, output_hidden_states=True).hidden_states[1]
+    weights = [linear.weight for linear in linears.values()]
+    gradients = torch.autograd.grad(hidden.square().sum(), weights, allow_unused=True)
+    expected = [name for name, gradient in zip(linears, gradients, strict=True) if gradient is None]
+    assert list(above) == expected
+    assert 0 < len(above) < len(linears)
+    if not host.model.config.is_encoder_decoder:
+        with pytest.raises(RecipeError, match="None of the adapter's linear maps lies above the first 2 blocks"):
+            LowRank(rank=2, above=2).place(host.body)
+    with pytest.raises(RecipeError, match="above: -1 is not a number of blocks"):
+        LowRank(above=-1)

@@ -16,7 +16,7 @@ from nacre.adapters.sites import PlacedSites
 from nacre.adapters.slots import SlotStack
 from nacre.errors import RecipeError
 from nacre.functional.sensitivity import Triplets
-from nacre.models.roles import find_linears
+from nacre.models.roles import above_blocks, find_linears
 
 WIDEST = 65_536
 """The largest rank: wider than the linear maps of language models, so that more says nothing more."""
@@ -39,6 +39,7 @@ class SlottedAdapter(Adapter, ABC):
         modules: Endings of the maps' names, instead of roles.
         cross_attention: Whether the maps of a decoder's attention to the encoder carry it, too.
         from_start: Whether a slot's update counts from its start.
+        above: The number of blocks at the input, of the stack that reads it, whose maps carry nothing.
     """
 
     rank: int = 8
@@ -49,13 +50,15 @@ class SlottedAdapter(Adapter, ABC):
     modules: tuple[str, ...] = ()
     cross_attention: bool = True
     from_start: bool = False
+    above: int = 0
 
     @final
     def check_slots(self) -> None:
         """Refuse settings that make no sense.
 
         Raises:
-            RecipeError: `rank`, `dropout` or `alpha` is out of range, or there is no later start to count from.
+            RecipeError: `rank`, `dropout`, `alpha` or `above` is out of range, or there is no later start to count
+                from.
         """
         if self.rank < 1:
             raise RecipeError(f"rank: {self.rank} is not a positive number of dimensions.")
@@ -65,6 +68,8 @@ class SlottedAdapter(Adapter, ABC):
             raise RecipeError(f"dropout: {self.dropout} is not in [0, 1).")
         if self.alpha is not None and self.alpha <= 0:
             raise RecipeError(f"alpha: {self.alpha} is not positive; the update is scaled by alpha / rank.")
+        if self.above < 0:
+            raise RecipeError(f"above: {self.above} is not a number of blocks.")
         if self.from_start and self.slots == "shared":
             raise RecipeError("from_start: all tasks share one slot here, which begins once, at an update of zero.")
 
@@ -99,7 +104,8 @@ class SlottedAdapter(Adapter, ABC):
         Raises:
             ModelError: There are none.
         """
-        return dict(find_linears(model, self.roles, self.modules, cross_attention=self.cross_attention))
+        linears = find_linears(model, self.roles, self.modules, cross_attention=self.cross_attention)
+        return above_blocks(model, linears, self.above) if self.above else linears
 
     @abstractmethod
     def site(self, base: nn.Module) -> SlottedSite:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from nacre.errors import RecipeError
 from nacre.models.prefix import with_tokens_behind
-from nacre.models.reader import reader_of
+from nacre.models.reader import reader_of, shortened
 
 if TYPE_CHECKING:
     from nacre.models.host import Host
@@ -36,12 +36,19 @@ class PooledStates:
             before any template. Either is cut at the length of training's inputs.
         drop_first: Whether the first token is left out, whose state can be huge in decoder-only models. Of an input of
             one token nothing is.
+        final_norm: Whether the stack's final norm, if it has one, is put behind the layer, as if the stack ended there.
+            The layers above are not run then.
     """
 
     layer: Layer = -1
     pooling: Pooling = "mean"
     text: Text = "prompt"
     drop_first: bool = False
+    final_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.final_norm and self.layer == "words":
+            raise RecipeError("final_norm: the word embeddings alone are no layer that a norm could stand behind.")
 
 
 @torch.no_grad()
@@ -63,7 +70,7 @@ def pooled_states(host: Host, inputs: Mapping[str, Tensor], states: PooledStates
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     if host.family.name == "decoder-only":  # whose positions would count padding in front
         ids, mask = with_tokens_behind(ids, mask, ids[:, :0])
-    hidden = _hidden(host, ids, mask, states.layer)
+    hidden = _hidden(host, ids, mask, states)
     if states.drop_first:
         mask = _without_first(mask)
     if states.pooling == "max":
@@ -81,9 +88,10 @@ def _without_first(mask: Tensor) -> Tensor:
     return mask - first * (mask.sum(1, keepdim=True) > 1)
 
 
-def _hidden(host: Host, ids: Tensor, mask: Tensor, layer: Layer) -> Tensor:
+def _hidden(host: Host, ids: Tensor, mask: Tensor, states: PooledStates) -> Tensor:
     """The states of one layer, or the word embeddings, [B, S, d] in float32."""
     reader: Any = reader_of(host.body)
+    layer = states.layer
     if layer == "words":
         words: Tensor = reader.get_input_embeddings()(ids)
         return words.float()
@@ -91,6 +99,10 @@ def _hidden(host: Host, ids: Tensor, mask: Tensor, layer: Layer) -> Tensor:
     reader.eval()
     try:
         cache = {} if host.family.name == "encoder-only" else {"use_cache": False}
+        if states.final_norm:
+            with shortened(reader, layer):
+                last: Tensor = reader(input_ids=ids, attention_mask=mask, **cache).last_hidden_state
+            return last.float()
         output = reader(input_ids=ids, attention_mask=mask, output_hidden_states=True, **cache)
     finally:
         reader.train(was_training)

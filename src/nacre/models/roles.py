@@ -6,15 +6,16 @@ map, as PEFT does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from nacre.errors import ModelError, RecipeError, nearest
 from nacre.models.architectures import ARCHITECTURES, ROLES, Role, architecture_of, config_of
+from nacre.models.reader import reader_of
 
-__all__ = ["ARCHITECTURES", "ROLES", "Role", "find_linears", "in_top_layers", "layer_of", "roles_of"]
+__all__ = ["ARCHITECTURES", "ROLES", "Role", "above_blocks", "find_linears", "in_top_layers", "layer_of", "roles_of"]
 
 
 def find_linears(
@@ -118,6 +119,25 @@ def in_top_layers(model: nn.Module, module_names: Iterable[str], count: int) -> 
             f"None of the adapter's linear maps lies in the {count} layer(s) nearest to the output of "
             f"{', '.join(sorted(highest)) or 'this model, whose layers have no numbers'}: take more layers, or all."
         )
+    return chosen
+
+
+def above_blocks(model: nn.Module, modules: Mapping[str, nn.Module], count: int) -> dict[str, nn.Module]:
+    """Those of the modules that the states behind the first `count` blocks do not depend on.
+
+    The blocks are those of the stack that reads the input: all modules of a decoder beside it remain.
+
+    Raises:
+        RecipeError: If none of them does.
+    """
+    inside = {id(module) for module in reader_of(model).modules()}
+    chosen = {}
+    for name, module in modules.items():
+        layer = layer_of(name)
+        if id(module) not in inside or (layer is not None and layer[1] >= count):
+            chosen[name] = module
+    if not chosen:
+        raise RecipeError(f"None of the adapter's linear maps lies above the first {count} blocks: take fewer blocks.")
     return chosen
 
 

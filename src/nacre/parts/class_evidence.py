@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, final
 
-import torch
 from torch import Tensor
 
 from nacre.adapters.adapter import Adapter
@@ -18,6 +17,7 @@ from nacre.functional.exact_sums import ExactSum
 from nacre.models.families import Encoded
 from nacre.models.pooled_states import PooledStates
 from nacre.parts.part import LearnerView, Readout
+from nacre.parts.states_by_content import states_by_content
 from nacre.tasks.task import Task
 from nacre.tasks.template import TaskKind
 
@@ -92,17 +92,12 @@ class ClassEvidence(Readout, ABC):
         assert self.State is not None
         for task in tasks:
             examples = task.examples("train")
-            rows = zip(learner.encode(examples), (example.target for example in examples), strict=True)
-            ordered = sorted(rows, key=lambda row: (len(row[0].source), row[0].source, row[0].bare or "", row[1]))
-            batches = [ordered[start : start + self.batch_size] for start in range(0, len(ordered), self.batch_size)]
-            read = torch.cat(
-                [learner.pooled_states([row for row, _ in batch], self._view(learner)) for batch in batches]
+            targets = [example.target for example in examples]
+            read, targets = states_by_content(
+                learner, task.name, learner.encode(examples), targets, self._view(learner), self.batch_size
             )
-            if not bool(read.isfinite().all()):
-                raise TrainingError(f"Task '{task.name}': the host's states of a row are not finite.")
-            targets = [target for _, target in ordered]
             by_label = {
-                label: read[[number for number, target in enumerate(targets) if target == label]].double()
+                label: read[[number for number, target in enumerate(targets) if target == label]]
                 for label in sorted(set(targets))
             }
             learner.remember(self, self.absorbed(learner, learner.remembered(self, self.State), task.name, by_label))

@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nacre.adapters.adapter import Adapter
-from nacre.adapters.route import Route
 from nacre.errors import RecipeError
 from nacre.functional.class_distance import class_moments, squared_distances, whitening
 from nacre.models.families import Encoded
 from nacre.models.pooled_states import PooledStates
-from nacre.parts.part import LearnerView, Reading, Routing
-from nacre.parts.slots_of_tasks import note_tasks, slots_of_tasks, tasks_being_learned
+from nacre.parts.inferred_task import InferredTask, TaskLabels, labels_of
+from nacre.parts.part import LearnerView
 from nacre.tasks.task import Task
 
 MEAN_OF_LAST = PooledStates()
@@ -50,35 +48,25 @@ class ClassMeans:
 
 
 @dataclass(frozen=True)
-class NearestClass(Routing):
+class NearestClass(InferredTask):
     """A row is answered by the slot of the class whose mean its bare state is nearest to (`functional/class_distance`).
 
-    The covariance is shared: the mean of the slots' own. In an encoder-only host with one growing head, only labels of
-    that slot's tasks may answer; while a task is learned, only its own. All is computed in float64.
+    The covariance is shared: the mean of the slots' own. All is computed in float64.
 
     State: `ClassMeans`.
 
     Attributes:
-        states: z, of the bare host.
         tolerance: Of the pseudo-inverse: the share of the largest eigenvalue up to which others are left out.
-        batch_size: Rows of a task that are read at once, after it has been learned.
     """
 
     State: ClassVar[type[ClassMeans]] = ClassMeans
 
     states: PooledStates = MEAN_OF_LAST
     tolerance: float = 1e-4
-    batch_size: int = 32
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < 1:
             raise RecipeError(f"tolerance: {self.tolerance} is not in [0, 1); it is a share of the largest eigenvalue.")
-
-    def objection(self, adapter: Adapter) -> str | None:
-        return None if adapter.weighable else "it chooses among slots, one for each task; inc_lora has them"
-
-    def prepare(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
-        note_tasks(learner, tasks)
 
     def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         """Measure the new tasks' classes."""
@@ -97,7 +85,7 @@ class NearestClass(Routing):
         means, covariance = class_moments(read, torch.tensor(classes, device=read.device), max(classes) + 1)
         known = learner.remembered(self, ClassMeans)
         before, total = ([], covariance) if known is None else (known.slots, known.covariance + covariance)
-        learner.remember(self, ClassMeans([*before, SlotClasses(_labels(tasks), means)], total))
+        learner.remember(self, ClassMeans([*before, SlotClasses(labels_of(tasks), means)], total))
 
     def _states(self, learner: LearnerView, rows: Sequence[Encoded]) -> Tensor:
         """The rows' z [n, d], read in the order of their lengths."""
@@ -108,20 +96,12 @@ class NearestClass(Routing):
         ]
         return torch.cat(read)[torch.tensor(order).argsort()]
 
-    def route(self, learner: LearnerView, reading: Reading) -> Route | None:
-        """One slot for each row: of its own task where that is given, in training; else of the nearest class."""
-        slots = learner.adapter.tasks
-        if slots == 0:
-            return None
-        known = learner.remembered(self, ClassMeans)
-        if all(reading.tasks):
-            chosen = torch.tensor(slots_of_tasks(learner, reading.tasks), device=learner.host.device)
-        elif known is None:
-            return None
-        else:
-            chosen = self.nearest(learner, known, reading.query(self.states))
-        weights = F.one_hot(chosen, slots).to(torch.float32)
-        return Route(weights, classes=self._open_classes(learner, known, chosen))
+    def weights(self, learner: LearnerView, known: ClassMeans, states: Tensor) -> Tensor:
+        """All on the slot of the nearest class."""
+        return F.one_hot(self.nearest(learner, known, states), learner.adapter.tasks).to(torch.float32)
+
+    def labels_of_slots(self, learner: LearnerView, known: ClassMeans | None) -> list[TaskLabels]:
+        return [] if known is None else [slot.labels for slot in known.slots]
 
     def nearest(self, learner: LearnerView, known: ClassMeans, states: Tensor) -> Tensor:
         """The slot [B] of the nearest class to each of the bare states [B, d]."""
@@ -140,20 +120,3 @@ class NearestClass(Routing):
         owners = torch.arange(len(sizes)).repeat_interleave(sizes).to(means.device)
         learner.cache[self.key] = known, (factor, means, owners)
         return factor, means, owners
-
-    def _open_classes(self, learner: LearnerView, known: ClassMeans | None, chosen: Tensor) -> Tensor | None:
-        """The head's classes that are labels of each row's slot [B, C]; of a slot without labels, all."""
-        head = learner.host.family.head
-        if head is None or head.kind != "growing" or not head.labels.classes:
-            return None  # a head for each task knows the row's task itself
-        before = [] if known is None else [slot.labels for slot in known.slots]
-        opened = torch.zeros(learner.adapter.tasks, len(head.labels.classes), dtype=torch.bool)
-        for row, labels in zip(opened, [*before, _labels(tasks_being_learned(learner))], strict=False):
-            numbers = [head.labels.number(task, label) for task, label in labels]
-            row[[number for number in numbers if number is not None] or slice(None)] = True
-        return opened.to(chosen.device)[chosen]
-
-
-def _labels(tasks: Sequence[Task]) -> list[tuple[str, str]]:
-    """The tasks' labels, each with its task."""
-    return [(task.name, label) for task in tasks for label in task.labels or ()]
