@@ -44,6 +44,7 @@ SETTINGS = ("--limit-train", "160", "--limit-test", "40", "--set", "optim.learni
 FEW_ROWS = ("--limit-train", "48", "--limit-test", "12", *SETTINGS[4:])
 LATER: dict[str, tuple[str, ...]] = {  # methods that the first record has not, with settings that fit the tiny models
     "adapter": ("reduction=2",),
+    "any_ssr": ("blocks=1", "dimension=100"),
     "das": ("importance_rows=16",),
     "demix": ("reduction=2",),
     "der_pp": ("capacity=16", "rows=4"),

@@ -98,6 +98,8 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "inc_lora+migu-update": ("inc_lora+migu", {"migu": {"mask": "update", "first_task": True}}),
     "inc_lora+migu-clusters": ("inc_lora+migu", {"migu": {"clusters": 4, "cluster_by": "magnitude"}}),
     "inc_lora+migu-random": ("inc_lora+migu", {"migu": {"by": "random", "first_task": True}}),
+    "any_ssr": ("any_ssr", {"blocks": 1, "dimension": 32}),  # a tiny host has two
+    "any_ssr-linear": ("any_ssr", {"blocks": 1, "dimension": 32, "relu": False, "text": "bare", "scale": "relative"}),
     "mocl-direct": ("mocl", {"sharpness": None, "composes": "all", "key_start": "normal", "key_rate": 2.0}),
     "mocl-prompt": ("mocl", {"slot": "prompt", "prompt_length": 3, "composes": "predicted"}),
     "epi-prompt": ("epi", {"slot": "prompt", "prompt_length": 3}),

@@ -32,6 +32,9 @@ TWINS = {
 """Methods that hold what others add. A parameter has the other's name, or the one given here."""
 
 OWN = {
+    ("any_ssr", "lam"): "as published, where all tasks share one scale",
+    ("any_ssr", "scale"): "as published",
+    ("any_ssr", "text"): "as published",
     ("klda", "dimension"): "as published; a covariance of them is shrunk, not added to",
     ("klda", "kernel"): "what klda is beside lda",
     ("knn", "distance"): "between vectors, not of logits",
@@ -96,6 +99,7 @@ def test_what_a_method_shares_with_others_has_their_defaults(name: str) -> None:
 
 THE_METHOD_ITSELF = {
     ("LowRank", "slots"),
+    ("LowRank", "above"),
     ("Bottleneck", "slots"),
     ("Bottleneck", "gates"),
     ("Prompt", "slots"),

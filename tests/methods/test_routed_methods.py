@@ -12,6 +12,7 @@ from torch import Tensor
 
 from helpers.contract import state_of
 from helpers.tiny import perturb, tiny_host, tiny_task
+from nacre.adapters.low_rank import LowRank
 from nacre.adapters.prompt import PlacedPrompt, Prompt
 from nacre.evaluation.decoding import Decoding
 from nacre.events import Event, TrainingPrepared
@@ -19,7 +20,6 @@ from nacre.learning import router
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.method import Method
-from nacre.methods.seq_lora import seq_lora
 from nacre.models.families import Encoded
 from nacre.registry import build_method
 from nacre.tasks.task import Task
@@ -34,6 +34,7 @@ TASKS = [
 ROUTED: dict[str, tuple[str, dict[str, Any]]] = {
     "epi": ("epi", {}),
     "epi-prompt": ("epi", {"slot": "prompt", "prompt_length": 3}),
+    "any_ssr": ("any_ssr", {"blocks": 1, "dimension": 32}),
     "sapt_lora": ("sapt_lora", {"inputs": "real", "fraction": 0.3}),
     "mocl": ("mocl", {}),
     "mocl-predicted": ("mocl", {"composes": "predicted", "query_pooling": "last"}),
@@ -204,7 +205,8 @@ def test_one_task_is_the_adapter_alone(method: Method, architecture: str) -> Non
     if isinstance(adapter, Prompt):
         plain = Method(title="Prompt tuning", sources=(), adapter=Prompt(tokens=adapter.tokens))
     else:
-        plain = seq_lora(dropout=0.0)
+        above = adapter.above if isinstance(adapter, LowRank) else 0
+        plain = Method("LoRA", (), LowRank(dropout=0.0, slots="shared", above=above))
         method = build_method(method.name, {**method.parameters, "dropout": 0.0})
     ours, theirs = (learned(each, architecture, TASKS[:1], torch.float64) for each in (method, plain))
     one, other = state_of(ours), state_of(theirs)

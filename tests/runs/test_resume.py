@@ -47,6 +47,7 @@ REMEMBERING: dict[str, dict[str, Any]] = {  # methods whose parts keep much, wit
     "am_lora+orthogonality+sensitivity_init": {"start_offset": 1.0, "sparsity_by": "proximal"},
 }
 ONCE: dict[str, dict[str, Any]] = {  # methods and modifiers with state of their own; three stops in one run hold them
+    "any_ssr": {"blocks": 1, "dimension": 32},
     "lfpt5": {"prompt_length": 3, "max_length": 16, "draws": 2},
     "l2p": {"pool": 4, "prompt_length": 2, "select": 2, "diversify": "frequency"},
     "prog_prompt": {"prompt_length": 3, "bottleneck": 8},
