@@ -100,6 +100,12 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "inc_lora+migu-random": ("inc_lora+migu", {"migu": {"by": "random", "first_task": True}}),
     "any_ssr": ("any_ssr", {"blocks": 1, "dimension": 32}),  # a tiny host has two
     "any_ssr-linear": ("any_ssr", {"blocks": 1, "dimension": 32, "relu": False, "text": "bare", "scale": "relative"}),
+    # A tiny host's weights are small, and with them what stands between their singular vectors.
+    "latent_lora": ("latent_lora", {"rank": 6, "alpha": 96.0, "epsilon": 0.1, "scale": "relative"}),
+    "latent_lora-task": (
+        "latent_lora",
+        {"rank": 6, "alpha": 96.0, "components": 1, "around": "task", "text": "bare", "orthogonality": 0.5},
+    ),
     "mocl-direct": ("mocl", {"sharpness": None, "composes": "all", "key_start": "normal", "key_rate": 2.0}),
     "mocl-prompt": ("mocl", {"slot": "prompt", "prompt_length": 3, "composes": "predicted"}),
     "epi-prompt": ("epi", {"slot": "prompt", "prompt_length": 3}),

@@ -29,6 +29,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
+from nacre.adapters.latent import LatentSite
 from nacre.adapters.slotted import SlottedSite
 from nacre.models.host import Host
 from nacre.tasks.task import SPLITS, Row, Task
@@ -177,6 +178,6 @@ def perturb(model: torch.nn.Module, seed: int = 1, size: float = 0.3) -> None:
     """Move every open site's new tensors off their start, where half of them are zero and tests would see nothing."""
     generator = torch.Generator().manual_seed(seed)
     for site in model.modules():
-        if isinstance(site, SlottedSite) and site.is_open:
+        if isinstance(site, SlottedSite | LatentSite) and site.is_open:
             for tensor in site.parameters_by_group().values():
                 tensor.add_(size * torch.randn(tensor.shape, generator=generator).to(tensor))

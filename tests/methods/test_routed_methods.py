@@ -12,6 +12,7 @@ from torch import Tensor
 
 from helpers.contract import state_of
 from helpers.tiny import perturb, tiny_host, tiny_task
+from nacre.adapters.latent import Latent
 from nacre.adapters.low_rank import LowRank
 from nacre.adapters.prompt import PlacedPrompt, Prompt
 from nacre.evaluation.decoding import Decoding
@@ -35,6 +36,7 @@ ROUTED: dict[str, tuple[str, dict[str, Any]]] = {
     "epi": ("epi", {}),
     "epi-prompt": ("epi", {"slot": "prompt", "prompt_length": 3}),
     "any_ssr": ("any_ssr", {"blocks": 1, "dimension": 32}),
+    "latent_lora": ("latent_lora", {"rank": 4, "alpha": 64.0, "epsilon": 0.1, "scale": "relative"}),
     "sapt_lora": ("sapt_lora", {"inputs": "real", "fraction": 0.3}),
     "mocl": ("mocl", {}),
     "mocl-predicted": ("mocl", {"composes": "predicted", "query_pooling": "last"}),
@@ -204,6 +206,8 @@ def test_one_task_is_the_adapter_alone(method: Method, architecture: str) -> Non
     adapter = method.adapter
     if isinstance(adapter, Prompt):
         plain = Method(title="Prompt tuning", sources=(), adapter=Prompt(tokens=adapter.tokens))
+    elif isinstance(adapter, Latent):
+        plain = Method("LoRA-XS", (), adapter)
     else:
         above = adapter.above if isinstance(adapter, LowRank) else 0
         plain = Method("LoRA", (), LowRank(dropout=0.0, slots="shared", above=above))

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from nacre.adapters.adapter import Adapter, FeatureMap, kaiming_uniform
 from nacre.adapters.bottleneck_slots import BottleneckSlots
 from nacre.adapters.route import Route
-from nacre.adapters.routed import check_weights, weights_of_rows
+from nacre.adapters.routed import rows_weighted, slot_weights, weights_of_rows
 from nacre.adapters.site import Site
 from nacre.adapters.sites import PlacedSites
 from nacre.adapters.unit_gates import GatedUnits, HardGates, Protected, UnitGates, Units, check_shared, rows_gated
-from nacre.errors import ModelError, RecipeError
+from nacre.errors import RecipeError
 from nacre.functional.bottleneck import Nonlinearity
 from nacre.models.fit import Form
 from nacre.models.roles import find_linears
@@ -271,24 +271,10 @@ class PlacedBottleneck(PlacedSites[BottleneckSite], GatedUnits):
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
         """While open, the slots or the gates are weighted row by row; without weights, the newest ones answer."""
-        if route.prompts is not None:
-            raise ModelError("This adapter has no prompts that a route could choose from.")
-        if route.weights is not None:
-            if self.settings.slots == "shared" and self.settings.gates is None:
-                raise ModelError("All tasks share one slot here, so that there are none to be weighted.")
-            check_weights(route.weights, self.tasks)
-        if self.settings.gates is not None:
-            with rows_gated(self.unit_gates(), route.weights):
-                yield
-            return
-        before = [(site, site.row_weights) for site in self.sites.values()]
-        for site in self.sites.values():
-            site.row_weights = route.weights
-        try:
+        is_gated = self.settings.gates is not None
+        weights = slot_weights(route, self.tasks, are_own=self.settings.slots == "per_task" or is_gated)
+        with rows_gated(self.unit_gates(), weights) if is_gated else rows_weighted(self.sites.values(), weights):
             yield
-        finally:
-            for site, weights_before in before:
-                site.row_weights = weights_before
 
     def folding_summary(self) -> dict[str, Any]:
         """Empty: what an adapter adds is not linear in its input, so that nothing can be folded."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nacre.adapters.adapter import FeatureMap, kaiming_uniform
 from nacre.adapters.folding import FoldedWeight, Folding
 from nacre.adapters.route import Route
-from nacre.adapters.routed import check_weights, routed_update
+from nacre.adapters.routed import routed_update, rows_weighted, slot_weights
 from nacre.adapters.site import is_hooked
 from nacre.adapters.slots import SlotStack
 from nacre.adapters.slotted import PlacedSlots, SlottedAdapter, SlottedSite
@@ -326,25 +326,10 @@ class PlacedLowRank(PlacedSlots[LowRankSite], GatedUnits):
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
         """While open, row b gets `sum_i w_bi s B_i A_i x` in place of all slots' sum, or its tasks' gates."""
-        if route.prompts is not None:
-            raise ModelError("This adapter has no prompts that a route could choose from.")
-        weights = route.weights
-        if weights is not None:
-            if self.settings.slots == "shared" and not self.is_gated:
-                raise ModelError("All tasks share one slot here, so that there are none to be weighted.")
-            check_weights(weights, self.tasks)
-        if self.is_gated:
-            with rows_gated(self.unit_gates(), weights):
-                yield
-            return
-        before = [(site, site.row_weights) for site in self.sites.values()]
-        for site in self.sites.values():
-            site.row_weights = weights
-        try:
+        are_own = self.settings.slots == "per_task" or self.is_gated
+        weights = slot_weights(route, self.tasks, are_own=are_own)
+        with rows_gated(self.unit_gates(), weights) if self.is_gated else rows_weighted(self.sites.values(), weights):
             yield
-        finally:
-            for site, weights_before in before:
-                site.row_weights = weights_before
 
     def folding(self) -> dict[str, Folding]:
         """Whether each site's tasks are folded, by name, for sites that have something to fold."""

@@ -2,12 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
+from nacre.adapters.route import Route
 from nacre.adapters.slots import SlotStack
 from nacre.errors import ModelError
 from nacre.functional.gating import low_rank_codes, mixed_update
+
+
+class RoutedSite(Protocol):
+    """A site whose slots a route may weight."""
+
+    row_weights: Tensor | None
+    """The weight of each slot for each row of the batch [B, t]; None: as the site combines its slots by itself."""
+
+
+def slot_weights(route: Route, slots: int, *, are_own: bool) -> Tensor | None:
+    """The weights that a route gives an adapter's slots; None if it gives none.
+
+    Args:
+        route: The route.
+        slots: t, the number of open slots.
+        are_own: Whether each task has a slot, or gates, of its own.
+
+    Raises:
+        ModelError: The adapter cannot follow the route.
+    """
+    if route.prompts is not None:
+        raise ModelError("This adapter has no prompts that a route could choose from.")
+    if route.weights is not None:
+        if not are_own:
+            raise ModelError("All tasks share one slot here, so that there are none to be weighted.")
+        check_weights(route.weights, slots)
+    return route.weights
+
+
+@contextmanager
+def rows_weighted(sites: Collection[RoutedSite], weights: Tensor | None) -> Iterator[None]:
+    """While open, the sites' slots are weighted row by row."""
+    before = [(site, site.row_weights) for site in sites]
+    for site in sites:
+        site.row_weights = weights
+    try:
+        yield
+    finally:
+        for site, weights_before in before:
+            site.row_weights = weights_before
 
 
 def check_weights(weights: Tensor, slots: int) -> None:

@@ -1,4 +1,4 @@
-"""Routings that tell a row's task by statistics of the bare host's states, and answer it by that task's slot."""
+"""Routings that infer a row's task by statistics of the bare host's states, and answer it by that task's slot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TaskLabels = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class InferredTask(Routing, ABC):
-    """A row is answered by the slot of the task that its bare state is told to be of.
+    """A row is answered by the slot of the task that its bare state shows.
 
     While a task is learned, its rows come with it. In an encoder-only host with one growing head, only labels of a
     row's slot may answer; while a task is learned, only its own.

@@ -1,4 +1,4 @@
-"""Any-SSR: the task of an input is told by ridge regression on random features of a low layer."""
+"""Any-SSR: the task of an input is inferred by ridge regression on random features of a low layer."""
 
 from __future__ import annotations
 
