@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from nacre.adapters.site import is_hooked
 from nacre.adapters.slots import SlotStack
 from nacre.adapters.slotted import PlacedSlots, SlottedAdapter, SlottedSite
 from nacre.adapters.unit_gates import GatedUnits, HardGates, Protected, UnitGates, Units, check_shared, rows_gated
-from nacre.errors import ModelError
+from nacre.errors import ModelError, RecipeError
 from nacre.functional.fused_low_rank import fused_update
 from nacre.functional.low_rank import folded_weight, summed_update
 from nacre.functional.sensitivity import Triplets
@@ -34,17 +34,21 @@ class LowRank(SlottedAdapter):
 
     Attributes:
         gates: Of a shared slot's ranks, one for each task, between A and B: `h = W x + s B (a (*) A x)`; None: none.
+        trains: 'both' factors, or only the 'up' factor B: A stays where its start puts it then.
     """
 
     learning_rate: ClassVar[float] = 1e-3
     sum_gated: ClassVar[bool] = True
 
     gates: HardGates | None = None
+    trains: Literal["both", "up"] = "both"
 
     def __post_init__(self) -> None:
         self.check_slots()
         if self.gates is not None:
             check_shared(self.slots)
+            if self.trains == "up":
+                raise RecipeError("trains: gates on the ranks protect both factors of one slot; train both.")
 
     @property
     def copied_by_task(self) -> bool:
@@ -60,11 +64,12 @@ class LowRank(SlottedAdapter):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        return ("down", "up", *(() if self.gates is None else ("gate",)))
+        factors = ("down", "up") if self.trains == "both" else ("up",)
+        return (*factors, *(() if self.gates is None else ("gate",)))
 
     def gated(self, gates: HardGates) -> LowRank | None:
         """The same with a gate on each rank."""
-        return replace(self, gates=gates) if self.slots == "shared" else None
+        return replace(self, gates=gates) if self.slots == "shared" and self.trains == "both" else None
 
     def place(self, model: nn.Module) -> PlacedLowRank:
         return PlacedLowRank(model, self, self.gates)
@@ -187,8 +192,7 @@ class LowRankSite(SlottedSite):
         seen = self.dropped(x)
         with torch.no_grad():
             codes = self.slots.down(seen)  # called, because hooks may wait for its call (`feature_maps`)
-        down = self.slots.parameters_by_group()["down"]
-        return fused_update(x, seen, codes, down, self.newest_up(), weight, bias, scale=self.scale)
+        return fused_update(x, seen, codes, self.slots.down.weight, self.newest_up(), weight, bias, scale=self.scale)
 
     def grow(self) -> bool:
         """Freeze the newest slot and open another; a shared slot is opened once and stays, its gates do not."""

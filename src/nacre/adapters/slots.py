@@ -32,6 +32,7 @@ class SlotStack(nn.Module):
             zeros where nothing was written.
         origin_up: Their `B_i0`, transposed and times sigma [t-1, r, d_out], frozen.
         is_open: Whether there is a newest slot.
+        fixes_down: Whether `A` is not trained: it stays as its start leaves it.
     """
 
     down: nn.Linear
@@ -44,7 +45,15 @@ class SlotStack(nn.Module):
     origin_up: Tensor
 
     def __init__(
-        self, rank: int, d_in: int, d_out: int, *, like: Tensor, has_sigma: bool = False, from_start: bool = False
+        self,
+        rank: int,
+        d_in: int,
+        d_out: int,
+        *,
+        like: Tensor,
+        has_sigma: bool = False,
+        from_start: bool = False,
+        fixes_down: bool = False,
     ) -> None:
         """Make empty stacks.
 
@@ -55,10 +64,11 @@ class SlotStack(nn.Module):
             like: A tensor on the site's device and in the adapter's type.
             has_sigma: Whether a third stack lies between `A` and `B`.
             from_start: Whether updates count from their start.
+            fixes_down: Whether `A` is not trained.
         """
         super().__init__()
         self.rank, self.d_in, self.d_out = rank, d_in, d_out
-        self.has_sigma, self.from_start = has_sigma, from_start
+        self.has_sigma, self.from_start, self.fixes_down = has_sigma, from_start, fixes_down
         self.is_open = False
         self.register_buffer("past_down", like.new_zeros(0, rank, d_in))
         self.register_buffer("past_up", like.new_zeros(0, rank, d_out))
@@ -80,7 +90,7 @@ class SlotStack(nn.Module):
     def open(self) -> None:
         """Put new factors of zeros in the newest slot's place."""
         zeros = self.past_down.new_zeros
-        self.down = _linear(zeros(self.rank, self.d_in))
+        self.down = _linear(zeros(self.rank, self.d_in)).requires_grad_(not self.fixes_down)
         self.up = _linear(zeros(self.d_out, self.rank))
         if self.has_sigma:
             self.sigma = nn.Parameter(zeros(self.rank))
@@ -146,11 +156,12 @@ class SlotStack(nn.Module):
         return torch.cat([down, newest_down]), torch.cat([up, newest_up])
 
     def parameters_by_group(self) -> dict[str, nn.Parameter]:
-        """The newest slot's factors under the names of their parameter groups."""
+        """The newest slot's trained factors under the names of their parameter groups."""
         down, up = self.down.weight, self.up.weight
         assert isinstance(down, nn.Parameter)
         assert isinstance(up, nn.Parameter)
-        return {"down": down, "up": up, **({"sigma": self.sigma} if self.has_sigma else {})}
+        trained = {"up": up} if self.fixes_down else {"down": down, "up": up}
+        return {**trained, **({"sigma": self.sigma} if self.has_sigma else {})}
 
     def past_by_group(self) -> dict[str, Tensor]:
         """The frozen stacks under the names of the groups that they were trained in."""

@@ -135,7 +135,13 @@ class SlottedSite(Site, ABC):
         has_sigma = "sigma" in settings.groups
         like = self.new_tensor(0)
         self.slots = SlotStack(
-            settings.slot_rank, self.d_in, self.d_out, like=like, has_sigma=has_sigma, from_start=settings.from_start
+            settings.slot_rank,
+            self.d_in,
+            self.d_out,
+            like=like,
+            has_sigma=has_sigma,
+            from_start=settings.from_start,
+            fixes_down="down" not in settings.groups,
         )
         self.dropout = settings.dropout
         self.is_shared = settings.slots == "shared"
@@ -192,12 +198,12 @@ class SlottedSite(Site, ABC):
             roles: Roles of its linear map.
             input_of: The module whose input A reads, where A is not called itself.
         """
-        down, up, *sigma = self.slots.parameters_by_group().values()
-        by_code = ((down, 0), *((each, 0) for each in sigma))  # sigma_i belongs to the output i of A
-        return [
-            FeatureMap(f"{place}.down", place, roles, self.slots.down, by_code, input_of=input_of),
-            FeatureMap(place, place, roles, self, ((up, 0),)),
-        ]
+        parameters = self.slots.parameters_by_group()
+        whole = FeatureMap(place, place, roles, self, ((parameters.pop("up"), 0),))
+        if not parameters:
+            return [whole]
+        by_code = tuple((each, 0) for each in parameters.values())  # sigma_i belongs to the output i of A
+        return [FeatureMap(f"{place}.down", place, roles, self.slots.down, by_code, input_of=input_of), whole]
 
 
 class MixingSite(SlottedSite, ABC):
@@ -245,6 +251,8 @@ def why_no_past(adapter: Adapter) -> str | None:
             "it works on earlier tasks' frozen factors, and here all tasks share one slot; inc_lora, am_lora and lb_cl "
             "have one for each task"
         )
+    if "down" not in adapter.groups:
+        return "it acts on both factors of a LoRA, and here the inputs' directions are given and not trained"
     return None
 
 

@@ -16,7 +16,8 @@ from nacre.models.families import Encoded
 from nacre.models.host import Host
 
 Visit = Callable[[str, Tensor], None]
-"""Is given a map's name and its inputs [n, d_in], those of padding left out."""
+"""Is given a map's name and its inputs [n, d_in], those of padding left out: the same tensor for maps that run one
+after another on the same inputs, such as query and value."""
 
 
 @torch.no_grad()
@@ -62,6 +63,7 @@ def _shown(host: Host, places: Sequence[str], visit: Visit) -> Iterator[None]:
     """While open, every call of the model shows what the maps read."""
     streams = {place: stream_of(host.body, place) for place in places}
     masks: dict[TokenStream, Tensor | None] = {}
+    newest: list[tuple[Tensor, Tensor]] = []  # what the last map was given, and its tokens
 
     def begin(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         masks.update(token_masks(model, arguments_of(model, args, kwargs)))
@@ -75,7 +77,9 @@ def _shown(host: Host, places: Sequence[str], visit: Visit) -> Iterator[None]:
                 f"{place} reads inputs of shape {[*inputs.shape]} for {[*mask.shape]} tokens, so that it is unknown "
                 "which of them are padding."
             )
-        visit(place, inputs[mask])
+        if not newest or newest[0][0] is not inputs:
+            newest[:] = [(inputs, inputs[mask])]
+        visit(place, newest[0][1])
 
     handles = [host.body.register_forward_pre_hook(begin, with_kwargs=True)]
     handles += [
@@ -84,5 +88,6 @@ def _shown(host: Host, places: Sequence[str], visit: Visit) -> Iterator[None]:
     try:
         yield
     finally:
+        newest.clear()
         for handle in handles:
             handle.remove()
