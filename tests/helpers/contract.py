@@ -102,6 +102,9 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "any_ssr-linear": ("any_ssr", {"blocks": 1, "dimension": 32, "relu": False, "text": "bare", "scale": "relative"}),
     # A tiny host's weights are small, and with them what stands between their singular vectors.
     "latent_lora": ("latent_lora", {"rank": 6, "alpha": 96.0, "epsilon": 0.1, "scale": "relative"}),
+    # Inputs of sixteen dimensions leave five tasks something only where little is protected.
+    "inf_lora": ("inf_lora", {"energy": 0.6}),
+    "inf_lora-random": ("inf_lora", {"choose": "random", "energy": 0.3, "steps": 100, "energy_of": "inputs"}),
     "latent_lora-task": (
         "latent_lora",
         {"rank": 6, "alpha": 96.0, "components": 1, "around": "task", "text": "bare", "orthogonality": 0.5},

@@ -54,22 +54,28 @@ def tokenizer(family: str, more: tuple[str, ...] = ()) -> PreTrainedTokenizerFas
     )
 
 
-def configurations(vocabulary: int) -> dict[str, Any]:
+def configurations(vocabulary: int, width: int = 16) -> dict[str, Any]:
     ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3}
     # With the usual 0.02, so narrow a model could not tell tokens apart, and no adapter could teach it to.
     spread = {"initializer_range": 0.4}
-    common = {**spread, "vocab_size": vocabulary, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    common = {
+        **spread,
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     llama = {**common, "intermediate_size": 24, "num_key_value_heads": 1, "max_position_embeddings": 64}
     bert = {**common, "intermediate_size": 24, "max_position_embeddings": 64, "hidden_dropout_prob": 0.0}
     # Embeddings are normalized here, so that tokens differ anyway; a wide spread only hardens the attention.
     bert |= {"attention_probs_dropout_prob": 0.0, "initializer_range": 0.1}
     return {
         "t5": T5Config(
-            vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, dropout_rate=0.0,
+            vocab_size=vocabulary, d_model=width, d_kv=8, d_ff=24, num_layers=2, num_heads=2, dropout_rate=0.0,
             decoder_start_token_id=0, feed_forward_proj="gated-gelu", **ids,
         ),
         "bart": BartConfig(
-            vocab_size=vocabulary, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+            vocab_size=vocabulary, d_model=width, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
             decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=64, dropout=0.0,
             decoder_start_token_id=1, forced_eos_token_id=1, **ids,
         ),
@@ -77,7 +83,7 @@ def configurations(vocabulary: int) -> dict[str, Any]:
         "mistral": MistralConfig(**llama, **ids),
         "qwen2": Qwen2Config(**llama, **ids),
         "gpt2": GPT2Config(
-            **spread, vocab_size=vocabulary, n_embd=16, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0.0,
+            **spread, vocab_size=vocabulary, n_embd=width, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0.0,
             embd_pdrop=0.0, attn_pdrop=0.0, **ids,
         ),
         "gpt_neo": GPTNeoConfig(
@@ -100,12 +106,16 @@ ARCHITECTURES = tuple(architecture for family in FAMILIES.values() for architect
 
 
 def tiny_host(
-    architecture: str, dtype: torch.dtype = torch.float32, seed: int = 0, more_words: tuple[str, ...] = ()
+    architecture: str,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    more_words: tuple[str, ...] = (),
+    width: int = 16,
 ) -> Host:
     """A host with random weights; the same ones for the same seed. It knows `WORDS`, and more if there are any."""
     family = next(name for name, architectures in FAMILIES.items() if architecture in architectures)
     words = tokenizer(family, more_words)
-    config = configurations(len(words))[architecture]
+    config = configurations(len(words), width)[architecture]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if family == "encoder-only":

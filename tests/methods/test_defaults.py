@@ -45,6 +45,7 @@ OWN = {
     ("hat", "sparsity"): "the weight of another term",
     ("hat_adapter", "mask"): "what earlier tasks use is to stay; MIGU's release masks gradients",
     ("hat_adapter", "sparsity"): "the weight of another term",
+    ("inf_lora", "energy"): "of inputs, as released, not of earlier factors",
     ("latent_lora", "rank"): "of matrices between singular vectors",
     **{("latent_lora", name): "as published" for name in ("alpha", "scale", "text")},
     ("latent_lora", "components"): "Gaussians, not roles",
@@ -104,6 +105,7 @@ def test_what_a_method_shares_with_others_has_their_defaults(name: str) -> None:
 THE_METHOD_ITSELF = {
     ("LowRank", "slots"),
     ("LowRank", "above"),
+    ("LowRank", "trains"),
     ("Bottleneck", "slots"),
     ("Bottleneck", "gates"),
     ("Prompt", "slots"),
