@@ -152,7 +152,7 @@ class Method:
             "fine-tuning": all("answer" in part.learns for part in self.parts),
             "pre-training": all("text" in part.learns for part in self.parts),
             "foldable": self.adapter.sum_gated and self.routing is None,
-            "grows with tasks": copies or self.adapter.grows,
+            "grows with tasks": copies or self.adapter.grows or any(part.grows for part in self.parts),
         }
 
     def check_host(self, host: Host) -> None:

@@ -16,7 +16,7 @@ from nacre.parts.sensitivity_start import SensitivityStart
 from nacre.registry import METHODS, MODIFIERS, build_method, parameters_of
 
 HOSTS = {"l1": "am_lora", "copy_init": "inc_lora", "orthogonality": "inc_lora", "sensitivity_init": "inc_lora"}
-HOSTS |= {"orthogonal_gradient": "inc_lora"}
+HOSTS |= {"orthogonal_gradient": "inc_lora", "gaussian_routing": "inc_lora"}
 """A method that a modifier goes with; any other goes with seq_ft."""
 
 TWINS = {

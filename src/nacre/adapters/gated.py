@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nacre.adapters.adapter import FeatureMap, kaiming_uniform
 from nacre.adapters.low_rank import lora_start
 from nacre.adapters.route import Route
+from nacre.adapters.routed import check_weights, weights_of_rows
 from nacre.adapters.slots import SlotStack
 from nacre.adapters.slotted import MixingSite, PlacedSlots, SlottedAdapter
 from nacre.errors import ModelError, RecipeError
@@ -102,6 +103,7 @@ class GatedSite(MixingSite):
     Attributes:
         settings: The adapter's settings.
         offset: Subtracted from the newest task's score; 0 except where `parts/start_offset` sets it.
+        row_offsets: Added to z_0 and to the tasks' scores of each row of the batch [B, 1 + t]; None: nothing is.
     """
 
     frozen_selectors: Tensor
@@ -120,6 +122,7 @@ class GatedSite(MixingSite):
         if settings.zero_lora == "learned":
             self.zero_score = nn.Parameter(self.new_tensor(1), requires_grad=False)
         self.offset = 0.0
+        self.row_offsets: Tensor | None = None
         self._all: _AllTasks | None = None
 
     @property
@@ -148,6 +151,9 @@ class GatedSite(MixingSite):
         down, up = self.slots.all_pairs()
         codes = self.codes(self.own_type(x), down)
         scores = self.scores_of(codes, up)
+        if self.row_offsets is not None:
+            gates = self.gates_of_rows(scores, self.row_offsets, x)
+            return mixed_update(codes, gates, up, scale=self.settings.scale)
         if not self.chooses:
             return mixed_update(codes, self.gates_of(scores), up, scale=self.settings.scale)
         chosen = self.chosen(self.gates_of(scores.detach()))
@@ -177,7 +183,8 @@ class GatedSite(MixingSite):
         one_input = self.settings.dropout_on == "all" or not drops or len(self.slots.past_down) == 0
         past_frozen = not any(stack.requires_grad for stack in self.slots.past_pairs())
         newest_taken = self.training or not self.chooses or not torch.is_grad_enabled()
-        return one_input and past_frozen and newest_taken and not torch.is_autocast_enabled(x.device.type)
+        is_plain = self.row_offsets is None and not torch.is_autocast_enabled(x.device.type)
+        return one_input and past_frozen and newest_taken and is_plain
 
     def fused(self, x: Tensor) -> Tensor:
         """The forward pass through `functional/fused_gating` or `gates_first`: x [..., d_in] -> [..., d_out].
@@ -239,6 +246,16 @@ class GatedSite(MixingSite):
         if self.settings.zero_lora == "learned":
             return gate_values(scores, self.zero_score)
         return gate_values(scores, scores.new_zeros(1) if self.settings.zero_lora else None)
+
+    def gates_of_rows(self, scores: Tensor, offsets: Tensor, x: Tensor) -> Tensor:
+        """The gates g_1 .. g_t where each row's scores are offset: scores [..., t], offsets [B, 1 + t] -> [..., t]."""
+        offsets = weights_of_rows(offsets, x).to(scores)
+        offsets = offsets.view(len(offsets), *[1] * (scores.ndim - 2), -1)
+        zero = self.zero_score if self.settings.zero_lora == "learned" else scores.new_zeros(1)
+        every = torch.cat([zero.to(scores).expand(*scores.shape[:-1], 1), scores], dim=-1) + offsets
+        if not self.settings.zero_lora:
+            return every[..., 1:].softmax(-1)
+        return every.softmax(-1)[..., 1:]
 
     @torch.no_grad()
     def gates(self, x: Tensor) -> Tensor:
@@ -370,8 +387,23 @@ class PlacedGated(PlacedSlots[GatedSite]):
         super().__init__(model, settings.linears(model), lambda base: GatedSite(base, settings), rates)
         self.settings = settings
 
-    def use(self, route: Route) -> AbstractContextManager[None]:
-        raise ModelError("A gated adapter weights its slots itself, token by token: no routing can do so from outside.")
+    @contextmanager
+    def use(self, route: Route) -> Iterator[None]:
+        """While open, each row's offsets are added to the gates' scores."""
+        if route.weights is not None or route.prompts is not None:
+            raise ModelError(
+                "A gated adapter weights its slots itself, token by token: a routing can offset their scores, no more."
+            )
+        if route.score_offsets is not None:
+            check_weights(route.score_offsets, self.tasks + 1)
+        before = [site.row_offsets for site in self.sites.values()]
+        for site in self.sites.values():
+            site.row_offsets = route.score_offsets
+        try:
+            yield
+        finally:
+            for site, offsets in zip(self.sites.values(), before, strict=True):
+                site.row_offsets = offsets
 
     def folding_summary(self) -> dict[str, Any]:
         """Empty: gates depend on the input, so that nothing can be folded."""

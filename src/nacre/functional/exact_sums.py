@@ -38,7 +38,15 @@ class ExactSum:
         Raises:
             OverflowError: If a number is not finite, or too large.
         """
-        values = matrix[_upper(len(matrix), matrix.device)]
+        return cls.of_triangle(triangle(matrix))
+
+    @classmethod
+    def of_triangle(cls, values: Tensor) -> ExactSum:
+        """The sum of one matrix, given as `triangle` gives it.
+
+        Raises:
+            OverflowError: If a number is not finite, or too large.
+        """
         if not bool((values.abs() < RANGE).all()):
             raise OverflowError("a term is not finite, or larger than 2^50")
         scaled = values * UNIT
@@ -61,6 +69,11 @@ class ExactSum:
         whole[rows, columns] = values
         whole[columns, rows] = values
         return whole
+
+
+def triangle(matrix: Tensor) -> Tensor:
+    """The upper triangle of a symmetric matrix [d, d], row by row [d (d + 1) / 2]."""
+    return matrix[_upper(len(matrix), matrix.device)]
 
 
 def _upper(width: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -253,9 +253,8 @@ class Host:
         whole = not self.family.ways.labels_cached
         return self.read(rows, lambda prompts, _: self.family.classify(prompts, labels), apart=whole)
 
-    @torch.inference_mode()
     def label_scores(self, rows: Sequence[Encoded], labels: Labels) -> Tensor:
-        """log p of each label for each row (`Family.label_scores`), [B, labels]."""
+        """log p of each label for each row, [B, labels], with its graph where gradients are on. See the family's."""
         self.family.ways.check_labels()
         whole = not self.family.ways.labels_cached
         scores = self.read(rows, lambda prompts, _: list(self.family.label_scores(prompts, labels)), apart=whole)

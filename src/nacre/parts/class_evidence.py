@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +15,13 @@ from nacre.functional.class_statistics import best_strings
 from nacre.functional.exact_sums import ExactSum
 from nacre.models.families import Encoded
 from nacre.models.pooled_states import PooledStates
+from nacre.parts.kept_states import kept_states
 from nacre.parts.part import LearnerView, Readout
 from nacre.parts.states_by_content import states_by_content
 from nacre.tasks.task import Task
 from nacre.tasks.template import TaskKind
 
 MEAN_OF_TEXT = PooledStates(text="bare")
-KEPT_BYTES = 2**28
-"""Of test rows' states so many bytes are kept: after each task the same rows are answered again."""
-
 Answer = Literal["best_pair", "sum"]
 """Of a label that several tasks have: the evidence of its best pair, or their sum."""
 
@@ -112,7 +109,7 @@ class ClassEvidence(Readout, ABC):
         open_pairs = [number for number, (_, label) in enumerate(pairs) if labels is None or label in labels]
         if not open_pairs:
             return [""] * len(rows)
-        scores = evidence(self._read(learner, rows).double())[:, open_pairs]
+        scores = evidence(kept_states(learner, rows, self._view(learner)))[:, open_pairs]
         own = [pairs[number][1] for number in open_pairs]
         strings = sorted(set(own))
         best = best_strings(scores, [strings.index(label) for label in own], self.sums_labels)
@@ -129,17 +126,6 @@ class ClassEvidence(Readout, ABC):
             cached = learner.cache[self.key] = known, (self.pairs(known), self.evidence(learner, known))
         solved: tuple[list[TaskLabel], Evidence] = cached[1]
         return solved
-
-    def _read(self, learner: LearnerView, rows: Sequence[Encoded]) -> Tensor:
-        """The states of one batch [B, d]; the same batch is read once, so that what is kept changes no bit."""
-        content = hashlib.sha256(repr([(row.source, row.bare) for row in rows]).encode()).digest()
-        kept: dict[bytes, Tensor] = learner.cache.setdefault(f"{self.key} states", {})
-        if content not in kept:
-            read = learner.pooled_states(rows, self._view(learner))
-            if (len(kept) + 1) * read.numel() * read.element_size() > KEPT_BYTES:
-                kept.clear()
-            kept[content] = read
-        return kept[content]
 
 
 def summed(learner: LearnerView, before: ExactSum | None, term: Tensor) -> ExactSum:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.route import Route
 from nacre.models.pooled_states import PooledStates
+from nacre.parts.open_classes import open_classes
 from nacre.parts.part import LearnerView, Reading, Routing
 from nacre.parts.slots_of_tasks import note_tasks, slots_of_tasks, tasks_being_learned
 from nacre.tasks.task import Task
@@ -83,17 +84,11 @@ class InferredTask(Routing, ABC):
 
     def _open_classes(self, learner: LearnerView, known: Any, weights: Tensor) -> Tensor | None:
         """The head's classes that are labels of each row's slot [B, C]; of a slot without labels, all."""
-        head = learner.host.family.head
-        if head is None or head.kind != "growing" or not head.labels.classes:
-            return None  # a head for each task knows the row's task itself
         before = self.labels_of_slots(learner, known)
         if before is None:
             return None
-        opened = torch.zeros(learner.adapter.tasks, len(head.labels.classes), dtype=torch.bool)
-        for row, labels in zip(opened, [*before, labels_of(tasks_being_learned(learner))], strict=False):
-            numbers = [head.labels.number(task, label) for task, label in labels]
-            row[[number for number in numbers if number is not None] or slice(None)] = True
-        return opened.to(weights.device)[weights.argmax(-1)]
+        likeliest = F.one_hot(weights.argmax(-1), weights.shape[1])
+        return open_classes(learner, [*before, labels_of(tasks_being_learned(learner))], likeliest)
 
 
 def labels_of(tasks: Sequence[Task]) -> TaskLabels:

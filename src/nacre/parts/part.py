@@ -206,9 +206,9 @@ class LearnerView(Protocol):
         ...
 
     def label_scores(self, rows: Sequence[Encoded], labels: Sequence[str]) -> Tensor:
-        """log p of each label as the answer to each row, as the learner answers now, [rows, L] in float64.
+        """log p of each label as the answer to each row, as the learner computes now, [rows, L].
 
-        -inf of a label that the host cannot give.
+        It has its graph, where gradients are on, and is -inf of a label that the host cannot give.
         """
         ...
 
@@ -269,6 +269,9 @@ class Part(ABC):
     keeps_data: ClassVar[bool] = False
     """Whether what the part remembers are single rows of tasks, be it as vectors. A method with one is not
     rehearsal-free."""
+
+    grows: ClassVar[bool] = False
+    """Whether what the part remembers grows with the tasks by more than a few vectors for each."""
 
     remembers: ClassVar[str | None] = None
     """The key of the part whose state this one shares; None: its own."""

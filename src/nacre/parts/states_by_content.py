@@ -13,6 +13,37 @@ from nacre.models.pooled_states import PooledStates
 from nacre.parts.part import LearnerView
 
 
+def by_content(rows: Sequence[Encoded], targets: Sequence[str]) -> tuple[list[Encoded], list[str]]:
+    """Rows and their targets, sorted by length and content: whatever their order was."""
+    ordered = sorted(
+        zip(rows, targets, strict=True),
+        key=lambda row: (len(row[0].source), row[0].source, row[0].bare or "", row[1]),
+    )
+    return [row for row, _ in ordered], [target for _, target in ordered]
+
+
+def states_in_order(
+    learner: LearnerView, task: str, rows: Sequence[Encoded], states: PooledStates, batch_size: int
+) -> Tensor:
+    """The rows' states in their order [n, d], in float64.
+
+    Args:
+        learner: Whose host reads, without what was learned.
+        task: The task's name, for an error.
+        rows: The rows.
+        states: What is pooled.
+        batch_size: Rows read at once.
+
+    Raises:
+        TrainingError: If a state is not finite.
+    """
+    starts = range(0, len(rows), batch_size)
+    read = torch.cat([learner.pooled_states(rows[start : start + batch_size], states) for start in starts])
+    if not bool(read.isfinite().all()):
+        raise TrainingError(f"Task '{task}': the host's states of a row are not finite.")
+    return read.double()
+
+
 def states_by_content(
     learner: LearnerView,
     task: str,
@@ -37,12 +68,5 @@ def states_by_content(
     Raises:
         TrainingError: If a state is not finite.
     """
-    ordered = sorted(
-        zip(rows, targets, strict=True),
-        key=lambda row: (len(row[0].source), row[0].source, row[0].bare or "", row[1]),
-    )
-    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-    read = torch.cat([learner.pooled_states([row for row, _ in batch], states) for batch in batches])
-    if not bool(read.isfinite().all()):
-        raise TrainingError(f"Task '{task}': the host's states of a row are not finite.")
-    return read.double(), [target for _, target in ordered]
+    rows, targets = by_content(rows, targets)
+    return states_in_order(learner, task, rows, states, batch_size), targets

@@ -1,0 +1,91 @@
+"""Which pair of a task and a label a row is of, by the sums over the tasks' rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nacre.functional.gaussian_evidence import TEMPERATURES, evidence, whitener
+from nacre.functional.grouped_evidence import gathered
+from nacre.models.pooled_states import Text
+from nacre.parts.class_evidence import TaskLabel
+from nacre.parts.evidence_sums import TEXTS, Sums, SumsSettings, Views, pair_means, summed_scatter
+from nacre.parts.pair_means import in_order, stacked
+from nacre.parts.part import LearnerView
+
+_KEY = "evidence solved"
+
+
+def texts_of(views: Views) -> tuple[Text, ...]:
+    """What is read."""
+    return TEXTS if views == "both" else (views,)
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """The sums, solved.
+
+    Attributes:
+        pairs: Sorted.
+        solved: Of each text: F [d, d] and the whitened means m F [P, d].
+        temperatures: T, by `Views`.
+    """
+
+    pairs: list[TaskLabel]
+    solved: Mapping[Text, tuple[Tensor, Tensor]]
+    temperatures: Mapping[str, float]
+
+    def log_evidence(self, states: Mapping[Text, Tensor], views: Views) -> Tensor:
+        """e / T of each row and pair [B, P]; with both views, of the sum of their e.
+
+        Args:
+            states: z of the rows by what is read [B, d].
+            views: Which texts count.
+        """
+        found = [evidence(states[text], self.solved[text][1], self.solved[text][0]) for text in texts_of(views)]
+        return torch.stack(found).sum(0) / self.temperatures[views]
+
+    def of_tasks(self, log_evidence: Tensor, tasks: Sequence[str]) -> Tensor:
+        """log p(task | row) of each of these tasks [B, t]; -inf of one that no sum is of.
+
+        Args:
+            log_evidence: As above [B, P].
+            tasks: Names.
+        """
+        owners = [tasks.index(task) if task in tasks else -1 for task, _ in self.pairs]
+        numbers = torch.tensor(owners, device=log_evidence.device)
+        return gathered(log_evidence.log_softmax(1), numbers, len(tasks), by_sum=True)
+
+
+def posterior(learner: LearnerView, settings: SumsSettings, known: Sums) -> Posterior:
+    """The sums, solved; once a task."""
+    cached = learner.cache.get(_KEY)
+    if cached is None or cached[0] is not known or cached[1] != settings:
+        cached = learner.cache[_KEY] = known, settings, _solved(learner, settings, known)
+    solved: Posterior = cached[2]
+    return solved
+
+
+def _solved(learner: LearnerView, settings: SumsSettings, known: Sums) -> Posterior:
+    solved = {}
+    for text in TEXTS:
+        means = stacked(pair_means(known.tasks, text))
+        rows = sum(own.count for own in pair_means(known.tasks, text))
+        covariance = summed_scatter(learner, known.tasks, text) / max(rows - len(means), 1)
+        factor = whitener(covariance, settings.ridge, settings.along)
+        solved[text] = factor, means @ factor
+    pairs = [own.pair for own in in_order(pair_means(known.tasks, TEXTS[0]))]
+    return Posterior(pairs, solved, _temperatures(known))
+
+
+def _temperatures(known: Sums) -> dict[str, float]:
+    """T that the tasks' held-out rows are least surprised at, each task counting the same; of equals, the largest."""
+    found = {}
+    for views in known.tasks[0].surprise:
+        surprises = torch.stack([own.surprise[views] for own in known.tasks]).sum(0)
+        best = int((surprises <= surprises.min() + 1e-12).nonzero().max())
+        found[views] = float(TEMPERATURES[best])
+    return found

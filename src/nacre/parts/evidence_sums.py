@@ -1,0 +1,253 @@
+"""Sums over the tasks' rows: one Gaussian for each pair of a task and a label, of what the bare host makes of a row.
+
+Several parts of a method read these sums. Whoever comes first makes them, so that each of them may stand alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from nacre.errors import RecipeError, TrainingError
+from nacre.functional.class_statistics import scatter
+from nacre.functional.exact_sums import ExactSum, triangle
+from nacre.functional.gaussian_evidence import Along, held_out_evidence, histogram, surprise
+from nacre.models.pooled_states import Layer, PooledStates, Text
+from nacre.parts.pair_means import PairMean, stacked, with_rows
+from nacre.parts.part import LearnerView, Part
+from nacre.parts.states_by_content import by_content, states_in_order
+from nacre.settings import check_positive
+from nacre.tasks.task import Task
+from nacre.tasks.template import TaskKind
+
+Views = Literal["prompt", "bare", "both"]
+TEXTS: tuple[Text, ...] = get_args(Text)
+
+FOLDS = 5
+"""A row's held-out evidence is that of the sums without its fifth of the task's rows."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A task's rows, of which one text is read.
+
+    Attributes:
+        means: Of each of its labels.
+        scatter: The sum of its labels' scatters: an upper triangle [d (d + 1) / 2] in float64.
+        distances: A histogram of the held-out rows' squared distances to the nearest pair.
+    """
+
+    means: list[PairMean]
+    scatter: Tensor
+    distances: Tensor
+
+
+@dataclass(frozen=True)
+class TaskSums:
+    """What is remembered of a task. It is taken out by dropping this, as no other holds anything of it.
+
+    Attributes:
+        task: Its name.
+        prompt: Its rows by their prompts.
+        bare: Its rows by their texts alone.
+        surprise: By `Views`: the held-out rows' mean -log p among the pairs known then, at each temperature [K].
+        host_weight: How much the host's own scores of labels count beside the evidence, see `LabelEvidence`.
+    """
+
+    task: str
+    prompt: View
+    bare: View
+    surprise: dict[str, Tensor]
+    host_weight: float = 1.0
+
+    def view(self, text: Text) -> View:
+        """What is remembered of this text."""
+        return self.prompt if text == "prompt" else self.bare
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What is remembered.
+
+    Attributes:
+        tasks: Of each task that has been learned, by name.
+        layer: Of which layer's states.
+    """
+
+    tasks: list[TaskSums]
+    layer: Layer
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The evidence of a task's training rows, by sums that do not hold them.
+
+    Attributes:
+        labels: The task's labels that a row has, sorted.
+        numbers: The number of each row, by what is read of it.
+        found: By `Views`: e of each row and label [n, C]; -inf where nothing is known of the label.
+    """
+
+    labels: tuple[str, ...]
+    numbers: dict[tuple[tuple[int, ...], str | None], int]
+    found: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class SumsSettings:
+    """How the sums are made and read; the same in all parts of a method.
+
+    Attributes:
+        layer: Of the bare host's states, whose mean over a row's tokens is z.
+        ridge: c, what is added to the shared covariance.
+        along: To each dimension's own variance ('diagonal'), or the same to all ('identity').
+        batch_size: Rows of a task that are read at once, before it is learned.
+    """
+
+    layer: Layer = -1
+    ridge: float = 0.3
+    along: Along = "diagonal"
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        check_positive("ridge", self.ridge)
+
+    def states(self, learner: LearnerView, text: Text) -> PooledStates:
+        """z of this text. Of a decoder-only host the first token is left out: its state may outweigh all others."""
+        return PooledStates(layer=self.layer, text=text, drop_first=learner.host.family.name == "decoder-only")
+
+    def check(self, known: Sums | None) -> None:
+        """Refuse sums of other states.
+
+        Raises:
+            RecipeError: They are of another layer's.
+        """
+        if known is not None and known.layer != self.layer:
+            raise RecipeError(
+                f"layer: {self.layer} does not go with the sums, which are of layer {known.layer}: all parts that read "
+                "them need the same."
+            )
+
+    def with_task(self, learner: LearnerView, known: Sums | None, task: Task) -> tuple[Sums, HeldOut]:
+        """The sums with one more task's training rows, which are read in an order that their content alone decides.
+
+        Raises:
+            RecipeError: The sums so far are of another layer's states.
+            TrainingError: A state is not finite, or too large to be summed exactly.
+        """
+        self.check(known)
+        tasks = [] if known is None else known.tasks
+        others = [own for own in tasks if own.task != task.name]
+        before = next((own for own in tasks if own.task == task.name), None)
+        examples = task.examples("train")
+        labels_of_rows = [example.target if task.labels else "" for example in examples]
+        rows, targets = by_content(learner.encode(examples), labels_of_rows)
+        labels = tuple(sorted(set(targets)))
+        classes = torch.tensor([labels.index(target) for target in targets], device=learner.host.device)
+        views: dict[Text, View] = {}
+        found: dict[str, Tensor] = {}
+        for text in TEXTS:
+            states = states_in_order(learner, task.name, rows, self.states(learner, text), self.batch_size)
+            found[text] = self._held_out(learner, others, states, classes, text)
+            by_label = {label: states[classes == number] for number, label in enumerate(labels)}
+            nearest = -2 * found[text].amax(1)
+            views[text] = _with_rows(
+                before.view(text) if before else None, task.name, by_label, histogram(nearest[nearest.isfinite()])
+            )
+        found["both"] = found["prompt"] + found["bare"]
+        surprises = {name: surprise(e, classes) for name, e in found.items()}
+        own = TaskSums(task.name, views["prompt"], views["bare"], surprises)
+        numbers = {(row.source, row.bare): number for number, row in enumerate(rows)}
+        held_out = HeldOut(labels, numbers, {name: e[:, : len(labels)] for name, e in found.items()})
+        return Sums(sorted([*others, own], key=lambda own: own.task), self.layer), held_out
+
+    def _held_out(
+        self, learner: LearnerView, others: Sequence[TaskSums], states: Tensor, classes: Tensor, text: Text
+    ) -> Tensor:
+        """e of each row and pair, the task's own labels first [n, C + Q]."""
+        return held_out_evidence(
+            states,
+            classes,
+            torch.arange(len(states), device=states.device) % FOLDS,
+            stacked(pair_means(others, text)) if others else states[:0],
+            summed_scatter(learner, others, text) if others else states.new_zeros(2 * [states.shape[1]]),
+            sum(own.count for own in pair_means(others, text)),
+            strength=self.ridge,
+            along=self.along,
+        )
+
+
+USUAL = SumsSettings()
+
+
+def pair_means(tasks: Sequence[TaskSums], text: Text) -> list[PairMean]:
+    """The means of all pairs."""
+    return [mean for own in tasks for mean in own.view(text).means]
+
+
+def summed_scatter(learner: LearnerView, tasks: Sequence[TaskSums], text: Text) -> Tensor:
+    """The sum of all pairs' scatters [d, d], to the same bits in any order of the tasks.
+
+    Raises:
+        TrainingError: A number is too large.
+    """
+    try:
+        return reduce(ExactSum.__add__, [ExactSum.of_triangle(own.view(text).scatter) for own in tasks]).matrix()
+    except OverflowError:
+        raise TrainingError(
+            f"The states of '{learner.host.name}' are too large to be summed exactly: choose another layer."
+        ) from None
+
+
+def _with_rows(before: View | None, task: str, by_label: Mapping[str, Tensor], distances: Tensor) -> View:
+    """A task's rows with more of them; distances are the newest rows'."""
+    means, lacking = with_rows(before.means if before else (), task, by_label)
+    spread = reduce(Tensor.add, [*(scatter(own, own.mean(0)) for own in by_label.values()), *lacking.values()])
+    earlier = 0 if before is None else before.scatter
+    return View(means, triangle(spread) + earlier, distances)
+
+
+_HELD_OUT = "held-out evidence"
+
+
+class ReadsSums(Part, ABC):
+    """A part that reads the sums; the first of them that is prepared makes the new tasks' sums.
+
+    State: `Sums`, one for all parts of a method.
+    """
+
+    State: ClassVar[type[Sums]] = Sums
+    remembers: ClassVar[str] = "evidence"
+    learns: ClassVar[frozenset[TaskKind]] = frozenset({"answer"})
+    grows: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def sums(self) -> SumsSettings:
+        """How they are made and read."""
+
+    @property
+    def needs_boundaries(self) -> bool:
+        return True
+
+    def prepare(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
+        self.held_out(learner, tasks)
+
+    def held_out(self, learner: LearnerView, tasks: Sequence[Task]) -> dict[str, HeldOut]:
+        """The evidence of the training rows of the tasks that are being learned, by sums that do not hold them."""
+        if _HELD_OUT in learner.resources:
+            self.sums.check(learner.remembered(self, Sums))
+        else:
+            known, found = learner.remembered(self, Sums), {}
+            for task in tasks:
+                known, found[task.name] = self.sums.with_task(learner, known, task)
+            learner.remember(self, known)
+            learner.resources[_HELD_OUT] = found
+        held_out: dict[str, HeldOut] = learner.resources[_HELD_OUT]
+        return held_out
