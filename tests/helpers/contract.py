@@ -108,6 +108,11 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "latent_lora": ("latent_lora", {"rank": 6, "alpha": 96.0, "epsilon": 0.1, "scale": "relative"}),
     # Inputs of sixteen dimensions leave five tasks something only where little is protected.
     "inf_lora": ("inf_lora", {"energy": 0.6}),
+    "gain_lora": ("gain_lora", {"energy": 0.6, "gate_width": 12}),
+    "gain_lora-released": (
+        "gain_lora",
+        {"energy": 0.6, "gate_width": 8, "restore_norms": True, "choose": "random", "text": "bare"},
+    ),
     "inf_lora-random": ("inf_lora", {"choose": "random", "energy": 0.3, "steps": 100, "energy_of": "inputs"}),
     "latent_lora-task": (
         "latent_lora",

@@ -36,6 +36,7 @@ ROUTED: dict[str, tuple[str, dict[str, Any]]] = {
     "epi": ("epi", {}),
     "epi-prompt": ("epi", {"slot": "prompt", "prompt_length": 3}),
     "any_ssr": ("any_ssr", {"blocks": 1, "dimension": 32}),
+    "gain_lora": ("gain_lora", {"energy": 0.6, "gate_width": 12, "alpha": 128.0}),
     "latent_lora": ("latent_lora", {"rank": 4, "alpha": 64.0, "epsilon": 0.1, "scale": "relative"}),
     "sapt_lora": ("sapt_lora", {"inputs": "real", "fraction": 0.3}),
     "mocl": ("mocl", {}),
@@ -204,6 +205,8 @@ def _of(row: Encoded, task: str) -> Encoded:
 def test_one_task_is_the_adapter_alone(method: Method, architecture: str) -> None:
     """In float64, to rounding: the routed path adds the same numbers in another order."""
     adapter = method.adapter
+    if method.name == "gain_lora":
+        pytest.skip("its adapter times its gate, see test_gain_lora")
     if isinstance(adapter, Prompt):
         plain = Method(title="Prompt tuning", sources=(), adapter=Prompt(tokens=adapter.tokens))
     elif isinstance(adapter, Latent):

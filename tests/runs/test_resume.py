@@ -48,6 +48,7 @@ REMEMBERING: dict[str, dict[str, Any]] = {  # methods whose parts keep much, wit
 }
 ONCE: dict[str, dict[str, Any]] = {  # methods and modifiers with state of their own; three stops in one run hold them
     "any_ssr": {"blocks": 1, "dimension": 32},
+    "gain_lora": {"energy": 0.6, "gate_width": 12},
     "inf_lora": {"energy": 0.6},
     "latent_lora": {"rank": 4},
     "lfpt5": {"prompt_length": 3, "max_length": 16, "draws": 2},
