@@ -16,6 +16,7 @@ def task_content(task: Task) -> dict[str, Any]:
         "metric": task.metric,
         "labels": list(task.labels) if task.labels else None,
         "template": task.template.described(),
+        **({"test templates": [own.described() for own in task.test_templates]} if task.test_templates else {}),
         "rows": {split: len(task.rows(split)) for split in SPLITS},
         "hash": {split: hash_of([row.content for row in task.rows(split)]) for split in SPLITS},
     }

@@ -68,6 +68,11 @@ class Task:
             of the protocol and holds plain values only.
         kind: `text` for unlabeled text: there is nothing to answer, no template applies, and the texts themselves
             are learned, as in pre-training.
+        test_templates: How test rows become prompts where they are asked in other words than the training rows. Each
+            row takes the one that its text says (`nacre.seeds.derive`), whatever its place in the split. Empty for the
+            words of the training rows.
+        sampled_as: The name on which a limited sample of the rows depends; empty for the task's own. Tasks of one such
+            name that have the same rows keep the same ones.
     """
 
     name: str
@@ -79,6 +84,8 @@ class Task:
     metric: str = "exact_match"
     source: Mapping[str, Any] = field(default_factory=dict)
     kind: TaskKind = "answer"
+    test_templates: tuple[Template, ...] = ()
+    sampled_as: str = ""
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{len(self.rows(split))} {split}" for split in SPLITS)
@@ -102,8 +109,11 @@ class Task:
             return [Example("", row.text, "", "", "text", task=self.name) for row in self.rows(split)]
         if self.conversations:
             return [Example("", row.text, "", row.target, turns=row.turns, task=self.name) for row in self.rows(split)]
-        make = self.template.example
-        return [make(row.text, row.target, self.labels, task=self.name) for row in self.rows(split)]
+        templates = (self.test_templates if split == "test" else ()) or (self.template,)
+        return [
+            _chosen(templates, row.text).example(row.text, row.target, self.labels, task=self.name)
+            for row in self.rows(split)
+        ]
 
     def check(self) -> Task:
         """Checks the rows against the task.
@@ -139,18 +149,19 @@ class Task:
     def limited(self, train: int | None = None, test: int | None = None) -> Task:
         """Returns the task with at most that many rows for training and for testing.
 
-        The rows are a random sample, in row order, that depends on the task's name and the number alone: every run
-        with the same limit trains and tests on the same rows, whatever its seed. (The first rows would depend on how
-        the source is sorted.)
+        The rows are a random sample, in row order, that depends on the task's name (or `sampled_as`) and the number
+        alone: every run with the same limit trains and tests on the same rows, whatever its seed. (The first rows would
+        depend on how the source is sorted.)
 
         Args:
             train: The largest number of training rows; None for all.
             test: The largest number of test rows; None for all.
         """
+        name = self.sampled_as or self.name
         return replace(
             self,
-            train=_sample(self.train, train, f"{self.name}/train"),
-            test=_sample(self.test, test, f"{self.name}/test"),
+            train=_sample(self.train, train, f"{name}/train"),
+            test=_sample(self.test, test, f"{name}/test"),
         )
 
     def with_identity(self, identity: Identity) -> Task:
@@ -160,12 +171,20 @@ class Task:
         """
         if self.conversations:
             return self
-        return replace(self, template=replace(self.template, identity=identity))
+        return replace(
+            self,
+            template=replace(self.template, identity=identity),
+            test_templates=tuple(replace(template, identity=identity) for template in self.test_templates),
+        )
 
 
 def turns_text(turns: Sequence[Turn]) -> str:
     """Returns the contents of all turns, one a line, whatever their roles."""
     return "\n".join(turn.content for turn in turns)
+
+
+def _chosen(templates: Sequence[Template], text: str) -> Template:
+    return templates[derive(0, "words", text) % len(templates)] if len(templates) > 1 else templates[0]
 
 
 def _sample(rows: tuple[Row, ...], limit: int | None, where: str) -> tuple[Row, ...]:

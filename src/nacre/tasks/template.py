@@ -12,6 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 Identity = Literal["none", "task", "full"]
 
+OPTIONS_CUE = "Option:"
+"""What the published prompts print before the label set."""
+
 TaskKind = Literal["answer", "text"]
 """What is learned of an example or a task: the answer to an input, or the text itself."""
 
@@ -65,6 +68,7 @@ class Template:
     Attributes:
         instruction: A sentence in front of the text, without its line end; empty for none.
         options: Whether to print the label set (`Option: a, b, c`), in the order of the task's labels.
+        options_cue: What comes before the label set, on its line.
         answer_cue: What follows the text.
         type_name: What the `Task:` line says (see `identity`).
         dataset_name: What the `Dataset:` line says (see `identity`).
@@ -75,6 +79,7 @@ class Template:
 
     instruction: str = ""
     options: bool = False
+    options_cue: str = field(default=OPTIONS_CUE, kw_only=True)
     answer_cue: str = "\nAnswer:"
     type_name: str = ""
     dataset_name: str = ""
@@ -84,9 +89,11 @@ class Template:
     def described(self) -> dict[str, Any]:
         """Returns plain values for a run's protocol.
 
-        An empty `text_cue` is left out, so that older runs, which know no such field, stay comparable.
+        An empty `text_cue` and the usual `options_cue` are left out, so that older runs, which know no such fields,
+        stay comparable.
         """
-        return {key: value for key, value in asdict(self).items() if key != "text_cue" or value}
+        usual = {"text_cue": "", "options_cue": OPTIONS_CUE}
+        return {key: value for key, value in asdict(self).items() if key not in usual or value != usual[key]}
 
     def example(self, text: str, target: str, labels: Sequence[str] | None, *, task: str = "") -> Example:
         """Makes the example of one row.
@@ -108,5 +115,5 @@ class Template:
         if self.instruction:
             before += f"{self.instruction}\n"
         if self.options and labels:
-            before += f"Option: {', '.join(labels)} \n"
+            before += f"{self.options_cue} {', '.join(labels)} \n"
         return Example(before + self.text_cue, text, self.answer_cue, target, task=task)

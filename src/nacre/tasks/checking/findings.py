@@ -41,6 +41,7 @@ def check_stream(tasks: Sequence[Task], normalize: Callable[[str], str]) -> dict
         *(finding for task in tasks for finding in label_findings(task, normalize)),
         *(finding for task in tasks for finding in target_findings(task, normalize)),
         *_identity(tasks),
+        *_wordings(tasks),
     ]
     return {
         "schema": CHECKS_SCHEMA,
@@ -225,3 +226,10 @@ def _identity(tasks: Sequence[Task]) -> Iterator[Finding]:
     ):
         for names in comparison[key]:
             yield Finding("identity", tuple(names), f"{', '.join(names)} share {what}.", len(names))
+
+
+def _wordings(tasks: Sequence[Task]) -> Iterator[Finding]:
+    for task in tasks:
+        if number := len(task.test_templates):
+            sentence = f"test rows of '{task.name}' are asked in other words than its training rows: {number} prompts."
+            yield Finding("identity", (task.name,), sentence, number)
