@@ -182,6 +182,8 @@ def test_a_stack_that_is_shortened_runs_no_block_above_and_is_whole_again(archit
     assert asked == [0]
     pooled_states(host, inputs, PooledStates(-1, final_norm=True))
     assert asked == [0, 0, 1]
+    states = reader(**inputs, output_hidden_states=True).hidden_states
+    assert len(states) == 3, "transformers records every block afterwards"
     assert list(host.model.state_dict()) == pristine
     for layer in (0, 3, -3):
         with pytest.raises(RecipeError, match=f"layer: {layer} is not a block of this model, which has 2"):

@@ -100,6 +100,7 @@ def _hidden(host: Host, ids: Tensor, mask: Tensor, states: PooledStates) -> Tens
     try:
         cache = {} if host.family.name == "encoder-only" else {"use_cache": False}
         if states.final_norm:
+            # Not with `output_hidden_states`: transformers would record these blocks alone from then on.
             with shortened(reader, layer):
                 last: Tensor = reader(input_ids=ids, attention_mask=mask, **cache).last_hidden_state
             return last.float()
