@@ -12,6 +12,7 @@ from nacre.adapters.bottleneck import Bottleneck, BottleneckSite
 from nacre.adapters.route import Route
 from nacre.errors import ModelError, RecipeError
 from nacre.functional.bottleneck import Nonlinearity
+from nacre.functional.segments import NONE, Segments
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.registry import build_method
@@ -83,7 +84,7 @@ def test_rows_are_answered_by_their_own_mixture(between: tuple[int, ...], slots:
     expected = torch.stack(rows)
     slope = drawn(*expected.shape, seed=93)
     expected_gradients = torch.autograd.grad(expected, [weights, *newest], slope)
-    site.row_weights = weights
+    site.rows = weights
     found = site(x)
     gradients = torch.autograd.grad(found, [weights, *site.parameters_by_group().values()], slope)
     assert (found - expected).abs().max() <= 1e-12
@@ -94,8 +95,60 @@ def test_rows_are_answered_by_their_own_mixture(between: tuple[int, ...], slots:
 def test_the_newest_slot_by_weights_is_the_newest_slot_bit_for_bit() -> None:
     site, x = site_of("gelu"), drawn(ROWS, 3, D_IN, seed=91)
     alone = site(x)
-    site.row_weights = torch.tensor([[0.0, 0.0, 1.0]]).repeat(ROWS, 1)
+    site.rows = torch.tensor([[0.0, 0.0, 1.0]]).repeat(ROWS, 1)
     assert torch.equal(site(x), alone)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_rows_own_slot_is_the_mixture_of_that_slot_alone(training: bool, copies: int) -> None:
+    """With all gradients; a row without a slot has the bits of the host."""
+    numbers = (2, NONE, *(0, 2) * (ROWS // 2))[:ROWS]
+    site, x = site_of("gelu").train(training), drawn(ROWS * copies, 3, D_IN, seed=91).requires_grad_()
+    weights = Route(slots=torch.tensor(numbers)).as_weights(3)
+    assert weights is not None
+    results = []
+    for rows in (weights.double(), Segments(numbers)):
+        site.rows = rows
+        found = site(x)
+        slope = drawn(*found.shape, seed=93)
+        results.append([found, *torch.autograd.grad(found, [x, *site.parameters_by_group().values()], slope)])
+    assert torch.equal(results[1][0][copies : 2 * copies], site.untouched(x)[copies : 2 * copies])
+    for expected, ours in zip(*results, strict=True):
+        assert expected.any()
+        assert (ours - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
+def test_training_under_the_newest_slot_is_training_it_alone() -> None:
+    """To the bit; and where it answers no row, its gradients are zeros."""
+    site, x = site_of("gelu").train(), drawn(ROWS, 3, D_IN, seed=91)
+    results = []
+    for rows in (None, Segments((2,) * ROWS), Segments((1,) * ROWS)):
+        site.rows = rows
+        found = site(x)
+        results.append([found, *torch.autograd.grad(found.square().sum(), [*site.parameters_by_group().values()])])
+    assert all(torch.equal(*pair) for pair in zip(*results[:2], strict=True))
+    assert not any(gradient.any() for gradient in results[2][1:])
+
+
+def test_a_slot_answers_with_the_same_bits_when_another_has_come() -> None:
+    site, x = site_of("gelu").float().eval(), drawn(ROWS, 3, D_IN, seed=91).float()
+    site.rows = Segments((2, 0, *(2,) * ROWS)[:ROWS])
+    before = site(x)
+    site.grow()
+    site.fresh(3)
+    assert torch.equal(site(x), before)
+
+
+def test_a_copy_without_tasks_keeps_the_slot_of_its_route() -> None:
+    for number in (0, 1, 2, NONE):
+        site, x = site_of("gelu"), drawn(ROWS, 3, D_IN, seed=91)
+        site.rows = Segments((number,) * ROWS)
+        expected = site(x)
+        site.settle()
+        assert site.rows is None
+        assert len(site.slots) == (number != NONE)
+        torch.testing.assert_close(site(x), expected, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

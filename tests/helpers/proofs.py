@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.low_rank import LowRank
@@ -78,7 +77,7 @@ class NearestGaussian(Routing):
             return None
         else:
             chosen = self.nearest(known, reading.query(self.states).double())
-        return Route(F.one_hot(chosen, slots).to(learner.host.device, torch.float32))
+        return Route(slots=chosen)
 
     def nearest(self, known: Gaussians, states: Tensor) -> Tensor:
         covariance = known.scatter / known.rows

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -30,8 +30,10 @@ from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.methods.inc_lora import inc_lora
+from nacre.models.families import Encoded
 from nacre.models.host import Host
 from nacre.models.owner import ParameterGroup, stop_training
+from nacre.parts.given_task import GivenTask
 from nacre.parts.part import BatchTerm, LearnerView, MicroBatch, Reading, Routing
 from nacre.per_task import PerTask
 from nacre.tasks.task import Task
@@ -79,6 +81,57 @@ def test_closed_classes_of_a_head_for_each_task() -> None:
     with torch.no_grad(), learner.under(Route(classes=torch.tensor([[False, True, True, True]]))):
         closed, _ = learner.predictions(rows)
     assert closed.isinf().tolist() == [[True, False, True, True]]
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "roberta"])
+@pytest.mark.parametrize("adapter", [LowRank(2, 4.0), Bottleneck(4, slots="per_task")])
+def test_rows_of_one_batch_have_slots_of_their_own(adapter: Any, architecture: str) -> None:
+    """In one pass, in free answers with a cache and among labels: each row as if it were alone, or the bare host's."""
+    learner = learned(Method(title="A slot a task", sources=(), adapter=adapter), architecture)
+    for seed, group in enumerate(learner.adapter.parameter_groups()):
+        for parameter in group.parameters:
+            with torch.no_grad():
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+    rows = learner.encode(TASKS[0].examples("test"))[:5]
+    slots = torch.tensor([1, 0, -1, 0, 1])
+    family = learner.host.family
+    label_set = family.label_set(TASKS[0].examples("test")[0], ["no", "yes"], learner.lengths)
+
+    @torch.no_grad()
+    def read(rows: list[Encoded]) -> tuple[Tensor, list[str], list[int | None]]:
+        logits, labels = learner.predictions(rows)
+        if labels.ndim > 1:
+            logits = torch.stack([own[mask != -100][0] for own, mask in zip(logits, labels, strict=True)])
+        return logits, learner.host.write(rows, 4), learner.host.classify(rows, label_set)
+
+    with learner.under(Route(slots=slots)):
+        together = read(rows)
+    for number, slot in enumerate(slots):
+        with learner.under(Route(slots=slot[None])):
+            alone = read([rows[number]])
+        torch.testing.assert_close(together[0][number], alone[0][0], rtol=1e-4, atol=1e-5)
+        assert (together[1][number], together[2][number]) == (alone[1][0], alone[2][0])
+    with learner.bypassed():
+        bare = read(rows)
+    assert torch.equal(together[0][2], bare[0][2])
+    assert (together[1][2], together[2][2]) == (bare[1][2], bare[2][2])
+    assert not torch.allclose(together[0][:2], bare[0][:2], atol=1e-3)
+
+
+def test_given_its_task_a_row_has_that_tasks_lora_alone() -> None:
+    """The newest one, too: earlier ones are not added to it."""
+    learner = learned(inc_lora().with_routing(GivenTask()), "llama")
+    rows = [row for task in TASKS for row in learner.encode(task.examples("test"))[:2]]
+    with torch.no_grad():
+        found, _ = learner.predictions(rows)
+        with learner.under(Route(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))):
+            expected, _ = learner.predictions(rows)
+        with learner.under(Route(torch.ones(4, 2))):
+            summed, _ = learner.predictions(rows)
+        newest, _ = learner.predictions(rows[2:])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(newest, found[2:, -newest.shape[1] :], rtol=1e-4, atol=1e-5)
+    assert (found[2:] - summed[2:]).abs().max() > 1e-3
 
 
 @dataclass(frozen=True)

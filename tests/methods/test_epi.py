@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.spatial.distance import mahalanobis
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.tiny import tiny_host, tiny_task
 from nacre.adapters.route import Route
@@ -17,6 +18,7 @@ from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.methods.epi import epi
+from nacre.methods.inc_lora import inc_lora
 from nacre.methods.seq_lora import seq_lora
 from nacre.models.pooled_states import PooledStates
 from nacre.parts.nearest_class import ClassMeans, NearestClass
@@ -106,8 +108,7 @@ def test_a_row_is_answered_by_the_slot_of_its_inferred_task(architecture: str) -
         if head is not None:
             assert written in own
             classes = torch.tensor([[label in own for label in head.labels.classes]])
-        weights = torch.eye(3)[slot][None]
-        with learner.under(Route(weights, classes=classes)):
+        with learner.under(Route(slots=torch.tensor([slot]), classes=classes)):
             assert learner.host.write([row], 3) == [written]
 
 
@@ -125,20 +126,55 @@ def test_in_training_only_the_tasks_own_labels_compete() -> None:
 
 
 def test_what_earlier_tasks_compute_stays(architecture: str) -> None:
-    """Of rows that come with their task, under its own slot: nothing of another task reaches them, but for the order
-    in which zeros are added."""
+    """Of rows that come with their task, under its own slot, bit for bit: nothing of another task reaches them."""
     tasks = [TASKS[0], TASKS[1], tiny_task("fish", labels=("maybe", "blue"))]  # no label twice
     learner = learned(epi(), architecture, tasks[:1])
     rows = learner.encode(tasks[0].examples("test"))
     with torch.no_grad():
-        with learner.under(Route(torch.ones(len(rows), 1))):
-            before, _ = learner.predictions(rows)
+        before, _ = learner.predictions(rows)
         for task in tasks[1:]:
             with torch.enable_grad():
                 learner.learn(task)
         after, _ = learner.predictions(rows)
-    after = after[..., : before.shape[-1]] if architecture == "roberta" else after
-    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+    if architecture == "roberta":  # its head has more columns now, which are rounded in another order
+        torch.testing.assert_close(after[:, :2], before, rtol=1e-6, atol=1e-6)
+    else:
+        assert torch.equal(after, before)
+
+
+def test_the_first_task_is_that_of_a_plain_lora(architecture: str) -> None:
+    """What is trained has the same bits."""
+    routed, plain = (learned(method, architecture, TASKS[:1]) for method in (epi(), inc_lora()))
+    found, expected = (
+        {name: tensor for owner in learner.owners.values() for name, tensor in owner.tensors().items()}
+        for learner in (routed, plain)
+    )
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_step_of_a_later_task_costs_what_the_first_one_costs() -> None:
+    """Counted in operations, for a batch whose rows have two slots, in training and at test."""
+
+    def operations(tasks: int, training: bool) -> int:
+        learner = Learner(tiny_host("llama"), epi(), seed=5, optim=OPTIM)
+        for _ in range(tasks):
+            learner.adapter.grow()
+            learner.adapter.fresh(0)
+        rows = learner.encode(TASKS[0].examples("train"))[:4]
+        learner.host.model.train(training)
+        with (
+            learner.under(Route(slots=torch.tensor([tasks - 1, 0, 0, tasks - 1]))),
+            FlopCounterMode(display=False) as it,
+        ):
+            logits, _ = learner.predictions(rows)
+            if training:
+                logits.sum().backward()
+        total: int = it.get_total_flops()
+        return total
+
+    for training in (True, False):
+        assert operations(2, training) == operations(20, training) > 0
 
 
 def test_a_task_without_labels_is_one_class() -> None:
@@ -164,8 +200,9 @@ def test_rehearsed_rows_are_read_by_their_own_slot() -> None:
 def weights_of(learner: Learner) -> Tensor:
     assert learner._router is not None
     assert learner._router.newest is not None
-    assert learner._router.newest.weights is not None
-    return learner._router.newest.weights
+    weights = learner._router.newest.as_weights(learner.adapter.tasks)
+    assert weights is not None
+    return weights
 
 
 def test_of_a_task_learned_again_the_newest_slot_learns() -> None:

@@ -374,8 +374,8 @@ def test_replayed_rows_are_learned_under_their_own_tasks_gates() -> None:
         strength: PerTask = 0.0
 
         def value(self, learner: LearnerView, batch: MicroBatch) -> Tensor:
-            if batch.route is not None and batch.route.weights is not None:
-                seen.append(([row.task for row in batch.rows], batch.route.weights.argmax(1).tolist()))
+            if batch.route is not None and batch.route.slots is not None:
+                seen.append(([row.task for row in batch.rows], batch.route.slots.tolist()))
             return batch.logits.sum() * 0
 
     method = build_method("seq_lora+hat+replay", {"replay": {"per_task": 4}}).with_batch_term(Watch())

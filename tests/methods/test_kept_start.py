@@ -138,14 +138,14 @@ def test_an_update_is_what_has_been_added_to_its_start(kind: type[SlottedAdapter
         assert (parameter.grad - naive).abs().max() <= 1e-11 * naive.abs().max()
 
     weights = torch.rand(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    site.row_weights = weights
+    site.rows = weights
     routed = torch.stack(
         [row @ (base.weight + 1.5 * sum(w * d for w, d in zip(by, deltas, strict=True))).T + base.bias
          for row, by in zip(x, weights, strict=True)]
     )  # fmt: skip
     assert (site(x) - routed).abs().max() <= 1e-12
 
-    site.row_weights = None
+    site.rows = None
     site.freeze()
     site.eval()
     assert site.working.folded_all is not None

@@ -66,7 +66,9 @@ def routing_of(learner: Learner) -> MixtureRouting:
 def posterior(learner: Learner, states: Tensor) -> Tensor:
     known = learner.remembered(routing_of(learner), Mixtures)
     assert known is not None
-    return routing_of(learner).weights(learner, known, states)
+    weights = routing_of(learner).answer(learner, known, states).weights
+    assert weights is not None
+    return weights
 
 
 def test_a_site_blends_updates_between_its_own_singular_vectors() -> None:
@@ -87,7 +89,7 @@ def test_a_site_blends_updates_between_its_own_singular_vectors() -> None:
     together = base(x) + x @ sum(updates).T  # type: ignore[union-attr]
     torch.testing.assert_close(site(x), together, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(nn.functional.linear(x, site.effective_weight(), base.bias), together)  # type: ignore[arg-type]
-    site.row_weights = weights
+    site.rows = weights
     blended = [base(x[b]) + x[b] @ sum(w * u for w, u in zip(weights[b], updates, strict=True)).T for b in range(2)]  # type: ignore[union-attr]
     torch.testing.assert_close(site(x), torch.stack(blended), rtol=1e-10, atol=1e-10)
 

@@ -91,7 +91,7 @@ def test_one_hot_rows_are_answered_by_their_slot_alone(architecture: str) -> Non
     learner = learned(epi_like(), architecture)
     rows = learner.encode(TASKS[1].examples("test"))
     with torch.no_grad():
-        with learner.under(Route(torch.tensor([[0.0, 1.0, 0.0]]).repeat(len(rows), 1))):
+        with learner.under(Route(slots=torch.ones(len(rows), dtype=torch.long))):
             forced, _ = learner.predictions(rows)
         # Read as training does, with the task given.
         given, _ = learner.predictions(rows)

@@ -103,8 +103,9 @@ def routes_of(learner: Learner, rows: Sequence[Encoded]) -> Tensor:
                 context.__enter__()
                 assert learner._router is not None
                 assert learner._router.newest is not None
-                assert learner._router.newest.weights is not None
-                seen.append(learner._router.newest.weights.detach())
+                weights = learner._router.newest.as_weights(learner.adapter.tasks)
+                assert weights is not None
+                seen.append(weights.detach())
 
             def __exit__(self, *error: Any) -> Any:
                 return context.__exit__(*error)

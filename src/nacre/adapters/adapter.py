@@ -66,7 +66,7 @@ class Adapter(ABC):
 
     @property
     def weighable(self) -> bool:
-        """Whether there is a slot for each task, which a route may weight row by row (`Route.weights`)."""
+        """Whether there is a slot for each task, among which a route may choose row by row, or weight them."""
         return False
 
     @property

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from nacre.adapters.adapter import Adapter, FeatureMap, kaiming_uniform
 from nacre.adapters.bottleneck_slots import BottleneckSlots
 from nacre.adapters.route import Route
-from nacre.adapters.routed import rows_weighted, slot_weights, weights_of_rows
-from nacre.adapters.site import Site
+from nacre.adapters.routed import answered_by, gate_weights, segments_of_rows, slot_rows, weights_of_rows
+from nacre.adapters.site import Site, is_hooked
 from nacre.adapters.sites import PlacedSites
 from nacre.adapters.unit_gates import GatedUnits, HardGates, Protected, UnitGates, Units, check_shared, rows_gated
 from nacre.errors import RecipeError
 from nacre.functional.bottleneck import Nonlinearity
+from nacre.functional.segments import NONE, Segments
 from nacre.models.fit import Form
 from nacre.models.roles import find_linears
 from nacre.seeds import derive
@@ -98,7 +99,8 @@ class BottleneckSite(Site):
         settings: The adapter's settings.
         slots: The adapters of all tasks.
         gates: The gates of the hidden units and of the outputs, by group; empty without gates.
-        row_weights: Weight of each slot for each row of the batch [B, t]; None: the newest slot alone.
+        rows: The slot that answers each row of the batch, or the weights of all slots for each row [B, t]; None: the
+            newest slot.
     """
 
     def __init__(self, base: nn.Module, settings: Bottleneck) -> None:
@@ -117,7 +119,7 @@ class BottleneckSite(Site):
         self.gates = nn.ModuleDict(
             {name: UnitGates(settings.gates, units, like=like) for name, units in sizes.items() if settings.gates}
         )
-        self.row_weights: Tensor | None = None
+        self.rows: Segments | Tensor | None = None
         self._is_new = False  # whether the newest slot has not begun yet
 
     @property
@@ -125,12 +127,32 @@ class BottleneckSite(Site):
         return self.slots.is_open
 
     def adapted(self, x: Tensor) -> Tensor:
-        """`h + U f(D h + b) + c` of the newest slot, or with `row_weights` the slots' sum, `mixed`."""
+        """`h + U f(D h + b) + c` of the newest slot, or row by row what `rows` says."""
         h = self.untouched(x)
         read = h.to(self.slots.dtype)
-        if self.row_weights is None:
+        if isinstance(self.rows, Segments):
+            return self.by_slot(h, read, segments_of_rows(self.rows, h))
+        if self.rows is None:
             return h + self.newest(read).to(h.dtype)
-        return h + self.slots.mixed(read, weights_of_rows(self.row_weights, h)).to(h.dtype)
+        return h + self.slots.mixed(read, weights_of_rows(self.rows, h)).to(h.dtype)
+
+    def by_slot(self, h: Tensor, read: Tensor, segments: Segments) -> Tensor:
+        """h with what the slot of each row adds; rows without a slot keep every bit: read is h in the adapter's type.
+
+        In training, and where hooks wait for it, the newest adapter is called as a module, even where it answers no
+        row, so that every trained parameter has a gradient. Otherwise it is one slot like the others.
+        """
+        newest = len(self.slots) - 1
+        is_measured = is_hooked(self.slots.down) or is_hooked(self.slots.up)
+        is_called = self.training or is_measured
+        others = segments.without(newest) if is_called else segments
+        added = self.slots.added_to(h, read, others) if others.counts else h
+        if not is_called:
+            return added
+        layout = segments.only(newest).layout(h.device, are_sorted=True)
+        # Who measures it counts all tokens of a batch.
+        update = layout.take(self.newest(read)) if is_measured else self.newest(layout.take(read))
+        return layout.add(added, update.to(h.dtype))
 
     def newest(self, h: Tensor) -> Tensor:
         """`U f(D h + b) + c` of the newest slot, its units gated where there are gates: h [..., d] -> [..., d]."""
@@ -230,9 +252,12 @@ class BottleneckSite(Site):
         return None
 
     def settle(self) -> None:
-        if self.row_weights is not None:
-            self.slots.keep_only(int(self.row_weights[0].argmax()))
-            self.row_weights = None
+        if isinstance(self.rows, Segments) and self.rows.numbers[0] == NONE:
+            self.close()
+        elif self.rows is not None:
+            first = self.rows.numbers[0] if isinstance(self.rows, Segments) else int(self.rows[0].argmax())
+            self.slots.keep_only(first)
+        self.rows = None
         for gates in self.unit_gates():
             gates.settle()
 
@@ -270,10 +295,12 @@ class PlacedBottleneck(PlacedSites[BottleneckSite], GatedUnits):
 
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
-        """While open, the slots or the gates are weighted row by row; without weights, the newest ones answer."""
-        is_gated = self.settings.gates is not None
-        weights = slot_weights(route, self.tasks, are_own=self.settings.slots == "per_task" or is_gated)
-        with rows_gated(self.unit_gates(), weights) if is_gated else rows_weighted(self.sites.values(), weights):
+        """While open, slots or gates answer row by row; where the route names none, the newest ones answer."""
+        if self.settings.gates is not None:
+            with rows_gated(self.unit_gates(), gate_weights(route, self.tasks)):
+                yield
+            return
+        with answered_by(self.sites.values(), slot_rows(route, self.tasks, are_own=self.settings.slots == "per_task")):
             yield
 
     def folding_summary(self) -> dict[str, Any]:

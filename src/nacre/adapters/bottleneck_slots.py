@@ -8,7 +8,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from nacre.functional.bottleneck import NONLINEARITIES, Nonlinearity, mixed_bottlenecks
+from nacre.functional.bottleneck import NONLINEARITIES, Nonlinearity, mixed_bottlenecks, slot_bottlenecks
+from nacre.functional.segments import Segments
 from nacre.models.fit import Form
 
 
@@ -55,6 +56,10 @@ class BottleneckSlots(nn.Module):
         """The type that the adapters are kept and computed in."""
         return self.past_down.dtype
 
+    def __len__(self) -> int:
+        """Number of slots."""
+        return len(self.past_down) + self.is_open
+
     def open(self) -> None:
         """Put a new adapter of zeros in the newest slot's place."""
         zeros = self.past_down.new_zeros
@@ -95,6 +100,27 @@ class BottleneckSlots(nn.Module):
             return update
         past = self.past_down, self.past_down_bias, self.past_up, self.past_up_bias
         return update + mixed_bottlenecks(h, *past, weights[:, :-1], self.nonlinearity)
+
+    def added_to(self, h: Tensor, read: Tensor, segments: Segments) -> Tensor:
+        """h with `U_i f(D_i h_b + b_i) + c_i`, i the slot of row b; rows without one keep every bit.
+
+        Args:
+            h: [B, ..., d].
+            read: h in the adapters' type.
+            segments: The slot of each row, of which some has one.
+        """
+        newest = len(self.past_down)
+        names = ("past_down", "past_down_bias", "past_up", "past_up_bias")
+        pieces: list[list[Tensor]] = [[] for _ in names]
+        earlier = segments.without(newest) if newest in segments.counts else segments
+        if earlier.counts:
+            pieces = [[earlier.take_slots(getattr(self, name))] for name in names]
+        if newest in segments.counts:
+            own = self._newest_as_past()
+            for piece, name in zip(pieces, names, strict=True):
+                piece.append(own[name].contiguous().unsqueeze(0))
+        down, down_bias, up, up_bias = (torch.cat(piece) if len(piece) > 1 else piece[0] for piece in pieces)
+        return slot_bottlenecks(h, read, down, down_bias, up, up_bias, segments, self.nonlinearity)
 
     @torch.no_grad()
     def copy_from(self, slot: int) -> None:

@@ -390,7 +390,7 @@ class PlacedGated(PlacedSlots[GatedSite]):
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
         """While open, each row's offsets are added to the gates' scores."""
-        if route.weights is not None or route.prompts is not None:
+        if route.names_slots or route.prompts is not None:
             raise ModelError(
                 "A gated adapter weights its slots itself, token by token: a routing can offset their scores, no more."
             )

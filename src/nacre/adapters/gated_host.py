@@ -15,11 +15,11 @@ from transformers.pytorch_utils import Conv1D
 from nacre.adapters.adapter import Adapter, FeatureMap, PlacedAdapter
 from nacre.adapters.placed_full import PlacedFull, host_feature_maps
 from nacre.adapters.route import Route
-from nacre.adapters.routed import check_weights
+from nacre.adapters.routed import gate_weights
 from nacre.adapters.site import pristine_tensors, put_sites, take_away
 from nacre.adapters.unit_gate_site import UnitGateSite
 from nacre.adapters.unit_gates import GatedUnits, HardGates, Protected, UnitGates, Units, rows_gated
-from nacre.errors import ModelError, RecipeError
+from nacre.errors import RecipeError
 from nacre.models.architectures import architecture_of, config_of
 from nacre.models.fit import Form, check_fit, count_of
 from nacre.models.owner import ParameterGroup, stop_training
@@ -230,11 +230,7 @@ class PlacedGatedHost(PlacedAdapter, GatedUnits):
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
         """While open, each row is gated by the tasks that its weights name."""
-        if route.prompts is not None:
-            raise ModelError("This adapter has no prompts that a route could choose from.")
-        if route.weights is not None:
-            check_weights(route.weights, self.tasks)
-        with rows_gated(self.unit_gates(), route.weights):
+        with rows_gated(self.unit_gates(), gate_weights(route, self.tasks)):
             yield
 
     def virtual_tokens(self, number: int) -> tuple[int, ...]:

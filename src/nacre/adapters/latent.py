@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from nacre.adapters.adapter import Adapter, FeatureMap
 from nacre.adapters.route import Route
-from nacre.adapters.routed import rows_weighted, slot_weights, weights_of_rows
+from nacre.adapters.routed import answered_by, slot_weights, weights_of_rows
 from nacre.adapters.site import Site
 from nacre.adapters.sites import PlacedSites
 from nacre.errors import ModelError, RecipeError
 from nacre.functional.latent import blended_codes, largest_triplets
+from nacre.functional.segments import Segments
 from nacre.models.fit import Form
 from nacre.models.roles import find_linears
 
@@ -95,7 +96,7 @@ class LatentSite(Site):
 
     Attributes:
         settings: The adapter's settings.
-        row_weights: Weight of each slot for each row of the batch [B, t]; None: the sum of all slots.
+        rows: Weight of each slot for each row of the batch [B, t]; None: the sum of all slots.
     """
 
     left: Tensor
@@ -112,7 +113,7 @@ class LatentSite(Site):
         """
         super().__init__(base)
         self.settings = settings
-        self.row_weights: Tensor | None = None
+        self.rows: Segments | Tensor | None = None
         self.core: nn.Parameter | None = None
         self._hold({"left": self.new_tensor(0), "sizes": self.new_tensor(0), "right": self.new_tensor(0)})
         self.register_buffer("past_core", self.new_tensor(0, settings.rank, settings.rank))
@@ -135,10 +136,11 @@ class LatentSite(Site):
     def adapted(self, x: Tensor) -> Tensor:
         h = self.untouched(x)
         codes = nn.functional.linear(x.to(self.right.dtype), self.right)
-        if self.row_weights is None:
+        if self.rows is None:
             latent = codes @ self.cores().sum(0).T
         else:
-            latent = blended_codes(codes, self.cores(), weights_of_rows(self.row_weights, x))
+            assert isinstance(self.rows, Tensor)  # `use` gives weights
+            latent = blended_codes(codes, self.cores(), weights_of_rows(self.rows, x))
         update = nn.functional.linear(latent * self.sizes, self.left)
         return h + (self.settings.scale * update).to(h.dtype)
 
@@ -175,7 +177,7 @@ class LatentSite(Site):
 
     def effective_weight(self) -> Tensor | None:
         """`W + s U diag(S) (sum_i R_i) V^T`; None where a route blends the slots."""
-        if self.row_weights is not None:
+        if self.rows is not None:
             return None
         weight = self.base_weight().detach().to(self.right.dtype)
         if self.core is None:
@@ -217,7 +219,7 @@ class PlacedLatent(PlacedSites[LatentSite]):
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
         """While open, row b gets `s U diag(S) (sum_i w_bi R_i) V^T x` in place of all slots' sum."""
-        with rows_weighted(self.sites.values(), slot_weights(route, self.tasks, are_own=True)):
+        with answered_by(self.sites.values(), slot_weights(route, self.tasks)):
             yield
 
     def folding_summary(self) -> dict[str, Any]:

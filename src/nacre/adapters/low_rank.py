@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from nacre.adapters.adapter import FeatureMap, kaiming_uniform
 from nacre.adapters.folding import FoldedWeight, Folding
 from nacre.adapters.route import Route
-from nacre.adapters.routed import routed_update, rows_weighted, slot_weights
+from nacre.adapters.routed import answered_by, gate_weights, mixed_slots, segments_of_rows, slot_rows
 from nacre.adapters.site import is_hooked
 from nacre.adapters.slots import SlotStack
 from nacre.adapters.slotted import PlacedSlots, SlottedAdapter, SlottedSite
 from nacre.adapters.unit_gates import GatedUnits, HardGates, Protected, UnitGates, Units, check_shared, rows_gated
 from nacre.errors import ModelError, RecipeError
 from nacre.functional.fused_low_rank import fused_update
+from nacre.functional.grouped import slot_updates
 from nacre.functional.low_rank import folded_weight, summed_update
+from nacre.functional.segments import Segments
 from nacre.functional.sensitivity import Triplets
 from nacre.models.fit import Form
 from nacre.seeds import derive
@@ -103,7 +105,8 @@ class LowRankSite(SlottedSite):
         settings: The adapter's settings.
         gates: The gates of a shared slot's ranks; None without gates.
         working: Copies of the weight that the tasks' sums are part of.
-        row_weights: Weight of each slot for each row of the batch [B, t]; None: the sum of all slots.
+        rows: The slot that answers each row of the batch, or the weights of all slots for each row [B, t]; None: the
+            sum of all slots.
     """
 
     def __init__(self, base: nn.Module, settings: SlottedAdapter, gates: HardGates | None = None) -> None:
@@ -118,16 +121,18 @@ class LowRankSite(SlottedSite):
         self.settings = settings
         self.gates = None if gates is None else UnitGates(gates, settings.slot_rank, like=self.new_tensor(0))
         self.working = FoldedWeight()
-        self.row_weights: Tensor | None = None
+        self.rows: Segments | Tensor | None = None
 
     @property
     def scale(self) -> float:
         return self.settings.scale
 
     def adapted(self, x: Tensor) -> Tensor:
-        """`W x + s sum_{i<t} B_i A_i x + s B_t A_t x`, or with `row_weights` `W x + sum_i w_bi s B_i A_i x`."""
-        if self.row_weights is not None:
-            return self.routed(x, self.row_weights)
+        """`W x + s sum_{i<t} B_i A_i x + s B_t A_t x`, or row by row what `rows` says."""
+        if isinstance(self.rows, Segments):
+            return self.by_slot(x, segments_of_rows(self.rows, x))
+        if self.rows is not None:
+            return self.mixed(x, self.rows)
         if (weight := self.folded_all(x)) is not None:
             return self.base_with(x, weight)
         if (frozen := self.fusible(x)) is not None:
@@ -147,10 +152,42 @@ class LowRankSite(SlottedSite):
         up = self.slots.newest_up()
         return up if self.gates is None else up * self.gates.present()
 
-    def routed(self, x: Tensor, weights: Tensor) -> Tensor:
+    def by_slot(self, x: Tensor, segments: Segments) -> Tensor:
+        """`W x_b + s B_i A_i x_b`, i the slot of row b; `W x_b` to the bit where it has none.
+
+        In training, and where hooks wait for its factors, the newest slot is called as it is elsewhere; all rows of it
+        are then those of a plain LoRA, bit for bit. Otherwise it is one slot like the others.
+        """
+        newest = len(self.slots) - 1
+        is_called = self.training or is_hooked(self.slots.down) or is_hooked(self.slots.up)
+        if is_called and segments.is_all(newest) and (plain := self.fusible(x, alone=True)) is not None:
+            return self.fused(x, *plain)
+        h, own = self.untouched(x), self.own_type(x)
+        others = segments.without(newest) if is_called else segments
+        if others.counts:
+            h = slot_updates(h, own, *self.slots.pairs_of(others), others, scale=self.scale)
+        return self.with_newest(h, own, segments.only(newest)) if is_called else h
+
+    def with_newest(self, h: Tensor, x: Tensor, segments: Segments) -> Tensor:
+        """h with `s B_t A_t x_b` of the rows that the newest slot answers, by calls of its factors: x in its type.
+
+        They are called even where it answers none, so that every trained parameter has a gradient.
+        """
+        layout = segments.layout(x.device, are_sorted=True)
+        if is_hooked(self.slots.down) or is_hooked(self.slots.up):  # who measures them counts all tokens of a batch
+            update = layout.take(self.newest(self.dropped(x)))
+        else:
+            update = self.newest(self.dropped(layout.take(x)))
+        h = layout.add(h, (self.scale * update).to(h.dtype))
+        if not self.slots.from_start or len(self.slots) == 1 or not segments.counts:
+            return h
+        down, up = self.slots.origin_of(len(self.slots) - 1)
+        return slot_updates(h, x, down.unsqueeze(0), up.unsqueeze(0), segments, scale=self.scale)
+
+    def mixed(self, x: Tensor, weights: Tensor) -> Tensor:
         """`W x + sum_i w_bi s B_i A_i x`, weights [B, t]."""
         h = self.untouched(x)
-        update = routed_update(self.own_type(x), self.dropped(x), self.slots, weights, scale=self.scale)
+        update = mixed_slots(self.own_type(x), self.dropped(x), self.slots, weights, scale=self.scale)
         return h + update.to(h.dtype)
 
     def past(self, x: Tensor) -> Tensor:
@@ -168,11 +205,12 @@ class LowRankSite(SlottedSite):
             return None
         return self.working.all_for(x, self.parameters_by_group().values())
 
-    def fusible(self, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
+    def fusible(self, x: Tensor, *, alone: bool = False) -> tuple[Tensor, Tensor | None] | None:
         """The frozen matrix [d_out, d_in] and bias below the newest update, if the hand-written backward pass applies.
 
-        That pass supports one type, gives no gradient of the matrix, and does not call `up`. It takes one B for all
-        rows. Gated answers never go through it, so that a row's has the same bits whoever stands beside it.
+        That matrix holds the earlier updates, or, where the newest one stands `alone`, none of them. The pass supports
+        one type, gives no gradient of the matrix, and does not call `up`. It takes one B for all rows. Gated answers
+        never go through it, so that a row's has the same bits whoever stands beside it.
         """
         slots, folded = self.slots, self.working.folded
         if self.gates is not None and (self.gates.row_weights is not None or not self.training):
@@ -182,9 +220,10 @@ class LowRankSite(SlottedSite):
         if slots.down._backward_hooks or slots.down._backward_pre_hooks:
             return None
         base = self.plain_base(x.dtype)
-        if base is None or (folded is None and len(slots.past_down)):
+        is_last = len(slots.past_down) == 0
+        if base is None or not (is_last or (not slots.from_start if alone else folded is not None)):
             return None
-        weight = base[0] if folded is None else folded
+        weight = base[0] if alone or folded is None else folded
         return None if weight.requires_grad else (weight, base[1])
 
     def fused(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -329,10 +368,12 @@ class PlacedLowRank(PlacedSlots[LowRankSite], GatedUnits):
 
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
-        """While open, row b gets `sum_i w_bi s B_i A_i x` in place of all slots' sum, or its tasks' gates."""
-        are_own = self.settings.slots == "per_task" or self.is_gated
-        weights = slot_weights(route, self.tasks, are_own=are_own)
-        with rows_gated(self.unit_gates(), weights) if self.is_gated else rows_weighted(self.sites.values(), weights):
+        """While open, row b gets `s B_i A_i x` or `sum_i w_bi s B_i A_i x` in place of the sum, or its task's gates."""
+        if self.is_gated:
+            with rows_gated(self.unit_gates(), gate_weights(route, self.tasks)):
+                yield
+            return
+        with answered_by(self.sites.values(), slot_rows(route, self.tasks, are_own=self.settings.slots == "per_task")):
             yield
 
     def folding(self) -> dict[str, Folding]:

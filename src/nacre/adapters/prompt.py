@@ -17,9 +17,10 @@ from torch.nn import functional as F
 
 from nacre.adapters.adapter import Adapter, FeatureMap, PlacedAdapter
 from nacre.adapters.route import Route
-from nacre.adapters.routed import check_weights
+from nacre.adapters.routed import rows_of
 from nacre.adapters.site import allow_saving, forbid_saving, pristine_tensors, put_module
 from nacre.errors import ModelError, RecipeError
+from nacre.functional.segments import NONE, Segments
 from nacre.models.architectures import config_of
 from nacre.models.fit import Form, check_fit, count_of
 from nacre.models.owner import ParameterGroup, stop_training
@@ -120,6 +121,7 @@ class PromptTable(nn.Module):
         chosen: The rows of the table that the placeholders of each row of a batch stand for [B, k]; None: themselves.
         weights: Weight of each slot for each row of a batch [B, t], of a weighted table: placeholder j stands for the
             weighted sum of the slots' rows j. None: for the newest slot's row j.
+        slots: In place of weights, the one slot whose row j it stands for, for each row of a batch [B].
         is_weighted: Whether slots are weighted.
         is_bypassed: Whether only the base answers.
     """
@@ -147,6 +149,7 @@ class PromptTable(nn.Module):
         self.residual: nn.Sequential | None = None
         self.chosen: Tensor | None = None
         self.weights: Tensor | None = None
+        self.slots: Tensor | None = None
         self.is_weighted = is_weighted
         self.is_bypassed = False
 
@@ -191,9 +194,12 @@ class PromptTable(nn.Module):
         return chosen.gather(1, numbers.clamp(max=chosen.shape[1] - 1))
 
     def _weighted(self, numbers: Tensor) -> Tensor:
-        """`sum_i w_bi P_i` at the placeholders of a batch [B * copies, S] -> [B * copies, S, d]."""
+        """The prompt of a row's slot, or `sum_i w_bi P_i`: a batch's [B * copies, S] -> [B * copies, S, d]."""
         newest = self.rows()
         assert newest is not None
+        if self.slots is not None:
+            first = _for_copies(self.slots, len(numbers)).unsqueeze(1) * len(newest)
+            return F.embedding(first + numbers.clamp(max=len(newest) - 1), self.table().flatten(0, 1))
         if self.weights is None:
             return F.embedding(numbers.clamp(max=len(newest) - 1), newest)
         weights = _for_copies(self.weights, len(numbers)).to(newest)
@@ -342,20 +348,28 @@ class PlacedPrompt(PlacedAdapter):
 
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
-        """While open, the route's rows of a shared table, or its sum of the tasks' prompts, stand before each row."""
-        if route.weights is not None:
-            if not self.settings.weighted:
-                raise ModelError("Prompts stand in front of an input or do not: there are no weights for them.")
-            check_weights(route.weights, self.tasks)
+        """While open, the route's rows of a shared table, a task's prompt, or their sum stand before each row."""
+        if route.names_slots and not self.settings.weighted:
+            raise ModelError("Prompts stand in front of an input or do not: there are no weights for them.")
+        rows = rows_of(route, self.tasks)
         if route.prompts is not None:
             self._check(route.prompts)
         prompts = self.prompts
-        before = prompts.chosen, prompts.weights
-        prompts.chosen, prompts.weights = route.prompts, route.weights
+        before = prompts.chosen, prompts.weights, prompts.slots
+        weights = rows if isinstance(rows, Tensor) else None
+        prompts.chosen, prompts.weights, prompts.slots = route.prompts, weights, self._slots(rows)
         try:
             yield
         finally:
-            prompts.chosen, prompts.weights = before
+            prompts.chosen, prompts.weights, prompts.slots = before
+
+    def _slots(self, rows: Segments | Tensor | None) -> Tensor | None:
+        """The slot of each row, on the table's device; None where the newest answers all, or weights say more."""
+        if not isinstance(rows, Segments) or rows.is_all(self.tasks - 1):
+            return None
+        if NONE in rows.numbers:
+            raise ModelError("A prompt stands in front of every input here: a route cannot choose none.")
+        return torch.tensor(rows.numbers).to(self.prompts.weight.device, non_blocking=True)
 
     def _check(self, chosen: Tensor) -> None:
         if self.settings.weighted:

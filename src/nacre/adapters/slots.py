@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from nacre.functional.segments import Segments
 from nacre.functional.sensitivity import Triplets
 from nacre.models.fit import Form
 
@@ -136,6 +137,40 @@ class SlotStack(nn.Module):
         """`past_pairs` with the newest task's, which gradients reach, behind them: [t, r, d_in], [t, r, d_out]."""
         return self._with_newest(*self.past_pairs())
 
+    def pairs_of(self, segments: Segments) -> tuple[Tensor, Tensor]:
+        """The factors of the G slots that answer any row, with what is taken out of their updates.
+
+        A slot's have the same bits, and lie in the same order, whether it is the newest or an earlier one.
+
+        Returns:
+            `A_i` [G, r, d_in] and `B_i` [G, r, d_out] (transposed, times sigma), with `r` twice the rank where updates
+            count from their start; gradients reach the newest task's.
+        """
+        newest = len(self.past_down)
+        earlier = segments.without(newest) if newest in segments.counts else segments
+        downs, ups = [], []
+        if earlier.counts:
+            up = earlier.take_slots(self.past_up)
+            downs.append(earlier.take_slots(self.past_down))
+            ups.append(earlier.take_slots(self.past_sigma).unsqueeze(-1) * up if self.has_sigma else up)
+        if newest in segments.counts:
+            downs.append(self.down.weight.unsqueeze(0))
+            ups.append(self.newest_up().T.contiguous().unsqueeze(0))
+        down, up = _joined(downs), _joined(ups)
+        if not self.from_start or newest == 0:
+            return down, up
+        origins = [self.origin_of(slot) for slot in segments.counts]
+        return (
+            torch.cat([down, torch.stack([origin for origin, _ in origins])], dim=1),
+            torch.cat([up, torch.stack([origin for _, origin in origins])], dim=1),
+        )
+
+    def origin_of(self, slot: int) -> tuple[Tensor, Tensor]:
+        """What is taken out of a slot's update: `A_i0` [r, d_in], `-B_i0` [r, d_out]; zeros for the first slot."""
+        if slot == 0:
+            return torch.zeros_like(self.origin_down[0]), torch.zeros_like(self.origin_up[0])
+        return self.origin_down[slot - 1], -self.origin_up[slot - 1]
+
     def origin_pairs(self) -> tuple[Tensor, Tensor]:
         """What is taken out of the updates of the second to the newest task: `A_i0` [t-1, r, d_in], `-B_i0`, alike."""
         return self.origin_down, -self.origin_up
@@ -241,6 +276,11 @@ class SlotStack(nn.Module):
         if self.from_start:
             self.origin_down = tensors["origin_down"].to(stacks["down"].device, self.dtype)
             self.origin_up = tensors["origin_up"].to(stacks["down"].device, self.dtype)
+
+
+def _joined(stacks: list[Tensor]) -> Tensor:
+    """The stacks as one; one alone is not copied."""
+    return stacks[0] if len(stacks) == 1 else torch.cat(stacks)
 
 
 def _linear(weight: Tensor) -> nn.Linear:

@@ -220,6 +220,8 @@ def check_shared(slots: Literal["shared", "per_task"]) -> None:
 @contextmanager
 def rows_gated(gates: Sequence[UnitGates], weights: Tensor | None) -> Iterator[None]:
     """While open, each row of a batch is gated by the tasks that its weights [B, t] name."""
+    if gates and weights is not None:
+        weights = weights.to(gates[0].past.device, non_blocking=True)
     before = [(each, each.row_weights) for each in gates]
     for each in gates:
         each.row_weights = weights

@@ -8,10 +8,46 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from nacre.functional.grouped import Body, Grouped
+from nacre.functional.segments import Segments
+
 Nonlinearity = Literal["gelu", "relu", "silu"]
 
 NONLINEARITIES: dict[Nonlinearity, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 """Each maps 0 to 0."""
+
+
+def slot_bottlenecks(
+    h: Tensor,
+    read: Tensor,
+    down: Tensor,
+    down_bias: Tensor,
+    up: Tensor,
+    up_bias: Tensor,
+    segments: Segments,
+    nonlinearity: Nonlinearity,
+    body: Body | None = None,
+) -> Tensor:
+    """`h_b + U_i f(D_i h_b + b_i) + c_i`, i the slot of row b; h_b where it has none.
+
+    Args:
+        h: [B, ..., d].
+        read: h in the adapters' type.
+        down: D_i of the G slots that answer any row, in their order, [G, m, d].
+        down_bias: b_i, [G, m].
+        up: U_i transposed, [G, m, d].
+        up_bias: c_i, [G, d].
+        segments: The slot of each row; some row has one.
+        nonlinearity: f.
+        body: How products are computed; None: as suits them.
+
+    Returns:
+        [B, ..., d].
+    """
+    sizes = up.shape[1], up.shape[2]
+    grouped = Grouped.of(read, segments, sizes) if body is None else Grouped.by(body, segments, read.device)
+    codes = NONLINEARITIES[nonlinearity](grouped.linear(grouped.take(read), down, down_bias))
+    return grouped.add(h, grouped.linear(codes, up.mT, up_bias).to(h.dtype))
 
 
 def mixed_bottlenecks(

@@ -46,7 +46,7 @@ class ExpertMixture(Readout):
             return None
         names = tuple(name for name in batch.task_names for _ in range(slots))
         copies = Batch({name: tensor.repeat_interleave(slots, 0) for name, tensor in batch.items()}, names)
-        with learner.under(Route(torch.eye(slots, device=learner.host.device).repeat(batch.size, 1))):
+        with learner.under(Route(slots=torch.arange(slots).repeat(batch.size))):
             logits, labels = family.predictions(learner.host.model, copies)
         each = logits.float().log_softmax(-1).view(batch.size, slots, *logits.shape[1:])
         own = labels[::slots]

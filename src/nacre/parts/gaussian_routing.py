@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.gated import Gated, PlacedGated
@@ -66,12 +65,17 @@ class GaussianRouting(ReadsSums, Routing):
         if isinstance(learner.adapter, PlacedGated):
             return Route(score_offsets=self._offsets(self._log_shares(learner, known, reading)))
         if all(reading.tasks):
-            own = torch.tensor(slots_of_tasks(learner, reading.tasks), device=learner.host.device)
-            weights = F.one_hot(own, slots).to(torch.float32)
+            route = Route(slots=torch.tensor(slots_of_tasks(learner, reading.tasks)))
         else:
             shares = self._log_shares(learner, known, reading)
-            weights = largest_shares(shares, self.top or slots).to(torch.float32)
-        return Route(weights, classes=open_classes(learner, _labels_of_slots(learner, known), weights > 0))
+            route = Route(slots=shares.argmax(-1)) if self.top == 1 else self._mixed(shares)
+        weights = route.as_weights(slots)
+        assert weights is not None
+        answering = weights.to(learner.host.device, non_blocking=True) > 0
+        return replace(route, classes=open_classes(learner, _labels_of_slots(learner, known), answering))
+
+    def _mixed(self, shares: Tensor) -> Route:
+        return Route(largest_shares(shares, self.top or shares.shape[1]).to(torch.float32))
 
     def _log_shares(self, learner: LearnerView, known: Sums, reading: Reading) -> Tensor:
         """log p of each slot's tasks [B, t]; -inf of a slot whose tasks no sum is of."""

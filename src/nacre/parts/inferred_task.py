@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -46,8 +46,8 @@ class InferredTask(Routing, ABC):
         note_tasks(learner, tasks)
 
     @abstractmethod
-    def weights(self, learner: LearnerView, known: Any, states: Tensor) -> Tensor:
-        """The weights [B, t] of the adapter's t slots for rows with the bare states [B, d], in float32.
+    def answer(self, learner: LearnerView, known: Any, states: Tensor) -> Route:
+        """The slot of each row, or the weights of the adapter's slots, for rows with the bare states [B, d].
 
         Args:
             learner: Who asks.
@@ -68,26 +68,27 @@ class InferredTask(Routing, ABC):
     @final
     def route(self, learner: LearnerView, reading: Reading) -> Route | None:
         """The slot of a row's own task where that is given, in training; else what the states tell."""
-        slots = learner.adapter.tasks
-        if slots == 0:
+        if learner.adapter.tasks == 0:
             return None
         assert self.State is not None
         known = learner.remembered(self, self.State)
         if all(reading.tasks):
-            chosen = torch.tensor(slots_of_tasks(learner, reading.tasks), device=learner.host.device)
-            weights = F.one_hot(chosen, slots).to(torch.float32)
+            route = Route(slots=torch.tensor(slots_of_tasks(learner, reading.tasks)))
         elif known is None:
             return None
         else:
-            weights = self.weights(learner, known, reading.query(self.states))
-        return Route(weights, classes=self._open_classes(learner, known, weights))
+            route = self.answer(learner, known, reading.query(self.states))
+        return replace(route, classes=self._open_classes(learner, known, route))
 
-    def _open_classes(self, learner: LearnerView, known: Any, weights: Tensor) -> Tensor | None:
+    def _open_classes(self, learner: LearnerView, known: Any, route: Route) -> Tensor | None:
         """The head's classes that are labels of each row's slot [B, C]; of a slot without labels, all."""
         before = self.labels_of_slots(learner, known)
         if before is None:
             return None
-        likeliest = F.one_hot(weights.argmax(-1), weights.shape[1])
+        slots = learner.adapter.tasks
+        likeliest = route.slots if route.weights is None else route.weights.argmax(-1)
+        assert likeliest is not None
+        likeliest = F.one_hot(likeliest.to(learner.host.device, non_blocking=True), slots)
         return open_classes(learner, [*before, labels_of(tasks_being_learned(learner))], likeliest)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nacre.adapters.route import Route
 from nacre.errors import RecipeError
 from nacre.functional.exact_sums import ExactSum
 from nacre.functional.gaussian_mixture import inverse_root, k_means, posteriors, stacked_mixtures
@@ -104,11 +105,11 @@ class MixtureRouting(InferredTask):
     def labels_of_slots(self, learner: LearnerView, known: Mixtures | None) -> None:
         return None
 
-    def weights(self, learner: LearnerView, known: Mixtures, states: Tensor) -> Tensor:
+    def answer(self, learner: LearnerView, known: Mixtures, states: Tensor) -> Route:
         """w; 0 for a slot that is being learned."""
         factor, shares, means = self._whitened(learner, known)
         found = posteriors(states.double() @ factor, shares, means)
-        return F.pad(found, (0, learner.adapter.tasks - len(shares))).to(torch.float32)
+        return Route(F.pad(found, (0, learner.adapter.tasks - len(shares))).to(torch.float32))
 
     def _whitened(self, learner: LearnerView, known: Mixtures) -> tuple[Tensor, Tensor, Tensor]:
         """F [d, d], pi [t, K] and the whitened mu [t, K, d]; computed once a task."""

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from nacre.adapters.route import Route
 from nacre.errors import RecipeError
 from nacre.functional.class_distance import class_moments, squared_distances, whitening
 from nacre.models.families import Encoded
@@ -96,9 +96,9 @@ class NearestClass(InferredTask):
         ]
         return torch.cat(read)[torch.tensor(order).argsort()]
 
-    def weights(self, learner: LearnerView, known: ClassMeans, states: Tensor) -> Tensor:
-        """All on the slot of the nearest class."""
-        return F.one_hot(self.nearest(learner, known, states), learner.adapter.tasks).to(torch.float32)
+    def answer(self, learner: LearnerView, known: ClassMeans, states: Tensor) -> Route:
+        """The slot of the nearest class."""
+        return Route(slots=self.nearest(learner, known, states))
 
     def labels_of_slots(self, learner: LearnerView, known: ClassMeans | None) -> list[TaskLabels]:
         return [] if known is None else [slot.labels for slot in known.slots]

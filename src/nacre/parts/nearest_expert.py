@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.bottleneck import Bottleneck, PlacedBottleneck
@@ -91,11 +90,9 @@ class NearestExpert(Start):
 def _loss(learner: LearnerView, rows: Sequence[Encoded], slot: int) -> Tensor:
     """The summed loss of rows under one earlier adapter, [] in float64."""
     learner.host.model.eval()  # as it is between tasks anyway
-    slots = learner.adapter.tasks
     total = torch.zeros((), dtype=torch.float64, device=learner.host.device)
     for start in range(0, len(rows), READ_AT_ONCE):
         own = rows[start : start + READ_AT_ONCE]
-        weights = F.one_hot(torch.full((len(own),), slot), slots).to(learner.host.device, torch.float32)
-        with learner.under(Route(weights)):
+        with learner.under(Route(slots=torch.full((len(own),), slot))):
             total += learner.loss_sum(own)
     return total

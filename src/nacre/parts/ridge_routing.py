@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from nacre.adapters.route import Route
 from nacre.models.pooled_states import PooledStates
 from nacre.parts.class_evidence import Evidence
 from nacre.parts.inferred_task import InferredTask
@@ -60,12 +60,11 @@ class RidgeRouting(InferredTask):
             known = learner.remembered(self, Moments)
             learner.remember(self, self._regression().absorbed(learner, known, task.name, {"": states}))
 
-    def weights(self, learner: LearnerView, known: Moments, states: Tensor) -> Tensor:
-        """All on the slot of the best task."""
+    def answer(self, learner: LearnerView, known: Moments, states: Tensor) -> Route:
+        """The slot of the best task."""
         tasks, evidence = self._solved(learner, known)
         owners = torch.tensor(slots_of_tasks(learner, tasks), device=states.device)
-        chosen = owners[evidence(states.double()).argmax(-1)]
-        return F.one_hot(chosen, learner.adapter.tasks).to(torch.float32)
+        return Route(slots=owners[evidence(states.double()).argmax(-1)])
 
     def _solved(self, learner: LearnerView, known: Moments) -> tuple[list[str], Evidence]:
         """The tasks, sorted, and what tells their values; solved once a task."""
