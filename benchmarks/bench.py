@@ -25,6 +25,7 @@ from pathlib import Path
 import accelerate
 import answering
 import between_tasks
+import mixed_rows
 import peft
 import torch
 import training
@@ -35,7 +36,7 @@ from plot import draw
 
 import nacre
 
-PARTS = ("steps", "full", "starts", "sensitivity", "evaluation", "decision", "sorting", "saving", "memory")
+PARTS = ("steps", "full", "starts", "sensitivity", "evaluation", "decision", "sorting", "rows", "saving", "memory")
 
 
 def main() -> None:
@@ -90,6 +91,7 @@ def made(part: str, hosts: Hosts, chosen: argparse.Namespace) -> dict[str, Varia
         "evaluation": lambda: answering.adapted(hosts, chosen.past),
         "decision": lambda: answering.decision(hosts),
         "sorting": lambda: answering.sorting(hosts),
+        "rows": lambda: mixed_rows.mixed(hosts, chosen.past),
         "saving": lambda: between_tasks.saving(hosts, sorted({min(chosen.past), max(chosen.past)})),
     }[part]()
     return {name: variant for name, variant in variants.items() if wanted(name, chosen)}
@@ -97,6 +99,7 @@ def made(part: str, hosts: Hosts, chosen: argparse.Namespace) -> dict[str, Varia
 
 def wanted(name: str, chosen: argparse.Namespace) -> bool:
     references = (training.PEFT, training.FULL, between_tasks.STEP, answering.BARE, answering.READING, answering.RANDOM)
+    references += (mixed_rows.PEFT,)
     return chosen.only is None or name.startswith((*references, *chosen.only))
 
 
