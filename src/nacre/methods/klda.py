@@ -7,7 +7,8 @@ from nacre.method import Method, method
 from nacre.models.pooled_states import Layer, PooledStates, Pooling, Text
 from nacre.parts.class_evidence import Answer
 from nacre.parts.fourier_kernel import FourierKernel
-from nacre.parts.linear_discriminant import LinearDiscriminant, Prior
+from nacre.parts.linear_discriminant import LinearDiscriminant
+from nacre.parts.shared_gaussians import Prior
 
 
 @method

@@ -6,7 +6,8 @@ from nacre.adapters.no_adapter import NoAdapter
 from nacre.method import Method, method
 from nacre.models.pooled_states import Layer, PooledStates, Pooling, Text
 from nacre.parts.class_evidence import Answer
-from nacre.parts.linear_discriminant import Covariance, LinearDiscriminant, Prior
+from nacre.parts.linear_discriminant import LinearDiscriminant
+from nacre.parts.shared_gaussians import Covariance, Prior
 
 
 @method
