@@ -105,6 +105,21 @@ class FreeDimensionsCounted:
 
 
 @dataclass(frozen=True)
+class StartChosen:
+    """A new task's parameters begin where earlier tasks' ended, or afresh, as its validation rows say.
+
+    Attributes:
+        start: What was chosen: `fresh`, a copy of the `nearest` task's, or the `mean` of the nearest ones'.
+        tasks: The earlier tasks that it is made of.
+        losses: The mean loss of a validation token under each start; empty where none was tried.
+    """
+
+    start: str
+    tasks: Sequence[str]
+    losses: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class PseudoRowsGenerated:
     """The learner, or a generator of its own, wrote rows of an earlier task, to learn them or to read them again.
 
@@ -293,6 +308,7 @@ Event = (
     | StageStarted
     | PastFolded
     | FreeDimensionsCounted
+    | StartChosen
     | PseudoRowsGenerated
     | GeneratorTaught
     | TrainingPrepared
@@ -318,6 +334,7 @@ EVENT_KINDS: Mapping[type, str] = {
     StageStarted: "stage",
     PastFolded: "folded",
     FreeDimensionsCounted: "room",
+    StartChosen: "start",
     PseudoRowsGenerated: "pseudo_rows",
     GeneratorTaught: "generator",
     TrainingPrepared: "trainable",

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from helpers.tiny import perturb, tiny_host
+from nacre.adapters.adapter import Adapter
+from nacre.adapters.bottleneck import Bottleneck
 from nacre.adapters.gated import Gated
 from nacre.adapters.low_rank import LowRank, LowRankSite, PlacedLowRank
 from nacre.adapters.route import Route
@@ -288,6 +290,13 @@ def test_a_host_answers_each_row_by_its_own_weights(architecture: str, settings:
     with pytest.raises(RuntimeError, match="stop"), placed.use(Route(torch.zeros(2, 2))):
         raise RuntimeError("stop")
     assert torch.equal(states(), summed)
+
+
+@pytest.mark.parametrize("adapter", [LowRank(2, 4.0, 0.0), LowRank(2, slots="shared"), Bottleneck(reduction=2)])
+def test_offsets_of_scores_are_for_gated_adapters(adapter: Adapter) -> None:
+    _, placed = placed_in("llama", adapter)
+    with pytest.raises(ModelError, match="no gates whose scores a route could offset"):
+        placed.use(Route(score_offsets=torch.zeros(2, 3))).__enter__()
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:

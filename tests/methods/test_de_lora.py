@@ -59,8 +59,9 @@ def test_a_row_goes_to_the_class_that_scikit_learn_predicts(architecture: str) -
     expected = fitted.fit(states["train"].numpy(), names).predict(states["test"].numpy()).tolist()
     known = learner.remembered(part, part.State)
     assert known is not None
-    weights = part.weights(learner, known, states["test"])
-    assert [TASKS[number].name for number in weights.argmax(1).tolist()] == expected
+    slots = part.answer(learner, known, states["test"]).slots
+    assert slots is not None
+    assert [TASKS[number].name for number in slots.tolist()] == expected
     assert set(expected) == {"animals", "birds", "fish"}
 
 

@@ -16,7 +16,8 @@ from nacre.parts.sensitivity_start import SensitivityStart
 from nacre.registry import METHODS, MODIFIERS, build_method, parameters_of
 
 HOSTS = {"l1": "am_lora", "copy_init": "inc_lora", "orthogonality": "inc_lora", "sensitivity_init": "inc_lora"}
-HOSTS |= {"orthogonal_gradient": "inc_lora", "gaussian_routing": "inc_lora"}
+HOSTS |= {"orthogonal_gradient": "inc_lora", "gaussian_routing": "inc_lora", "warm_start": "inc_lora"}
+HOSTS |= {"abstention": "inc_lora+evidence"}
 """A method that a modifier goes with; any other goes with seq_ft."""
 
 TWINS = {
@@ -39,6 +40,7 @@ OWN = {
     ("klda", "kernel"): "what klda is beside lda",
     ("knn", "distance"): "between vectors, not of logits",
     ("klda", "shrinkage"): "of a covariance, not the weight of a penalty",
+    ("de_lora", "shrinkage"): "of a covariance, as released",
     ("lda", "shrinkage"): "of a covariance, not the weight of a penalty",
     **{(name, "roles"): "adapters stand behind whole blocks" for name in ("adapter", "hat_adapter", "demix")},
     ("hat", "mask"): "what earlier tasks use is to stay; MIGU's release masks gradients",
@@ -112,6 +114,8 @@ THE_METHOD_ITSELF = {
     ("Prompt", "slots"),
     ("Prompt", "concatenate"),
     ("Prompt", "placeholders"),
+    ("LabelEvidence", "abstention"),
+    ("GaussianRouting", "abstention"),
 }
 """Fields that say which method it is, such as one LoRA for all tasks or one for each."""
 

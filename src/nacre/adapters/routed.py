@@ -38,7 +38,7 @@ def slot_rows(route: Route, slots: int, *, are_own: bool) -> Segments | Tensor |
     if route.prompts is not None:
         raise ModelError("This adapter has no prompts that a route could choose from.")
     if not route.names_slots:
-        return None
+        return rows_of(route, slots)
     if not are_own:
         raise ModelError("All tasks share one slot here, so that there are none to be weighted.")
     return rows_of(route, slots)
@@ -52,8 +52,10 @@ def rows_of(route: Route, slots: int) -> Segments | Tensor | None:
         slots: t, the number of open slots.
 
     Raises:
-        ModelError: There is no slot yet, or its weights or numbers do not fit the slots.
+        ModelError: There is no slot yet, its weights or numbers do not fit the slots, or it offsets scores of gates.
     """
+    if route.score_offsets is not None:
+        raise ModelError("This adapter has no gates whose scores a route could offset.")
     if route.slots is not None:
         return segments_of(route.slots, slots)
     if route.weights is not None:

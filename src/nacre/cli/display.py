@@ -25,12 +25,15 @@ from nacre.events import (
     RunFinished,
     RunStarted,
     StageStarted,
+    StartChosen,
     StepTaken,
     Stopped,
     TrainingPrepared,
     Warned,
 )
 from nacre.progress import ProgressLine
+
+STARTS = {"fresh": "afresh", "nearest": "where {tasks} ended", "mean": "at an average of {tasks}"}
 
 
 class Display:
@@ -73,6 +76,8 @@ class Display:
             case PastFolded(sites=sites, folded=folded, obstacles=obstacles) if obstacles:
                 why = "; ".join(obstacles)
                 self._say(f"Earlier tasks are not folded at {sites - folded} of {sites} linear maps: {why}.")
+            case StartChosen(start=start, tasks=tasks):
+                self._say(f"The new task begins {STARTS[start].format(tasks=', '.join(tasks))}.")
             case PseudoRowsGenerated(task=task, drawn=drawn, parsed=parsed, duplicates=duplicates, kept=kept):
                 self._say(
                     f"Written rows of {task}: {parsed} of {drawn} samples are rows, {duplicates} of these repeat "

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nacre.adapters.gated import GatedSite, PlacedGated
 from nacre.errors import NacreError
 from nacre.features.site_inputs import read_site_inputs
+from nacre.models.evaluating import evaluating
 from nacre.models.families import Encoded
 from nacre.models.roles import Role, layer_of, roles_of
 from nacre.parts.part import LearnerView
@@ -157,12 +158,10 @@ def _noting(
         return site.register_forward_pre_hook(note)
 
     handles = [watch(name, site) for name, site in sites.items()]
-    was_training = model.training
-    model.eval()
     try:
-        yield seen
+        with evaluating(model):
+            yield seen
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nacre.errors import TrainingError
 from nacre.features.token_streams import TokenStream, arguments_of, stream_of, token_masks
+from nacre.models.evaluating import evaluating
 from nacre.models.families import Encoded
 from nacre.models.host import Host
 
@@ -38,14 +39,9 @@ def read_site_inputs(host: Host, rows: Sequence[Encoded], places: Sequence[str],
         ModelError: If it is not known which tokens a map of this architecture reads.
         TrainingError: If a map's inputs do not tell the tokens apart.
     """
-    was_training = host.model.training
-    host.model.eval()
-    try:
-        with _shown(host, places, visit):
-            for start in range(0, len(rows), batch_size):
-                _read(host, rows[start : start + batch_size])
-    finally:
-        host.model.train(was_training)
+    with evaluating(host.model), _shown(host, places, visit):
+        for start in range(0, len(rows), batch_size):
+            _read(host, rows[start : start + batch_size])
 
 
 def _read(host: Host, rows: Sequence[Encoded]) -> None:

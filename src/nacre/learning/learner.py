@@ -412,6 +412,10 @@ class Learner:
         found = torch.cat([of_rows for _, of_rows in scores])
         return found[torch.tensor([number for own, _ in scores for number in own]).argsort()]
 
+    def write(self, rows: Sequence[Encoded]) -> list[str]:
+        """See `nacre.parts.part.LearnerView`."""
+        return self.host.write(rows, self.decoding.max_new_tokens or self.lengths.target)
+
     @contextmanager
     def bypassed(self) -> Iterator[None]:
         """Inside, the host computes as if nothing had been learned, bit for bit."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nacre.errors import RecipeError
+from nacre.models.evaluating import evaluating
 from nacre.models.prefix import with_tokens_behind
 from nacre.models.reader import reader_of, shortened
 
@@ -95,9 +96,7 @@ def _hidden(host: Host, ids: Tensor, mask: Tensor, states: PooledStates) -> Tens
     if layer == "words":
         words: Tensor = reader.get_input_embeddings()(ids)
         return words.float()
-    was_training = reader.training
-    reader.eval()
-    try:
+    with evaluating(reader):
         cache = {} if host.family.name == "encoder-only" else {"use_cache": False}
         if states.final_norm:
             # Not with `output_hidden_states`: transformers would record these blocks alone from then on.
@@ -105,8 +104,6 @@ def _hidden(host: Host, ids: Tensor, mask: Tensor, states: PooledStates) -> Tens
                 last: Tensor = reader(input_ids=ids, attention_mask=mask, **cache).last_hidden_state
             return last.float()
         output = reader(input_ids=ids, attention_mask=mask, output_hidden_states=True, **cache)
-    finally:
-        reader.train(was_training)
     layers = output.hidden_states
     if not -len(layers) <= layer < len(layers):
         raise RecipeError(f"layer: {layer} is not a layer of this model, which has 0 to {len(layers) - 1}.")

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from nacre.adapters.route import Route
 from nacre.models.pooled_states import PooledStates
 from nacre.parts.inferred_task import InferredTask
 from nacre.parts.pair_means import in_order
@@ -63,12 +63,11 @@ class DiscriminantRouting(InferredTask):
             known = learner.remembered(self, Gaussians)
             learner.remember(self, self._gaussians().with_classes(learner, known, task.name, {"": states}))
 
-    def weights(self, learner: LearnerView, known: Gaussians, states: Tensor) -> Tensor:
-        """All on the slot of the likeliest task."""
+    def answer(self, learner: LearnerView, known: Gaussians, states: Tensor) -> Route:
+        """The slot of the likeliest task."""
         tasks, directions, offsets = self._solved(learner, known)
         owners = torch.tensor(slots_of_tasks(learner, tasks), device=states.device)
-        chosen = owners[(states.double() @ directions + offsets).argmax(-1)]
-        return F.one_hot(chosen, learner.adapter.tasks).to(torch.float32)
+        return Route(slots=owners[(states.double() @ directions + offsets).argmax(-1)])
 
     def _solved(self, learner: LearnerView, known: Gaussians) -> tuple[list[str], Tensor, Tensor]:
         """The tasks, sorted, with the weights [d, T] and offsets [T] of their log evidence; solved once a task."""

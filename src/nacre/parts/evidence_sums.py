@@ -19,7 +19,7 @@ from nacre.functional.class_statistics import scatter
 from nacre.functional.exact_sums import ExactSum, triangle
 from nacre.functional.gaussian_evidence import Along, held_out_evidence, histogram, surprise
 from nacre.models.pooled_states import Layer, PooledStates, Text
-from nacre.parts.pair_means import PairMean, stacked, with_rows
+from nacre.parts.pair_means import PairMean, counts, stacked, with_rows
 from nacre.parts.part import LearnerView, Part
 from nacre.parts.states_by_content import by_content, states_in_order
 from nacre.settings import check_positive
@@ -46,6 +46,11 @@ class View:
     means: list[PairMean]
     scatter: Tensor
     distances: Tensor
+
+    def center(self) -> Tensor:
+        """The mean of all its rows [d]."""
+        rows = counts(self.means)
+        return rows @ stacked(self.means) / rows.sum()
 
 
 @dataclass(frozen=True)

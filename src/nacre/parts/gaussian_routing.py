@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.gated import Gated, PlacedGated
 from nacre.adapters.route import Route
 from nacre.errors import RecipeError
 from nacre.functional.grouped_evidence import gathered, largest_shares
+from nacre.functional.segments import NONE
+from nacre.parts.abstention import FOREIGN, REWORDED, Abstention
 from nacre.parts.class_evidence import TaskLabel
 from nacre.parts.evidence_posterior import posterior, texts_of
 from nacre.parts.evidence_sums import USUAL, ReadsSums, Sums, SumsSettings, Views
@@ -37,18 +40,22 @@ class GaussianRouting(ReadsSums, Routing):
         views: What the sums read of a row.
         top: m: the slots of so many likeliest tasks are mixed, by their share of p; None: all of them.
         zero_score: Of gates: what is added to the zero LoRA's score.
+        abstention: Which rows are left to the bare host; None: none.
     """
 
     sums: SumsSettings = USUAL
     views: Views = "both"
     top: int | None = 1
     zero_score: float = -4.0
+    abstention: Abstention | None = None
 
     def __post_init__(self) -> None:
         if self.top is not None and self.top < 1:
             raise RecipeError(f"top: {self.top} is not a positive number of tasks; null mixes all of them.")
 
     def objection(self, adapter: Adapter) -> str | None:
+        if isinstance(adapter, Gated) and self.abstention is not None and not adapter.zero_lora:
+            return "foreign rows are left to the zero LoRA, which zero_lora=false takes away"
         if adapter.weighable or isinstance(adapter, Gated):
             return None
         return "it weights slots, one for each task; inc_lora and am_lora have them"
@@ -62,34 +69,41 @@ class GaussianRouting(ReadsSums, Routing):
         known = learner.remembered(self, Sums)
         if slots == 0 or known is None:
             return None
+        labels = _labels_of_slots(learner, known)
+        if all(reading.tasks) and not isinstance(learner.adapter, PlacedGated):
+            own = torch.tensor(slots_of_tasks(learner, reading.tasks))
+            answering = F.one_hot(own.to(learner.host.device, non_blocking=True), slots)
+            return Route(slots=own, classes=open_classes(learner, labels, answering))
+        shares, foreign = self._read(learner, known, reading)
         if isinstance(learner.adapter, PlacedGated):
-            return Route(score_offsets=self._offsets(self._log_shares(learner, known, reading)))
-        if all(reading.tasks):
-            route = Route(slots=torch.tensor(slots_of_tasks(learner, reading.tasks)))
-        else:
-            shares = self._log_shares(learner, known, reading)
-            route = Route(slots=shares.argmax(-1)) if self.top == 1 else self._mixed(shares)
-        weights = route.as_weights(slots)
-        assert weights is not None
-        answering = weights.to(learner.host.device, non_blocking=True) > 0
-        return replace(route, classes=open_classes(learner, _labels_of_slots(learner, known), answering))
+            return Route(score_offsets=self._offsets(shares, foreign))
+        weights = largest_shares(shares, self.top or slots).masked_fill(foreign.unsqueeze(1), 0)
+        classes = open_classes(learner, labels, weights > 0)
+        if self.top == 1:
+            return Route(slots=weights.argmax(1).masked_fill(foreign, NONE), classes=classes)
+        return Route(weights.to(torch.float32), classes=classes)
 
-    def _mixed(self, shares: Tensor) -> Route:
-        return Route(largest_shares(shares, self.top or shares.shape[1]).to(torch.float32))
-
-    def _log_shares(self, learner: LearnerView, known: Sums, reading: Reading) -> Tensor:
-        """log p of each slot's tasks [B, t]; -inf of a slot whose tasks no sum is of."""
+    def _read(self, learner: LearnerView, known: Sums, reading: Reading) -> tuple[Tensor, Tensor]:
+        """log p of each slot's tasks [B, t], -inf of a slot whose tasks no sum is of; which rows are foreign [B]."""
         solved = posterior(learner, self.sums, known)
-        states = {text: reading.query(self.sums.states(learner, text)).double() for text in texts_of(self.views)}
+        read = texts_of(self.views if self.abstention is None else "both")
+        states = {text: reading.query(self.sums.states(learner, text)).double() for text in read}
+        pairs = solved.log_evidence(states, self.views)
+        foreign = torch.zeros(len(pairs), dtype=torch.bool, device=pairs.device)
+        if self.abstention is not None and not all(reading.tasks):  # nothing that is being learned is foreign
+            kinds = self.abstention.kinds(solved, known, states)
+            pairs = torch.where((kinds == REWORDED).unsqueeze(1), solved.log_evidence(states, "bare"), pairs)
+            foreign = kinds == FOREIGN
         names = [own.task for own in known.tasks]
-        of_tasks = solved.of_tasks(solved.log_evidence(states, self.views), names)
-        owners = torch.tensor(slots_of_tasks(learner, names), device=of_tasks.device)
-        return gathered(of_tasks, owners, learner.adapter.tasks, by_sum=True)
+        owners = torch.tensor(slots_of_tasks(learner, names), device=pairs.device)
+        of_tasks = solved.of_tasks(pairs, names)
+        return gathered(of_tasks, owners, learner.adapter.tasks, by_sum=True), foreign
 
-    def _offsets(self, shares: Tensor) -> Tensor:
+    def _offsets(self, shares: Tensor, foreign: Tensor) -> Tensor:
         """What is added to the zero LoRA's score and to the slots' [B, 1 + t]."""
         zero = shares.new_full((len(shares), 1), self.zero_score)
-        return torch.cat([zero, shares.clamp(min=LEAST)], 1).to(torch.float32)
+        slots = shares.clamp(min=LEAST).masked_fill(foreign.unsqueeze(1), -torch.inf)
+        return torch.cat([zero, slots], 1).to(torch.float32)
 
 
 def _labels_of_slots(learner: LearnerView, known: Sums) -> list[list[TaskLabel]]:

@@ -13,6 +13,7 @@ from nacre.errors import RecipeError
 from nacre.functional.grouped_evidence import gathered
 from nacre.functional.label_products import best_weight, product
 from nacre.models.families import Encoded
+from nacre.parts.abstention import FOREIGN, KNOWN, REWORDED, Abstention
 from nacre.parts.class_evidence import Answer
 from nacre.parts.evidence_posterior import posterior, texts_of
 from nacre.parts.evidence_sums import USUAL, ReadsSums, Sums, SumsSettings, Views, pair_means
@@ -34,12 +35,14 @@ class LabelEvidence(ReadsSums, Readout):
         host_weight: w; 'chosen': after each task, on its validation rows, which are not kept. A row has that of the
             task that it most likely is of.
         answer: Of a label that several tasks have: the evidence of its 'best_pair', or their 'sum'.
+        abstention: Which rows are left to the bare host; None: none.
     """
 
     sums: SumsSettings = USUAL
     views: Views = "both"
     host_weight: float | Literal["chosen"] = "chosen"
     answer: Answer = "best_pair"
+    abstention: Abstention | None = None
 
     def __post_init__(self) -> None:
         if self.host_weight != "chosen" and self.host_weight < 0:
@@ -80,19 +83,28 @@ class LabelEvidence(ReadsSums, Readout):
         scores = opinion.of_labels
         if bool((weights > 0).any()):
             scores = product(learner.label_scores(rows, strings), scores, weights)
-        return [strings[number] for number in scores.argmax(1).tolist()]
+        answers = [strings[number] for number in scores.argmax(1).tolist()]
+        foreign = [number for number, kind in enumerate(opinion.kinds) if kind == FOREIGN]
+        for number, answer in zip(foreign, _of_bare_host(learner, [rows[n] for n in foreign], labels), strict=True):
+            answers[number] = answer
+        return answers
 
     def _opinion(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str]) -> Opinion:
         known = learner.remembered(self, Sums)
         assert known is not None
         solved = posterior(learner, self.sums, known)
-        states = {text: kept_states(learner, rows, self.sums.states(learner, text)) for text in texts_of(self.views)}
-        pairs = solved.log_evidence(states, self.views)
+        read = texts_of(self.views if self.abstention is None else "both")
+        states = {text: kept_states(learner, rows, self.sums.states(learner, text)) for text in read}
+        pairs, kinds = solved.log_evidence(states, self.views), [KNOWN] * len(rows)
+        if self.abstention is not None:
+            found = self.abstention.kinds(solved, known, states)
+            pairs = torch.where((found == REWORDED).unsqueeze(1), solved.log_evidence(states, "bare"), pairs)
+            kinds = found.tolist()
         owners = [labels.index(label) if label in labels else -1 for _, label in solved.pairs]
         numbers = torch.tensor(owners, device=pairs.device)
         closed = pairs.masked_fill(numbers < 0, -torch.inf)
         tasks = [solved.pairs[number][0] for number in closed.argmax(1).tolist()]
-        return Opinion(gathered(pairs, numbers, len(labels), by_sum=self.answer == "sum"), tasks)
+        return Opinion(gathered(pairs, numbers, len(labels), by_sum=self.answer == "sum"), tasks, kinds)
 
     def _weights(self, known: Sums, opinion: Opinion) -> Tensor:
         """w of each row [B]."""
@@ -109,7 +121,19 @@ class Opinion:
     Attributes:
         of_labels: e of each row and label [B, L].
         tasks: Of each row, the task of the likeliest pair among those of the labels.
+        kinds: Of each row, `KNOWN`, `REWORDED` or `FOREIGN`.
     """
 
     of_labels: Tensor
     tasks: Sequence[str]
+    kinds: Sequence[int]
+
+
+def _of_bare_host(learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str] | None) -> list[str]:
+    """What the bare host answers, of these labels or freely; nothing, if it can only classify."""
+    if not rows or not learner.host.family.is_generative:
+        return [""] * len(rows)
+    with learner.bypassed():
+        if labels is None:
+            return learner.write(rows)
+        return [labels[number] for number in learner.label_scores(rows, labels).argmax(1).tolist()]

@@ -212,6 +212,10 @@ class LearnerView(Protocol):
         """
         ...
 
+    def write(self, rows: Sequence[Encoded]) -> list[str]:
+        """What the host writes to the rows' inputs as it computes now, as long as an answer may be."""
+        ...
+
     def bypassed(self) -> AbstractContextManager[None]:
         """Inside, the host computes as if nothing had been learned, bit for bit."""
         ...

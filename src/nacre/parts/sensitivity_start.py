@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.slotted import low_rank_in, why_no_past
 from nacre.errors import RecipeError, TrainingError
 from nacre.events import Warned
 from nacre.functional.sensitivity import Match, Triplets, averaged_triplets, orthonormal_rows
+from nacre.models.evaluating import evaluating
 from nacre.models.roles import in_top_layers
 from nacre.parts.measured_sensitivity import is_dense, through_folded, through_triplets
 from nacre.parts.part import LearnerView, Start
@@ -107,7 +107,7 @@ class SensitivityStart(Start):
         tokens = sum(row.num_target_tokens for row in rows)
         adapter = low_rank_in(learner.adapter)
         measure = through_folded if all(is_dense(adapter.sites[name]) for name in names) else through_triplets
-        with measure(adapter, names) as found, _evaluating(learner.host.model):
+        with measure(adapter, names) as found, evaluating(learner.host.model):
             for portion in [rows] if self.estimate == "batch" else [[row] for row in rows]:
                 torch.autograd.backward(learner.loss_sum(portion) / tokens, inputs=found.leaves)
                 found.add()
@@ -140,13 +140,3 @@ class SensitivityStart(Start):
         if new.sigma is None:
             return new._replace(up=torch.zeros_like(new.up))
         return new._replace(sigma=torch.full_like(new.sigma, 1.0 if self.sigma == "ones" else 0.0))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

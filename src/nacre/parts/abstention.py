@@ -1,0 +1,70 @@
+"""Whether a row is of a task that was learned, asked in other words, or foreign: by the sums over rows alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nacre.errors import RecipeError
+from nacre.functional.gaussian_evidence import evidence, quantile
+from nacre.models.pooled_states import Text
+from nacre.parts.evidence_posterior import Posterior
+from nacre.parts.evidence_sums import TEXTS, Sums
+
+KNOWN, REWORDED, FOREIGN = 0, 1, 2
+"""Kinds of rows."""
+
+
+@dataclass(frozen=True)
+class Abstention:
+    """A row is known if its prompt is as near to a pair as the tasks' own rows are.
+
+    Otherwise it is a reworded one if its text alone is that near, and prompt and text, each by itself, name the same
+    task; and foreign if not. No foreign row is needed to set a threshold.
+
+        known:     d_prompt <= q_prompt(task of the nearest pair)
+        reworded:  d_bare <= q_bare(task of the nearest pair), and sum_i p_prompt(i | x) p_bare(i | x) >= agreement
+
+    Attributes:
+        share: Of a task's held-out rows, how many are as near: q is this quantile of their squared distances.
+        agreement: How probable it must be that both name the same task.
+    """
+
+    share: float = 0.99
+    agreement: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, value in (("share", self.share), ("agreement", self.agreement)):
+            if not 0 < value <= 1:
+                raise RecipeError(f"{name}: {value:g} is not in (0, 1].")
+
+    def kinds(self, solved: Posterior, known: Sums, states: Mapping[Text, Tensor]) -> Tensor:
+        """`KNOWN`, `REWORDED` or `FOREIGN` for each row [B].
+
+        Args:
+            solved: The sums, solved.
+            known: The sums.
+            states: z of the rows by what is read, of both texts [B, d].
+        """
+        names = [own.task for own in known.tasks]
+        near, shares = {}, {}
+        for text in TEXTS:
+            factor, means = solved.solved[text]
+            found = evidence(states[text], means, factor)
+            limits = {own.task: _limit(own.view(text).distances, self.share) for own in known.tasks}
+            of_pairs = found.new_tensor([limits[task] for task, _ in solved.pairs])
+            best = found.max(1)
+            near[text] = -2 * best.values <= of_pairs[best.indices]
+            shares[text] = solved.of_tasks(found / solved.temperatures[text], names).exp()
+        agree = (shares["prompt"] * shares["bare"]).sum(1) >= self.agreement
+        reworded = torch.where(near["bare"] & agree, REWORDED, FOREIGN)
+        return torch.where(near["prompt"], KNOWN, reworded)
+
+
+def _limit(counts: Tensor, share: float) -> float:
+    """Of a task that had no held-out row, any distance is near."""
+    return quantile(counts, share) if bool(counts.any()) else math.inf

@@ -1,0 +1,158 @@
+"""+abstention: which rows are foreign, and that the bare host answers them bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from helpers.tiny import perturb, tiny_host, tiny_task
+from nacre.errors import RecipeError
+from nacre.evaluation.settings import Decoding
+from nacre.events import Event, TrainingPrepared
+from nacre.functional.gaussian_evidence import histogram
+from nacre.learning.learner import Learner
+from nacre.learning.settings import Optim
+from nacre.parts.abstention import FOREIGN, KNOWN, REWORDED, Abstention
+from nacre.parts.evidence_posterior import Posterior
+from nacre.parts.evidence_sums import Sums, TaskSums, View
+from nacre.registry import build_method
+from nacre.tasks.task import Row, Task
+
+OPTIM = Optim(batch_size=4, learning_rate=1e-2, max_target_length=8)
+TASKS = [tiny_task(name, rows=24) for name in ("animals", "birds", "fish")]
+FOREIGN_TASK = replace(
+    tiny_task("foreign", labels=("yes", "no")),
+    test=tuple(Row(text, "yes") for text in ("blue blue blue blue", "What What kind of of", "four three two one sky")),
+    template=replace(tiny_task().template, instruction="What kind of spoon ?", answer_cue=" ."),
+)
+
+
+@pytest.fixture(params=["t5", "llama", "roberta"])
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def learned(name: str, architecture: str, decode: str = "free", **settings: object) -> Learner:
+    def watch(event: Event) -> None:
+        if isinstance(event, TrainingPrepared):
+            perturb(learner.host.model, seed=learner.task_number)
+
+    decoding = Decoding(decode=decode)  # type: ignore[arg-type]
+    method = build_method(name, settings)
+    learner = Learner(
+        tiny_host(architecture, torch.float64), method, seed=4, optim=OPTIM, decoding=decoding, on_event=watch
+    )
+    for task in TASKS:
+        learner.learn(task)
+    return learner
+
+
+def bare(architecture: str, decode: str = "free") -> Learner:
+    """The same host, and an adapter that does nothing."""
+    return Learner(
+        tiny_host(architecture, torch.float64),
+        build_method("seq_lora"),
+        optim=OPTIM,
+        decoding=Decoding(decode=decode),  # type: ignore[arg-type]
+    )
+
+
+def test_the_three_kinds_by_distances_and_agreement_alone() -> None:
+    """Two tasks on a line, one dimension, unit variance, T = 1; q of each view is just above 4."""
+    counts = histogram(torch.full((100,), 4.0))
+    views = [View([], torch.zeros(1), counts) for _ in range(2)]
+    known = Sums([TaskSums(task, *views, {}) for task in ("a", "b")], -1)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    means = torch.tensor([[0.0], [10.0]], dtype=torch.float64)
+    solved = Posterior(
+        [("a", "x"), ("b", "x")],
+        {"prompt": (one, means), "bare": (one, means)},
+        {"prompt": 1.0, "bare": 1.0, "both": 1.0},
+    )
+
+    def kinds(prompt: list[float], text: list[float], **settings: float) -> list[int]:
+        states = {
+            "prompt": torch.tensor(prompt, dtype=torch.float64)[:, None],
+            "bare": torch.tensor(text, dtype=torch.float64)[:, None],
+        }
+        return Abstention(**settings).kinds(solved, known, states).tolist()  # type: ignore[arg-type]
+
+    assert kinds([0, 2, 12], [30, 5, 0]) == [KNOWN] * 3, "a known prompt is enough"
+    assert kinds([-3, 13], [0, 10]) == [REWORDED] * 2, "a far prompt whose text is near, and of the same task"
+    assert kinds([-3, 13], [10, 0]) == [FOREIGN] * 2, "they disagree"
+    assert kinds([-3], [-3]) == [FOREIGN], "both are far"
+
+
+def test_a_method_without_sums_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"abstention has no sums to read in inc_lora: put it behind \+evidence"):
+        build_method("inc_lora+abstention")
+    with pytest.raises(RecipeError, match="share: 0 is not in"):
+        build_method("inc_lora+evidence+abstention", {"abstention": {"share": 0.0}})
+    with pytest.raises(RecipeError, match="left to the zero LoRA"):
+        build_method("am_lora+gaussian_routing+abstention", {"zero_lora": False})
+
+
+def logits(learner: Learner, task: Task) -> Tensor:
+    prompts = learner.host.family.prompts(learner.encode(task.examples("test")))
+    labels = learner.host.family.label_set(task.examples("test")[0], list(task.labels or ()), learner.lengths)
+    with torch.no_grad():
+        return learner.host.family.label_scores(learner.host.on_device(prompts), labels)
+
+
+@pytest.mark.parametrize("name", ["inc_lora", "am_lora", "inc_lora-mixed"])
+def test_a_foreign_rows_scores_are_the_bare_hosts_bit_for_bit(architecture: str, name: str) -> None:
+    if architecture == "roberta":
+        pytest.skip("it has no answer of its own")
+    method, _, mixed = name.partition("-")
+    own = {"gaussian_routing": {"top": None}} if mixed else {}
+    learner = learned(f"{method}+gaussian_routing+abstention", architecture, **own)
+    expected = logits(bare(architecture), FOREIGN_TASK)
+    assert torch.equal(logits(learner, FOREIGN_TASK), expected)
+    assert not torch.equal(logits(learner, TASKS[1]), logits(bare(architecture), TASKS[1]))
+    texts = [example.input for example in FOREIGN_TASK.examples("test")]
+    assert learner.predict(texts) == bare(architecture).predict(texts)
+
+
+@pytest.mark.parametrize("decode", ["labels", "free"])
+@pytest.mark.parametrize("method", ["seq_lora+evidence+abstention", "inc_lora+gaussian_routing+evidence+abstention"])
+def test_a_foreign_task_is_answered_by_the_bare_host(architecture: str, decode: str, method: str) -> None:
+    learner = learned(method, architecture, decode)
+    (answers,) = learner.answer([FOREIGN_TASK])
+    if architecture == "roberta":
+        assert answers == [""] * 3
+        return
+    host = bare(architecture, decode)
+    if decode == "labels":
+        assert answers == host.answer([FOREIGN_TASK])[0]
+    else:
+        assert answers == host.write(host.encode(FOREIGN_TASK.examples("test")))
+
+
+@pytest.mark.parametrize("decode", ["labels", "free"])
+def test_known_rows_are_answered_as_without_abstention(architecture: str, decode: str) -> None:
+    with_it, without = (
+        learned(f"inc_lora+gaussian_routing+evidence{more}", architecture, decode) for more in ("+abstention", "")
+    )
+    known = [replace(task, test=task.train[:8]) for task in TASKS]  # as near as the sums' own rows
+    assert with_it.answer(known) == without.answer(known)
+
+
+def test_a_reworded_row_is_answered_by_its_text_alone(architecture: str) -> None:
+    learner = learned(
+        "inc_lora+evidence+abstention", architecture, evidence={"host_weight": 0.0}, abstention={"agreement": 1e-9}
+    )
+    other = replace(TASKS[1].template, instruction="What kind of thing ?", options=False, answer_cue=" two three four")
+    reworded = replace(TASKS[1], test=TASKS[1].train[:8], template=other)
+    part = learner.method.readout
+    rows = learner.encode(reworded.examples("test"))
+    opinion = part._opinion(learner, rows, ["yes", "no"])  # type: ignore[union-attr]
+    alone = learned("inc_lora+evidence", architecture, evidence={"host_weight": 0.0, "views": "bare"})
+    kinds = opinion.kinds
+    assert KNOWN not in kinds
+    assert REWORDED in kinds
+    expected = alone.answer([reworded])[0]
+    for kind, answer, own in zip(kinds, learner.answer([reworded])[0], expected, strict=True):
+        assert kind != REWORDED or answer == own
