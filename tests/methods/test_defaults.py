@@ -17,12 +17,13 @@ from nacre.registry import METHODS, MODIFIERS, build_method, parameters_of
 
 HOSTS = {"l1": "am_lora", "copy_init": "inc_lora", "orthogonality": "inc_lora", "sensitivity_init": "inc_lora"}
 HOSTS |= {"orthogonal_gradient": "inc_lora", "gaussian_routing": "inc_lora", "warm_start": "inc_lora"}
-HOSTS |= {"abstention": "inc_lora+evidence"}
+HOSTS |= {"update_l1": "inc_lora", "abstention": "inc_lora+evidence"}
 """A method that a modifier goes with; any other goes with seq_ft."""
 
 TWINS = {
     "lb_cl": {"+sensitivity_init": {}, "+orthogonal_gradient": {"sigma": "sigma_gradient"}},
     "o_lora": {"+orthogonality": {"strength": "orthogonality"}},
+    "n_lora": {"+update_l1": {}},
     "ewc": {"+ewc": {}},
     "replay": {"+replay": {}},
     "der_pp": {"+der": {}},
@@ -69,6 +70,8 @@ OWN = {
     ("das", "temperature"): "that of cosines",
     ("distill", "strength"): "a weight of another penalty",
     ("l1", "strength"): "a weight of another penalty",
+    ("n_lora", "strength"): "a weight of another penalty",
+    ("update_l1", "strength"): "a weight of another penalty",
     ("orthogonality", "strength"): "a weight of another penalty",
     ("orthogonal_gradient", "sigma"): "says whether sigma is projected",
     ("sensitivity_init", "sigma"): "lb_cl's where updates are summed, as there; another where gates weight them",

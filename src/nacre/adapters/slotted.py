@@ -256,6 +256,19 @@ def why_no_past(adapter: Adapter) -> str | None:
     return None
 
 
+def why_no_product(adapter: Adapter) -> str | None:
+    """The objection of a part that reads the newest slot's update as the product B A; None if the adapter has one."""
+    if not isinstance(adapter, SlottedAdapter):
+        return "it acts on the update B A of a LoRA, and here is none; seq_lora, inc_lora, am_lora and lb_cl have one"
+    if adapter.slot_rank != adapter.rank or "gate" in adapter.groups:
+        return "it acts on the update B A of a LoRA, and here something that depends on the row stands between B and A"
+    if adapter.from_start:
+        return (
+            "it acts on a LoRA's update B A, and here updates count from their start, so that B A is not what they add"
+        )
+    return None
+
+
 def low_rank_in(adapter: PlacedAdapter) -> PlacedSlots[Any]:
     """The placed adapter, whose kind `why_no_past` has checked."""
     assert isinstance(adapter, PlacedSlots)
