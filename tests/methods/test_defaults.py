@@ -70,6 +70,7 @@ OWN = {
     ("das", "temperature"): "that of cosines",
     ("distill", "strength"): "a weight of another penalty",
     ("l1", "strength"): "a weight of another penalty",
+    ("ella", "strength"): "a weight of another penalty",
     ("n_lora", "strength"): "a weight of another penalty",
     ("update_l1", "strength"): "a weight of another penalty",
     ("orthogonality", "strength"): "a weight of another penalty",
