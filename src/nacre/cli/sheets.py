@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from textwrap import wrap
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nacre.cli.screen import line_width, say, screen
 from nacre.documents import shown_text
+
+if TYPE_CHECKING:
+    from nacre.tasks.published.streams import Stream
 
 WIDEST = 100
 OPEN_CHOICES = "What the sources leave open, what is done here, and why: docs/fidelity.md."
@@ -203,6 +206,12 @@ def _hanging(head: str, text: str) -> str:
     )
 
 
+def _stream_document(stream: Stream) -> dict[str, Any]:
+    """A stream as plain values; `made` says of which task each is made, and how, where nacre makes them."""
+    made = {"made": {task.name: task.said for task in stream.made}} if stream.made else {}
+    return {"name": stream.name, "title": stream.title, "source": stream.source, "tasks": stream.tasks, **made}
+
+
 def streams(
     name: Annotated[str | None, typer.Argument(help="Print the tasks of this stream, or of a stream file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
@@ -219,12 +228,11 @@ def streams(
     else:
         chosen = [get_stream(entry) for entry in (stream_names() if name is None else [name])]
     if as_json:
-        typer.echo(
-            json.dumps([{"name": s.name, "title": s.title, "source": s.source, "tasks": s.tasks} for s in chosen])
-        )
+        typer.echo(json.dumps([_stream_document(stream) for stream in chosen]))
         return
     width = max(len(stream.name) for stream in chosen) + 2
     for stream in chosen:
         _print([f"{stream.name:<{width}}{stream.title}", f"{'':<{width}}{' -> '.join(stream.tasks)}"])
         if name is not None:
             _print([f"{'':<{width}}Source: {stream.source}"])
+            _print(f"{'':<{width}}{task.name}: {task.said}" for task in stream.made if task.changes)

@@ -9,10 +9,11 @@ from nacre.tasks.task import SPLITS, Task
 
 
 def task_content(task: Task) -> dict[str, Any]:
-    """The task's name, metric, labels and template, and the number and hash of each split's rows."""
+    """The task's name, metric, labels and template, how it was made, and the number and hash of each split's rows."""
     return {
         "name": task.name,
         **({"kind": task.kind} if task.kind == "text" else {}),
+        **({"made": {key: made[key] for key in ("of", "by")}} if (made := task.source.get("made")) else {}),
         "metric": task.metric,
         "labels": list(task.labels) if task.labels else None,
         "template": task.template.described(),

@@ -43,7 +43,7 @@ from nacre.runs.protocol import protocol_of
 from nacre.runs.recipe import Recipe
 from nacre.runs.results import learned_of, record_of, stage_row
 from nacre.runs.stages import Place, Stages
-from nacre.tasks.checking.findings import source_findings
+from nacre.tasks.checking.findings import as_read, source_findings
 from nacre.tasks.checking.targets import target_findings
 from nacre.tasks.task import Task
 
@@ -147,8 +147,11 @@ class Experiment:
                 gradient_rules=[part.key for part in self.method.gradient_rules],
             )
         )
+        for task in as_read(self.tasks):
+            for finding in source_findings(task):
+                self.emit(Warned(finding.sentence))
         for task in self.tasks:
-            for finding in (*source_findings(task), *target_findings(task, normalize)):
+            for finding in target_findings(task, normalize):
                 self.emit(Warned(finding.sentence))
         for warning in (_head_warning(self.host, self.tasks), self.host.unlike):
             if warning:

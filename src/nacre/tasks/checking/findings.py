@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -37,8 +38,9 @@ def check_stream(tasks: Sequence[Task], normalize: Callable[[str], str]) -> dict
         *identical(tasks),
         *_overlaps(tasks, texts),
         *_repeats(tasks, texts),
-        *(finding for task in tasks for finding in source_findings(task)),
+        *(finding for task in as_read(tasks) for finding in source_findings(task)),
         *(finding for task in tasks for finding in label_findings(task, normalize)),
+        *_one_label(tasks),
         *(finding for task in tasks for finding in target_findings(task, normalize)),
         *_identity(tasks),
         *_wordings(tasks),
@@ -144,6 +146,20 @@ def _repeats(tasks: Sequence[Task], texts: Texts) -> Iterator[Finding]:
             yield Finding("repeats", (task.name,), sentence, repeats.rows, repeats.examples)
 
 
+def as_read(tasks: Sequence[Task]) -> list[Task]:
+    """Returns the tasks with the names and sources of the ones that were read; one that others are made of comes once.
+
+    Args:
+        tasks: The tasks of a stream.
+    """
+    read: dict[str, Task] = {}
+    for task in tasks:
+        made = task.source.get("made")
+        own = replace(task, name=made["of"], source=made["source"]) if made else task
+        read.setdefault(own.name, own)
+    return list(read.values())
+
+
 def source_findings(task: Task) -> Iterator[Finding]:
     """Yields findings for columns that are not read, rows that are left out, and test rows held out of training rows.
 
@@ -206,6 +222,16 @@ def label_findings(task: Task, normalize: Callable[[str], str]) -> Iterator[Find
     for what, names in missing.items():
         if names:
             yield Finding("labels", (task.name,), f"labels {listed(names)} of '{task.name}' {what}.", len(names))
+
+
+def _one_label(tasks: Sequence[Task]) -> Iterator[Finding]:
+    names = [task.name for task in tasks if task.labels is not None and len(task.labels) == 1]
+    if names:
+        sentence = (
+            f"{len(names)} of {len(tasks)} tasks have one label ({listed(names)}), so that an answer that is chosen "
+            "from the task's own labels (decode=labels, head=per_task) is right whatever the text."
+        )
+        yield Finding("labels", tuple(names), sentence, len(names))
 
 
 def _identity(tasks: Sequence[Task]) -> Iterator[Finding]:

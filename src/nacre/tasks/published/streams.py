@@ -1,4 +1,4 @@
-"""Named sequences of tasks: the published orders, and nacre's own demo.
+"""Named sequences of tasks: the published orders, hard streams made of their tasks, and nacre's own demo.
 
 Orders 1 to 6 are those of AM-LoRA's Table 4, equal to the released scripts of MIGU
 (`scripts/full_tuning/order_{1..6}.sh`); O-LoRA's release calls order 6 "long".
@@ -11,7 +11,17 @@ from dataclasses import dataclass
 
 from nacre.documents import shown
 from nacre.errors import RecipeError, nearest
+from nacre.tasks.making.made_task import MadeTask
 from nacre.tasks.published.das import ORDER_7
+from nacre.tasks.published.hard_streams import (
+    CONFLICT,
+    CONFLICT_TEXT_ONLY,
+    FIFTY,
+    REWORDED,
+    SPLIT_CLASSES,
+    SPLIT_CLASSES_28,
+    TEXT_ONLY,
+)
 from nacre.tasks.published.written import INSTRUCTION, TRACE, superni_name
 
 
@@ -24,17 +34,19 @@ class Stream:
         title: One line about it.
         source: Where the sequence was published.
         published: Canonical task names; empty for the demo, whose tasks nacre makes itself.
+        made: Tasks that nacre makes of published ones' rows, in place of `published`.
     """
 
     name: str
     title: str
     source: str
     published: tuple[str, ...] = ()
+    made: tuple[MadeTask, ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks, in learning order."""
-        return self.published or _demo_names()
+        return self.published or tuple(task.name for task in self.made) or _demo_names()
 
 
 def _demo_names() -> tuple[str, ...]:
@@ -45,6 +57,7 @@ def _demo_names() -> tuple[str, ...]:
 
 
 _FOUR = "AM-LoRA Table 4, used by LB-CL and MIGU too (four tasks, T5 and LLaMA2-7B)"
+_MADE = "made by nacre of the rows of O-LoRA's release (docs/hard_streams.md)"
 _FIFTEEN = "AM-LoRA Table 4, used by MIGU too (fifteen tasks, T5-large)"
 
 
@@ -55,6 +68,10 @@ def _published(number: int, source: str, tasks: str) -> Stream:
 
 def _of(name: str, title: str, source: str, tasks: Sequence[str]) -> Stream:
     return Stream(name, title, source, tuple(tasks))
+
+
+def _hard(name: str, title: str, made: tuple[MadeTask, ...]) -> Stream:
+    return Stream(name, title, _MADE, made=made)
 
 
 def _superni(number: int, tasks: str) -> Stream:
@@ -104,6 +121,19 @@ STREAMS: dict[str, Stream] = {
             "Code Alpaca's published sample; MIGU tunes on Magicoder-Evol-Instruct, which is not available",
             [task.name for task in INSTRUCTION],
         ),
+        _hard("text_only", "Order 1 with the bare text as the prompt", TEXT_ONLY),
+        _hard("reworded", "Order 1, its test rows asked in other words than the training rows", REWORDED),
+        _hard("conflict", "The same articles in two tasks: their topic, and their news agency", CONFLICT),
+        _hard("conflict_text_only", "The same, with the bare text as the prompt", CONFLICT_TEXT_ONLY),
+        _hard("split_classes", "Three topic tasks in 14 tasks of two classes, bare texts", SPLIT_CLASSES),
+        _hard("split_classes_28", "The same, one class a task", SPLIT_CLASSES_28),
+        _of(
+            "drift",
+            "Drift: four tasks of opinions, two and two with one prompt",
+            _MADE,
+            ("yelp", "amazon", "imdb", "sst2"),
+        ),
+        _hard("fifty", "Fifty tasks: pairs of the classes of six tasks, and nine whole ones", FIFTY),
         Stream("demo", "Demo: four small tasks that need no data folder", "written by nacre (nacre.tasks.demo)"),
     )
 }

@@ -30,6 +30,7 @@ from typing import Any
 from nacre.documents import DocumentError, shown
 from nacre.errors import DataError, RecipeError, file_errors, nearest
 from nacre.files import read_yaml, user_path
+from nacre.tasks.making.made_task import MadeTask
 from nacre.tasks.published.catalog import canonical
 from nacre.tasks.published.streams import get_stream
 from nacre.tasks.reading.assembly import RawTask, assemble
@@ -132,14 +133,23 @@ def load_stream(
         return read_stream(user_path(stream)).load(choices)
     if data is not None and stream in find_tasks(data):
         return load_tasks([stream], data, **asdict(choices))
-    names = get_stream(stream).tasks
+    named = get_stream(stream)
     if data is None and stream != "demo":
         raise RecipeError(f"Stream '{stream}' needs {option}: the folder that holds its tasks.")
     if data is not None and stream == "demo":
         raise RecipeError(
             f"Stream 'demo' makes its own rows and takes no {option}; name a stream or tasks of that folder."
         )
-    return load_tasks(names, data, **asdict(choices))
+    if named.made:
+        return _made(named.made, data, choices)
+    return load_tasks(named.tasks, data, **asdict(choices))
+
+
+def _made(tasks: Sequence[MadeTask], data: str | None, choices: Choices) -> list[Task]:
+    """Tasks made of other tasks, of which each is read once."""
+    bases = list(dict.fromkeys(task.of for task in tasks))
+    read = dict(zip(bases, load_tasks(bases, data, **asdict(choices)), strict=True))
+    return [task.make(read[task.of]) for task in tasks]
 
 
 def is_stream_file(name: str) -> bool:
