@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Measure = Callable[[Tensor], tuple[Tensor, Tensor]]
+ProductMeasure = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From a matrix [d_out, d_in] to a scalar and its slope there, [d_out, d_in]."""
 
 
-def sum_of_measures(products: Iterable[tuple[Tensor, Tensor, Measure]]) -> Tensor:
+def sum_of_measures(products: Iterable[tuple[Tensor, Tensor, ProductMeasure]]) -> Tensor:
     """sum f(B A), a scalar whose gradient reaches the factors.
 
     Args:
@@ -38,7 +38,7 @@ class _OfProduct(torch.autograd.Function):
     """f(B A) of one site."""
 
     @staticmethod
-    def forward(ctx: Any, measure: Measure, up: Tensor, down: Tensor) -> Tensor:
+    def forward(ctx: Any, measure: ProductMeasure, up: Tensor, down: Tensor) -> Tensor:
         value, slope = measure(up @ down)
         _, up_wanted, down_wanted = ctx.needs_input_grad
         ctx.save_for_backward(slope @ down.mT if up_wanted else None, up.mT @ slope if down_wanted else None)

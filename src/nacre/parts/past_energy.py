@@ -13,7 +13,7 @@ from nacre.adapters.adapter import Adapter
 from nacre.adapters.slots import SlotStack
 from nacre.adapters.slotted import SlottedSite, low_rank_in, why_no_past, why_no_product
 from nacre.functional.past_energy import energy_in_rank_space, energy_where, is_small_in_rank_space
-from nacre.functional.products import Measure, sum_of_measures
+from nacre.functional.products import ProductMeasure, sum_of_measures
 from nacre.functional.stacking import group_by_shape, stacked
 from nacre.parts.part import LearnerView, Penalty
 from nacre.per_task import PerTask, check_not_negative
@@ -103,7 +103,7 @@ class Past:
         in_ranks: Groups of sites in rank space.
     """
 
-    dense: Sequence[tuple[SlotStack, Measure]]
+    dense: Sequence[tuple[SlotStack, ProductMeasure]]
     in_ranks: Sequence[Ranks]
 
     def energy(self, device: torch.device) -> Tensor:
@@ -117,7 +117,7 @@ class Past:
 
 
 @torch.no_grad()
-def _energy_at(site: SlottedSite) -> Measure:
+def _energy_at(site: SlottedSite) -> ProductMeasure:
     down, up = site.slots.past_pairs()
     return energy_where(site.scale * (up.flatten(0, 1).T @ down.flatten(0, 1)), scale=site.scale)
 

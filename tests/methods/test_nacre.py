@@ -1,0 +1,75 @@
+"""The preset nacre: the composition of its parts, and what its own sheet says of its size."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import torch
+
+from helpers.tiny import tiny_host, tiny_task
+from nacre.learning.learner import Learner
+from nacre.learning.settings import Optim
+from nacre.method import Method
+from nacre.parts.evidence_sums import Sums
+from nacre.registry import build_method
+
+COMPOSED = "inc_lora+gaussian_routing+evidence+abstention+warm_start"
+PARTS = [field.name for field in fields(Method) if field.name not in ("title", "sources", "name", "parameters")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "composed", "of_parts"),
+    [
+        ({}, COMPOSED, {}),
+        ({"abstain": False, "begin_with": "fresh"}, "inc_lora+gaussian_routing+evidence", {}),
+        (
+            {"views": "bare", "ridge": 0.5, "offset": 0.5, "share": 0.9, "nearest": 2},
+            COMPOSED,
+            {
+                "evidence": {"views": "bare", "ridge": 0.5, "offset": 0.5},
+                "gaussian_routing": {"views": "bare", "ridge": 0.5},
+                "warm_start": {"views": "bare", "ridge": 0.5, "nearest": 2},
+                "abstention": {"share": 0.9},
+            },
+        ),
+    ],
+)
+def test_it_is_the_composition_of_its_parts(
+    settings: dict[str, object], composed: str, of_parts: dict[str, object]
+) -> None:
+    preset, built = build_method("nacre", settings), build_method(composed, of_parts)
+    for part in PARTS:
+        assert getattr(preset, part) == getattr(built, part), part
+
+
+def test_a_task_takes_the_bytes_that_the_sheet_says() -> None:
+    host = tiny_host("t5")
+    learner = Learner(host, build_method("nacre", {"rank": 2}), optim=Optim(batch_size=4, max_target_length=8))
+    sizes = []
+    for name in ("animals", "birds", "fish"):
+        learner.learn(tiny_task(name))
+        (sums,) = learner.state.parts.values()
+        assert isinstance(sums, Sums)
+        sizes.append(sum(tensor.nbytes for tensor in learner.adapter.tensors().values()))
+    width = host.model.config.d_model
+    for own in sums.tasks:
+        scatters = sum(own.view(text).scatter.nbytes for text in ("prompt", "bare"))
+        means = sum(mean.mean.nbytes for text in ("prompt", "bare") for mean in own.view(text).means)
+        assert scatters == 8 * width * (width + 1)
+        assert means == 2 * 16 * width, "of two labels"
+        histograms = sum(own.view(text).distances.nbytes for text in ("prompt", "bare"))
+        assert histograms + sum(tensor.nbytes for tensor in own.surprise.values()) < 5120
+    sites = learner.adapter.sites.values()  # type: ignore[attr-defined]
+    a_lora = sum(4 * 2 * (site.d_in + site.d_out) for site in sites)
+    assert sizes[1] - sizes[0] == sizes[2] - sizes[1] == a_lora
+
+
+def test_a_task_that_is_learned_later_changes_no_earlier_sums() -> None:
+    learner = Learner(tiny_host("llama"), build_method("nacre"), optim=Optim(batch_size=4, max_target_length=8))
+    learner.learn(tiny_task("animals"))
+    (before,) = (own for own in learner.state.parts["evidence"].tasks)
+    learner.learn(tiny_task("birds"))
+    after = next(own for own in learner.state.parts["evidence"].tasks if own.task == "animals")
+    for text in ("prompt", "bare"):
+        assert torch.equal(before.view(text).scatter, after.view(text).scatter)
