@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nacre.functional.products import Measure
+from nacre.functional.products import ProductMeasure
 
 
-def energy_where(past: Tensor, *, scale: float) -> Measure:
+def energy_where(past: Tensor, *, scale: float) -> ProductMeasure:
     """The dense form as a function of the product B A.
 
     Args:
