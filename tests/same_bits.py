@@ -76,6 +76,7 @@ LATER: dict[str, tuple[str, ...]] = {  # methods that the first record has not, 
     "seq_lora+der": ("der.capacity=16", "der.rows=4"),
     "seq_lora+distill": (),
     "seq_lora+hat": (),
+    "slao": (),
 }
 WRITES = ("lfpt5", "sapt_lora, inputs written")  # need a host that writes
 

@@ -55,6 +55,7 @@ ONCE: dict[str, dict[str, Any]] = {  # methods and modifiers with state of their
     "l2p": {"pool": 4, "prompt_length": 2, "select": 2, "diversify": "frequency"},
     "prog_prompt": {"prompt_length": 3, "bottleneck": 8},
     "moe_lora": {"experts": 3},
+    "slao": {},
     "der_pp": {"capacity": 5},
     "inc_lora+der": {"der": {"capacity": 5, "rows": 3}},
     "das": {"importance_rows": 5},
