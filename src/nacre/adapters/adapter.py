@@ -15,6 +15,7 @@ from nacre.adapters.route import Route
 from nacre.models.owner import ParameterGroup
 
 if TYPE_CHECKING:
+    from nacre.adapters.slots_on_disk import SlotsOnDisk
     from nacre.adapters.unit_gates import HardGates
 
 
@@ -70,6 +71,11 @@ class Adapter(ABC):
         return False
 
     @property
+    def can_stay_on_disk(self) -> bool:
+        """Whether what is loaded may leave earlier tasks' slots in their files until they answer (`PlacedSites`)."""
+        return False
+
+    @property
     def virtual_tokens_behind(self) -> bool:
         """Whether they stand behind an input instead."""
         return False
@@ -117,6 +123,7 @@ class PlacedAdapter(ABC):
     Attributes:
         model: The host.
         tasks: Number of slots that have been opened.
+        on_disk: Earlier tasks' slots that stay in files until they answer; None: all are in memory.
         trained_before: Every parameter of the host, and whether its owner let it be trained.
     """
 
@@ -128,6 +135,7 @@ class PlacedAdapter(ABC):
         """
         self.model = model
         self.tasks = 0
+        self.on_disk: SlotsOnDisk | None = None
         self.trained_before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         for parameter in model.parameters():
             parameter.requires_grad_(False)

@@ -16,6 +16,7 @@ from nacre.adapters.route import Route
 from nacre.adapters.routed import answered_by, gate_weights, segments_of_rows, slot_rows, weights_of_rows
 from nacre.adapters.site import Site, is_hooked
 from nacre.adapters.sites import PlacedSites
+from nacre.adapters.slots_on_disk import SlotsOfSite
 from nacre.adapters.unit_gates import GatedUnits, HardGates, Protected, UnitGates, Units, check_shared, rows_gated
 from nacre.errors import RecipeError
 from nacre.functional.bottleneck import Nonlinearity
@@ -74,6 +75,10 @@ class Bottleneck(Adapter):
     @property
     def grows(self) -> bool:
         return self.slots == "per_task" or self.gates is not None
+
+    @property
+    def can_stay_on_disk(self) -> bool:
+        return self.slots == "per_task"
 
     @property
     def needs_task_at_test(self) -> bool:
@@ -243,6 +248,9 @@ class BottleneckSite(Site):
             forms |= gates.forms(name, tasks)
         return forms
 
+    def leave_on_disk(self, earlier: SlotsOfSite) -> None:
+        self.slots.on_disk = earlier
+
     def load_public(self, tensors: Mapping[str, Tensor]) -> None:
         self.slots.load_public(tensors)
         for name, gates in zip(GATES, self.unit_gates(), strict=False):
@@ -300,7 +308,8 @@ class PlacedBottleneck(PlacedSites[BottleneckSite], GatedUnits):
             with rows_gated(self.unit_gates(), gate_weights(route, self.tasks)):
                 yield
             return
-        with answered_by(self.sites.values(), slot_rows(route, self.tasks, are_own=self.settings.slots == "per_task")):
+        rows = slot_rows(route, self.tasks, are_own=self.settings.slots == "per_task")
+        with answered_by(self.sites.values(), rows), self.brought(rows):
             yield
 
     def folding_summary(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from nacre.adapters.slots_on_disk import SlotsOfSite
 from nacre.functional.bottleneck import NONLINEARITIES, Nonlinearity, mixed_bottlenecks, slot_bottlenecks
 from nacre.functional.segments import Segments
 from nacre.models.fit import Form
@@ -27,6 +28,8 @@ class BottleneckSlots(nn.Module):
         past_up: Their `U_i`, transposed [t-1, m, d].
         past_up_bias: Their `c_i` [t-1, d].
         is_open: Whether there is a newest slot.
+        on_disk: The earlier tasks' adapters, where they stay in files: their stacks here are empty then, and only
+            `added_to` can compute with them. None: the stacks hold them.
     """
 
     down: nn.Linear
@@ -48,6 +51,7 @@ class BottleneckSlots(nn.Module):
         super().__init__()
         self.hidden, self.width, self.nonlinearity = hidden, width, nonlinearity
         self.is_open = False
+        self.on_disk: SlotsOfSite | None = None
         for name, shape in self._past_shapes(0).items():
             self.register_buffer(name, like.new_zeros(shape))
 
@@ -56,9 +60,14 @@ class BottleneckSlots(nn.Module):
         """The type that the adapters are kept and computed in."""
         return self.past_down.dtype
 
+    @property
+    def earlier(self) -> int:
+        """Number of slots before the newest one."""
+        return len(self.past_down) if self.on_disk is None else self.on_disk.count
+
     def __len__(self) -> int:
         """Number of slots."""
-        return len(self.past_down) + self.is_open
+        return self.earlier + self.is_open
 
     def open(self) -> None:
         """Put a new adapter of zeros in the newest slot's place."""
@@ -76,7 +85,7 @@ class BottleneckSlots(nn.Module):
         """Forget every slot."""
         if self.is_open:
             del self.down, self.up
-        self.is_open = False
+        self.is_open, self.on_disk = False, None
         for name in self._past_shapes(0):
             setattr(self, name, getattr(self, name)[:0])
 
@@ -109,12 +118,12 @@ class BottleneckSlots(nn.Module):
             read: h in the adapters' type.
             segments: The slot of each row, of which some has one.
         """
-        newest = len(self.past_down)
+        newest = self.earlier
         names = ("past_down", "past_down_bias", "past_up", "past_up_bias")
         pieces: list[list[Tensor]] = [[] for _ in names]
         earlier = segments.without(newest) if newest in segments.counts else segments
         if earlier.counts:
-            pieces = [[earlier.take_slots(getattr(self, name))] for name in names]
+            pieces = [[self._past_of(name, earlier)] for name in names]
         if newest in segments.counts:
             own = self._newest_as_past()
             for piece, name in zip(pieces, names, strict=True):
@@ -122,16 +131,21 @@ class BottleneckSlots(nn.Module):
         down, down_bias, up, up_bias = (torch.cat(piece) if len(piece) > 1 else piece[0] for piece in pieces)
         return slot_bottlenecks(h, read, down, down_bias, up, up_bias, segments, self.nonlinearity)
 
+    def _past_of(self, name: str, segments: Segments) -> Tensor:
+        stack: Tensor = getattr(self, name)
+        return segments.take_slots(stack) if self.on_disk is None else self.on_disk.take(name, segments)
+
     @torch.no_grad()
     def copy_from(self, slot: int) -> None:
         """Let the newest slot begin as an earlier one, from 0."""
         for name, newest in self._newest_as_past().items():
-            newest.copy_(getattr(self, name)[slot])
+            newest.copy_(self._past_of(name, Segments((slot,)))[0])
 
     def keep_only(self, slot: int) -> None:
         """Forget every adapter but one, from 0, which becomes the newest."""
-        if slot < len(self.past_down):
+        if slot < self.earlier:
             self.copy_from(slot)
+        self.on_disk = None
         for name in self._past_shapes(0):
             setattr(self, name, getattr(self, name)[:0])
 
@@ -147,9 +161,10 @@ class BottleneckSlots(nn.Module):
         return found  # type: ignore[return-value]
 
     def public_tensors(self) -> dict[str, Tensor]:
-        """The saved tensors by name, detached."""
+        """The saved tensors by name, detached; what stays on disk is read for this once."""
         newest = {name: parameter.detach() for name, parameter in self._newest().items()}
-        return newest | {name: getattr(self, name) for name in self._past_shapes(0)}
+        read = self.on_disk
+        return newest | {name: read.whole(name) if read else getattr(self, name) for name in self._past_shapes(0)}
 
     def forms(self, slots: int) -> dict[str, Form]:
         """What `public_tensors` gives with so many slots."""

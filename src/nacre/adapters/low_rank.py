@@ -17,6 +17,7 @@ from nacre.adapters.route import Route
 from nacre.adapters.routed import answered_by, gate_weights, mixed_slots, segments_of_rows, slot_rows
 from nacre.adapters.site import is_hooked
 from nacre.adapters.slots import SlotStack
+from nacre.adapters.slots_on_disk import SlotsOfSite
 from nacre.adapters.slotted import PlacedSlots, SlottedAdapter, SlottedSite
 from nacre.adapters.unit_gates import GatedUnits, HardGates, Protected, UnitGates, Units, check_shared, rows_gated
 from nacre.errors import ModelError, RecipeError
@@ -195,7 +196,7 @@ class LowRankSite(SlottedSite):
         if (weight := self.working.past_for(x)) is not None:
             return self.base_with(x, weight)
         h = self.untouched(x)
-        if len(self.slots.past_down) == 0:
+        if self.slots.earlier == 0:
             return h
         return h + summed_update(self.own_type(x), *self.slots.frozen_summands(), scale=self.scale).to(h.dtype)
 
@@ -220,7 +221,7 @@ class LowRankSite(SlottedSite):
         if slots.down._backward_hooks or slots.down._backward_pre_hooks:
             return None
         base = self.plain_base(x.dtype)
-        is_last = len(slots.past_down) == 0
+        is_last = slots.earlier == 0
         if base is None or not (is_last or (not slots.from_start if alone else folded is not None)):
             return None
         weight = base[0] if alone or folded is None else folded
@@ -269,7 +270,7 @@ class LowRankSite(SlottedSite):
     @torch.no_grad()
     def freeze(self) -> None:
         self.stop_newest()
-        if self.gates is not None:
+        if self.gates is not None or self.slots.on_disk is not None:
             return  # no one weight holds the updates of all tasks
         parameters = self.parameters_by_group().values()
         self.working.fold_all(self, *self.slots.all_summands(), scale=self.scale, parameters=parameters)
@@ -328,6 +329,9 @@ class LowRankSite(SlottedSite):
         gate = {} if self.gates is None else self.gates.forms("gate", tasks)
         return self.slots.forms(self.number_after(tasks)) | gate
 
+    def leave_on_disk(self, earlier: SlotsOfSite) -> None:
+        self.slots.on_disk = earlier
+
     def load_public(self, tensors: Mapping[str, Tensor]) -> None:
         self.slots.load_public(tensors)
         if self.gates is not None:
@@ -373,7 +377,8 @@ class PlacedLowRank(PlacedSlots[LowRankSite], GatedUnits):
             with rows_gated(self.unit_gates(), gate_weights(route, self.tasks)):
                 yield
             return
-        with answered_by(self.sites.values(), slot_rows(route, self.tasks, are_own=self.settings.slots == "per_task")):
+        rows = slot_rows(route, self.tasks, are_own=self.settings.slots == "per_task")
+        with answered_by(self.sites.values(), rows), self.brought(rows):
             yield
 
     def folding(self) -> dict[str, Folding]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from nacre.adapters.adapter import FeatureMap
+from nacre.adapters.slots_on_disk import ALL_AT_ONCE, SlotsOfSite
 from nacre.errors import ModelError
 from nacre.models.fit import Form
 from nacre.models.owner import ParameterGroup, stop_training
@@ -110,6 +111,14 @@ class Site(nn.Module, ABC):
         Raises:
             ModelError: The base is not a plain linear layer, so that nothing can be added to its weight.
         """
+
+    def leave_on_disk(self, earlier: SlotsOfSite) -> None:
+        """Take earlier tasks' slots from files when they answer; their stacks were loaded empty.
+
+        Raises:
+            ModelError: This kind of site needs all of them.
+        """
+        raise ModelError(ALL_AT_ONCE)
 
     def settle(self) -> None:
         """Keep only what answers under the route in force, which is one task's; a site without routes has nothing else.

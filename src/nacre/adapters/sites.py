@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from nacre.adapters.adapter import FeatureMap, PlacedAdapter
 from nacre.adapters.site import Site, pristine_tensors, put_back, put_sites, take_away
-from nacre.models.fit import check_fit, count_of
+from nacre.adapters.slots_on_disk import ALL_AT_ONCE, SlotsOfSite, SlotsOnDisk
+from nacre.errors import ModelError
+from nacre.functional.segments import Segments
+from nacre.models.fit import check_fit, check_forms, count_of
 from nacre.models.owner import ParameterGroup
 from nacre.models.roles import roles_of
 from nacre.seeds import derive
@@ -86,18 +89,59 @@ class PlacedSites(PlacedAdapter, ABC, Generic[S]):
 
     @final
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        self.load_beside(tensors, values, None)
+
+    @final
+    def load_beside(
+        self, tensors: Mapping[str, Tensor], values: Mapping[str, Any], on_disk: SlotsOnDisk | None
+    ) -> None:
+        """The same where earlier tasks' stacks are not among the tensors, but stay on disk.
+
+        Args:
+            tensors: The others, by public name.
+            values: Those that say what the tensors are.
+            on_disk: The stacks; None: there are none.
+
+        Raises:
+            CheckpointError: They do not fit this host and adapter.
+        """
         tasks = count_of("adapter", values, "slots")
         by_site = {name: site.forms(tasks) for name, site in self.sites.items()} if tasks else {}
         forms = {f"{name}.{kind}": form for name, own in by_site.items() for kind, form in own.items()}
-        check_fit("adapter", tensors, forms)
-        self.tasks = tasks
+        left = {} if on_disk is None else on_disk.forms
+        check_fit("adapter", tensors, {name: form for name, form in forms.items() if name not in left})
+        check_forms("adapter", left, {name: forms.get(name) for name in left})
+        self.tasks, self.on_disk = tasks, on_disk
         if self.tasks == 0:
             for site in self.sites.values():
                 site.close()
             return
         for name, site in self.sites.items():
-            site.load_public({kind: tensors[f"{name}.{kind}"] for kind in by_site[name]})
+            own = {kind: tensors.get(f"{name}.{kind}", form.empty) for kind, form in by_site[name].items()}
+            site.load_public(own)
+            if on_disk is not None:
+                site.leave_on_disk(SlotsOfSite(on_disk, name, tasks - 1))
         self.freeze()
+
+    @final
+    @contextmanager
+    def brought(self, rows: Segments | Tensor | None) -> Iterator[None]:
+        """While open, the slots that answer are in memory.
+
+        Args:
+            rows: How rows are answered (`routed.rows_of`).
+
+        Raises:
+            ModelError: All slots answer, and they stay on disk.
+        """
+        if self.on_disk is None or rows is None:
+            yield
+            return
+        if not isinstance(rows, Segments):
+            raise ModelError(ALL_AT_ONCE)
+        earlier = [slot for slot in rows.counts if slot < self.tasks - 1]
+        with self.on_disk.brought(earlier, next(self.model.parameters()).device):
+            yield
 
     @final
     def freeze(self) -> None:

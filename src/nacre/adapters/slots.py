@@ -9,6 +9,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from nacre.adapters.slots_on_disk import ALL_AT_ONCE, SlotsOfSite
+from nacre.errors import ModelError
 from nacre.functional.segments import Segments
 from nacre.functional.sensitivity import Triplets
 from nacre.models.fit import Form
@@ -34,6 +36,8 @@ class SlotStack(nn.Module):
         origin_up: Their `B_i0`, transposed and times sigma [t-1, r, d_out], frozen.
         is_open: Whether there is a newest slot.
         fixes_down: Whether `A` is not trained: it stays as its start leaves it.
+        on_disk: The earlier tasks' factors, where they stay in files: their stacks here are empty then, and only
+            `pairs_of` can compute with them. None: the stacks hold them.
     """
 
     down: nn.Linear
@@ -71,6 +75,7 @@ class SlotStack(nn.Module):
         self.rank, self.d_in, self.d_out = rank, d_in, d_out
         self.has_sigma, self.from_start, self.fixes_down = has_sigma, from_start, fixes_down
         self.is_open = False
+        self.on_disk: SlotsOfSite | None = None
         self.register_buffer("past_down", like.new_zeros(0, rank, d_in))
         self.register_buffer("past_up", like.new_zeros(0, rank, d_out))
         if has_sigma:
@@ -84,9 +89,14 @@ class SlotStack(nn.Module):
         """The type that the factors are kept and computed in."""
         return self.past_down.dtype
 
+    @property
+    def earlier(self) -> int:
+        """Number of slots before the newest one."""
+        return len(self.past_down) if self.on_disk is None else self.on_disk.count
+
     def __len__(self) -> int:
         """Number of slots."""
-        return len(self.past_down) + self.is_open
+        return self.earlier + self.is_open
 
     def open(self) -> None:
         """Put new factors of zeros in the newest slot's place."""
@@ -113,7 +123,7 @@ class SlotStack(nn.Module):
             del self.down, self.up
             if self.has_sigma:
                 del self.sigma
-        self.is_open = False
+        self.is_open, self.on_disk = False, None
         self._set_past({group: stack[:0] for group, stack in self.past_by_group().items()})
         if self.from_start:
             self.origin_down, self.origin_up = self.origin_down[:0], self.origin_up[:0]
@@ -130,7 +140,13 @@ class SlotStack(nn.Module):
         return up * self.sigma if self.has_sigma else up
 
     def past_pairs(self) -> tuple[Tensor, Tensor]:
-        """The earlier tasks' `A_i` [t-1, r, d_in] and `B_i` [t-1, r, d_out] (transposed, times sigma)."""
+        """The earlier tasks' `A_i` [t-1, r, d_in] and `B_i` [t-1, r, d_out] (transposed, times sigma).
+
+        Raises:
+            ModelError: They stay on disk.
+        """
+        if self.on_disk is not None:
+            raise ModelError(ALL_AT_ONCE)
         return self.past_down, self.past_sigma.unsqueeze(-1) * self.past_up if self.has_sigma else self.past_up
 
     def all_pairs(self) -> tuple[Tensor, Tensor]:
@@ -146,13 +162,13 @@ class SlotStack(nn.Module):
             `A_i` [G, r, d_in] and `B_i` [G, r, d_out] (transposed, times sigma), with `r` twice the rank where updates
             count from their start; gradients reach the newest task's.
         """
-        newest = len(self.past_down)
+        newest = self.earlier
         earlier = segments.without(newest) if newest in segments.counts else segments
         downs, ups = [], []
         if earlier.counts:
-            up = earlier.take_slots(self.past_up)
-            downs.append(earlier.take_slots(self.past_down))
-            ups.append(earlier.take_slots(self.past_sigma).unsqueeze(-1) * up if self.has_sigma else up)
+            up = self._past_of("past_up", earlier)
+            downs.append(self._past_of("past_down", earlier))
+            ups.append(self._past_of("past_sigma", earlier).unsqueeze(-1) * up if self.has_sigma else up)
         if newest in segments.counts:
             downs.append(self.down.weight.unsqueeze(0))
             ups.append(self.newest_up().T.contiguous().unsqueeze(0))
@@ -164,6 +180,10 @@ class SlotStack(nn.Module):
             torch.cat([down, torch.stack([origin for origin, _ in origins])], dim=1),
             torch.cat([up, torch.stack([origin for _, origin in origins])], dim=1),
         )
+
+    def _past_of(self, name: str, segments: Segments) -> Tensor:
+        stack: Tensor = getattr(self, name)
+        return segments.take_slots(stack) if self.on_disk is None else self.on_disk.take(name, segments)
 
     def origin_of(self, slot: int) -> tuple[Tensor, Tensor]:
         """What is taken out of a slot's update: `A_i0` [r, d_in], `-B_i0` [r, d_out]; zeros for the first slot."""
@@ -233,16 +253,14 @@ class SlotStack(nn.Module):
             self.origin_down[-1], self.origin_up[-1] = self.down.weight, self.newest_up().T
 
     def public_tensors(self) -> dict[str, Tensor]:
-        """The saved tensors by name, detached."""
-        tensors = {
-            "down.weight": self.down.weight.detach(),
-            "up.weight": self.up.weight.detach(),
-            "past_down": self.past_down,
-            "past_up": self.past_up,
-        }
+        """The saved tensors by name, detached; what stays on disk is read for this once."""
+        past = {f"past_{group}": stack for group, stack in self.past_by_group().items()}
+        if self.on_disk is not None:
+            past = {name: self.on_disk.whole(name) for name in past}
+        tensors = {"down.weight": self.down.weight.detach(), "up.weight": self.up.weight.detach(), **past}
         if self.from_start:
             tensors |= {"origin_down": self.origin_down, "origin_up": self.origin_up}
-        return tensors | ({"sigma": self.sigma.detach(), "past_sigma": self.past_sigma} if self.has_sigma else {})
+        return tensors | ({"sigma": self.sigma.detach()} if self.has_sigma else {})
 
     def forms(self, slots: int) -> dict[str, Form]:
         """What `public_tensors` gives with so many slots."""

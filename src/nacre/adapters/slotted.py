@@ -82,6 +82,10 @@ class SlottedAdapter(Adapter, ABC):
         return self.slots == "per_task"
 
     @property
+    def can_stay_on_disk(self) -> bool:
+        return self.weighable and self.slots == "per_task" and not self.from_start
+
+    @property
     @final
     def needs_task_at_test(self) -> bool:
         return False

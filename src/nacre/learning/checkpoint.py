@@ -15,17 +15,18 @@ each of which it verifies and opens once.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nacre.adapters.slots_on_disk import Piece, SlotsOnDisk, is_stack
 from nacre.errors import CheckpointError
 from nacre.files import build_folder, full_path, put_back, to_json
 from nacre.learning import contents
@@ -36,8 +37,11 @@ from nacre.manifest import MANIFEST, Manifest, hash_of_manifest, read_manifest, 
 from nacre.migrations import upgraded_learner
 from nacre.settings import complaint
 
+ADAPTER = "adapter"
 STATE = f"{contents.STATE}.json"
 TENSORS = ".safetensors"
+
+T = TypeVar("T")
 
 
 def save(snapshot: Snapshot, folder: Path) -> None:
@@ -68,8 +72,12 @@ def write_files(held: Contents, folder: Path) -> None:
     (folder / STATE).write_text(to_json(held.document) + "\n", encoding="utf-8")
 
 
-def read(folder: Path) -> Snapshot:
+def read(folder: Path, on_disk: SlotsOnDisk | None = None) -> Snapshot:
     """Open what `save` or a run wrote, in today's format or an earlier one, after verifying it.
+
+    Args:
+        folder: What was written.
+        on_disk: Receives the adapter's stacks of earlier slots, which stay in their files then; None: all is read.
 
     Raises:
         CheckpointError: If a file is missing or damaged, or was written by a newer version; if a stage lies without
@@ -80,7 +88,11 @@ def read(folder: Path) -> Snapshot:
         links.append(_before(links[-1], continues))
     with _reading(folder):
         plain = _plain(links)
-        files = {name: _tensors(links, name) for name in (*plain["owners"], contents.STATE)}
+        names = (*plain["owners"], contents.STATE)
+        files = {name: _tensors(links, name, left=on_disk is not None and name == ADAPTER) for name in names}
+        if on_disk is not None:
+            for key, pieces in _stacks(links).items():
+                on_disk.add(key, pieces)
         saved = links[0].document.model_copy(update=plain)
         owners = {name: OwnerState(files[name], values) for name, values in saved.owners.items()}
         parts = {key: put_in(tree, files[contents.STATE]) for key, tree in saved.parts.items()}
@@ -158,11 +170,19 @@ class _Link:
     document: _Document
     state: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def tensors(self, name: str, known: Collection[str]) -> dict[str, Tensor]:
-        """A file's tensors, but for those that are known."""
+    def tensors(self, name: str, known: Collection[str], *, left: bool) -> dict[str, Tensor]:
+        """A file's tensors, but for those that are known, and for stacks of earlier slots where they are left there."""
         if name == contents.STATE and self.document.continues is None:
             return {key: tensor for key, tensor in self.state.items() if key not in known}
-        return _load_tensors(self.folder, name, self.manifest, known)
+        return _load_tensors(self.folder, name, self.manifest, known, left=left)
+
+    def stacks(self, known: Collection[str]) -> dict[str, Path]:
+        """The file of each of the adapter's stacks of earlier slots that are in this folder, but for those known."""
+        file = f"{ADAPTER}{TENSORS}"
+        if file not in self.manifest.sha256:
+            return {}
+        with safe_open(self.folder / file, "pt") as opened:
+            return {key: self.folder / file for key in opened.keys() if is_stack(key) and key not in known}  # noqa: SIM118
 
 
 def _opened(folder: Path, *, newest: bool) -> _Link:
@@ -232,34 +252,60 @@ def _plain(links: Sequence[_Link]) -> dict[str, Any]:
     return plain
 
 
-def _tensors(links: Sequence[_Link], name: str) -> dict[str, Tensor]:
+def _tensors(links: Sequence[_Link], name: str, *, left: bool) -> dict[str, Tensor]:
     """A file's tensors, whole: each of their rows is read once.
 
     Args:
         links: The newest first.
         name: Of the file.
+        left: Whether stacks of earlier slots are left there.
     """
-    found: dict[str, list[Tensor]] = {}
-    rows: dict[str, list[int]] = {}  # how many of them come before each of these pieces
+    found = _pieces(links, name, lambda link, known: link.tensors(name, known, left=left))
+    return {key: joined(*zip(*pieces, strict=True)) for key, pieces in found.items()}
+
+
+def _stacks(links: Sequence[_Link]) -> dict[str, list[Piece]]:
+    """Where the rows of the adapter's stacks of earlier slots lie.
+
+    Args:
+        links: The newest first.
+    """
+    found = _pieces(links, ADAPTER, lambda link, known: link.stacks(known))
+    return {key: [Piece(file, key, after) for file, after in pieces] for key, pieces in found.items()}
+
+
+def _pieces(
+    links: Sequence[_Link], name: str, read: Callable[[_Link, Collection[str]], Mapping[str, T]]
+) -> dict[str, list[tuple[T, int]]]:
+    """What the stages hold of each tensor of a file, the earliest first, with how many rows come before.
+
+    Args:
+        links: The newest first.
+        name: Of the file.
+        read: What one stage holds of the file's tensors, but for those that are known.
+    """
+    found: dict[str, list[tuple[T, int]]] = {}
     known: set[str] = set()  # of which nothing more is needed
     for link in links:
         continues = link.document.continues
         after = continues.after.get(name, {}) if continues else {}
-        for key, tensor in link.tensors(name, known).items():
-            found.setdefault(key, []).append(tensor)
-            rows.setdefault(key, []).append(after.get(key, 0))
+        for key, piece in read(link, known).items():
+            found.setdefault(key, []).append((piece, after.get(key, 0)))
             if key not in after:
                 known.add(key)
         known.update(continues.dropped.get(name, ()) if continues else ())
-    return {key: joined(pieces[::-1], rows[key][::-1]) for key, pieces in found.items()}
+    return {key: pieces[::-1] for key, pieces in found.items()}
 
 
-def _load_tensors(folder: Path, name: str, manifest: Manifest, known: Collection[str] = ()) -> dict[str, Tensor]:
+def _load_tensors(
+    folder: Path, name: str, manifest: Manifest, known: Collection[str] = (), *, left: bool = False
+) -> dict[str, Tensor]:
     file = f"{name}{TENSORS}"
     if file not in manifest.sha256:
         return {}  # an owner that has learned nothing has no file
     with safe_open(folder / file, "pt") as opened:
-        return {key: opened.get_tensor(key) for key in opened.keys() if key not in known}  # noqa: SIM118
+        needed = [key for key in opened.keys() if key not in known and not (left and is_stack(key))]  # noqa: SIM118
+        return {key: opened.get_tensor(key) for key in needed}
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:

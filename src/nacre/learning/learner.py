@@ -16,6 +16,8 @@ from nacre.adapters.adapter import Adapter, PlacedAdapter
 from nacre.adapters.merged import merged_copy
 from nacre.adapters.route import Route
 from nacre.adapters.site import Site
+from nacre.adapters.sites import PlacedSites
+from nacre.adapters.slots_on_disk import SlotsOnDisk
 from nacre.errors import CheckpointError, DataError, ModelError, RecipeError, TrainingError, nearest
 from nacre.evaluation.decoding import answer, cut, token_budget
 from nacre.evaluation.perplexity import TextScore, measure_text
@@ -247,6 +249,10 @@ class Learner:
         return self.method.readout is None and self.decoding.decode == "free"
 
     def _learn(self, tasks: Sequence[Task], again: bool) -> None:
+        if self.adapter.on_disk is not None:
+            raise TrainingError(
+                "This learner's slots stay on disk: load it without slots_in_memory to learn more tasks."
+            )
         self._check_curriculum(tasks)
         for number, task in enumerate(tasks):
             self._check_rows(task, () if again else [*self.state.tasks, *(other.name for other in tasks[:number])])
@@ -683,12 +689,13 @@ class Learner:
             forms={name: as_tree(form, name) for name, form in self.state.forms.items()},
         )
 
-    def restore(self, snapshot: Snapshot, where: str = "The snapshot") -> None:
+    def restore(self, snapshot: Snapshot, where: str = "The snapshot", on_disk: SlotsOnDisk | None = None) -> None:
         """Bring a learner that has learned nothing yet to where another one was.
 
         Args:
             snapshot: Of a learner with the same host and method.
             where: What an error calls it.
+            on_disk: The adapter's stacks of earlier slots that the snapshot lacks, because they stay in their files.
 
         Raises:
             CheckpointError: If it does not fit this host, method or seed.
@@ -720,7 +727,10 @@ class Learner:
         try:
             for name, owner in self.owners.items():
                 saved = snapshot.owners.get(name, nothing)
-                owner.load(saved.tensors, saved.values)
+                if on_disk is not None and isinstance(owner, PlacedSites):
+                    owner.load_beside(saved.tensors, saved.values, on_disk)
+                else:
+                    owner.load(saved.tensors, saved.values)
         except CheckpointError:
             for owner in self.owners.values():  # those that fit have taken theirs over
                 owner.load({}, {})
@@ -735,18 +745,31 @@ class Learner:
         checkpoint.save(self.snapshot(), Path(folder))
 
     @classmethod
-    def load(cls, folder: str | Path, host: Host | None = None, method: Method | None = None) -> Learner:
+    def load(
+        cls,
+        folder: str | Path,
+        host: Host | None = None,
+        method: Method | None = None,
+        *,
+        slots_in_memory: int | None = None,
+    ) -> Learner:
         """The learner that was saved, bit for bit.
+
+        With `slots_in_memory` it answers, and learns no more: memory does not grow with the tasks then.
 
         Args:
             folder: Where it was saved.
             host: The pretrained model; by default loaded by the name that it had then.
             method: Needed only for one that was put together by hand or stands in a file of one's own.
+            slots_in_memory: How many earlier tasks' slots stay in memory between batches, those that answered last; the
+                others are read from their files when they answer. None: all of them, from the beginning.
 
         Raises:
             CheckpointError: If a file is missing or damaged, or if this is another pretrained model.
+            RecipeError: If slots are to stay on disk that answer together, or that are no slots.
         """
-        snapshot = checkpoint.read(Path(folder))
+        on_disk = None if slots_in_memory is None else SlotsOnDisk(slots_in_memory)
+        snapshot = checkpoint.read(Path(folder), on_disk)
         if method is None:
             if not snapshot.method["name"] or MethodFile.of(snapshot.method["name"].split("+")[0]):
                 raise CheckpointError(
@@ -754,6 +777,11 @@ class Learner:
                     "which is not run unasked; give it: Learner.load(..., method=...)."
                 )
             method = build_method(snapshot.method["name"], snapshot.method["parameters"])
+        if on_disk is not None and (method.routing is None or not method.adapter.can_stay_on_disk):
+            raise RecipeError(
+                f"slots_in_memory: {method.display_name} has no slots of which one answers a row alone, as epi has; "
+                "load it without."
+            )
         learner = cls(
             load_host(snapshot.host["name"]) if host is None else host,
             method,
@@ -763,7 +791,7 @@ class Learner:
             head=_head_kind(snapshot),
         )
         try:
-            learner.restore(snapshot, str(folder))
+            learner.restore(snapshot, str(folder), on_disk)
         except BaseException:
             learner.remove()
             raise

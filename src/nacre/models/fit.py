@@ -29,6 +29,11 @@ class Form:
         """The form of a tensor."""
         return cls(tuple(tensor.shape), tensor.dtype)
 
+    @property
+    def empty(self) -> Tensor:
+        """A stack of this form without rows."""
+        return torch.empty(0, *self.shape[1:], dtype=self.dtype)
+
     def __str__(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
 
@@ -46,6 +51,23 @@ def check_fit(what: str, tensors: Mapping[str, Tensor], forms: Mapping[str, Form
     """
     if (problem := next(_problems(tensors, forms), None)) is not None:
         raise CheckpointError(f"The saved {what} does not fit this model and method: {problem}.")
+
+
+def check_forms(what: str, found: Mapping[str, Form], needed: Mapping[str, Form | None]) -> None:
+    """Compare the forms of tensors that are not read yet with what they go into.
+
+    Args:
+        what: What an error calls them.
+        found: By public name.
+        needed: What is expected, by the same names; None: nothing.
+
+    Raises:
+        CheckpointError: If one is another; it names the first.
+    """
+    for name, form in found.items():
+        if form != needed[name]:
+            wanted = "has no place in it" if needed[name] is None else f"is {form}, and {needed[name]} is needed"
+            raise CheckpointError(f"The saved {what} does not fit this model and method: '{name}' {wanted}.")
 
 
 def count_of(what: str, values: Mapping[str, Any], key: str) -> int:
