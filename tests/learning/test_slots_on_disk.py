@@ -13,7 +13,7 @@ from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.adapters.gated import Gated
 from nacre.adapters.route import Route
 from nacre.adapters.sites import PlacedSites
-from nacre.adapters.slots_on_disk import Piece, SlotsOfSite, SlotsOnDisk, is_stack
+from nacre.adapters.slots_on_disk import SlotPiece, SlotsOfSite, SlotsOnDisk, is_stack
 from nacre.errors import CheckpointError, ModelError, RecipeError, TrainingError
 from nacre.functional.segments import NONE, Segments
 from nacre.learning import checkpoint
@@ -141,7 +141,7 @@ def store(folder: Path, in_memory: int, rows: tuple[int, ...] = (5,)) -> tuple[S
     for number, count in enumerate(rows):
         file = folder / f"{number}.safetensors"
         save_file({"site.past_down": stack[after : after + count].contiguous()}, file)
-        pieces.append(Piece(file, "site.past_down", after))
+        pieces.append(SlotPiece(file, "site.past_down", after))
         after += count
     slots.add("site.past_down", pieces)
     return slots, stack
@@ -220,7 +220,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="All slots answer together here"):
         next(iter(gated.sites.values())).leave_on_disk(SlotsOfSite(SlotsOnDisk(1), "site", 1))
     with pytest.raises(ValueError, match="rows do not continue"):
-        SlotsOnDisk(1).add("past_down", [Piece(tmp_path / "epi" / "adapter.safetensors", stack_of(tmp_path), 1)])
+        SlotsOnDisk(1).add("past_down", [SlotPiece(tmp_path / "epi" / "adapter.safetensors", stack_of(tmp_path), 1)])
 
 
 def stack_of(folder: Path) -> str:

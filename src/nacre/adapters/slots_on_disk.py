@@ -27,7 +27,7 @@ def is_stack(name: str) -> bool:
 
 @final
 @dataclass(frozen=True)
-class Piece:
+class SlotPiece:
     """Rows of a stack that lie in one file.
 
     Attributes:
@@ -67,12 +67,12 @@ class SlotsOnDisk:
         self.budget = budget
         self.read = 0
         self._files: dict[Path, Any] = {}
-        self._stacks: dict[str, list[tuple[Piece, int]]] = {}  # each piece with its number of rows
+        self._stacks: dict[str, list[tuple[SlotPiece, int]]] = {}  # each piece with its number of rows
         self._forms: dict[str, Form] = {}
         self._needed: Counter[int] = Counter()  # how many batches under way need a slot
         self._kept: OrderedDict[int, dict[str, Tensor]] = OrderedDict()  # by slot, the one used last behind
 
-    def add(self, name: str, pieces: Sequence[Piece]) -> None:
+    def add(self, name: str, pieces: Sequence[SlotPiece]) -> None:
         """Take a stack in.
 
         Args:
@@ -151,7 +151,7 @@ class SlotsOnDisk:
             raise CheckpointError(f"{piece.file}: '{piece.name}' holds numbers that are not finite in slot {slot}.")
         return row
 
-    def _slice(self, piece: Piece) -> Any:
+    def _slice(self, piece: SlotPiece) -> Any:
         if piece.file not in self._files:
             self._files[piece.file] = safe_open(piece.file, "pt")
         return self._files[piece.file].get_slice(piece.name)

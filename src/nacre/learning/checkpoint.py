@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nacre.adapters.slots_on_disk import Piece, SlotsOnDisk, is_stack
+from nacre.adapters.slots_on_disk import SlotPiece, SlotsOnDisk, is_stack
 from nacre.errors import CheckpointError
 from nacre.files import build_folder, full_path, put_back, to_json
 from nacre.learning import contents
@@ -264,14 +264,14 @@ def _tensors(links: Sequence[_Link], name: str, *, left: bool) -> dict[str, Tens
     return {key: joined(*zip(*pieces, strict=True)) for key, pieces in found.items()}
 
 
-def _stacks(links: Sequence[_Link]) -> dict[str, list[Piece]]:
+def _stacks(links: Sequence[_Link]) -> dict[str, list[SlotPiece]]:
     """Where the rows of the adapter's stacks of earlier slots lie.
 
     Args:
         links: The newest first.
     """
     found = _pieces(links, ADAPTER, lambda link, known: link.stacks(known))
-    return {key: [Piece(file, key, after) for file, after in pieces] for key, pieces in found.items()}
+    return {key: [SlotPiece(file, key, after) for file, after in pieces] for key, pieces in found.items()}
 
 
 def _pieces(
