@@ -68,6 +68,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "n_lora-released": ("n_lora", {"form": "released", "roles": ["query", "output"], "strength": 0.01}),
     "seq_lora+update_l1": ("seq_lora+update_l1", {"update_l1": {"strength": [1e-3, 2e-3, 3e-3]}}),
     "ella": ("ella", {"strength": 0.01}),
+    "osf-schedule": ("osf", {"share": [0.3, 0.5, 0.7], "project": "gradients"}),
     "o_lora-all": ("o_lora", {"norm": "squared", "side": "both", "reduce": "mean", "shrinkage": 0.1}),
     "der_pp-small": ("der_pp", {"capacity": 5, "rows": 3, "top_k": 2, "alpha": 0.01, "distance": "sum"}),
     "inc_lora+der": ("inc_lora+der", {"der": {"capacity": 7}}),

@@ -60,6 +60,7 @@ OWN = {
     ("lb_cl", "alpha"): "its scale is 1, not alpha / rank",
     ("der_pp", "alpha"): "the weight of stored logits",
     ("der", "alpha"): "the weight of stored logits",
+    ("osf", "roles"): "full fine-tuning of the maps of attention and feed-forward",
     ("slao", "alpha"): "another paper's scale",
     ("sapt_lora", "dropout"): "another paper's setting",
     ("sapt_lora", "draws"): "for each row, not for each label",

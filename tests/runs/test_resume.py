@@ -56,6 +56,7 @@ ONCE: dict[str, dict[str, Any]] = {  # methods and modifiers with state of their
     "prog_prompt": {"prompt_length": 3, "bottleneck": 8},
     "moe_lora": {"experts": 3},
     "slao": {},
+    "osf": {"share": [0.3, 0.5, 0.7]},
     "der_pp": {"capacity": 5},
     "inc_lora+der": {"der": {"capacity": 5, "rows": 3}},
     "das": {"importance_rows": 5},
