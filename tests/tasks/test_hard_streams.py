@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import combinations
@@ -15,7 +16,7 @@ from helpers.command import Call
 from helpers.release import ROWS, SHORT, write_release
 from nacre.errors import DataError
 from nacre.evaluation.scoring import normalize
-from nacre.events import ignore
+from nacre.events import StageStarted, ignore
 from nacre.learning.settings import Optim
 from nacre.runs.content import task_content
 from nacre.runs.recipe import Recipe
@@ -51,7 +52,7 @@ def published(folder: Path) -> dict[str, Task]:
 
 
 def loaded(stream: str, folder: Path) -> list[Task]:
-    return load_stream(stream, str(folder), option="--data")
+    return load_stream(stream, str(folder))
 
 
 def texts(rows: Iterable[Row]) -> list[str]:
@@ -411,3 +412,27 @@ def test_runs(stream: str, architecture: str, folder: Path, tmp_path: Path, tiny
     assert all(score is not None and 0 <= score <= 1 for score in record.matrix[-1])
     bases = [made.of for made in get_stream(stream).made] or record.tasks
     assert [task.get("made", {}).get("of", task["name"]) for task in record.protocol["tasks"]] == bases
+
+
+def test_a_run_that_lost_its_last_task_goes_on_with_the_same_rows(
+    folder: Path, tmp_path: Path, tiny_model: Model
+) -> None:
+    recipe = Recipe(
+        method="seq_lora",
+        stream="conflict_text_only",
+        data=str(folder),
+        model=str(tiny_model("roberta")),
+        output=str(tmp_path / "run"),
+        limit_train=8,
+        limit_test=6,
+        optim=Optim(batch_size=4, max_source_length=64),
+    )
+    first = run(recipe, ignore)
+    shutil.rmtree(tmp_path / "run" / "tasks" / "05-yahoo")
+    for written in ("results.json", "report.html"):
+        (tmp_path / "run" / written).unlink()
+    events: list[object] = []
+    again = run(recipe, events.append)
+    assert again.matrix == first.matrix
+    assert again.protocol == first.protocol
+    assert [event.name for event in events if isinstance(event, StageStarted)] == ["yahoo"]

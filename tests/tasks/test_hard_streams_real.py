@@ -23,7 +23,7 @@ HARD = "text_only reworded conflict conflict_text_only split_classes split_class
 
 
 def loaded(stream: str) -> list[Task]:
-    return load_stream(stream, str(Path(os.environ["NACRE_DATA"]) / "long_sequence"), option="--data")
+    return load_stream(stream, str(Path(os.environ["NACRE_DATA"]) / "long_sequence"))
 
 
 @pytest.mark.parametrize("name", HARD)

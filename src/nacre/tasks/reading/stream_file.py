@@ -109,7 +109,7 @@ class OwnStream:
 
 
 def load_stream(
-    stream: str | Sequence[str], data: str | None, *, option: str, choices: Choices = DEFAULT
+    stream: str | Sequence[str], data: str | None, *, option: str = "data", choices: Choices = DEFAULT
 ) -> list[Task]:
     """Loads the tasks of a stream.
 
