@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers.tiny import perturb, tiny_host, tiny_task
-from nacre.errors import RecipeError
+from nacre.errors import DataError, RecipeError
 from nacre.evaluation.settings import Decoding
 from nacre.events import Event, TrainingPrepared
 from nacre.functional.gaussian_evidence import histogram
@@ -78,7 +78,7 @@ def test_the_three_kinds_by_distances_and_agreement_alone() -> None:
             "prompt": torch.tensor(prompt, dtype=torch.float64)[:, None],
             "bare": torch.tensor(text, dtype=torch.float64)[:, None],
         }
-        return Abstention(**settings).kinds(solved, known, states).tolist()  # type: ignore[arg-type]
+        return Abstention(**settings).kinds(solved, known, states, torch.ones(len(prompt), dtype=torch.bool)).tolist()  # type: ignore[arg-type]
 
     assert kinds([0, 2, 12], [30, 5, 0]) == [KNOWN] * 3, "a known prompt is enough"
     assert kinds([-3, 13], [0, 10]) == [REWORDED] * 2, "a far prompt whose text is near, and of the same task"
@@ -156,3 +156,43 @@ def test_a_reworded_row_is_answered_by_its_text_alone(architecture: str) -> None
     expected = alone.answer([reworded])[0]
     for kind, answer, own in zip(kinds, learner.answer([reworded])[0], expected, strict=True):
         assert kind != REWORDED or answer == own
+
+
+def test_a_decision_says_the_answer_its_kind_and_how_probable_labels_and_tasks_are(architecture: str) -> None:
+    learner = learned("inc_lora+gaussian_routing+evidence+abstention", architecture)
+    known = replace(TASKS[1], test=TASKS[1].train[:6])
+    texts = [row.text for row in known.test]
+    decisions = learner.decide(texts, task="birds")
+    assert [decision.answer for decision in decisions] == learner.answer([known])[0]
+    for decision in decisions:
+        assert decision.kind == "known"
+        assert sum(decision.labels.values()) == pytest.approx(1)
+        assert sum(decision.tasks.values()) == pytest.approx(1)
+        assert decision.labels[decision.answer] == max(decision.labels.values())
+        assert set(decision.by_task) == {name for name, share in decision.tasks.items() if share >= 0.1}
+        assert decision.ambiguous == (len(decision.by_task) > 1)
+    foreign = learner.decide([example.input for example in FOREIGN_TASK.examples("test")])
+    assert {(decision.kind, len(decision.labels), len(decision.tasks)) for decision in foreign} == {("foreign", 0, 0)}
+    alone = learner.decide(texts[0], task="birds")
+    assert (alone.answer, alone.kind) == (decisions[0].answer, "known")
+    assert alone.labels == pytest.approx(decisions[0].labels)
+    assert learner.decide([]) == []
+
+
+def test_a_finished_prompt_is_known_by_itself(architecture: str) -> None:
+    """Nobody says what of it is the text: the prompt alone decides, and it cannot be reworded."""
+    learner = learned("inc_lora+gaussian_routing+evidence+abstention", architecture, evidence={"host_weight": 0.0})
+    only = learned("inc_lora+evidence", architecture, evidence={"host_weight": 0.0, "views": "prompt"})
+    task = replace(TASKS[1], test=TASKS[1].train[:6])
+    prompts = [example.input for example in task.examples("test")]
+    decisions = learner.decide(prompts)
+    assert {decision.kind for decision in decisions} == {"known"}
+    assert [decision.answer for decision in decisions] == [decision.answer for decision in only.decide(prompts)]
+
+
+def test_who_does_not_say_how_sure_it_is() -> None:
+    learner = learned("inc_lora", "t5")
+    with pytest.raises(DataError, match=r"inc_lora does not say how sure it is; a method with \+evidence does"):
+        learner.decide("the dog")
+    with pytest.raises(DataError, match="no such task has been learned"):
+        learner.decide("the dog", task="bird")

@@ -51,6 +51,7 @@ from nacre.models.loading import load_host
 from nacre.models.named import HeadKind
 from nacre.models.owner import Owner, ParameterGroup
 from nacre.models.pooled_states import PooledStates, pooled_states
+from nacre.parts.decision import Decision
 from nacre.parts.part import MicroBatch, Part, Reading, Readout, Step
 from nacre.per_task import value_of
 from nacre.progress import ProgressBar
@@ -653,6 +654,41 @@ class Learner:
                 "prompts to predict()."
             )
         return self.answer([self.state.forms[task].filled(task, texts)])[0]
+
+    @overload
+    def decide(self, inputs: str, task: str = "") -> Decision: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def decide(self, inputs: Sequence[str | Conversation], task: str = "") -> list[Decision]: ...
+
+    def decide(self, inputs: str | Sequence[str | Conversation], task: str = "") -> Decision | list[Decision]:
+        """What is answered, of all labels learned so far, and how sure that is.
+
+            learner.decide("The match ended two to one.", task="topic").kind
+
+        Args:
+            inputs: Finished prompts, as for `predict`, or one alone; with a task, texts of it, as for `ask`.
+            task: Whose template the texts are put into. Which task they are of is inferred all the same.
+
+        Raises:
+            DataError: If no such task has been learned, or if the method does not say how sure it is.
+            TrainingError: If learning a task stopped halfway.
+        """
+        if isinstance(inputs, str):
+            return self.decide([inputs], task)[0]
+        self._check_usable()
+        if task and task not in self.state.forms:
+            raise DataError(f"decide(task='{task}'): no such task has been learned. {nearest(task, self.state.forms)}")
+        if task:
+            examples = self.state.forms[task].filled(task, inputs).examples("test")
+        else:
+            examples = [prompt_example(prompt, task) for prompt in inputs]
+        with self._serving():
+            readout = self.method.readout
+            decisions = readout.decide(self, self.encode(examples), None) if readout is not None and examples else None
+        if decisions is None and examples:
+            raise DataError(f"{self.method.display_name} does not say how sure it is; a method with +evidence does.")
+        return decisions or []
 
     def merged(self) -> torch.nn.Module:
         """A copy of the model, in Hugging Face's form, with what was learned added to its weights.

@@ -60,7 +60,8 @@ class LearnerRouter:
             DataError: If the routing must be given each row's task, and nobody gave it.
         """
         learner = self.learner
-        route = self.routing.route(learner, Reading(batch, self._task_names(batch), _Query(learner, batch)))
+        reading = Reading(batch, self._task_names(batch), _Query(learner, batch), batch.texts)
+        route = self.routing.route(learner, reading)
         self.newest = route
         if route is None:
             yield

@@ -82,8 +82,8 @@ class Encoded:
 
     @property
     def bare(self) -> str | None:
-        """The example's text before any template; None if it is not known."""
-        if self.example is None or (self.example.turns and not self.example.text):
+        """The example's text before any template; None if it is not known, as of a finished prompt."""
+        if self.example is None or self.example.finished or (self.example.turns and not self.example.text):
             return None
         return self.example.text
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 from nacre.errors import RecipeError
 from nacre.functional.gaussian_evidence import evidence, quantile
 from nacre.models.pooled_states import Text
-from nacre.parts.evidence_posterior import Posterior
-from nacre.parts.evidence_sums import TEXTS, Sums
+from nacre.parts.evidence_posterior import Posterior, texts_of
+from nacre.parts.evidence_sums import TEXTS, Sums, Views
 
 KNOWN, REWORDED, FOREIGN = 0, 1, 2
 """Kinds of rows."""
@@ -42,13 +42,14 @@ class Abstention:
             if not 0 < value <= 1:
                 raise RecipeError(f"{name}: {value:g} is not in (0, 1].")
 
-    def kinds(self, solved: Posterior, known: Sums, states: Mapping[Text, Tensor]) -> Tensor:
+    def kinds(self, solved: Posterior, known: Sums, states: Mapping[Text, Tensor], has_text: Tensor) -> Tensor:
         """`KNOWN`, `REWORDED` or `FOREIGN` for each row [B].
 
         Args:
             solved: The sums, solved.
             known: The sums.
             states: z of the rows by what is read, of both texts [B, d].
+            has_text: Whether somebody gave the row's text alone [B]: without it no row counts as reworded.
         """
         names = [own.task for own in known.tasks]
         near, shares = {}, {}
@@ -61,10 +62,57 @@ class Abstention:
             near[text] = -2 * best.values <= of_pairs[best.indices]
             shares[text] = solved.of_tasks(found / solved.temperatures[text], names).exp()
         agree = (shares["prompt"] * shares["bare"]).sum(1) >= self.agreement
-        reworded = torch.where(near["bare"] & agree, REWORDED, FOREIGN)
+        reworded = torch.where(near["bare"] & agree & has_text, REWORDED, FOREIGN)
         return torch.where(near["prompt"], KNOWN, reworded)
 
 
 def _limit(counts: Tensor, share: float) -> float:
     """Of a task that had no held-out row, any distance is near."""
     return quantile(counts, share) if bool(counts.any()) else math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """What the sums say of a batch.
+
+    Attributes:
+        pairs: e / T of each row and pair [B, P].
+        kinds: `KNOWN`, `REWORDED` or `FOREIGN` [B].
+    """
+
+    pairs: Tensor
+    kinds: Tensor
+
+
+def assess(
+    solved: Posterior,
+    known: Sums,
+    read: Callable[[Text], Tensor],
+    views: Views,
+    abstention: Abstention | None,
+    texts: Sequence[str | None],
+) -> Assessment:
+    """What the sums say: of a reworded row by its text alone, of a row whose text nobody gave by its prompt alone.
+
+    Args:
+        solved: The sums, solved.
+        known: The sums.
+        read: Gives z of the rows [B, d] by what is read.
+        views: Which texts count.
+        abstention: Which rows are foreign; None: none.
+        texts: Each row's text before any template, None where nobody gave it; () where nobody gave any.
+    """
+    wanted = TEXTS if abstention is not None else texts_of(views)
+    has_all = bool(texts) and None not in texts
+    states = {text: read(text) for text in (wanted if has_all else dict.fromkeys(("prompt", *wanted)))}
+    some = next(iter(states.values()))
+    given = [text is not None for text in texts] or [False] * len(some)
+    has_text = torch.tensor(given, device=some.device)
+    pairs = solved.log_evidence(states, views)
+    if not has_all:
+        pairs = torch.where(has_text.unsqueeze(1), pairs, solved.log_evidence(states, "prompt"))
+    kinds = torch.full_like(has_text, KNOWN, dtype=torch.long)
+    if abstention is not None:
+        kinds = abstention.kinds(solved, known, states, has_text)
+        pairs = torch.where((kinds == REWORDED).unsqueeze(1), solved.log_evidence(states, "bare"), pairs)
+    return Assessment(pairs, kinds)

@@ -15,9 +15,9 @@ from nacre.adapters.route import Route
 from nacre.errors import RecipeError
 from nacre.functional.grouped_evidence import gathered, largest_shares
 from nacre.functional.segments import NONE
-from nacre.parts.abstention import FOREIGN, REWORDED, Abstention
+from nacre.parts.abstention import FOREIGN, Abstention, assess
 from nacre.parts.class_evidence import TaskLabel
-from nacre.parts.evidence_posterior import posterior, texts_of
+from nacre.parts.evidence_posterior import posterior
 from nacre.parts.evidence_sums import USUAL, ReadsSums, Sums, SumsSettings, Views
 from nacre.parts.open_classes import open_classes
 from nacre.parts.part import LearnerView, Reading, Routing
@@ -86,18 +86,19 @@ class GaussianRouting(ReadsSums, Routing):
     def _read(self, learner: LearnerView, known: Sums, reading: Reading) -> tuple[Tensor, Tensor]:
         """log p of each slot's tasks [B, t], -inf of a slot whose tasks no sum is of; which rows are foreign [B]."""
         solved = posterior(learner, self.sums, known)
-        read = texts_of(self.views if self.abstention is None else "both")
-        states = {text: reading.query(self.sums.states(learner, text)).double() for text in read}
-        pairs = solved.log_evidence(states, self.views)
-        foreign = torch.zeros(len(pairs), dtype=torch.bool, device=pairs.device)
-        if self.abstention is not None and not all(reading.tasks):  # nothing that is being learned is foreign
-            kinds = self.abstention.kinds(solved, known, states)
-            pairs = torch.where((kinds == REWORDED).unsqueeze(1), solved.log_evidence(states, "bare"), pairs)
-            foreign = kinds == FOREIGN
+        learns = all(reading.tasks)  # nothing that is being learned is foreign
+        assessed = assess(
+            solved,
+            known,
+            lambda text: reading.query(self.sums.states(learner, text)).double(),
+            self.views,
+            None if learns else self.abstention,
+            reading.texts,
+        )
         names = [own.task for own in known.tasks]
-        owners = torch.tensor(slots_of_tasks(learner, names), device=pairs.device)
-        of_tasks = solved.of_tasks(pairs, names)
-        return gathered(of_tasks, owners, learner.adapter.tasks, by_sum=True), foreign
+        owners = torch.tensor(slots_of_tasks(learner, names), device=assessed.pairs.device)
+        of_tasks = solved.of_tasks(assessed.pairs, names)
+        return gathered(of_tasks, owners, learner.adapter.tasks, by_sum=True), assessed.kinds == FOREIGN
 
     def _offsets(self, shares: Tensor, foreign: Tensor) -> Tensor:
         """What is added to the zero LoRA's score and to the slots' [B, 1 + t]."""

@@ -13,9 +13,10 @@ from nacre.errors import RecipeError
 from nacre.functional.grouped_evidence import gathered
 from nacre.functional.label_products import best_weight, product
 from nacre.models.families import Encoded
-from nacre.parts.abstention import FOREIGN, KNOWN, REWORDED, Abstention
+from nacre.parts.abstention import FOREIGN, Abstention, assess
 from nacre.parts.class_evidence import Answer
-from nacre.parts.evidence_posterior import posterior, texts_of
+from nacre.parts.decision import KINDS, Decision
+from nacre.parts.evidence_posterior import posterior
 from nacre.parts.evidence_sums import USUAL, ReadsSums, Sums, SumsSettings, Views, pair_means
 from nacre.parts.kept_states import kept_states
 from nacre.parts.part import LearnerView, Readout
@@ -70,41 +71,65 @@ class LabelEvidence(ReadsSums, Readout):
 
     @torch.no_grad()
     def classify(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str] | None) -> list[str]:
+        return self._judge(learner, rows, labels).answers
+
+    @torch.no_grad()
+    def decide(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str] | None) -> list[Decision]:
+        judged, known = self._judge(learner, rows, labels), learner.remembered(self, Sums)
+        if known is None or judged.opinion is None:
+            return [Decision(answer, "foreign") for answer in judged.answers]
+        solved = posterior(learner, self.sums, known)
+        names = [own.task for own in known.tasks]
+        tasks = solved.of_tasks(judged.opinion.of_pairs, names).exp().tolist()
+        labels_of = {name: {label for task, label in solved.pairs if task == name} for name in names}
+        return [
+            Decision(judged.answers[number], "foreign")
+            if kind == FOREIGN
+            else Decision.of(
+                judged.answers[number],
+                KINDS[kind],
+                dict(zip(judged.labels, judged.scores[number].softmax(0).tolist(), strict=True)),
+                dict(zip(names, tasks[number], strict=True)),
+                labels_of,
+            )
+            for number, kind in enumerate(judged.opinion.kinds)
+        ]
+
+    def _judge(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str] | None) -> Judged:
         known = learner.remembered(self, Sums)
-        if known is None:
-            return [""] * len(rows)
-        strings = (
-            labels if labels is not None else sorted({own.label for own in pair_means(known.tasks, "bare")} - {""})
-        )
-        if not strings:
-            return [""] * len(rows)
+        tasks = known.tasks if known else ()
+        strings = sorted({own.label for own in pair_means(tasks, "bare")} - {""}) if labels is None else list(labels)
+        if known is None or not strings:
+            return Judged([""] * len(rows), strings, torch.zeros(len(rows), len(strings)), None)
         opinion = self._opinion(learner, rows, strings)
-        weights = self._weights(known, opinion)
-        scores = opinion.of_labels
+        weights, scores = self._weights(known, opinion), opinion.of_labels
         if bool((weights > 0).any()):
             scores = product(learner.label_scores(rows, strings), scores, weights)
         answers = [strings[number] for number in scores.argmax(1).tolist()]
         foreign = [number for number, kind in enumerate(opinion.kinds) if kind == FOREIGN]
         for number, answer in zip(foreign, _of_bare_host(learner, [rows[n] for n in foreign], labels), strict=True):
             answers[number] = answer
-        return answers
+        return Judged(answers, strings, scores, opinion)
 
     def _opinion(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str]) -> Opinion:
         known = learner.remembered(self, Sums)
         assert known is not None
         solved = posterior(learner, self.sums, known)
-        read = texts_of(self.views if self.abstention is None else "both")
-        states = {text: kept_states(learner, rows, self.sums.states(learner, text)) for text in read}
-        pairs, kinds = solved.log_evidence(states, self.views), [KNOWN] * len(rows)
-        if self.abstention is not None:
-            found = self.abstention.kinds(solved, known, states)
-            pairs = torch.where((found == REWORDED).unsqueeze(1), solved.log_evidence(states, "bare"), pairs)
-            kinds = found.tolist()
+        assessed = assess(
+            solved,
+            known,
+            lambda text: kept_states(learner, rows, self.sums.states(learner, text)),
+            self.views,
+            self.abstention,
+            [row.bare for row in rows],
+        )
+        pairs = assessed.pairs
         owners = [labels.index(label) if label in labels else -1 for _, label in solved.pairs]
         numbers = torch.tensor(owners, device=pairs.device)
         closed = pairs.masked_fill(numbers < 0, -torch.inf)
         tasks = [solved.pairs[number][0] for number in closed.argmax(1).tolist()]
-        return Opinion(gathered(pairs, numbers, len(labels), by_sum=self.answer == "sum"), tasks, kinds)
+        of_labels = gathered(pairs, numbers, len(labels), by_sum=self.answer == "sum")
+        return Opinion(pairs, of_labels, tasks, assessed.kinds.tolist())
 
     def _weights(self, known: Sums, opinion: Opinion) -> Tensor:
         """w of each row [B]."""
@@ -119,14 +144,33 @@ class Opinion:
     """What the sums say of a batch.
 
     Attributes:
+        of_pairs: e of each row and pair of a task and a label [B, P].
         of_labels: e of each row and label [B, L].
         tasks: Of each row, the task of the likeliest pair among those of the labels.
         kinds: Of each row, `KNOWN`, `REWORDED` or `FOREIGN`.
     """
 
+    of_pairs: Tensor
     of_labels: Tensor
     tasks: Sequence[str]
     kinds: Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a batch is answered, and why.
+
+    Attributes:
+        answers: Of each row.
+        labels: What was chosen from.
+        scores: w log p_host + e of each row and label [B, L].
+        opinion: What the sums say; None where they know nothing yet.
+    """
+
+    answers: list[str]
+    labels: Sequence[str]
+    scores: Tensor
+    opinion: Opinion | None
 
 
 def _of_bare_host(learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str] | None) -> list[str]:

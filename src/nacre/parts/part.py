@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from nacre.models.host import Host
     from nacre.models.owner import Owner, ParameterGroup
     from nacre.models.pooled_states import PooledStates
+    from nacre.parts.decision import Decision
     from nacre.tasks.prompts import TaskForm
     from nacre.tasks.task import Task
     from nacre.tasks.template import Example, TaskKind
@@ -430,11 +431,13 @@ class Reading:
         tasks: Each row's task, as far as the routing may know it: where labels are there to be learned always, at test
             only where it needs the task; "" otherwise.
         query: Pooled states of the inputs in the bare host [B, d], without gradient; computed once for each kind.
+        texts: Each row's text before any template, None where nobody gave it; () where nobody gave any.
     """
 
     inputs: Mapping[str, Tensor]
     tasks: Sequence[str]
     query: Callable[[PooledStates], Tensor]
+    texts: Sequence[str | None] = ()
 
 
 class Routing(Part, ABC):
@@ -473,6 +476,18 @@ class Readout(Part, ABC):
             rows: The batch.
             labels: What to choose from: with `decode=labels` those of the rows' task. None: all labels learned so far.
         """
+
+    def decide(
+        self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str] | None
+    ) -> list[Decision] | None:
+        """What it answers, as `classify` does, and how sure it is; None: it does not say.
+
+        Args:
+            learner: Whose host reads.
+            rows: The batch.
+            labels: What to choose from; None: all labels learned so far.
+        """
+        return None
 
     def predictions(self, learner: LearnerView, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """How it predicts unlabeled text that is scored.

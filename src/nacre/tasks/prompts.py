@@ -25,8 +25,8 @@ def prompt_example(prompt: str | Conversation, task: str) -> Example:
         DataError: If it is neither.
     """
     if isinstance(prompt, str):
-        return Example("", prompt, "", "", task=task)
-    return Example("", "", "", "", turns=_turns(prompt), task=task)
+        return Example("", prompt, "", "", task=task, finished=True)
+    return Example("", "", "", "", turns=_turns(prompt), task=task, finished=True)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class Example:
         kind: For `text`, the text itself is learned, as in language modeling; the other three strings are empty.
         turns: All turns of a conversation before the target. The host's chat template turns them into the input.
         task: The task's name. It is not part of the input; examples that differ in it alone are equal.
+        finished: Whether the text is a finished prompt, of which nobody says what its template was.
     """
 
     before: str
@@ -54,6 +55,7 @@ class Example:
     kind: TaskKind = "answer"
     turns: tuple[Turn, ...] = ()
     task: str = field(default="", kw_only=True, compare=False)
+    finished: bool = field(default=False, kw_only=True)
 
     @property
     def input(self) -> str:
