@@ -36,6 +36,7 @@ from nacre.models.owner import ParameterGroup, stop_training
 from nacre.parts.given_task import GivenTask
 from nacre.parts.part import BatchTerm, LearnerView, MicroBatch, Reading, Routing
 from nacre.per_task import PerTask
+from nacre.registry import build_method
 from nacre.tasks.task import Task
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1, accumulation=2, max_target_length=8)
@@ -345,3 +346,28 @@ def test_what_stands_beside_the_adapter_is_the_models_but_not_the_pretrained_mod
     learner.remove()
     assert list(host.body.state_dict()) == names
     take_from_beside(host.body)  # nothing is there, and nothing happens
+
+
+def test_a_route_tells_each_rows_likeliest_slot() -> None:
+    named = torch.tensor([1, -1, 0])
+    assert torch.equal(Route(slots=named).likeliest_slots, named)
+    assert Route(torch.tensor([[0.2, 0.8], [0.6, 0.4]])).likeliest_slots.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "chooses"),
+    [
+        ("any_ssr", True),
+        ("epi", True),
+        ("seq_lora+hat", True),
+        ("inc_lora+gaussian_routing", True),
+        ("am_lora+gaussian_routing", False),  # it moves gates
+        ("latent_lora", False),
+        ("mocl", False),
+        ("l2p", False),
+    ],
+)
+def test_which_routings_answer_a_row_as_one_task(name: str, chooses: bool) -> None:
+    method = build_method(name)
+    assert method.routing is not None
+    assert method.routing.chooses_task(method.adapter) == chooses

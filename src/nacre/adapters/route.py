@@ -68,3 +68,11 @@ class Route:
             return self.weights
         answered = self.slots != NONE
         return F.one_hot(self.slots.long().clamp(min=0), number).float() * answered.unsqueeze(1)
+
+    @property
+    def likeliest_slots(self) -> Tensor:
+        """The slot of each row, or the one with the largest weight, [B]; `NONE` where no slot answers."""
+        if self.slots is not None:
+            return self.slots
+        assert self.weights is not None
+        return self.weights.argmax(-1)

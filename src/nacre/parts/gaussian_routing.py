@@ -60,6 +60,9 @@ class GaussianRouting(ReadsSums, Routing):
             return None
         return "it weights slots, one for each task; inc_lora and am_lora have them"
 
+    def chooses_task(self, adapter: Adapter) -> bool:
+        return self.top == 1 and adapter.weighable
+
     def prepare(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         note_tasks(learner, tasks)
         super().prepare(learner, tasks)

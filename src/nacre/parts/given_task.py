@@ -29,6 +29,9 @@ class GivenTask(Routing):
             None if adapter.weighable else "it chooses among what each task has of its own, and all share one set here"
         )
 
+    def chooses_task(self, adapter: Adapter) -> bool:
+        return True
+
     def begin(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         note_tasks(learner, tasks)
 

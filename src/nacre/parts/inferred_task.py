@@ -41,6 +41,9 @@ class InferredTask(Routing, ABC):
     def objection(self, adapter: Adapter) -> str | None:
         return None if adapter.weighable else "it chooses among slots, one for each task; inc_lora has them"
 
+    def chooses_task(self, adapter: Adapter) -> bool:
+        return True
+
     @final
     def prepare(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         note_tasks(learner, tasks)
@@ -85,10 +88,8 @@ class InferredTask(Routing, ABC):
         before = self.labels_of_slots(learner, known)
         if before is None:
             return None
-        slots = learner.adapter.tasks
-        likeliest = route.slots if route.weights is None else route.weights.argmax(-1)
-        assert likeliest is not None
-        likeliest = F.one_hot(likeliest.to(learner.host.device, non_blocking=True), slots)
+        slots = route.likeliest_slots.to(learner.host.device, non_blocking=True)
+        likeliest = F.one_hot(slots, learner.adapter.tasks)
         return open_classes(learner, [*before, labels_of(tasks_being_learned(learner))], likeliest)
 
 

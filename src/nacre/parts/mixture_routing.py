@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nacre.adapters.adapter import Adapter
 from nacre.adapters.route import Route
 from nacre.errors import RecipeError
 from nacre.functional.exact_sums import ExactSum
@@ -85,6 +86,9 @@ class MixtureRouting(InferredTask):
         check_positive("components", self.components)
         check_positive("iterations", self.iterations)
         check_positive("epsilon", self.epsilon)
+
+    def chooses_task(self, adapter: Adapter) -> bool:
+        return False
 
     def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         """Fit the new slot's mixture."""

@@ -459,6 +459,13 @@ class Routing(Part, ABC):
         """The trained tensors of the routing, `owners["routing"]`; None if it has none."""
         return None
 
+    def chooses_task(self, adapter: Adapter) -> bool:
+        """Whether each row is answered by the slot of one task, or by none.
+
+        Its answer may then be chosen among that task's labels (`candidates=routed_task`).
+        """
+        return False
+
     @abstractmethod
     def route(self, learner: LearnerView, reading: Reading) -> Route | None:
         """How to answer this batch; None: as the adapter does by itself."""
@@ -474,7 +481,8 @@ class Readout(Part, ABC):
         Args:
             learner: Whose host reads.
             rows: The batch.
-            labels: What to choose from: with `decode=labels` those of the rows' task. None: all labels learned so far.
+            labels: What to choose from: with `decode=labels` and `candidates=true_task` those of the rows' task. None:
+                all labels learned so far.
         """
 
     def decide(
