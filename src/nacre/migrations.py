@@ -23,7 +23,9 @@ def upgraded_recipe(document: Mapping[str, Any]) -> OldDocument:
     Args:
         document: The file's content; it is not changed.
     """
-    return {**_ADDED_TO_RECIPES, **document}
+    answers = document.get("evaluation")
+    added = {"evaluation": {**_ADDED_TO_EVALUATION, **answers}} if isinstance(answers, Mapping) else {}
+    return {**_ADDED_TO_RECIPES, **document, **added}
 
 
 _ADDED_TO_RECIPES: OldDocument = {
@@ -33,6 +35,9 @@ _ADDED_TO_RECIPES: OldDocument = {
     "method_hash": None,  # every method had a name
 }
 """Keys that recipes did not have from the beginning, with the value of what happened before."""
+
+_ADDED_TO_EVALUATION: OldDocument = {"label_scores": "sum", "candidates": "true_task", "pseudo_rows": 20.0}
+"""The same, of their group `evaluation`."""
 
 
 def upgraded_record(document: Mapping[str, Any]) -> OldDocument:
@@ -59,7 +64,8 @@ def upgraded_learner(document: OldDocument, tensor_names: Iterable[str], file: P
         if schema not in _LEARNER_STEPS:
             raise CheckpointError(f"{file} has schema {schema}; this version reads {', '.join(LEARNER_SCHEMAS)}.")
         document = _LEARNER_STEPS[schema](document, tensor_names)
-    return {"forms": {}, **document}  # learners did not always keep how their tasks are asked
+    # Learners did not always keep how their tasks are asked, nor did they always calibrate labels.
+    return {"forms": {}, "calibrations": {}, **document}
 
 
 def _learner_1_to_2(document: OldDocument, tensor_names: Iterable[str]) -> OldDocument:

@@ -78,7 +78,7 @@ def test_a_run_answers_each_task_once_in_each_state(
 @pytest.mark.parametrize("decode", ["free", "labels"])
 def test_batches_shrink_until_they_fit(decode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = Learner(tiny_host("t5"), build_method("seq_lora", {}), decoding=Decoding(batch_size=6, decode=decode))
-    task, what = tiny_task(), {"free": "write", "labels": "classify"}[decode]
+    task, what = tiny_task(), {"free": "write", "labels": "choose"}[decode]
     wanted, sizes = learner.answer([task]), []
     way = getattr(learner.host, what)
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from typing import TypeVar
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from nacre.errors import DataError
+from nacre.evaluation.candidates import Candidates, LabelSet
 from nacre.evaluation.settings import Decode, Decoding
 from nacre.events import OnEvent, RowsAnswered, ignore
 from nacre.models.families import Encoded, Lengths
 from nacre.models.host import Host
-from nacre.models.label_tree import Labels
 from nacre.models.padding import least_padding
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
-LabelSets = Sequence[Sequence[str] | None]
+R = TypeVar("R")
+
+LabelSets = Sequence[Candidates | Sequence[str] | None]
 """Each group's labels, None for free text."""
+
+Answerer = Callable[[Sequence[Encoded]], Sequence[str]]
+"""Answers a batch of rows."""
 
 
 def token_budget(host: Host, tasks: Sequence[Task], lengths: Lengths, decoding: Decoding) -> int:
@@ -52,6 +57,7 @@ def answer(
     max_new_tokens: int,
     labels: LabelSets | None = None,
     on_event: OnEvent = ignore,
+    answerer: Answerer | None = None,
 ) -> list[list[str]]:
     """Answers to each group's examples, in their order.
 
@@ -66,6 +72,7 @@ def answer(
         max_new_tokens: At most so many tokens an answer.
         labels: Of each group, to choose from if `decoding` says so; None: free answers.
         on_event: Is called after each batch.
+        answerer: Answers in place of the host, whatever the labels are.
     """
     decode: Decode = "free" if labels is None else decoding.decode
     sets = [None] * len(groups) if labels is None or decode == "free" else labels
@@ -76,8 +83,8 @@ def answer(
     by_index: dict[int, str] = {}
     for label_set, same in groupby(order, key=lambda index: label_sets[index]):
         waiting = list(same)
-        answerer = _answerer(host, label_set, max_new_tokens, decode)
-        for texts in _in_batches(answerer, [rows[index] for index in waiting], decoding):
+        own = answerer or _answerer(host, label_set, max_new_tokens, decoding, decode)
+        for texts in in_batches(own, [rows[index] for index in waiting], decoding):
             answered, waiting = waiting[: len(texts)], waiting[len(texts) :]
             by_index.update(zip(answered, texts, strict=True))
             on_event(RowsAnswered(done=len(by_index), rows=len(rows)))
@@ -85,17 +92,22 @@ def answer(
     return [[next(remaining) for _ in group] for group in groups]
 
 
-def _in_batches(answerer: _Answerer, rows: Sequence[Encoded], decoding: Decoding) -> Iterator[Sequence[str]]:
-    """Answers to rows in order of their length, batch by batch.
+def in_batches(reader: Callable[[Sequence[Encoded]], R], rows: Sequence[Encoded], decoding: Decoding) -> Iterator[R]:
+    """What is read of rows in order of their length, batch by batch.
 
-    Fewer rows are answered at once as soon as the device's memory does not hold them.
+    Fewer rows are read at once as soon as the device's memory does not hold them.
+
+    Args:
+        reader: Reads a batch.
+        rows: In order of their length.
+        decoding: Says how many make a batch.
     """
     size, done = decoding.batch_size, 0
     batches = cut(rows, size, decoding.split_padding)
     while batches:
         batch = batches[0]
         try:
-            answers = answerer(batch)
+            answers = reader(batch)
         except RuntimeError as error:
             if len(batch) == 1 or not should_reduce_batch_size(error):
                 raise
@@ -122,39 +134,25 @@ def cut(rows: Sequence[Encoded], size: int, split_padding: int | None) -> list[S
     return [run[part] for run in runs for part in least_padding([len(row.source) for row in run], split_padding)]
 
 
-_Answerer = Callable[[Sequence[Encoded]], Sequence[str]]
-
-_LabelSet = tuple[tuple[str, ...], Labels]
-"""A label set as text and as numbers; both empty for free text."""
-
-
-def _answerer(host: Host, label_set: _LabelSet, max_new_tokens: int, decode: Decode) -> _Answerer:
+def _answerer(host: Host, label_set: LabelSet, max_new_tokens: int, decoding: Decoding, decode: Decode) -> Answerer:
     """A function that answers a batch of rows with one label set."""
-    texts, labels = label_set
-    if decode == "labels":
-        _check_distinct(texts, labels)
-        return lambda rows: ["" if best is None else texts[best] for best in host.classify(rows, labels)]
-    return lambda rows: host.write(rows, max_new_tokens)
+    if decode == "free":
+        return lambda rows: host.write(rows, max_new_tokens)
+    label_set.check_distinct()
+    return lambda rows: host.choose(
+        rows, lambda prompts, _: label_set.answers(host.family, prompts, decoding.label_scores)
+    )
 
 
-def _label_sets(host: Host, groups: Sequence[Sequence[Example]], sets: LabelSets, lengths: Lengths) -> list[_LabelSet]:
+def _label_sets(host: Host, groups: Sequence[Sequence[Example]], sets: LabelSets, lengths: Lengths) -> list[LabelSet]:
     """Each example's label set, encoded once for all examples that share it."""
-    known: dict[tuple[tuple[str, ...], str], _LabelSet] = {}
+    known: dict[tuple[Candidates, str], LabelSet] = {}
     label_sets = []
     for group, own in zip(groups, sets, strict=True):
-        texts = tuple(own or ())
+        candidates = own if isinstance(own, Candidates) else Candidates(tuple(own or ()))
         for example in group:
-            key = (texts, host.family.cue(example))
+            key = (candidates, host.family.cue(example))
             if key not in known:
-                known[key] = (texts, host.family.label_set(example, texts, lengths))
+                known[key] = LabelSet.of(host.family, example, candidates, lengths)
             label_sets.append(known[key])
     return label_sets
-
-
-def _check_distinct(texts: Sequence[str], labels: Labels) -> None:
-    for number, label in enumerate(labels):
-        if label and label in labels[:number]:
-            raise DataError(
-                f"Labels '{texts[labels.index(label)]}' and '{texts[number]}' are the same tokens to this host, and "
-                "decode=labels cannot tell them apart: rename one."
-            )

@@ -107,6 +107,7 @@ def read(folder: Path, on_disk: SlotsOnDisk | None = None) -> Snapshot:
         decoding=saved.decoding,
         host=saved.model.model_dump(),
         forms=saved.forms,
+        calibrations=saved.calibrations,
     )
 
 
@@ -151,6 +152,7 @@ class _Document(BaseModel):
     decoding: dict[str, Any]
     model: _SavedHost
     forms: dict[str, Any]
+    calibrations: dict[str, Any]
     continues: _Continues | None = None
 
 

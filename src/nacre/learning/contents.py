@@ -24,7 +24,7 @@ STATE = "state"
 TENSOR = "$tensor"
 """In the document, ``{"$tensor": NAME}`` stands for a tensor of that file."""
 
-GROWING = ("tasks", "owners", "parts", "forms")
+GROWING = ("tasks", "owners", "parts", "forms", "calibrations")
 """The document's values that a stage may continue. The others are of one size at every stage."""
 
 WORTH = 0.1
@@ -80,6 +80,7 @@ class Contents:
             "decoding": dict(snapshot.decoding),
             "model": dict(snapshot.host),
             "forms": dict(snapshot.forms),
+            "calibrations": dict(snapshot.calibrations),
         }
         files = {
             file: {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -19,7 +20,8 @@ from nacre.adapters.site import Site
 from nacre.adapters.sites import PlacedSites
 from nacre.adapters.slots_on_disk import SlotsOnDisk
 from nacre.errors import CheckpointError, DataError, ModelError, RecipeError, TrainingError, nearest
-from nacre.evaluation.decoding import answer, cut, token_budget
+from nacre.evaluation.candidates import Calibration, Candidates, LabelSet
+from nacre.evaluation.decoding import answer, cut, in_batches, token_budget
 from nacre.evaluation.perplexity import TextScore, measure_text
 from nacre.evaluation.scoring import TaskScore, score
 from nacre.evaluation.settings import Decoding
@@ -38,6 +40,7 @@ from nacre.learning import checkpoint
 from nacre.learning.batches import Batches, TokenCount
 from nacre.learning.precision import accelerator_of, only_cpu
 from nacre.learning.prefix import LearnerPrefix
+from nacre.learning.routed_labels import RoutedLabels
 from nacre.learning.router import LearnerRouter, followed
 from nacre.learning.settings import Optim
 from nacre.learning.snapshot import OwnerState, Snapshot, State, as_tree, from_tree
@@ -53,6 +56,7 @@ from nacre.models.owner import Owner, ParameterGroup
 from nacre.models.pooled_states import PooledStates, pooled_states
 from nacre.parts.decision import Decision
 from nacre.parts.part import MicroBatch, Part, Reading, Readout, Step
+from nacre.parts.slots_of_tasks import tasks_of_slots
 from nacre.per_task import value_of
 from nacre.progress import ProgressBar
 from nacre.randomness import seeded
@@ -137,11 +141,13 @@ class Learner:
             raise RecipeError(
                 f"head=per_task: {method.display_name} answers without a classification head; leave 'head' at growing."
             )
+        decoding = decoding or Decoding()
+        decoding.check_method(method, head)
         host.claim(method.display_name)
         self.host = host
         self.method = method
         self.optim = optim or Optim()
-        self.decoding = decoding or Decoding()
+        self.decoding = decoding
         self.head = head
         self.on_event: OnEvent = on_event or _shown_by_one()
         self.state = State(seed=seed)
@@ -232,6 +238,8 @@ class Learner:
             self._number = None
             self.resources.clear()
             self._opened.close()
+        self._calibrate(tasks)
+        self.unfinished = None
 
     def check(self, task: Task) -> None:
         """Check that the method and the host can learn a task, and the host can answer it as `decoding` says.
@@ -241,6 +249,10 @@ class Learner:
         """
         self.method.check(task)
         self.host.family.check(task)
+        self.decoding.check_rows(task)
+        if self.decoding.decode == "labels" and self.method.readout is None and task.labels:
+            for example in task.examples("train")[:1]:
+                LabelSet.of(self.host.family, example, Candidates(task.labels), self.lengths).check_distinct()
         if self.writes_labels:
             label_spellings(self.host.family, task)
 
@@ -286,7 +298,21 @@ class Learner:
             owner.freeze()
         self.state.tasks += [task.name for task in tasks]
         self.state.forms |= {task.name: TaskForm.of(task) for task in tasks}
-        self.unfinished = None
+
+    @torch.inference_mode()
+    def _calibrate(self, tasks: Sequence[Task]) -> None:
+        """Score the tasks' labels on their validation rows, which are answered as test rows are; never again."""
+        for task in tasks if self.decoding.calibrates else ():
+            if not task.labels:
+                continue
+            rows = sorted(self.encode(task.examples("validation")), key=lambda row: len(row.source))
+            scored = partial(self.label_scores, labels=task.labels)
+            scores: list[Tensor] = []
+            with self._serving():
+                for found in in_batches(scored, rows, self.decoding):
+                    scores.append(found)
+                    self.on_event(RowsAnswered(done=sum(map(len, scores)), rows=len(rows)))
+            self.state.calibrations[task.name] = Calibration.of(self.decoding, task, torch.cat(scores))
 
     def _extra_examples(self, tasks: Sequence[Task]) -> tuple[Sequence[Example], Sequence[Example]]:
         """Of earlier tasks, and more of the new ones; asked once a task, before its slot opens."""
@@ -454,9 +480,8 @@ class Learner:
         before, family.prefix = family.prefix, None
         try:
             with self._routed_by(None), self.adapter.aside(), self.host.lent():
-                second = Learner(
-                    self.host, method, seed=seed, optim=settings, decoding=self.decoding, on_event=on_event
-                )
+                decoding = self.decoding.of_own_task()
+                second = Learner(self.host, method, seed=seed, optim=settings, decoding=decoding, on_event=on_event)
                 try:
                     yield second
                 finally:
@@ -535,17 +560,59 @@ class Learner:
             self.lengths,
             self.decoding,
             token_budget(self.host, tasks, self.lengths, self.decoding),
-            [task.labels for task in tasks],
+            self._candidates(tasks),
             self.on_event,
+            self._answerer(),
         )
         if not self.writes_labels:
             return answers
         return [as_labels(self.host.family, task, own) for task, own in zip(tasks, answers, strict=True)]
 
+    def _candidates(self, tasks: Sequence[Task]) -> list[Candidates] | None:
+        """What the rows of each task are answered with; None for free answers."""
+        if self.decoding.decode == "free":
+            return None
+        if self.decoding.candidates == "union":
+            return [self._labels_of(self.state.tasks)] * len(tasks)
+        return [Candidates.of_task(task.labels or (), self._calibration(task.name)) for task in tasks]
+
+    def _answerer(self) -> RoutedLabels | None:
+        """What answers in place of the host where labels depend on each row's route."""
+        if self.decoding.candidates != "routed_task":
+            return None
+        assert self._router is not None
+        of_slots = [self._labels_of(names) for names in tasks_of_slots(self)]
+        return RoutedLabels(self._router, self.lengths, self.decoding.label_scores, of_slots)
+
+    def _labels_of(self, names: Sequence[str]) -> Candidates:
+        """The labels of tasks that have been learned."""
+        for name in names:
+            if name not in self.state.forms:
+                raise DataError(
+                    f"An older version saved this learner, without the labels of '{name}': candidates=true_task needs "
+                    "none that are kept."
+                )
+        labels = [(self.state.forms[name].labels, name) for name in dict.fromkeys(names)]
+        return Candidates.of_tasks((own, self._calibration(name)) for own, name in labels if own)
+
+    def _calibration(self, name: str) -> Calibration | None:
+        """Of a task's labels; None where nothing is calibrated, or the task has not been learned."""
+        if not self.decoding.calibrates or name not in self.state.tasks:
+            return None
+        if name not in self.state.calibrations:
+            raise DataError(
+                f"The labels of task '{name}' were not calibrated when it was learned, and are not later: answer with "
+                "label_scores=sum or token_mean."
+            )
+        calibration = self.state.calibrations[name]
+        calibration.check(self.decoding, name)
+        return calibration
+
     def _read_out(self, readout: Readout, task: Task) -> list[str]:
         rows = self.encode(task.examples("test"))
         order = sorted(range(len(rows)), key=lambda number: len(rows[number].source))
-        labels = task.labels if self.decoding.decode == "labels" else None
+        own_task = self.decoding.decode == "labels" and self.decoding.candidates == "true_task"
+        labels = task.labels if own_task else None
         best: list[str] = []
         for batch in cut([rows[number] for number in order], self.decoding.batch_size, self.decoding.split_padding):
             best += readout.classify(self, batch, labels)
@@ -723,6 +790,7 @@ class Learner:
             decoding=self.decoding.model_dump(),
             host={"name": self.host.name, "hash": self.pretrained},
             forms={name: as_tree(form, name) for name, form in self.state.forms.items()},
+            calibrations={name: as_tree(own, name) for name, own in self.state.calibrations.items()},
         )
 
     def restore(self, snapshot: Snapshot, where: str = "The snapshot", on_disk: SlotsOnDisk | None = None) -> None:
@@ -772,7 +840,10 @@ class Learner:
                 owner.load({}, {})
             raise
         forms = {name: from_tree(TaskForm, tree, name, self.host.device) for name, tree in snapshot.forms.items()}
-        self.state = State(snapshot.seed, list(snapshot.tasks), parts, forms)
+        calibrations = {
+            name: from_tree(Calibration, tree, name, self.host.device) for name, tree in snapshot.calibrations.items()
+        }
+        self.state = State(snapshot.seed, list(snapshot.tasks), parts, forms, calibrations)
         for part in self.method.parts:
             part.restored(self)
 

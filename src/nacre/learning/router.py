@@ -59,15 +59,21 @@ class LearnerRouter:
         Raises:
             DataError: If the routing must be given each row's task, and nobody gave it.
         """
-        learner = self.learner
-        reading = Reading(batch, self._task_names(batch), _Query(learner, batch), batch.texts)
-        route = self.routing.route(learner, reading)
-        self.newest = route
+        self.newest = route = self.chosen(batch)
         if route is None:
             yield
             return
-        with followed(learner, route):
+        with followed(self.learner, route):
             yield
+
+    def chosen(self, batch: Batch) -> Route | None:
+        """The route of a batch that is about to be read.
+
+        Raises:
+            DataError: If the routing must be given each row's task, and nobody gave it.
+        """
+        query = _Query(self.learner, batch)
+        return self.routing.route(self.learner, Reading(batch, self._task_names(batch), query, batch.texts))
 
     def _task_names(self, batch: Batch) -> tuple[str, ...]:
         """As far as the routing may know: at test only where it needs the task."""
@@ -81,6 +87,29 @@ class LearnerRouter:
                 "predict(inputs, task=...)."
             )
         return batch.task_names
+
+
+class ChosenRoute:
+    """A `Router` of rows whose route is known: whatever they are cut into, they are read in their order, each once.
+
+    Attributes:
+        learner: The learner.
+        known: The route of all rows; None: as the adapter does by itself.
+        done: How many rows have been read.
+    """
+
+    def __init__(self, learner: LearnerView, known: Route | None) -> None:
+        self.learner = learner
+        self.known = known
+        self.done = 0
+
+    @contextmanager
+    def route(self, batch: Batch) -> Iterator[None]:
+        """See `nacre.models.batch.Router`."""
+        own = range(self.done, self.done + batch.size)
+        self.done += batch.size
+        with nullcontext() if self.known is None else followed(self.learner, self.known.rows(own)):
+            yield
 
 
 class _Query:

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from nacre.errors import CheckpointError
+from nacre.evaluation.candidates import Calibration
 from nacre.settings import complaint
 from nacre.tasks.prompts import TaskForm
 
@@ -34,12 +35,14 @@ class State:
         tasks: Names of the tasks learned, in order: the position in the stream.
         parts: What each part remembers, by its key: values of the parts' `State`.
         forms: How each task learned is asked, by its name.
+        calibrations: What its labels' scores are calibrated by, by its name, where decoding does so.
     """
 
     seed: int = 0
     tasks: list[str] = field(default_factory=list)
     parts: dict[str, Any] = field(default_factory=dict)
     forms: dict[str, TaskForm] = field(default_factory=dict)
+    calibrations: dict[str, Calibration] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +71,7 @@ class Snapshot:
         optim, decoding: Settings, as plain values.
         host: Name and hash of the pretrained model.
         forms: How each task learned is asked, as trees; of some tasks unknown, in folders of older versions.
+        calibrations: What labels' scores are calibrated by, as trees.
     """
 
     seed: int
@@ -80,6 +84,7 @@ class Snapshot:
     decoding: Mapping[str, Any]
     host: Mapping[str, str]
     forms: Mapping[str, Tree] = field(default_factory=dict)
+    calibrations: Mapping[str, Tree] = field(default_factory=dict)
 
     def differences(self, other: Snapshot) -> list[str]:
         """Names of what differs, such as ``owners.adapter.values.slots``; none if the two are equal to the bit."""

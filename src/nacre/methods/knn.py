@@ -51,7 +51,8 @@ def knn(
         - Of equally similar rows those of the first pair in sorted order vote.
         - Vectors are not whitened.
         - In a decoder-only host the mean leaves out the first token.
-        - Answers are among all labels learned so far; with decode=labels among those of the row's task.
+        - Answers are among all labels learned so far; with decode=labels and candidates=true_task among those of the
+          row's task.
 
     Sources:
         Fix and Hodges 1951; the weighted vote as in Wu et al. 2018 (arXiv 1805.01978).

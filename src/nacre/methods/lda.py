@@ -51,7 +51,8 @@ def lda(
         - Without two rows of one class there is no covariance; the identity stands for it.
         - A task learned again adds its rows; a mean over tasks or classes then counts it once more.
         - In a decoder-only host the mean leaves out the first token.
-        - Answers are among all labels learned so far; with decode=labels among those of the row's task.
+        - Answers are among all labels learned so far; with decode=labels and candidates=true_task among those of the
+          row's task.
 
     Sources:
         Fisher's discriminant; streaming as in Hayes and Kanan 2020 (arXiv 1909.01520); OAS: Chen et al. 2010 (arXiv

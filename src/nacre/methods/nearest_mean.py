@@ -37,7 +37,8 @@ def nearest_mean(
     Assumed:
         - In a decoder-only host the mean leaves out the first token, whose state may outweigh all others.
         - A label that several tasks have is a class in each of them.
-        - Answers are among all labels learned so far; with decode=labels among those of the row's task.
+        - Answers are among all labels learned so far; with decode=labels and candidates=true_task among those of the
+          row's task.
         - Texts are cut at optim.max_source_length tokens.
 
     Sources:

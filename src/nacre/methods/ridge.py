@@ -43,7 +43,8 @@ def ridge(
           (absolute, D = 8192), 100 (absolute, D = 10,000) or a choice by held-out rows.
         - No intercept, and no weights for rare classes: it follows the majority where classes are of unlike size.
         - In a decoder-only host the mean leaves out the first token.
-        - Answers are among all labels learned so far; with decode=labels among those of the row's task.
+        - Answers are among all labels learned so far; with decode=labels and candidates=true_task among those of the
+          row's task.
 
     Sources:
         ACIL (arXiv 2205.14922); RanPAC (arXiv 2307.02251); Any-SSR's routing has the same form.

@@ -71,6 +71,13 @@ class Batch(Mapping[str, Tensor]):
         tensors = {name: tensor[start:stop] for name, tensor in self.tensors.items()}
         return Batch(tensors, self.task_names[start:stop], self.texts[start:stop])
 
+    def taken(self, numbers: Sequence[int]) -> Batch:
+        """The rows with these numbers, of a batch whose tensors all have a row for each."""
+        own = list(numbers)
+        tensors = {name: tensor[own] for name, tensor in self.tensors.items()}
+        texts = tuple(self.texts[number] for number in own) if self.texts else ()
+        return Batch(tensors, tuple(self.task_names[number] for number in own), texts)
+
 
 class Router(Protocol):
     """Decides which parameters answer a batch, before the model reads it. See `Family.routed`."""

@@ -247,11 +247,14 @@ class Host:
         return [texts[start : start + count] for start in range(0, len(texts), count)]
 
     @torch.inference_mode()
+    def choose(self, rows: Sequence[Encoded], reader: Callable[[Batch, Sequence[int]], Iterable[R]]) -> list[R]:
+        """Read rows' inputs in batches whose labels can be compared; see `read`."""
+        self.family.ways.check_labels()
+        return self.read(rows, reader, apart=not self.family.ways.labels_cached)
+
     def classify(self, rows: Sequence[Encoded], labels: Labels) -> list[int | None]:
         """The number of the most likely label for each row; None where the host knows none of them."""
-        self.family.ways.check_labels()
-        whole = not self.family.ways.labels_cached
-        return self.read(rows, lambda prompts, _: self.family.classify(prompts, labels), apart=whole)
+        return self.choose(rows, lambda prompts, _: self.family.classify(prompts, labels))
 
     def label_scores(self, rows: Sequence[Encoded], labels: Labels) -> Tensor:
         """log p of each label for each row, [B, labels], with its graph where gradients are on. See the family's."""

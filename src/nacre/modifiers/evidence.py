@@ -52,8 +52,9 @@ def evidence(
         along: 'diagonal', as above; 'identity': S_v = W_v + c tr(W_v) / d I.
 
     Assumed:
-        - With decode=labels the labels of the row's task compete, with decode=free all that were learned so far: no
-          row's task is known then. A task without labels is answered by the host alone.
+        - With decode=labels and candidates=true_task the labels of the row's task compete, with candidates=union or
+          decode=free all that were learned so far: no row's task is known then. A task without labels is answered by
+          the host alone.
         - Held-out rows of a task are its training rows, fifth by fifth; T is that of all tasks together, each as it was
           measured when it was learned.
         - At most 100 validation rows of a task are read, and not kept. Where there are none, w is 1.

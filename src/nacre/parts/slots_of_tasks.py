@@ -21,6 +21,14 @@ def tasks_being_learned(learner: LearnerView) -> tuple[Task, ...]:
     return noted
 
 
+def tasks_of_slots(learner: LearnerView) -> list[list[str]]:
+    """The names of the tasks that each slot has learned, oldest first."""
+    names: list[list[str]] = [[] for _ in range(learner.adapter.tasks)]
+    for number, name in enumerate(learner.state.tasks if names else ()):
+        names[min(number, len(names) - 1)].append(name)
+    return names
+
+
 def slots_of_tasks(learner: LearnerView, names: Sequence[str]) -> list[int]:
     """The slot of each of the named tasks, from 0; of one that was never learned, the newest slot."""
     newest = learner.adapter.tasks - 1

@@ -138,6 +138,7 @@ def plan_of(recipe: Recipe) -> RunPlan:
     tasks = [_unread(name) for name in recipe.task_names] if no_data else recipe.tasks()
     stages = method.curriculum.stages(tasks)
     check_lists(method, recipe.optim, stages)
+    recipe.evaluation.check_method(method, recipe.head)
     if not no_data:
         recipe.evaluation.check(tasks)
     planned = _stages(method, recipe, stages, tasks, counted=not no_data)

@@ -51,6 +51,7 @@ def protocol_of(
         "max_source_length": host.family.source_limit(learner.lengths),
         "truncation": "the text only, from the right",
         "decoding": learner.decoding.description(host),
+        **learner.decoding.protocol(),
         "max_new_tokens": token_budget(host, answered, learner.lengths, learner.decoding) if answered else None,
         "normalization": NORMALIZATION,
         "empty answers": "never right",

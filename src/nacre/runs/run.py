@@ -102,6 +102,7 @@ class Experiment:
         self.tasks = recipe.tasks()
         self.curriculum = self.method.curriculum.stages(self.tasks)
         check_lists(self.method, recipe.optim, self.curriculum)
+        recipe.evaluation.check_method(self.method, recipe.head)
         recipe.evaluation.check(self.tasks)
         self.host = load_host(recipe.model, dropout=recipe.model_dropout)
         self.learner = Learner(

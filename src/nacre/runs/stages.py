@@ -15,6 +15,7 @@ from typing import Any
 
 from nacre.errors import CheckpointError
 from nacre.evaluation.gates import ROWS, TOKENS, SiteGates
+from nacre.evaluation.settings import Decoding
 from nacre.events import OnEvent, Warned
 from nacre.files import build_folder, link, numbered_name, to_json
 from nacre.learning import checkpoint
@@ -195,7 +196,7 @@ def _check_settings(snapshot: Snapshot, place: Place, learner: Learner) -> None:
         "seed": snapshot.seed,
         "method": dict(snapshot.method),
         "optim": Optim(**snapshot.optim).model_dump(),
-        "evaluation": dict(snapshot.decoding),
+        "evaluation": Decoding(**snapshot.decoding).model_dump(),
     }
     here = {
         "seed": learner.state.seed,
