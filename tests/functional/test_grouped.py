@@ -101,6 +101,23 @@ def test_bodies_in_other_types(body: Body, dtype: torch.dtype, between: tuple[in
 
 
 @pytest.mark.parametrize("body", BODIES)
+def test_bodies_under_autocast(body: Body) -> None:
+    """Products are bfloat16's, as everywhere under autocast; a row without a slot keeps its bits and its type."""
+    h, x, down, up = operands((4,), torch.float32)
+    x, down, up = torch.cat([x, x[..., :4]], -1), torch.cat([down, down], 1), torch.cat([up, up], 1)
+    down = torch.cat([down, down[..., :4]], -1)
+    segments = Segments(NUMBERS)
+    factors = present(down, segments), present(up, segments)
+    expected = slot_updates(h.double(), x.double(), *(each.double() for each in factors), segments, scale=SCALE)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = slot_updates(h, x, *factors, segments, scale=SCALE, body=body)
+    assert found.dtype == torch.float32
+    assert 1e-6 < (found - expected).abs().max() / expected.abs().max() <= 3e-2
+    bare = [row for row, slot in enumerate(NUMBERS) if slot == NONE]
+    assert torch.equal(found[bare], h[bare])
+
+
+@pytest.mark.parametrize("body", BODIES)
 def test_rows_keep_their_bits_where_those_of_a_slot_keep_their_order(body: Body) -> None:
     h, x, down, up = operands((3,), torch.float32)
     order = [7, 1, 4, 0, 5, 2, 8, 3, 6]  # of each slot, the first row still comes before the second

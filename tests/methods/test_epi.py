@@ -197,6 +197,23 @@ def test_rehearsed_rows_are_read_by_their_own_slot() -> None:
         assert torch.equal(weights_of(learner), torch.eye(2))
 
 
+@pytest.mark.parametrize("method", ["epi", "demix"])
+def test_a_micro_batch_of_earlier_rows_alone_moves_nothing(method: str, architecture: str) -> None:
+    """Their slots are frozen; and yet there is a graph to go back through, and every parameter has its zeros."""
+    learner = learned(build_method(method, {"reduction": 4} if method == "demix" else {}), architecture, TASKS[:2])
+    rows = learner.encode(TASKS[0].examples("train"))[:3]
+    learner.adapter.grow()
+    learner.adapter.fresh(0)
+    learner.host.model.train()
+    loss = learner.loss_sum(rows)
+    loss.backward()
+    assert loss > 0
+    for group in learner.adapter.parameter_groups():
+        for parameter in group.parameters:
+            assert parameter.grad is not None
+            assert not parameter.grad.any()
+
+
 def weights_of(learner: Learner) -> Tensor:
     assert learner._router is not None
     assert learner._router.newest is not None
