@@ -89,8 +89,8 @@ def test_the_three_kinds_by_distances_and_agreement_alone() -> None:
 def test_a_method_without_sums_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"abstention has no sums to read in inc_lora: put it behind \+evidence"):
         build_method("inc_lora+abstention")
-    with pytest.raises(RecipeError, match="share: 0 is not in"):
-        build_method("inc_lora+evidence+abstention", {"abstention": {"share": 0.0}})
+    with pytest.raises(RecipeError, match="known_share: 0 is not in"):
+        build_method("inc_lora+evidence+abstention", {"abstention": {"known_share": 0.0}})
     with pytest.raises(RecipeError, match="left to the zero LoRA"):
         build_method("am_lora+gaussian_routing+abstention", {"zero_lora": False})
 

@@ -24,13 +24,13 @@ PARTS = [field.name for field in fields(Method) if field.name not in ("title", "
         ({}, COMPOSED, {}),
         ({"abstain": False, "begin_with": "fresh"}, "inc_lora+gaussian_routing+evidence", {}),
         (
-            {"views": "bare", "ridge": 0.5, "offset": 0.5, "share": 0.9, "nearest": 2},
+            {"views": "bare", "ridge": 0.5, "offset": 0.5, "known_share": 0.9, "nearest": 2},
             COMPOSED,
             {
                 "evidence": {"views": "bare", "ridge": 0.5, "offset": 0.5},
                 "gaussian_routing": {"views": "bare", "ridge": 0.5},
                 "warm_start": {"views": "bare", "ridge": 0.5, "nearest": 2},
-                "abstention": {"share": 0.9},
+                "abstention": {"known_share": 0.9},
             },
         ),
     ],

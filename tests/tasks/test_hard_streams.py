@@ -120,6 +120,24 @@ def test_what_was_read_is_named_once(folder: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_a_copy_of_the_test_rows_is_named_for_the_task_that_was_read(tmp_path: Path) -> None:
+    write_release(tmp_path, tasks=[task for task in CATALOG if task.name in ("dbpedia", "amazon", "yahoo", "agnews")])
+    for name, backwards in (("yahoo", False), ("amazon", True)):
+        lines = (tmp_path / name / "test.jsonl").read_text().splitlines()
+        (tmp_path / name / "validation.jsonl").write_text("\n".join(lines[::-1] if backwards else lines) + "\n")
+
+    def sentences(stream: str) -> list[str]:
+        findings = check_stream(loaded(stream, tmp_path), normalize)["findings"]
+        return [finding["sentence"] for finding in findings if finding["kind"] == "identical"]
+
+    of_yahoo, of_amazon = expected = sentences("order1")
+    assert "of 'yahoo' (test.jsonl) are the same file, byte by byte; nacre ignores validation" in of_yahoo
+    assert "of 'amazon' (test.jsonl) hold the same rows; nacre ignores validation" in of_amazon
+    for stream in ("text_only", "reworded", "conflict"):
+        assert sentences(stream) == expected
+    assert sentences("split_classes") == [of_yahoo]
+
+
 # Bare texts, other words.
 
 
@@ -152,6 +170,12 @@ def test_reworded_has_the_training_prompts_of_order_1_and_five_others_at_test(
         assert len(expected) == 5
         assert {example.before for example in task.examples("test")} == expected
         assert {example.after for example in task.examples("test")} == {"\nAnswer:"}
+
+
+def test_validation_rows_in_the_place_of_test_rows_are_asked_in_the_words_of_training(folder: Path) -> None:
+    recipe = Recipe(method="seq_lora", stream="reworded", data=str(folder), model="t5-small", measure_on="validation")
+    for task, reworded in zip(recipe.tasks(), loaded("reworded", folder), strict=True):
+        assert task.examples("test") == reworded.examples("validation")
 
 
 def test_no_wording_is_another_ones() -> None:

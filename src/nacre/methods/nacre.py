@@ -29,7 +29,7 @@ def nacre(
     begin_with: Literal["held_out", "fresh", "nearest", "mean"] = "held_out",
     nearest: int = 3,
     abstain: bool = True,
-    share: float = 0.99,
+    known_share: float = 0.99,
     agreement: float = 0.5,
     views: Views = "both",
     answer: Answer = "best_pair",
@@ -60,7 +60,7 @@ def nacre(
         begin_with: Of +warm_start: 'held_out' lets validation rows decide; 'fresh' begins as usual.
         nearest: Of +warm_start: how many tasks are averaged, at most.
         abstain: Whether a foreign row is left to the bare host.
-        share: Of +abstention: the share of a task's held-out rows that counts as near.
+        known_share: Of +abstention: the share of a task's held-out rows that counts as near.
         agreement: Of +abstention: how probable it must be that prompt and text name the same task.
         views: Read the 'prompt', the 'bare' text, or 'both'.
         answer: Of a label that several tasks have: the evidence of its 'best_pair', or their 'sum'.
@@ -85,7 +85,7 @@ def nacre(
         Own.
     """
     sums = SumsSettings(layer=layer, ridge=ridge, along=along)
-    abstention = Abstention(share, agreement) if abstain else None
+    abstention = Abstention(known_share, agreement) if abstain else None
     return Method(
         title="nacre (exact evidence, and a LoRA for each task beside it)",
         sources=(),

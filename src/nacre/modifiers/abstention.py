@@ -10,7 +10,7 @@ from nacre.parts.label_evidence import LabelEvidence
 
 
 @modifier
-def abstention(method: Method, *, share: float = 0.99, agreement: float = 0.5) -> Method:
+def abstention(method: Method, *, known_share: float = 0.99, agreement: float = 0.5) -> Method:
     """A row is known, reworded or foreign, by sums alone. A foreign one is answered by the bare host, bit for bit.
 
     Equations:
@@ -22,7 +22,7 @@ def abstention(method: Method, *, share: float = 0.99, agreement: float = 0.5) -
 
     Args:
         method: The method to modify: one with +evidence, +gaussian_routing or both.
-        share: Of a task's held-out rows, the share that counts as near.
+        known_share: Of a task's held-out rows, the share that counts as near.
         agreement: How probable it must be that prompt and text, each by itself, name the same task.
 
     Assumed:
@@ -34,7 +34,7 @@ def abstention(method: Method, *, share: float = 0.99, agreement: float = 0.5) -
     Sources:
         Own.
     """
-    rule = Abstention(share, agreement)
+    rule = Abstention(known_share, agreement)
     readout, routing = method.readout, method.routing
     if not isinstance(readout, LabelEvidence) and not isinstance(routing, GaussianRouting):
         raise RecipeError(

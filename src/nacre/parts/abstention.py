@@ -30,15 +30,15 @@ class Abstention:
         reworded:  d_bare <= q_bare(task of the nearest pair), and sum_i p_prompt(i | x) p_bare(i | x) >= agreement
 
     Attributes:
-        share: Of a task's held-out rows, how many are as near: q is this quantile of their squared distances.
+        known_share: Of a task's held-out rows, how many are as near: q is this quantile of their squared distances.
         agreement: How probable it must be that both name the same task.
     """
 
-    share: float = 0.99
+    known_share: float = 0.99
     agreement: float = 0.5
 
     def __post_init__(self) -> None:
-        for name, value in (("share", self.share), ("agreement", self.agreement)):
+        for name, value in (("known_share", self.known_share), ("agreement", self.agreement)):
             if not 0 < value <= 1:
                 raise RecipeError(f"{name}: {value:g} is not in (0, 1].")
 
@@ -56,7 +56,7 @@ class Abstention:
         for text in TEXTS:
             factor, means = solved.solved[text]
             found = evidence(states[text], means, factor)
-            limits = {own.task: _limit(own.view(text).distances, self.share) for own in known.tasks}
+            limits = {own.task: _limit(own.view(text).distances, self.known_share) for own in known.tasks}
             of_pairs = found.new_tensor([limits[task] for task, _ in solved.pairs])
             best = found.max(1)
             near[text] = -2 * best.values <= of_pairs[best.indices]

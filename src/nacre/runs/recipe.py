@@ -293,7 +293,8 @@ class Recipe(Settings):
     def tasks(self) -> list[Task]:
         """Read the stream's tasks as the recipe wants them.
 
-        With `measure_on: validation`, the validation rows stand in the place of the test rows, which are not read.
+        With `measure_on: validation`, the validation rows stand in the place of the test rows, which are not read. They
+        are asked in the words of the training rows, so that no setting is chosen on the test rows' words.
 
         Raises:
             DataError: If a row, label, split or metric is not what a task needs.
@@ -306,7 +307,7 @@ class Recipe(Settings):
             normalized_labels(task)
             check_metric(task)
             if self.measure_on == "validation":
-                task = replace(task, test=task.validation)
+                task = replace(task, test=task.validation, test_templates=())
             tasks.append(task.with_identity(self.identity).limited(self.limit_train, self.limit_test).check())
         return tasks
 

@@ -79,21 +79,26 @@ def identical(tasks: Sequence[Task]) -> Iterator[Finding]:
     by_bytes: defaultdict[str, list[TaskSplit]] = defaultdict(list)
     by_rows: defaultdict[bytes, list[TaskSplit]] = defaultdict(list)
     files: dict[TaskSplit, str] = {}
-    unused: set[TaskSplit] = set()
-    for task in tasks:
+    unused: dict[TaskSplit, TaskSplit] = {}
+    for task in as_read(tasks):
         for split in SPLITS:
             place = (task.name, split)
             if origin := task.source.get("files", {}).get(split):
                 files[place] = origin.get("file", "")
                 by_bytes[origin["sha256"]].append(place)
             if split in task.source.get("not_used", {}):
-                unused.add(place)
-                by_rows[content(task.test)].append(place)
+                unused[place] = (task.name, "test")
+    for task in tasks:
+        for split in SPLITS:
+            if split in task.source.get("not_used", {}):
+                by_rows[content(task.test)].append((task.name, split))
             elif task.rows(split):
-                by_rows[content(task.rows(split))].append(place)
+                by_rows[content(task.rows(split))].append((task.name, split))
+    # Tasks that others are made of have no rows here to compare, but reading them said what is not used.
+    same_rows = [*by_rows.values(), *unused.items()]
     reported = set()
-    for same, how in ((by_bytes, "are the same file, byte by byte"), (by_rows, "hold the same rows")):
-        for first, second in (pair for splits in same.values() for pair in combinations(splits, 2)):
+    for same, how in ((by_bytes.values(), "are the same file, byte by byte"), (same_rows, "hold the same rows")):
+        for first, second in (pair for splits in same for pair in combinations(splits, 2)):
             if (first, second) in reported:
                 continue
             reported.add((first, second))

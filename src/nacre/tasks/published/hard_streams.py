@@ -83,7 +83,7 @@ SPLIT_CLASSES_28 = tuple(_of_classes(of, [Deal(label)], BarePrompt()) for of in 
 
 
 def _fifty() -> tuple[MadeTask, ...]:
-    """Fifty tasks, no text in two of them; a task of each of the fifteen in turn, until none is left."""
+    """Fifty tasks, each row in one of them; a task of each of the fifteen in turn, until none is left."""
     split = {
         **{of: _neighbors(of) for of in ("dbpedia", "yahoo")},
         **{of: _all_pairs(of) for of in ("agnews", "amazon", "yelp", "mnli")},
