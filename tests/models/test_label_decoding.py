@@ -279,6 +279,28 @@ def test_a_score_has_the_gradient_of_its_label_alone(architecture: str) -> None:
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("architecture", ["t5", "bart", "llama", "gpt2"])
+@pytest.mark.parametrize("way", ["tree", "expanded"])
+def test_labels_that_were_first_answered_with_can_be_trained_with(
+    architecture: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their tree is kept, and answers are given in inference mode."""
+    host, rows = writer(architecture), some_rows(3)
+    if way != "tree":
+        expanding(monkeypatch)
+    tree_of.cache_clear()
+    host.classify(rows, LABELS)
+    with torch.inference_mode():
+        expected = host.label_scores(rows, LABELS).clone()
+    host.model.requires_grad_(True)
+    scores = host.label_scores(rows, LABELS)
+    scores.sum().backward()
+    assert all(
+        bool(parameter.grad.isfinite().all()) for parameter in host.model.parameters() if parameter.grad is not None
+    )
+    torch.testing.assert_close(scores.detach(), expected)
+
+
 def test_a_classifiers_score_is_the_share_among_all_classes() -> None:
     learner = Learner(tiny_host("roberta", torch.float64), seq_lora(rank=2), optim=SHORT)
     task, other = tiny_task("animals"), tiny_task("colors", labels=("yes", "no", "maybe"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,17 +40,17 @@ class LabelTree:
     @cached_property
     def depths(self) -> Tensor:
         """Tokens written, [N]."""
-        return torch.tensor([len(written) for written in self.nodes])
+        return _numbers([len(written) for written in self.nodes])
 
     @cached_property
     def tokens(self) -> Tensor:
         """The last token written, [N - 1]: of all nodes but the first."""
-        return torch.tensor([written[-1] for written in self.nodes[1:]], dtype=torch.long)
+        return _numbers([written[-1] for written in self.nodes[1:]])
 
     @cached_property
     def ancestors(self) -> Tensor:
         """Whether column j is row i or lies on the way to it, [N, N]."""
-        return torch.tensor([[node[: len(other)] == other for other in self.nodes] for node in self.nodes])
+        return _numbers([[node[: len(other)] == other for other in self.nodes] for node in self.nodes], torch.bool)
 
     @cached_property
     def continuations(self) -> tuple[Tensor, Tensor]:
@@ -65,8 +67,9 @@ class LabelTree:
             follow[self.number[written[:-1]]].append((written[-1], destination))
         nowhere = (0, len(self.nodes) + len(self.labels))
         most = max(map(len, follow))
-        table = torch.tensor([pairs + [nowhere] * (most - len(pairs)) for pairs in follow])
-        return table[..., 0], table[..., 1]
+        table = [pairs + [nowhere] * (most - len(pairs)) for pairs in follow]
+        tokens, destinations = ([[pair[side] for pair in pairs] for pairs in table] for side in (0, 1))
+        return _numbers(tokens), _numbers(destinations)
 
     @cached_property
     def paths(self) -> Tensor:
@@ -86,13 +89,13 @@ class LabelTree:
         steps = max(map(len, self.labels))
         nothing = tokens.numel()
         rows = [[behind[self.number[label[:step]], token] for step, token in enumerate(label)] for label in self.labels]
-        return torch.tensor([row + [nothing] * (steps - len(row)) for row in rows])
+        return _numbers([row + [nothing] * (steps - len(row)) for row in rows])
 
     @cached_property
     def positions(self) -> Tensor:
         """A label that begins with the node's prefix, and the prefix's length, [N, 2]."""
         seen = {label[:step]: (index, step) for index, label in enumerate(self.labels) for step in range(len(label))}
-        return torch.tensor([seen[node] for node in self.nodes])
+        return _numbers([seen[node] for node in self.nodes])
 
     def beginnings(self, first: int) -> Tensor:
         """Every label without its last token, behind `first`, filled up to one length with it, [labels, steps]."""
@@ -105,3 +108,9 @@ class LabelTree:
 def tree_of(labels: Labels) -> LabelTree:
     """The labels' tree; the same one again for the same labels."""
     return LabelTree(labels)
+
+
+@torch.inference_mode(mode=False)
+def _numbers(values: Sequence[Any], dtype: torch.dtype = torch.long) -> Tensor:
+    """A tensor that is kept. Training uses it, too, even where it is first asked for while rows are answered."""
+    return torch.tensor(values, dtype=dtype)
