@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nacre.adapters.route import Route
+from nacre.errors import ModelError
 from nacre.models.owner import ParameterGroup
 
 if TYPE_CHECKING:
@@ -182,6 +183,17 @@ class PlacedAdapter(ABC):
         Whatever replaces linear maps makes way for it, so that the maps have their own places and names.
         """
         return self.bypassed()
+
+    def drop(self, slot: int) -> None:
+        """Take a task's slot out, as if it had never been opened; the others keep their bits and their order.
+
+        Args:
+            slot: Its number, from 0.
+
+        Raises:
+            ModelError: The tasks' parameters do not lie apart here.
+        """
+        raise ModelError("This adapter keeps what its tasks have learned in one place: none of them can be taken out.")
 
     @abstractmethod
     def use(self, route: Route) -> AbstractContextManager[None]:

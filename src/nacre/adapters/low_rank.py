@@ -370,6 +370,15 @@ class PlacedLowRank(PlacedSlots[LowRankSite], GatedUnits):
     def protected(self) -> list[Protected]:
         return [protected for site in self.sites.values() for protected in site.protected()]
 
+    def drop(self, slot: int) -> None:
+        if self.settings.slots == "shared" or self.settings.from_start or self.on_disk is not None:
+            super().drop(slot)
+        tensors: dict[str, Tensor] = {}
+        if self.tasks > 1:
+            for name, site in self.sites.items():
+                tensors |= {f"{name}.{kind}": tensor for kind, tensor in site.slots.tensors_without(slot).items()}
+        self.load(tensors, {"slots": self.tasks - 1} if tensors else {})
+
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
         """While open, row b gets `s B_i A_i x` or `sum_i w_bi s B_i A_i x` in place of the sum, or its task's gates."""

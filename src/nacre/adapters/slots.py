@@ -262,6 +262,21 @@ class SlotStack(nn.Module):
             tensors |= {"origin_down": self.origin_down, "origin_up": self.origin_up}
         return tensors | ({"sigma": self.sigma.detach()} if self.has_sigma else {})
 
+    def tensors_without(self, slot: int) -> dict[str, Tensor]:
+        """`public_tensors` as if this slot, of several, had never been opened."""
+        newest = {"down": self.down.weight.detach(), "up": self.up.weight.detach().T}
+        newest |= {"sigma": self.sigma.detach()} if self.has_sigma else {}
+        tensors = {}
+        for group, last in newest.items():
+            stack = torch.cat([self.past_by_group()[group], last.unsqueeze(0)])
+            rest = torch.cat([stack[:slot], stack[slot + 1 :]])
+            tensors[f"past_{group}"], tensors[group] = rest[:-1], rest[-1]
+        return {
+            **{name: tensor for name, tensor in tensors.items() if name not in ("down", "up")},
+            "down.weight": tensors["down"],
+            "up.weight": tensors["up"].T.contiguous(),
+        }
+
     def forms(self, slots: int) -> dict[str, Form]:
         """What `public_tensors` gives with so many slots."""
         shapes: dict[str, tuple[int, ...]] = {

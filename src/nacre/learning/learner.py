@@ -49,6 +49,7 @@ from nacre.method import Method
 from nacre.method_files import MethodFile
 from nacre.models.batch import Batch
 from nacre.models.families import Encoded, Lengths
+from nacre.models.growing_head import GrowingHead
 from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.models.named import HeadKind
@@ -756,6 +757,52 @@ class Learner:
         if decisions is None and examples:
             raise DataError(f"{self.method.display_name} does not say how sure it is; a method with +evidence does.")
         return decisions or []
+
+    def forget(self, task: str) -> None:
+        """Take a task out again: its slot, what parts remember of it, and labels that no other task has.
+
+        Other tasks' slots and sums keep their bits. What a later task took from this one while it was learned stays:
+        its start, if it was a warm one, and the temperature that its held-out rows asked for.
+
+        Args:
+            task: The task's name.
+
+        Raises:
+            DataError: If no such task has been learned.
+            ModelError: If the method's tasks do not lie apart.
+            TrainingError: If a part's memory cannot be taken apart, or if learning a task stopped halfway.
+        """
+        self._check_usable()
+        if task not in self.state.tasks:
+            raise DataError(f"forget('{task}'): no such task has been learned. {nearest(task, self.state.tasks)}")
+        routing = self.method.routing
+        if routing is None or not self.method.adapter.weighable or self.adapter.tasks != len(self.state.tasks):
+            raise ModelError(
+                f"{self.method.display_name} answers with what all tasks have learned together: none can be taken out. "
+                "A method with a slot for each task and a routing can forget one, as inc_lora+gaussian_routing."
+            )
+        others = sorted(set(self.owners) - {"adapter", "head"})
+        if others or (self.host.family.head is not None and self.host.family.head.kind != "growing"):
+            raise ModelError(
+                f"{self.method.display_name} has a {(*others, 'head')[0]} of which no task can be taken out."
+            )
+        before = dict(self.state.parts)
+        try:
+            for part in self.method.parts:
+                part.forget(self, task)
+            for slot in [slot for slot, name in enumerate(self.state.tasks) if name == task][::-1]:
+                self.adapter.drop(slot)
+        except BaseException:
+            self.state.parts = before
+            raise
+        self.state.tasks = [name for name in self.state.tasks if name != task]
+        form = self.state.forms.pop(task, None)
+        self.state.calibrations.pop(task, None)
+        head = self.host.family.head
+        if head is not None and form is not None and isinstance(head.labels, GrowingHead):
+            left = {label for own in self.state.forms.values() for label in own.labels or ()}
+            head.labels.drop(set(form.labels or ()) - left)
+        self.cache.clear()
 
     def merged(self) -> torch.nn.Module:
         """A copy of the model, in Hugging Face's form, with what was learned added to its weights.

@@ -39,6 +39,14 @@ class GrowingHead(LabelHead):
         self.add([label for label in labels if label not in self.classes], seed)
         self.open([self.classes.index(label) for label in labels])
 
+    def drop(self, labels: Collection[str]) -> None:
+        """Take the rows of these labels out."""
+        kept = [number for number, label in enumerate(self.classes) if label not in labels]
+        tensors = {name: tensor[kept] for name, tensor in self.tensors().items()}
+        classes = [self.classes[number] for number in kept]
+        newest = [kept.index(number) for number in self.newest.tolist() if number in kept]
+        self.load(*(({}, {}) if not classes else (tensors, {"classes": classes, "newest": newest})))
+
     def values(self) -> dict[str, Any]:
         """The label of each row and the numbers of the newest; nothing before the first task."""
         return self.row_values()

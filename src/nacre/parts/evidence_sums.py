@@ -244,6 +244,11 @@ class ReadsSums(Part, ABC):
     def prepare(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         self.held_out(learner, tasks)
 
+    def forget(self, learner: LearnerView, task: str) -> None:
+        known = learner.remembered(self, Sums)
+        if known is not None:
+            learner.remember(self, Sums([own for own in known.tasks if own.task != task], known.layer))
+
     def held_out(self, learner: LearnerView, tasks: Sequence[Task]) -> dict[str, HeldOut]:
         """The evidence of the training rows of the tasks that are being learned, by sums that do not hold them."""
         if _HELD_OUT in learner.resources:

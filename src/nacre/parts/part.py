@@ -26,6 +26,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, final
 
+from nacre.errors import TrainingError
 from nacre.events import OnEvent
 from nacre.per_task import PerTask, value_of
 
@@ -318,6 +319,15 @@ class Part(ABC):
 
     def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         """Called after the last step."""
+
+    def forget(self, learner: LearnerView, task: str) -> None:
+        """Drop what is remembered of a task, which is about to be taken out of the learner.
+
+        Raises:
+            TrainingError: What is remembered cannot be taken apart by tasks.
+        """
+        if self.State is not None and learner.remembered(self, self.State) is not None:
+            raise TrainingError(f"What {self.key} remembers is of all tasks together: none can be taken out.")
 
     def restored(self, learner: LearnerView) -> None:
         """Called after a learner was loaded, to rebuild what follows from what was saved."""
