@@ -1,0 +1,388 @@
+"""Closed-form learners, record holders, the papers' methods, joint training and nacre under one decoder.
+
+    python experiments/honest_table.py run --data $NACRE_DATA/long_sequence --model PATH/minilm-b2b --work FOLDER
+    python experiments/honest_table.py left
+    python experiments/honest_table.py table
+
+Every learner is trained once and then answers three times: it chooses among the labels of all tasks (no row's task is
+known), among those of the row's task, and writes freely. Learning rates are chosen by the rule of docs/results.md, from
+the same grid: the lines of experiments/three_papers.py count, where a method stands there.
+
+``run`` carries out what is not done yet, in order, one run after the other, with one thread; stopped at any moment, the
+same command goes on. Each finished run adds one line to docs/results/honest_table.jsonl: which rows were right under
+each decoder, the seconds, and the command. ``left`` counts what is not done; ``table`` writes docs/honest_table.md's
+tables from the lines. ``answers FOLDER`` prints which rows a finished run's last learner answers right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import three_papers
+from recorded_runs import ONE_THREAD, add_line, carry_out, failure, read_lines
+from results_page import percent, write_between
+
+from nacre.evaluation.scoring import score
+from nacre.evaluation.settings import Decoding
+from nacre.evaluation.uncertainty import over_rows
+from nacre.learning.learner import Learner
+from nacre.models.loading import load_host
+from nacre.records.predictions import final_scores
+from nacre.records.reading import read_record
+from nacre.registry import METHODS
+from nacre.runs.recipe import read_recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+LINES = ROOT / "docs" / "results" / "honest_table.jsonl"
+PAGE = ROOT / "docs" / "honest_table.md"
+
+DECODERS: dict[str, dict[str, str]] = {
+    "all labels": {"decode": "labels", "candidates": "union"},
+    "own labels": {"decode": "labels"},
+    "free": {},
+}
+SETTINGS = (*(setting for setting in three_papers.SETTINGS if not setting.startswith("matrix=")), "matrix=last")
+SMALL = ("cb", "copa")
+"""Tasks with so few rows that one answer is a point or two."""
+
+TABLE = ("nacre", "lda", "de_lora", "epi", "independent", "joint", "replay", "am_lora", "o_lora", "lb_cl", "seq_lora")
+OTHERS = (
+    *("nearest_mean", "klda", "ridge", "knn", "code_lora", "any_ssr", "latent_lora", "inf_lora", "gain_lora"),
+    *("slao", "ella", "n_lora", "osf", "inc_lora+gaussian_routing", "am_lora+gaussian_routing"),
+)
+CLOSED = ("lda", "nearest_mean", "klda", "ridge", "knn")
+"""Nothing is trained, so that there is no rate."""
+ORDERS = tuple(f"order{number}" for number in range(1, 7))
+SEEDS = {"order1": (1, 2, 3), "order4": (1, 2, 3)}
+STREAMS = ("text_only", "conflict", "conflict_text_only", "split_classes", "drift", "reworded")
+ON_STREAMS = ("nacre", "lda", "de_lora", "am_lora", "am_lora+gaussian_routing", "inc_lora+gaussian_routing", "joint")
+ABLATION: dict[str, tuple[str, tuple[str, ...]]] = {
+    "evidence alone": ("nacre", ("host_weight=0",)),
+    "prompts alone": ("nacre", ("views=prompt",)),
+    "bare texts alone": ("nacre", ("views=bare",)),
+    "host's weight fixed at 1": ("nacre", ("host_weight=1",)),
+    "evidence in training, too": ("nacre", ("offset=1",)),
+    "fresh starts": ("nacre", ("begin_with=fresh",)),
+    "nearest starts": ("nacre", ("begin_with=nearest",)),
+    "no abstention": ("nacre", ("abstain=false",)),
+    "no evidence: routing alone": ("inc_lora+gaussian_routing", ()),
+}
+HOST_EPOCHS = (1, 3, 10)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One run. part: what it is for; label: its row there; rows: of training, None for all."""
+
+    part: str
+    label: str
+    method: str
+    own: tuple[str, ...]
+    stream: str
+    seed: int
+    rate: float | None
+    rows: int | None
+    tested: int
+
+    @property
+    def folder(self) -> str:
+        words = [self.method, *self.own, *([] if self.rate is None else [f"rate{self.rate:g}"]), f"seed{self.seed}"]
+        rows = "all" if self.rows is None else self.rows
+        return f"{self.part}/{self.stream}-{rows}/{'-'.join(words)}".replace(" ", "_")
+
+    def command(self, data: str, model: str) -> list[str]:
+        settings = [*SETTINGS, *self.own]
+        if self.rate is not None:
+            settings.append(f"optim.learning_rate={self.rate:g}")
+        stream = self.stream
+        if self.part == "selection":
+            stream = "dbpedia,amazon"
+            settings = [setting for setting in settings if setting != "matrix=last"]
+            settings += ["matrix=seen", "measure_on=validation"]
+        elif self.method == "independent":
+            settings.append("evaluation.decode=labels")
+        limits = [] if self.rows is None else ["--limit-train", str(self.rows)]
+        return [
+            "nacre", "run", "--method", self.method, "--stream", stream, *limits, "--limit-test", str(self.tested),
+            "--data", data, "--model", model, "--seed", str(self.seed),
+            *(word for setting in settings for word in ("--set", setting)),
+        ]  # fmt: skip
+
+
+def sizes(stream: str) -> tuple[int, int]:
+    """Training and test rows of a task."""
+    many = stream in ("order4", "order5", "order6", "split_classes")
+    return (200, 100) if many else (500, 500)
+
+
+def items(done: Mapping[str, Mapping[str, Any]]) -> Iterator[Item]:
+    """Everything to run whose learning rate is known, in order of importance."""
+    names = dict.fromkeys((*TABLE, *(method for method, _ in ABLATION.values()), *OTHERS, *ON_STREAMS))
+    rates: dict[str, float | None] = {}
+    for method in (name for name in names if name.partition("+")[0] in METHODS.names()):
+        chosen = known_rate(done, method)
+        if isinstance(chosen, str):
+            for rate in three_papers.RATES:
+                yield Item("selection", method, method, (), "dbpedia,amazon", 1, rate, 500, 200)
+        else:
+            rates[method] = chosen
+
+    def each(part: str, label: str, method: str, own: tuple[str, ...], stream: str, seed: int) -> Iterator[Item]:
+        if method in rates:
+            rows, tested = sizes(stream)
+            yield Item(part, label, method, own, stream, seed, rates[method], rows, tested)
+
+    for stream in ("order1", "order4"):
+        for method in TABLE:
+            yield from each("table", method, method, (), stream, 1)
+    for label, (method, own) in ABLATION.items():
+        yield from each("ablation", label, method, own, "order1", 1)
+    for rows in (500, None):
+        for method in (*CLOSED, "joint", "independent"):
+            for epochs in (1,) if method in CLOSED else HOST_EPOCHS:
+                if method in rates and (rows, epochs) != (500, 1):
+                    own = () if epochs == 1 else (f"optim.epochs={epochs}",)
+                    yield Item("host", method, method, own, "order1", 1, rates[method], rows, 500)
+    for method in OTHERS:
+        yield from each("table", method, method, (), "order1", 1)
+    for stream in STREAMS:
+        for method in ON_STREAMS:
+            yield from each("streams", method, method, (), stream, 1)
+    for stream in ORDERS:
+        for seed in SEEDS.get(stream, (1,)):
+            for method in TABLE:
+                if (stream, seed) not in (("order1", 1), ("order4", 1)):
+                    yield from each("table", method, method, (), stream, seed)
+
+
+def known_rate(done: Mapping[str, Mapping[str, Any]], method: str) -> float | str | None:
+    """The chosen rate, None where nothing is trained, or `unknown`."""
+    if method in CLOSED:
+        return None
+    if method != "lb_cl":  # whose lines there are of another start
+        there = three_papers.chosen_rate(read_lines(three_papers.LINES), method)
+        if there is not None:
+            return there
+    tried = {
+        line["rate"]: line["stream_average"]
+        for line in done.values()
+        if (line["part"], line["method"]) == ("selection", method)
+    }
+    if len(tried) < len(three_papers.RATES):
+        return "unknown"
+    return max(sorted(tried), key=lambda rate: tried[rate])
+
+
+def run_all(data: str, model: str, work: Path, only: Sequence[str]) -> None:
+    failed: set[str] = set()
+    while True:
+        done = read_lines(LINES)
+        wanted = (item for item in items(done) if not only or item.part in only or item.method in only)
+        item = next((item for item in wanted if item.folder not in done.keys() | failed), None)
+        if item is None:
+            return
+        output = work / item.folder
+        ended = carry_out(item.command(data, model), output)
+        if ended.returncode:
+            print(failure(ended, item.folder), flush=True)
+            failed.add(item.folder)
+            continue
+        line = _line(item, json.loads(ended.stdout))
+        if item.part != "selection":
+            command = [sys.executable, __file__, "answers", str(output)]
+            answered = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True)
+            if answered.returncode:
+                print(failure(answered, item.folder), flush=True)
+                failed.add(item.folder)
+                continue
+            line["right"] = json.loads(answered.stdout)
+        add_line(LINES, line)
+        print(f"done {item.folder}", flush=True)
+
+
+def answers(folder: Path) -> dict[str, dict[str, str]]:
+    """Which rows of each task are right under each decoder, a digit a row.
+
+    A run of independent models has no learner that answers all tasks: what the run itself answered counts.
+    """
+    recipe = read_recipe(folder / "recipe.yaml", {}, [])
+    if recipe.method == "independent":
+        record = read_record(folder)
+        own = zip(record.tasks, final_scores(folder, record), strict=True)
+        return {"own labels": {task: _digits(scores) for task, scores in own}}
+    host = load_host(recipe.model, dropout=recipe.model_dropout)
+    learner = Learner.load(sorted((folder / "tasks").iterdir())[-1], host)
+    tasks, found = recipe.tasks(), {}
+    for name, settings in DECODERS.items():
+        learner.decoding = Decoding.model_validate(settings)
+        given = zip(tasks, learner.answer(tasks), strict=True)
+        found[name] = {task.name: _digits(score(task, own).right) for task, own in given}
+    return found
+
+
+def _digits(right: Any) -> str:
+    return "".join("1" if one else "0" for one in right)
+
+
+def _line(item: Item, record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "folder": item.folder,
+        "part": item.part,
+        "label": item.label,
+        "method": item.method,
+        "stream": item.stream,
+        "seed": item.seed,
+        "rate": item.rate,
+        "rows": item.rows,
+        "own": list(item.own),
+        "stream_average": three_papers._stream_average(record["matrix"]) if item.part == "selection" else None,
+        "train_seconds": sum(seconds or 0 for seconds in record["seconds"]["train"]),
+        "evaluate_seconds": sum(seconds or 0 for seconds in record["seconds"]["evaluate"]),
+        "command": shlex.join(item.command("DATA", "MODEL")),
+    }
+
+
+def average(line: Mapping[str, Any], decoder: str, *, without: Sequence[str] = ()) -> float | None:
+    """The mean over tasks of the share of right rows."""
+    tasks = line["right"].get(decoder)
+    if tasks is None:
+        return None
+    return statistics.mean(own.count("1") / len(own) for task, own in tasks.items() if task not in without)
+
+
+def by_row(lines: Sequence[Mapping[str, Any]], decoder: str) -> list[np.ndarray]:
+    """Of each task: the mean over seeds of whether a row is right [n]."""
+    tasks = lines[0]["right"][decoder]
+    return [
+        np.mean([[float(digit) for digit in line["right"][decoder][task]] for line in lines], axis=0) for task in tasks
+    ]
+
+
+def tables() -> str:
+    done = [line for line in read_lines(LINES).values() if line["part"] != "selection"]
+    parts = []
+    for stream in ORDERS:
+        found = [line for line in done if (line["part"], line["stream"]) == ("table", stream)]
+        if found:
+            parts.append(_table(found, stream, [*TABLE, *OTHERS]))
+    ablation = [line for line in done if line["part"] == "ablation"]
+    if ablation:
+        whole = [
+            {**line, "label": "nacre"}
+            for line in done
+            if (line["part"], line["method"], line["stream"], line["seed"]) == ("table", "nacre", "order1", 1)
+        ]
+        parts.append(_table([*whole, *ablation], "order1", ["nacre", *ABLATION], "what each part of nacre brings"))
+    parts += _host(done)
+    for stream in STREAMS:
+        found = [line for line in done if (line["part"], line["stream"]) == ("streams", stream)]
+        if found:
+            parts.append(_table(found, stream, ON_STREAMS))
+    waiting = sum(item.folder not in read_lines(LINES) for item in items(read_lines(LINES)))
+    return "\n\n".join([f"{len(done)} runs are done, and {waiting} are left.", *parts] if waiting else parts)
+
+
+def _table(found: Sequence[Mapping[str, Any]], stream: str, labels: Sequence[str], what: str = "") -> str:
+    rows, tested = sizes(stream)
+    title = f"### {stream}{f', {what}' if what else ''}: {rows} training and up to {tested} test rows a task"
+    small = any(task in SMALL for line in found for own in line["right"].values() for task in own)
+    head = ["", "seeds", "rate", *DECODERS, *(["all labels, without cb and copa"] if small else [])]
+    head += ["nacre is above by", "train s"]
+    out = [title, "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    ours = [line for line in found if line["label"] == "nacre"]
+    for label in labels:
+        lines = [line for line in found if line["label"] == label]
+        if not lines:
+            continue
+        rate = lines[0]["rate"]
+        cells = [label, str(len(lines)), "-" if rate is None else f"{rate:g}"]
+        cells += [percent([average(line, decoder) for line in lines]) for decoder in DECODERS]
+        if small:
+            cells.append(percent([average(line, "all labels", without=SMALL) for line in lines]))
+        cells += [_above(ours, lines), f"{statistics.mean(line['train_seconds'] for line in lines):.0f}"]
+        out.append(f"| {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def _above(ours: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]) -> str:
+    """The paired difference over test rows, with its interval of 95 %; by the row's own labels where no other are."""
+    seeds = {line["seed"] for line in ours} & {line["seed"] for line in lines}
+    mine, theirs = ([line for line in own if line["seed"] in seeds] for own in (ours, lines))
+    if not seeds or lines[0]["label"] == "nacre":
+        return ""
+    decoder = "all labels" if "all labels" in theirs[0]["right"] else "own labels"
+    differences = [own - other for own, other in zip(by_row(mine, decoder), by_row(theirs, decoder), strict=True)]
+    interval = over_rows(differences, seed=0, samples=2000)
+    mean = statistics.mean(float(own.mean()) for own in differences)
+    return f"{100 * mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def _host(done: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = [line for line in done if line["part"] == "host"]
+    if not found:
+        return []
+    one = [line for line in done if (line["part"], line["stream"], line["seed"]) == ("table", "order1", 1)]
+    lines = [*found, *(line for line in one if line["method"] in (*CLOSED, "joint", "independent", "nacre"))]
+    head = ["", "epochs", "500 rows a task", "all rows"]
+    out = ["### Is it the host? order1, own labels", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for method in (*CLOSED, "nacre", "joint", "independent"):
+        for epochs in HOST_EPOCHS:
+            own = [line for line in lines if line["method"] == method and _epochs(line) == epochs]
+            if own:
+                cells = [
+                    percent([average(line, "own labels") for line in own if line["rows"] == rows])
+                    for rows in (500, None)
+                ]
+                out.append(f"| {method} | {epochs if method not in CLOSED else '-'} | {' | '.join(cells)} |")
+    return ["\n".join(out)]
+
+
+def _epochs(line: Mapping[str, Any]) -> int:
+    return next((int(setting.partition("=")[2]) for setting in line["own"] if "epochs" in setting), 1)
+
+
+def left() -> str:
+    """How many runs of each part are not done, as far as rates are known."""
+    done = read_lines(LINES)
+    counts: dict[str, int] = {}
+    for item in items(done):
+        if item.folder not in done:
+            counts[item.part] = counts.get(item.part, 0) + 1
+    return "\n".join(f"{part}: {count}" for part, count in counts.items()) or "nothing"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run")
+    run.add_argument("--data", required=True)
+    run.add_argument("--model", required=True)
+    run.add_argument("--work", required=True, type=Path, help="where the run folders go")
+    run.add_argument("--only", nargs="*", default=[], help="these parts or methods only")
+    commands.add_parser("left")
+    commands.add_parser("table")
+    commands.add_parser("answers").add_argument("folder", type=Path)
+    chosen = parser.parse_args()
+    if chosen.command == "run":
+        run_all(chosen.data, chosen.model, chosen.work, chosen.only)
+    elif chosen.command == "left":
+        print(left())
+    elif chosen.command == "answers":
+        print(json.dumps(answers(chosen.folder)))
+    else:
+        write_between("<!-- tables -->", "<!-- end of tables -->", tables(), PAGE)
+
+
+if __name__ == "__main__":
+    main()
