@@ -33,6 +33,7 @@ def nacre(
     agreement: float = 0.5,
     views: Views = "both",
     answer: Answer = "best_pair",
+    pairs: bool = True,
     layer: Layer = -1,
     ridge: float = 0.3,
     along: Along = "diagonal",
@@ -64,6 +65,7 @@ def nacre(
         agreement: Of +abstention: how probable it must be that prompt and text name the same task.
         views: Read the 'prompt', the 'bare' text, or 'both'.
         answer: Of a label that several tasks have: the evidence of its 'best_pair', or their 'sum'.
+        pairs: Whether the two parts of a task's texts are compared, where every text has two lines or more.
         layer: Of the states; 0 is the embedding, -1 the last layer's output.
         ridge: c of +evidence, which keeps the covariance invertible.
         along: Where c is added, as in +evidence.
@@ -79,6 +81,7 @@ def nacre(
     Note:
         A task takes 8 d (d + 1) bytes for the scatters of both views, 16 d for each label, about 5 kB for its
         histograms, and its LoRA: 4 r (d_in + d_out) for each linear map in float32. At d = 384 the sums are 1.2 MB.
+        Where its texts have two parts, it takes 8 d (2 d + 1) bytes more, and 16 d for each label.
         A row is read by the bare host once for each view, and once by the likeliest LoRA where that counts.
 
     Sources:
@@ -92,6 +95,6 @@ def nacre(
         adapter=LowRank(rank=rank, alpha=alpha, dropout=dropout, slots="per_task", roles=roles, modules=modules),
         start=Fresh() if begin_with == "fresh" else WarmStart(sums, views, begin_with, nearest),
         routing=GaussianRouting(sums, views, abstention=abstention),
-        readout=LabelEvidence(sums, views, host_weight, answer, abstention),
+        readout=LabelEvidence(sums, views, host_weight, answer, abstention, pairs),
         batch_terms=(EvidenceOffset(offset, sums, views),) if any(all_values(offset)) else (),
     )

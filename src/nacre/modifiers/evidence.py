@@ -20,6 +20,7 @@ def evidence(
     offset: PerTask = 0.0,
     views: Views = "both",
     answer: Answer = "best_pair",
+    pairs: bool = True,
     layer: Layer = -1,
     ridge: float = 0.3,
     along: Along = "diagonal",
@@ -33,6 +34,7 @@ def evidence(
         z_v(x) = mean over the tokens of the bare host's states of view v: the prompt, or the text alone
         e_v(k) = -1/2 (z_v - m_k)^T S_v^-1 (z_v - m_k), k a pair of a task and a label, S_v = W_v + c diag(W_v)
         e(y) = max over the pairs k with label y of (sum of e_v(k) over the views) / T
+        of a task whose texts have two parts u and v: e(k) + log(L p(k)), p by a Gaussian a label on (|u - v|, u * v)
         loss = task loss + offset * (log sum_y p_host(y | x) exp(e(y)) - e(target)), y the task's labels, e held out:
             with an offset of 1 the labels' cross-entropy under both opinions
         answer = argmax_y w log p_host(y | x) + e(y)
@@ -47,6 +49,7 @@ def evidence(
             more pass a row.
         views: Read the 'prompt', the 'bare' text, or 'both'.
         answer: Of a label that several tasks have: the evidence of its 'best_pair', or their 'sum'.
+        pairs: Whether the two parts of a task's texts are compared, where every text has two lines or more.
         layer: Of the states; 0 is the embedding, -1 the last layer's output.
         ridge: c, which keeps the covariance invertible.
         along: 'diagonal', as above; 'identity': S_v = W_v + c tr(W_v) / d I.
@@ -58,11 +61,13 @@ def evidence(
         - Held-out rows of a task are its training rows, fifth by fifth; T is that of all tasks together, each as it was
           measured when it was learned.
         - At most 100 validation rows of a task are read, and not kept. Where there are none, w is 1.
+        - The second part is a text's last line. How much its comparison counts is chosen on held-out rows, too; it says
+          nothing of which task a row is of.
         - In a decoder-only host the first token is left out of the mean: its state may outweigh all others.
 
     Sources:
         Own.
     """
     sums = SumsSettings(layer=layer, ridge=ridge, along=along)
-    product = method.with_readout(LabelEvidence(sums, views, host_weight, answer))
+    product = method.with_readout(LabelEvidence(sums, views, host_weight, answer, pairs=pairs))
     return product.with_batch_term(EvidenceOffset(offset, sums, views)) if any(all_values(offset)) else product

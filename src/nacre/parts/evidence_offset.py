@@ -82,6 +82,7 @@ class LabelOffsets:
     def of(cls, held_out: HeldOut, labels: tuple[str, ...], views: Views, temperature: float) -> LabelOffsets:
         """Those of one task, -inf of a label that no row has."""
         found = held_out.found[views] / temperature
+        found = found if held_out.said is None else found + held_out.said
         evidence = found.new_full((len(found), len(labels)), -torch.inf)
         evidence[:, [labels.index(label) for label in held_out.labels]] = found
         return cls(labels, held_out.numbers, evidence)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nacre.functional.gaussian_evidence import TEMPERATURES, evidence, whitener
+from nacre.functional.gaussian_evidence import evidence
 from nacre.functional.grouped_evidence import gathered
 from nacre.models.pooled_states import Text
 from nacre.parts.class_evidence import TaskLabel
-from nacre.parts.evidence_sums import TEXTS, Sums, SumsSettings, Views, pair_means, summed_scatter
-from nacre.parts.pair_means import in_order, stacked
+from nacre.parts.evidence_sums import TEXTS, Sums, SumsSettings, Views, pair_means, temperatures_of
+from nacre.parts.pair_means import in_order
 from nacre.parts.part import LearnerView
 
 _KEY = "evidence solved"
@@ -70,22 +70,9 @@ def posterior(learner: LearnerView, settings: SumsSettings, known: Sums) -> Post
 
 
 def _solved(learner: LearnerView, settings: SumsSettings, known: Sums) -> Posterior:
-    solved = {}
-    for text in TEXTS:
-        means = stacked(pair_means(known.tasks, text))
-        rows = sum(own.count for own in pair_means(known.tasks, text))
-        covariance = summed_scatter(learner, known.tasks, text) / max(rows - len(means), 1)
-        factor = whitener(covariance, settings.ridge, settings.along)
-        solved[text] = factor, means @ factor
+    solved = {
+        text: settings.solved(learner, pair_means(known.tasks, text), [own.view(text).scatter for own in known.tasks])
+        for text in TEXTS
+    }
     pairs = [own.pair for own in in_order(pair_means(known.tasks, TEXTS[0]))]
-    return Posterior(pairs, solved, _temperatures(known))
-
-
-def _temperatures(known: Sums) -> dict[str, float]:
-    """T that the tasks' held-out rows are least surprised at, each task counting the same; of equals, the largest."""
-    found = {}
-    for views in known.tasks[0].surprise:
-        surprises = torch.stack([own.surprise[views] for own in known.tasks]).sum(0)
-        best = int((surprises <= surprises.min() + 1e-12).nonzero().max())
-        found[views] = float(TEMPERATURES[best])
-    return found
+    return Posterior(pairs, solved, temperatures_of(known.tasks))

@@ -17,7 +17,8 @@ from torch import Tensor
 from nacre.errors import RecipeError, TrainingError
 from nacre.functional.class_statistics import scatter
 from nacre.functional.exact_sums import ExactSum, triangle
-from nacre.functional.gaussian_evidence import Along, held_out_evidence, histogram, surprise
+from nacre.functional.gaussian_evidence import TEMPERATURES, Along, held_out_evidence, histogram, surprise, whitener
+from nacre.models.families import Encoded
 from nacre.models.pooled_states import Layer, PooledStates, Text
 from nacre.parts.pair_means import PairMean, counts, stacked, with_rows
 from nacre.parts.part import LearnerView, Part
@@ -54,6 +55,21 @@ class View:
 
 
 @dataclass(frozen=True)
+class PairSums:
+    """A task's rows, whose texts have two parts each, by how these relate (`parts/text_pairs`).
+
+    Attributes:
+        means: Of each of its labels.
+        scatter: The sum of its labels' scatters: an upper triangle [d (2 d + 1)] in float64.
+        weight: How much they say of the task's labels beside the rest; 0: nothing.
+    """
+
+    means: list[PairMean]
+    scatter: Tensor
+    weight: float
+
+
+@dataclass(frozen=True)
 class TaskSums:
     """What is remembered of a task. It is taken out by dropping this, as no other holds anything of it.
 
@@ -63,6 +79,7 @@ class TaskSums:
         bare: Its rows by their texts alone.
         surprise: By `Views`: the held-out rows' mean -log p among the pairs known then, at each temperature [K].
         host_weight: How much the host's own scores of labels count beside the evidence, see `LabelEvidence`.
+        pairs: Of the two parts of each text; None where they are not compared.
     """
 
     task: str
@@ -70,6 +87,7 @@ class TaskSums:
     bare: View
     surprise: dict[str, Tensor]
     host_weight: float = 1.0
+    pairs: PairSums | None = None
 
     def view(self, text: Text) -> View:
         """What is remembered of this text."""
@@ -97,11 +115,17 @@ class HeldOut:
         labels: The task's labels that a row has, sorted.
         numbers: The number of each row, by what is read of it.
         found: By `Views`: e of each row and label [n, C]; -inf where nothing is known of the label.
+        rows: The rows, by their numbers.
+        classes: The number of each row's label [n].
+        said: What the parts of the rows' texts say of the labels [n, C]; None: they are not compared.
     """
 
     labels: tuple[str, ...]
     numbers: dict[tuple[tuple[int, ...], str | None], int]
     found: dict[str, Tensor]
+    rows: Sequence[Encoded]
+    classes: Tensor
+    said: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -159,33 +183,59 @@ class SumsSettings:
         found: dict[str, Tensor] = {}
         for text in TEXTS:
             states = states_in_order(learner, task.name, rows, self.states(learner, text), self.batch_size)
-            found[text] = self._held_out(learner, others, states, classes, text)
-            by_label = {label: states[classes == number] for number, label in enumerate(labels)}
+            earlier = before.view(text) if before else None
+            scatters = [each.view(text).scatter for each in others]
+            found[text] = self.held_out(learner, states, classes, pair_means(others, text), scatters)
             nearest = -2 * found[text].amax(1)
-            views[text] = _with_rows(
-                before.view(text) if before else None, task.name, by_label, histogram(nearest[nearest.isfinite()])
+            by_label = {label: states[classes == number] for number, label in enumerate(labels)}
+            means, spread = with_scatter(
+                earlier.means if earlier else (), earlier.scatter if earlier else None, task.name, by_label
             )
+            views[text] = View(means, spread, histogram(nearest[nearest.isfinite()]))
         found["both"] = found["prompt"] + found["bare"]
         surprises = {name: surprise(e, classes) for name, e in found.items()}
         own = TaskSums(task.name, views["prompt"], views["bare"], surprises)
         numbers = {(row.source, row.bare): number for number, row in enumerate(rows)}
-        held_out = HeldOut(labels, numbers, {name: e[:, : len(labels)] for name, e in found.items()})
+        own_columns = {name: e[:, : len(labels)] for name, e in found.items()}
+        held_out = HeldOut(labels, numbers, own_columns, rows, classes)
         return Sums(sorted([*others, own], key=lambda own: own.task), self.layer), held_out
 
-    def _held_out(
-        self, learner: LearnerView, others: Sequence[TaskSums], states: Tensor, classes: Tensor, text: Text
+    def held_out(
+        self,
+        learner: LearnerView,
+        states: Tensor,
+        classes: Tensor,
+        means: Sequence[PairMean],
+        scatters: Sequence[Tensor],
     ) -> Tensor:
-        """e of each row and pair, the task's own labels first [n, C + Q]."""
+        """e of each row of a task and each pair, the task's own labels first [n, C + Q].
+
+        Args:
+            learner: Who asks.
+            states: z of the rows [n, d].
+            classes: The number of each row's label [n].
+            means: Of the Q pairs of other tasks.
+            scatters: Of these tasks, as upper triangles.
+        """
         return held_out_evidence(
             states,
             classes,
             torch.arange(len(states), device=states.device) % FOLDS,
-            stacked(pair_means(others, text)) if others else states[:0],
-            summed_scatter(learner, others, text) if others else states.new_zeros(2 * [states.shape[1]]),
-            sum(own.count for own in pair_means(others, text)),
+            stacked(means) if means else states[:0],
+            summed_scatter(learner, scatters) if scatters else states.new_zeros(2 * [states.shape[1]]),
+            sum(own.count for own in means),
             strength=self.ridge,
             along=self.along,
         )
+
+    def solved(
+        self, learner: LearnerView, means: Sequence[PairMean], scatters: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """F [d, d] and the whitened means m F [P, d] of all pairs, sorted."""
+        rows = sum(own.count for own in means)
+        covariance = summed_scatter(learner, scatters) / max(rows - len(means), 1)
+        factor = whitener(covariance, self.ridge, self.along)
+        return factor, stacked(means) @ factor
 
 
 USUAL = SumsSettings()
@@ -196,26 +246,47 @@ def pair_means(tasks: Sequence[TaskSums], text: Text) -> list[PairMean]:
     return [mean for own in tasks for mean in own.view(text).means]
 
 
-def summed_scatter(learner: LearnerView, tasks: Sequence[TaskSums], text: Text) -> Tensor:
-    """The sum of all pairs' scatters [d, d], to the same bits in any order of the tasks.
+def summed_scatter(learner: LearnerView, scatters: Sequence[Tensor]) -> Tensor:
+    """The sum [d, d] of upper triangles, to the same bits in any order.
 
     Raises:
         TrainingError: A number is too large.
     """
     try:
-        return reduce(ExactSum.__add__, [ExactSum.of_triangle(own.view(text).scatter) for own in tasks]).matrix()
+        return reduce(ExactSum.__add__, map(ExactSum.of_triangle, scatters)).matrix()
     except OverflowError:
         raise TrainingError(
             f"The states of '{learner.host.name}' are too large to be summed exactly: choose another layer."
         ) from None
 
 
-def _with_rows(before: View | None, task: str, by_label: Mapping[str, Tensor], distances: Tensor) -> View:
-    """A task's rows with more of them; distances are the newest rows'."""
-    means, lacking = with_rows(before.means if before else (), task, by_label)
-    spread = reduce(Tensor.add, [*(scatter(own, own.mean(0)) for own in by_label.values()), *lacking.values()])
-    earlier = 0 if before is None else before.scatter
-    return View(means, triangle(spread) + earlier, distances)
+def with_scatter(
+    means: Sequence[PairMean], spread: Tensor | None, task: str, by_label: Mapping[str, Tensor]
+) -> tuple[list[PairMean], Tensor]:
+    """A task's means and scatter with more of its rows.
+
+    Args:
+        means: Those so far.
+        spread: The scatter so far, an upper triangle; None: there is none.
+        task: The task's name.
+        by_label: The states [n, d] of each label's new rows.
+    """
+    joined, lacking = with_rows(means, task, by_label)
+    more = reduce(Tensor.add, [*(scatter(own, own.mean(0)) for own in by_label.values()), *lacking.values()])
+    return joined, triangle(more) if spread is None else triangle(more) + spread
+
+
+def temperatures_of(tasks: Sequence[TaskSums]) -> dict[str, float]:
+    """By `Views`: T that the tasks' held-out rows are least surprised at; of equals, the largest.
+
+    Each task counts the same.
+    """
+    found = {}
+    for views in tasks[0].surprise:
+        surprises = torch.stack([own.surprise[views] for own in tasks]).sum(0)
+        best = int((surprises <= surprises.min() + 1e-12).nonzero().max())
+        found[views] = float(TEMPERATURES[best])
+    return found
 
 
 _HELD_OUT = "held-out evidence"

@@ -20,6 +20,7 @@ from nacre.parts.evidence_posterior import posterior
 from nacre.parts.evidence_sums import USUAL, ReadsSums, Sums, SumsSettings, Views, pair_means
 from nacre.parts.kept_states import kept_states
 from nacre.parts.part import LearnerView, Readout
+from nacre.parts.text_pairs import of_pairs, with_pairs
 from nacre.tasks.task import Task
 
 HELD_OUT_ROWS = 100
@@ -37,6 +38,7 @@ class LabelEvidence(ReadsSums, Readout):
             task that it most likely is of.
         answer: Of a label that several tasks have: the evidence of its 'best_pair', or their 'sum'.
         abstention: Which rows are left to the bare host; None: none.
+        pairs: Whether the two parts of a task's texts are compared, where every text has two (`parts/text_pairs`).
     """
 
     sums: SumsSettings = USUAL
@@ -44,10 +46,17 @@ class LabelEvidence(ReadsSums, Readout):
     host_weight: float | Literal["chosen"] = "chosen"
     answer: Answer = "best_pair"
     abstention: Abstention | None = None
+    pairs: bool = True
 
     def __post_init__(self) -> None:
         if self.host_weight != "chosen" and self.host_weight < 0:
             raise RecipeError(f"host_weight: {self.host_weight:g} is negative; 0 leaves the evidence alone.")
+
+    def prepare(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
+        held_out = self.held_out(learner, tasks)
+        known = learner.remembered(self, Sums)
+        if self.pairs and known is not None:
+            learner.remember(self, with_pairs(learner, self.sums, known, held_out))
 
     @torch.no_grad()
     def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
@@ -124,6 +133,8 @@ class LabelEvidence(ReadsSums, Readout):
             [row.bare for row in rows],
         )
         pairs = assessed.pairs
+        if self.pairs and (said := of_pairs(learner, self.sums, known, solved.pairs, rows)) is not None:
+            pairs = pairs + said
         owners = [labels.index(label) if label in labels else -1 for _, label in solved.pairs]
         numbers = torch.tensor(owners, device=pairs.device)
         closed = pairs.masked_fill(numbers < 0, -torch.inf)
