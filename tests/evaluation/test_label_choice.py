@@ -17,6 +17,7 @@ from nacre.evaluation.candidates import Calibration, Candidates
 from nacre.evaluation.decoding import answer
 from nacre.evaluation.settings import Decoding, LabelRule
 from nacre.functional.label_rules import prior_offsets, share_offsets
+from nacre.functional.segments import NONE
 from nacre.learning.learner import Learner
 from nacre.learning.router import LearnerRouter
 from nacre.learning.settings import Optim
@@ -282,6 +283,7 @@ def test_a_readout_is_told_the_candidates() -> None:
 def routing_methods() -> dict[str, Method]:
     return {
         "any_ssr": build_method("any_ssr", {"blocks": 1, "dimension": 16, "rank": 2}),
+        "de_lora": build_method("de_lora", {"rank": 2, "dropout": 0.0}),
         "inc_lora+gaussian_routing": build_method("inc_lora+gaussian_routing", {"rank": 2}),
         "given": inc_lora(rank=2).with_routing(GivenTask()),
     }
@@ -339,6 +341,37 @@ def test_the_routing_is_asked_once_for_each_row(monkeypatch: pytest.MonkeyPatch)
 def test_before_anything_is_learned_no_task_is_chosen() -> None:
     learner = learned("t5", routing_methods()["any_ssr"], tasks=[], candidates="routed_task")
     assert learner.answer(TASKS) == [[""] * 6, [""] * 6]
+
+
+@pytest.mark.parametrize("architecture", HOSTS)
+def test_a_row_that_no_slot_answers_has_no_candidate(architecture: str) -> None:
+    """Foreign rows are left to the bare host, of which no label was learned."""
+    settings = {"rank": 2, "abstention": {"known_share": 0.5}}
+    learner = learned(
+        architecture, build_method("inc_lora+gaussian_routing+abstention", settings), candidates="routed_task"
+    )
+    router, answered = learner._router, []
+    assert router is not None
+    for task, texts in zip(TASKS, learner.answer(TASKS), strict=True):
+        for row, text in zip(learner.encode(task.examples("test")), texts, strict=True):
+            with learner._serving(), learner._routed_by(None), torch.no_grad():
+                route = router.chosen(learner.host.family.prompts([row]))
+            assert route is not None
+            slot = int(route.likeliest_slots)
+            assert text == "" if slot == NONE else text in (TASKS[slot].labels or ())
+            answered.append(slot != NONE)
+    assert set(answered) == {True, False}
+
+
+@pytest.mark.parametrize("candidates", ["union", "routed_task"])
+def test_labels_of_a_forgotten_task_are_no_candidates(candidates: str) -> None:
+    method = routing_methods()["inc_lora+gaussian_routing"]
+    learner = learned("t5", method, label_scores="prior", candidates=candidates)
+    kept = learner.state.calibrations["animals"]
+    assert {"red", "green"} & {text for texts in learner.answer(TASKS) for text in texts}
+    learner.forget("colors")
+    assert learner.state.calibrations == {"animals": kept}
+    assert {text for texts in learner.answer(TASKS) for text in texts} <= {"yes", "no"}
 
 
 def test_copies_know_their_own_labels() -> None:

@@ -94,6 +94,34 @@ def test_a_bias_of_one_label_changes_no_answer_by_shares() -> None:
     assert not torch.equal(*by_prior)
 
 
+@pytest.mark.parametrize("bias", [0.0, 1.5, -2.0])
+def test_shares_keep_the_true_prior_where_the_prior_goes_to_equal_labels(bias: float) -> None:
+    """A calibrated classifier of labels with shares of .62 and .38, and then one label's log-probability moved."""
+    generator = torch.Generator().manual_seed(0)
+    wanted = torch.tensor([0.62, 0.38], dtype=torch.float64)
+    truth = torch.multinomial(wanted, 20_000, replacement=True, generator=generator)
+    read = 2 * truth - 1 + 1.8 * torch.randn(20_000, generator=generator, dtype=torch.float64)
+    likelihoods = torch.stack([-((read - mean) ** 2) / (2 * 1.8**2) for mean in (-1, 1)], 1)
+    calibrated = (likelihoods + wanted.log()).log_softmax(1)
+    scores = (calibrated + torch.tensor([bias, 0.0], dtype=torch.float64)).log_softmax(1)
+
+    def measured(scores: Tensor) -> tuple[float, float]:
+        """Accuracy and macro recall."""
+        right = scores.argmax(1) == truth
+        recalls = [float(right[truth == label].double().mean()) for label in (0, 1)]
+        return float(right.double().mean()), sum(recalls) / 2
+
+    best, of_best = measured(calibrated)
+    by_shares, _ = measured(scores - share_offsets(scores, wanted, 0))
+    assert by_shares == pytest.approx(best, abs=2e-3)
+    by_prior, of_prior = measured(scores - prior_offsets(scores, 0))
+    assert of_prior > of_best
+    if bias == 0:
+        assert by_prior < best
+    else:
+        assert measured(scores)[0] < min(by_prior, by_shares)
+
+
 def test_a_constant_of_a_row_changes_nothing() -> None:
     scores, wanted = scores_of(20, 3), torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     moved = scores + scores_of(20, 1, 30.0, seed=1)
