@@ -20,7 +20,7 @@ EARLY, LATE = slice(1, 11), slice(TASKS - 10, TASKS)
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("name", "bound"), [("seq_lora", 1.5), ("inc_lora", 1.5), ("am_lora", 2.0)]
+    ("name", "bound"), [("seq_lora", 1.5), ("inc_lora", 1.5), ("epi", 1.5), ("am_lora", 2.0)]
 )  # am_lora's mixture has a product per task in rank space
 def test_a_task_costs_the_same_after_sixty(name: str, bound: float) -> None:
     """Seconds of the processor to learn a task and to answer the first one: the last ten against tasks 2 to 11."""

@@ -49,7 +49,8 @@ def placed(learner: Learner) -> PlacedSites:  # type: ignore[type-arg]
 
 @pytest.mark.parametrize("in_memory", [0, 1, 3])
 @pytest.mark.parametrize(
-    ("name", "architecture"), [("epi", "t5"), ("epi", "llama"), ("epi", "roberta"), ("demix", "llama")]
+    ("name", "architecture"),
+    [("epi", "t5"), ("epi", "llama"), ("epi", "roberta"), ("demix", "llama"), ("de_lora", "t5")],
 )
 def test_answers_are_the_same_to_the_bit(name: str, architecture: str, in_memory: int, tmp_path: Path) -> None:
     learned(name, architecture).save(tmp_path / "saved")
@@ -203,10 +204,12 @@ def test_damaged_slots_are_refused_when_they_are_read(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     learned("epi", "llama", 2).save(tmp_path / "epi")
     learned("inc_lora", "llama", 2).save(tmp_path / "inc_lora")
+    learned("mocl", "llama", 1).save(tmp_path / "mocl")
     with pytest.raises(RecipeError, match="slots_in_memory: -1 is not a number of slots"):
         Learner.load(tmp_path / "epi", tiny_host("llama"), slots_in_memory=-1)
-    with pytest.raises(RecipeError, match="inc_lora has no slots of which one answers a row alone"):
-        Learner.load(tmp_path / "inc_lora", tiny_host("llama"), slots_in_memory=1)
+    for name in ("inc_lora", "mocl"):
+        with pytest.raises(RecipeError, match=f"{name} has no slots of which one answers a row alone"):
+            Learner.load(tmp_path / name, tiny_host("llama"), slots_in_memory=1)
     paged = Learner.load(tmp_path / "epi", tiny_host("llama"), slots_in_memory=1)
     with pytest.raises(TrainingError, match="load it without slots_in_memory to learn more tasks"):
         paged.learn(TASKS[2])

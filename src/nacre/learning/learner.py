@@ -931,7 +931,8 @@ class Learner:
                     "which is not run unasked; give it: Learner.load(..., method=...)."
                 )
             method = build_method(snapshot.method["name"], snapshot.method["parameters"])
-        if on_disk is not None and (method.routing is None or not method.adapter.can_stay_on_disk):
+        chooses = method.routing is not None and method.routing.chooses_task(method.adapter)
+        if on_disk is not None and not (chooses and method.adapter.can_stay_on_disk):
             raise RecipeError(
                 f"slots_in_memory: {method.display_name} has no slots of which one answers a row alone, as epi has; "
                 "load it without."
