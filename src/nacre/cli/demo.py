@@ -11,12 +11,12 @@ from nacre.console import print_json
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the three runs and the page.")] = Path("nacre-demo"),
+    output: Annotated[Path, typer.Option(help="Folder for the four runs and the page.")] = Path("nacre-demo"),
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the three records; progress goes to standard error.")
+        bool, typer.Option("--json", help="Print the four records; progress goes to standard error.")
     ] = False,
 ) -> None:
-    """Teach the embedded model four small tasks with three methods, and show what each of them forgot."""
+    """Teach the embedded model four small tasks with four methods, and show what each of them forgot."""
     import json
 
     from nacre.cli.display import Display

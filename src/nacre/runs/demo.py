@@ -1,4 +1,4 @@
-"""The demo: three methods on the embedded stream and model, and one page that shows them side by side."""
+"""The demo: four methods on the embedded stream and model, and one page that shows them side by side."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from nacre.report import write_report
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 
-DEMO_METHODS = ("seq_lora", "am_lora", "joint")
+DEMO_METHODS = ("seq_lora", "am_lora", "nacre", "joint")
 OPTIM = Optim(learning_rate=2e-3, epochs=2)
 
 
 def run_demo(output: Path, on_event: OnEvent) -> tuple[list[RunRecord], Path]:
-    """Run the three methods, or read those that are finished.
+    """Run the four methods, or read those that are finished.
 
     Args:
         output: The folder for the runs and the page.
