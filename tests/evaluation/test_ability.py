@@ -11,6 +11,7 @@ import re
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from nacre.evaluation.base_ability.benchmarks import ABILITIES, PUBLISHED, Abili
 from nacre.evaluation.base_ability.measure import measure_ability, trial_of
 from nacre.evaluation.base_ability.programs import Limits, containment, run_program
 from nacre.evaluation.base_ability.scores import AbilityScore, score_of
-from nacre.evaluation.decoding import Decoding
 from nacre.events import Event, ProbeStarted, ignore
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -215,10 +215,8 @@ def prompted(host: Host, position: PromptPosition = "before") -> Learner:
     """A learner with a soft prompt of four tokens, far from any word."""
     method = Method(title="Prompt tuning", sources=(), adapter=Prompt(tokens=4, position=position))
     optim = Optim(batch_size=4, learning_rate=0.3, max_target_length=8)
-    learner = Learner(
-        host, method, optim=optim, decoding=Decoding(decode="labels")
-    )  # words of others: it knows no label
-    learner.learn(tiny_task())
+    learner = Learner(host, method, optim=optim)
+    learner.learn(replace(tiny_task(), labels=None))  # a host with the words of others knows no label
     return learner
 
 

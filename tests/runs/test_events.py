@@ -25,6 +25,7 @@ LINES = {
     "stage": ["number", "stages", "name"],
     "folded": ["sites", "folded", "obstacles", "ratios"],
     "room": ["site", "factor", "left", "width", "remaining"],
+    "start": ["start", "tasks", "losses"],
     "pseudo_rows": ["task", "drawn", "parsed", "duplicates", "kept", "labels"],
     "generator": ["task", "parameters", "step", "steps", "loss"],
     "trainable": ["groups"],

@@ -84,9 +84,9 @@ def test_every_file_of_a_chain_is_opened_once(method: str, tmp_path: Path, monke
     opened: list[Path] = []
     load = checkpoint._load_tensors
 
-    def counted(folder: Path, name: str, *rest: object) -> dict[str, torch.Tensor]:
+    def counted(folder: Path, name: str, *rest: object, **how: object) -> dict[str, torch.Tensor]:
         opened.append(folder / name)
-        return load(folder, name, *rest)  # type: ignore[arg-type]
+        return load(folder, name, *rest, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(checkpoint, "_load_tensors", counted)
     checkpoint.read(last)
