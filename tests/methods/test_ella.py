@@ -12,10 +12,12 @@ from torch import Tensor
 from helpers.contract import state_of
 from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.errors import RecipeError
+from nacre.functional.stacking import group_by_shape
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.methods.ella import ella
 from nacre.methods.inc_lora import inc_lora
+from nacre.parts import past_energy
 from nacre.parts.past_energy import PastEnergy
 from nacre.registry import build_method
 
@@ -70,6 +72,27 @@ def test_the_forms_train_alike() -> None:
         found.append(state_of(learner))
     for name, tensor in found[0].items():
         torch.testing.assert_close(tensor, found[1][name], rtol=0, atol=1e-9)
+
+
+def test_sites_of_one_shape_are_computed_side_by_side_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[int] = []
+
+    def grouped(items: Any, shape: Any, device: torch.device) -> list[list[Any]]:
+        found = group_by_shape(items, shape, torch.device("cuda"))
+        groups.extend(len(group) for group in found)
+        return found
+
+    method = inc_lora(rank=2, alpha=3.0).with_penalty(PastEnergy(form="rank_space"))
+    learner = Learner(tiny_host("llama", torch.float64), method, optim=OPTIM)
+    for seed in range(3):
+        learner.adapter.grow()
+        learner.adapter.fresh(seed)
+        perturb(learner.host.model, seed)
+    monkeypatch.setattr(past_energy, "group_by_shape", grouped)
+    (penalty,) = method.penalties
+    found = penalty.value(learner)
+    assert sorted(groups) == [2, 2], "two layers' queries, and their values"
+    assert found.item() == pytest.approx(naive(dict(learner.adapter.tensors()), 1.5), rel=1e-10)
 
 
 def test_the_first_task_and_a_weight_of_zero_are_inc_lora() -> None:
