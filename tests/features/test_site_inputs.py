@@ -11,10 +11,13 @@ from torch import Tensor
 from helpers.proofs import progressive_prompts
 from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.adapters.sites import PlacedSites
+from nacre.evaluation.gates import mean_gates
 from nacre.features.site_inputs import read_site_inputs
 from nacre.learning.learner import Learner
+from nacre.learning.router import LearnerRouter
 from nacre.learning.settings import Optim
 from nacre.methods.inc_lora import inc_lora
+from nacre.registry import build_method
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, max_target_length=8)
 TASK = tiny_task("animals")
@@ -108,3 +111,20 @@ def test_prompts_are_read_like_words() -> None:
     place = "model.layers.0.self_attn.q_proj"
     read_site_inputs(learner.host, rows, [place], lambda _, inputs: found.append(len(inputs)), batch_size=4)
     assert sum(found) == sum(row.length() + 3 for row in rows)
+
+
+def test_what_a_routing_asks_the_bare_host_is_not_shown(architecture: str) -> None:
+    """The inputs are those under the route that was chosen, each once."""
+    learner = Learner(tiny_host(architecture), build_method("am_lora+gaussian_routing"), optim=OPTIM)
+    for name in ("birds", "animals"):
+        learner.learn(tiny_task(name))
+    perturb(learner.host.model)
+    found = inputs_of(learner, len(TASK.train))
+    router = learner.host.family.router
+    assert isinstance(router, LearnerRouter)
+    assert router.newest is not None
+    with learner.under(router.newest):
+        expected = inputs_of(learner, len(TASK.train))
+    assert found.keys() == expected.keys() == set(places(learner))
+    assert all(torch.equal(inputs, expected[place]) for place, inputs in found.items())
+    assert len(mean_gates(learner, TASK)) == len(places(learner))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nacre.adapters.site import Site
 from nacre.errors import TrainingError
 from nacre.features.token_streams import TokenStream, arguments_of, stream_of, token_masks
 from nacre.models.evaluating import evaluating
@@ -56,7 +57,12 @@ def _read(host: Host, rows: Sequence[Encoded]) -> None:
 
 @contextmanager
 def _shown(host: Host, places: Sequence[str], visit: Visit) -> Iterator[None]:
-    """While open, every call of the model shows what the maps read."""
+    """While open, every call of the model shows what the maps read.
+
+    Before a batch is read, a routing may ask the bare host about it. What the maps read then is not shown.
+    """
+    modules = {place: host.body.get_submodule(place) for place in places}
+    answering = {place for place, module in modules.items() if not _is_bypassed(module)}
     streams = {place: stream_of(host.body, place) for place in places}
     masks: dict[TokenStream, Tensor | None] = {}
     newest: list[tuple[Tensor, Tensor]] = []  # what the last map was given, and its tokens
@@ -64,7 +70,9 @@ def _shown(host: Host, places: Sequence[str], visit: Visit) -> Iterator[None]:
     def begin(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         masks.update(token_masks(model, arguments_of(model, args, kwargs)))
 
-    def show(place: str, _: nn.Module, args: tuple[Any, ...]) -> None:
+    def show(place: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if place in answering and _is_bypassed(module):
+            return
         inputs, mask = args[0], masks[streams[place]]
         if mask is None:
             mask = torch.ones(inputs.shape[:-1], dtype=torch.bool, device=inputs.device)
@@ -78,12 +86,14 @@ def _shown(host: Host, places: Sequence[str], visit: Visit) -> Iterator[None]:
         visit(place, newest[0][1])
 
     handles = [host.body.register_forward_pre_hook(begin, with_kwargs=True)]
-    handles += [
-        host.body.get_submodule(place).register_forward_pre_hook(functools.partial(show, place)) for place in places
-    ]
+    handles += [module.register_forward_pre_hook(functools.partial(show, place)) for place, module in modules.items()]
     try:
         yield
     finally:
         newest.clear()
         for handle in handles:
             handle.remove()
+
+
+def _is_bypassed(module: nn.Module) -> bool:
+    return isinstance(module, Site) and module.is_bypassed
