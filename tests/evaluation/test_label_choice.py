@@ -115,6 +115,19 @@ def best(scores: dict[str, float]) -> str:
 
 
 @pytest.mark.parametrize("architecture", HOSTS)
+def test_the_plain_choice_is_the_hosts(architecture: str) -> None:
+    """The sum, among the row's own labels: by the host's search, and by scores that are all computed."""
+    learner = learned(architecture)
+    for task, answers in zip(TASKS, learner.answer(TASKS), strict=True):
+        labels = task.labels or ()
+        rows = learner.encode(task.examples("test"))
+        numbers = learner.host.family.label_set(task.examples("test")[0], labels, learner.lengths)
+        assert answers == [labels[best or 0] for best in learner.host.classify(rows, numbers)]
+        assert answers == [labels[best] for best in learner.label_scores(rows, labels).argmax(1).tolist()]
+        assert answers == [best({label: log_p(learner, row, label) for label in labels}) for row in rows]
+
+
+@pytest.mark.parametrize("architecture", HOSTS)
 def test_the_mean_over_tokens(architecture: str) -> None:
     task = replace(TASKS[1], labels=("red", "no", "green", *LONG))
     learner = learned(architecture, tasks=[task], epochs=3, label_scores="token_mean")
@@ -188,6 +201,17 @@ def test_what_was_not_calibrated_is_not_answered() -> None:
     learner.decoding = Decoding(decode="labels", label_scores="prior")
     with pytest.raises(DataError, match=r"'animals' were not calibrated when it was learned"):
         learner.answer([TASKS[0]])
+
+
+def test_a_task_that_is_learned_again_is_calibrated_again() -> None:
+    learner = learned("t5", tasks=[TASKS[0]], label_scores="prior")
+    before = learner.state.calibrations["animals"]
+    learner.learn(TASKS[0], again=True)
+    after = learner.state.calibrations["animals"]
+    assert dict(zip(after.labels, after.offsets, strict=True)) == pytest.approx(
+        naive_offsets(learner, TASKS[0]), abs=1e-6
+    )
+    assert after != before
 
 
 def test_what_is_refused_at_once() -> None:
