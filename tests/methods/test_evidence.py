@@ -20,6 +20,7 @@ from nacre.events import Event, TrainingPrepared
 from nacre.functional.gaussian_evidence import TEMPERATURES, held_out_evidence, surprise
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
+from nacre.models import generative, label_passes
 from nacre.models.families import Encoded
 from nacre.parts.evidence_posterior import posterior
 from nacre.parts.evidence_sums import FOLDS, Sums, SumsSettings, View
@@ -317,6 +318,31 @@ def test_the_offset_makes_the_loss_the_cross_entropy_of_the_labels_under_both_op
     learner.loss = keep(learner.loss)  # type: ignore[method-assign]
     learner.learn(TASKS[1])
     assert len(losses) == 5
+
+
+@pytest.mark.parametrize("way", ["together", "a row at a time"])
+def test_a_route_goes_with_its_rows_however_many_passes_they_take(
+    architecture: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels are sequences behind cached prompts, of which few fit into memory at once."""
+    learner = learned("inc_lora+gaussian_routing", architecture)
+    rows = [row for rows in zip(*(encoded(learner, tasks=[task]) for task in TASKS), strict=True) for row in rows]
+    slots = torch.tensor([2, 0, 1, 1] * len(rows))[: len(rows)]
+    labels = ["yes", "green"]
+    with torch.no_grad():
+        expected = torch.cat(
+            [
+                learner.label_scores([row], labels, Route(slots=slots[number : number + 1]))
+                for number, row in enumerate(rows)
+            ]
+        )
+        if way != "together":
+            monkeypatch.setattr(generative, "LOGITS_AT_ONCE", 1)
+            monkeypatch.setattr(label_passes, "takes_tree", lambda model, tree, width: False)
+            monkeypatch.setattr(generative, "takes_tree", lambda model, tree, width: False)
+        found = learner.label_scores(rows, labels, Route(slots=slots))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+    assert len({row.task for row in rows[:4]}) > 1
 
 
 def test_what_makes_no_sense_is_refused() -> None:

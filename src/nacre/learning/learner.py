@@ -41,13 +41,13 @@ from nacre.learning.batches import Batches, TokenCount
 from nacre.learning.precision import accelerator_of, only_cpu
 from nacre.learning.prefix import LearnerPrefix
 from nacre.learning.routed_labels import RoutedLabels
-from nacre.learning.router import LearnerRouter, followed
+from nacre.learning.router import ChosenRoute, LearnerRouter, followed
 from nacre.learning.settings import Optim
 from nacre.learning.snapshot import OwnerState, Snapshot, State, as_tree, from_tree
 from nacre.learning.trainer import Loss, train
 from nacre.method import Method
 from nacre.method_files import MethodFile
-from nacre.models.batch import Batch
+from nacre.models.batch import Batch, Router
 from nacre.models.families import Encoded, Lengths
 from nacre.models.growing_head import GrowingHead
 from nacre.models.host import Host
@@ -435,16 +435,23 @@ class Learner:
         with self.bypassed():
             return torch.stack(self.host.read(rows, lambda prompts, _: pooled_states(self.host, prompts, states)))
 
-    def label_scores(self, rows: Sequence[Encoded], labels: Sequence[str]) -> Tensor:
+    def label_scores(self, rows: Sequence[Encoded], labels: Sequence[str], route: Route | None = None) -> Tensor:
         """See `nacre.parts.part.LearnerView`."""
-        family, scores = self.host.family, []
+        family = self.host.family
         cues = [family.cue(_example(row)) for row in rows]
-        for cue in dict.fromkeys(cues):
-            own = [number for number, of_row in enumerate(cues) if of_row == cue]
-            numbers = family.label_set(_example(rows[own[0]]), labels, self.lengths)
-            scores.append((own, self.host.label_scores([rows[number] for number in own], numbers)))
-        found = torch.cat([of_rows for _, of_rows in scores])
-        return found[torch.tensor([number for own, _ in scores for number in own]).argsort()]
+        numbers = {cue: family.label_set(_example(rows[cues.index(cue)]), labels, self.lengths) for cue in set(cues)}
+
+        def scored(prompts: Batch, places: Sequence[int]) -> list[Tensor]:
+            found: dict[int, Tensor] = {}
+            for cue in dict.fromkeys(cues[place] for place in places):
+                own = [number for number, place in enumerate(places) if cues[place] == cue]
+                read = prompts if len(own) == len(places) else prompts.taken(own)
+                chosen = None if route is None else route.rows([places[number] for number in own])
+                with nullcontext() if chosen is None else self._routed_by(ChosenRoute(self, chosen)):
+                    found |= zip(own, family.label_scores(read, numbers[cue]), strict=True)
+            return [found[number] for number in range(len(places))]
+
+        return torch.stack(self.host.read_for_labels(rows, scored))
 
     def write(self, rows: Sequence[Encoded]) -> list[str]:
         """See `nacre.parts.part.LearnerView`."""
@@ -506,7 +513,7 @@ class Learner:
             yield
 
     @contextmanager
-    def _routed_by(self, router: LearnerRouter | None) -> Iterator[None]:
+    def _routed_by(self, router: Router | None) -> Iterator[None]:
         family = self.host.family
         before, family.router = family.router, router
         try:

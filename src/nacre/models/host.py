@@ -246,11 +246,17 @@ class Host:
         texts = self.read([row for row in rows for _ in range(count)], drawn)
         return [texts[start : start + count] for start in range(0, len(texts), count)]
 
-    @torch.inference_mode()
-    def choose(self, rows: Sequence[Encoded], reader: Callable[[Batch, Sequence[int]], Iterable[R]]) -> list[R]:
+    def read_for_labels(
+        self, rows: Sequence[Encoded], reader: Callable[[Batch, Sequence[int]], Iterable[R]]
+    ) -> list[R]:
         """Read rows' inputs in batches whose labels can be compared; see `read`."""
         self.family.ways.check_labels()
         return self.read(rows, reader, apart=not self.family.ways.labels_cached)
+
+    @torch.inference_mode()
+    def choose(self, rows: Sequence[Encoded], reader: Callable[[Batch, Sequence[int]], Iterable[R]]) -> list[R]:
+        """The same without gradients."""
+        return self.read_for_labels(rows, reader)
 
     def classify(self, rows: Sequence[Encoded], labels: Labels) -> list[int | None]:
         """The number of the most likely label for each row; None where the host knows none of them."""
@@ -258,9 +264,7 @@ class Host:
 
     def label_scores(self, rows: Sequence[Encoded], labels: Labels) -> Tensor:
         """log p of each label for each row, [B, labels], with its graph where gradients are on. See the family's."""
-        self.family.ways.check_labels()
-        whole = not self.family.ways.labels_cached
-        scores = self.read(rows, lambda prompts, _: list(self.family.label_scores(prompts, labels)), apart=whole)
+        scores = self.read_for_labels(rows, lambda prompts, _: list(self.family.label_scores(prompts, labels)))
         return torch.stack(scores)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -58,8 +57,8 @@ class EvidenceOffset(ReadsSums, BatchTerm):
             numbers = [number for number, row in enumerate(batch.rows) if row.task == name]
             if numbers:
                 rows = [batch.rows[number] for number in numbers]
-                with nullcontext() if batch.route is None else learner.under(batch.route.rows(numbers)):
-                    scores = learner.label_scores(rows, own.labels)
+                route = None if batch.route is None else batch.route.rows(numbers)
+                scores = learner.label_scores(rows, own.labels, route)
                 total = total + offset_normalizer(scores, *own.of_rows(rows))
         return total
 

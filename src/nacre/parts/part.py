@@ -207,10 +207,16 @@ class LearnerView(Protocol):
         """The bare host's pooled states of the rows' inputs, without anything learned: [rows, d]."""
         ...
 
-    def label_scores(self, rows: Sequence[Encoded], labels: Sequence[str]) -> Tensor:
+    def label_scores(self, rows: Sequence[Encoded], labels: Sequence[str], route: Route | None = None) -> Tensor:
         """log p of each label as the answer to each row, as the learner computes now, [rows, L].
 
         It has its graph, where gradients are on, and is -inf of a label that the host cannot give.
+
+        Args:
+            rows: The rows.
+            labels: The labels.
+            route: How the rows are answered; None: as the method's routing chooses. It goes with its rows, also where
+                they are read in several passes, as they are not under `under`.
         """
         ...
 
