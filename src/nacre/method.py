@@ -148,6 +148,7 @@ class Method:
                 self.curriculum.needs_task_at_test
                 or self.adapter.needs_task_at_test
                 or (self.routing is not None and self.routing.needs_task_at_test)
+                or (self.readout is not None and self.readout.needs_task_at_test)
             ),
             "fine-tuning": all("answer" in part.learns for part in self.parts),
             "pre-training": all("text" in part.learns for part in self.parts),

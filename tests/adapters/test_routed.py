@@ -111,9 +111,23 @@ def with_origins(kind: str, seed: int = 0) -> LowRankSite:
     return site
 
 
+def with_branch(kind: str, seed: int = 0) -> LowRankSite:
+    """Each later slot lies on a branch that has taken the earlier ones in."""
+    if kind == "svd":
+        pytest.skip("its slots have no branch")
+    torch.manual_seed(seed)
+    site = replace(KINDS[kind], branch=True).site(nn.Linear(D_IN, D_OUT, dtype=torch.float64).requires_grad_(False))
+    assert isinstance(site, LowRankSite)
+    for slot in range(SLOTS):
+        site.grow()
+        site.write(Triplets(drawn(RANK, D_IN, seed=70 + slot), drawn(RANK, D_OUT, seed=80 + slot), None))
+    assert site.slots.branch_down[:-1].any()
+    return site
+
+
 @pytest.mark.parametrize("copies", [1, 3])
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("make", [site_of, with_origins])
+@pytest.mark.parametrize("make", [site_of, with_origins, with_branch])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_rows_own_slot_is_the_mixture_of_that_slot_alone(
     kind: str, make: Callable[[str], LowRankSite], training: bool, copies: int

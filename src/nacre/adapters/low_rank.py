@@ -35,9 +35,14 @@ from nacre.seeds import derive
 class LowRank(SlottedAdapter):
     """`h = W x + s (B_t A_t + sum_{i<t} B_i A_i) x`; with a shared slot there is no sum.
 
+    With a branch (CoDe-LoRA) slot t is trained on top of `Co_{t-1}`, `h = W x + Co_{t-1} x + s B_t A_t x`, and is valid
+    only there: a route that chooses it chooses both. Once learned, it is taken into the branch
+    (`functional/consolidation`), and where no route chooses, the branch answers alone: `h = W x + Co_t x`.
+
     Attributes:
         gates: Of a shared slot's ranks, one for each task, between A and B: `h = W x + s B (a (*) A x)`; None: none.
         trains: 'both' factors, or only the 'up' factor B: A stays where its start puts it then.
+        branch: Whether there is a branch, of the slots' rank. Its state after each task is kept beside the slots.
     """
 
     learning_rate: ClassVar[float] = 1e-3
@@ -45,13 +50,20 @@ class LowRank(SlottedAdapter):
 
     gates: HardGates | None = None
     trains: Literal["both", "up"] = "both"
+    branch: bool = False
 
     def __post_init__(self) -> None:
         self.check_slots()
+        if self.branch and (self.slots == "shared" or self.from_start):
+            raise RecipeError("branch: it takes in a slot for each task, whose update is B A as it stands.")
         if self.gates is not None:
             check_shared(self.slots)
             if self.trains == "up":
                 raise RecipeError("trains: gates on the ranks protect both factors of one slot; train both.")
+
+    @property
+    def has_branch(self) -> bool:
+        return self.branch
 
     @property
     def copied_by_task(self) -> bool:
@@ -99,7 +111,8 @@ class LowRankSite(SlottedSite):
     Public tensors (t tasks so far): `down.weight` [r, d_in], `up.weight` [d_out, r] of the newest task; `past_down`
     [t-1, r, d_in], `past_up` [t-1, r, d_out], frozen; with an SVD's sigma also `sigma` [r], `past_sigma` [t-1, r];
     where updates count from their start, `origin_down` [t-1, r, d_in], `origin_up` [t-1, r, d_out] of the second to the
-    newest task, frozen: what their updates began with, which is part of the frozen sum with the other sign; of gated
+    newest task, frozen: what their updates began with, which is part of the frozen sum with the other sign; of a branch
+    `branch_down` [t, r, d_in], `branch_up` [t, r, d_out], its factors after each task, frozen, without `s`; of gated
     ranks `gate` [r], the newest task's e, and `past_gate` [t-1, r], frozen.
 
     Attributes:
@@ -107,7 +120,7 @@ class LowRankSite(SlottedSite):
         gates: The gates of a shared slot's ranks; None without gates.
         working: Copies of the weight that the tasks' sums are part of.
         rows: The slot that answers each row of the batch, or the weights of all slots for each row [B, t]; None: the
-            sum of all slots.
+            sum of all slots, or the branch.
     """
 
     def __init__(self, base: nn.Module, settings: SlottedAdapter, gates: HardGates | None = None) -> None:
@@ -136,6 +149,9 @@ class LowRankSite(SlottedSite):
             return self.mixed(x, self.rows)
         if (weight := self.folded_all(x)) is not None:
             return self.base_with(x, weight)
+        if self.slots.is_consolidated:
+            h = self.untouched(x)
+            return h + summed_update(self.own_type(x), *self.slots.all_summands(), scale=self.scale).to(h.dtype)
         if (frozen := self.fusible(x)) is not None:
             return self.fused(x, *frozen)
         h = self.past(x)
@@ -180,9 +196,9 @@ class LowRankSite(SlottedSite):
         else:
             update = self.newest(self.dropped(layout.take(x)))
         h = layout.add(h, (self.scale * update).to(h.dtype))
-        if not self.slots.from_start or len(self.slots) == 1 or not segments.counts:
+        if not self.slots.has_companions or len(self.slots) == 1 or not segments.counts:
             return h
-        down, up = self.slots.origin_of(len(self.slots) - 1)
+        down, up = self.slots.companion_of(len(self.slots) - 1)
         return slot_updates(h, x, down.unsqueeze(0), up.unsqueeze(0), segments, scale=self.scale)
 
     def mixed(self, x: Tensor, weights: Tensor) -> Tensor:
@@ -209,11 +225,13 @@ class LowRankSite(SlottedSite):
     def fusible(self, x: Tensor, *, alone: bool = False) -> tuple[Tensor, Tensor | None] | None:
         """The frozen matrix [d_out, d_in] and bias below the newest update, if the hand-written backward pass applies.
 
-        That matrix holds the earlier updates, or, where the newest one stands `alone`, none of them. The pass supports
-        one type, gives no gradient of the matrix, and does not call `up`. It takes one B for all rows. Gated answers
-        never go through it, so that a row's has the same bits whoever stands beside it.
+        That matrix holds the earlier updates, or, where the newest one stands `alone`, none of them; a branch lies
+        below it in both cases. The pass supports one type, gives no gradient of the matrix, and does not call `up`. It
+        takes one B for all rows. Gated answers never go through it, so that a row's has the same bits whoever stands
+        beside it.
         """
         slots, folded = self.slots, self.working.folded
+        alone = alone and not slots.has_branch
         if self.gates is not None and (self.gates.row_weights is not None or not self.training):
             return None
         if x.dtype != slots.dtype or torch.is_autocast_enabled(x.device.type) or is_hooked(slots.up):
@@ -242,6 +260,7 @@ class LowRankSite(SlottedSite):
             self.working.clear()
             self.train_newest()
             return self.gates is not None
+        self.consolidate()
         is_folded = self.is_open and self.working.push_to_past(self.parameters_by_group().values())
         if self.is_open:
             self.slots.push_to_past()
@@ -249,6 +268,11 @@ class LowRankSite(SlottedSite):
         if not is_folded:
             self.fold_past()
         return True
+
+    def consolidate(self) -> None:
+        """Let the branch take the newest slot in, if there is a branch and it has not."""
+        if self.slots.has_branch and self.is_open and not self.slots.is_consolidated:
+            self.slots.consolidate()
 
     def fold_past(self) -> None:
         """Form the working weight of the earlier tasks anew."""
@@ -270,6 +294,7 @@ class LowRankSite(SlottedSite):
     @torch.no_grad()
     def freeze(self) -> None:
         self.stop_newest()
+        self.consolidate()
         if self.gates is not None or self.slots.on_disk is not None:
             return  # no one weight holds the updates of all tasks
         parameters = self.parameters_by_group().values()
@@ -305,7 +330,7 @@ class LowRankSite(SlottedSite):
 
     @torch.no_grad()
     def effective_weight(self) -> Tensor:
-        """`W + s sum_{i<=t} B_i A_i`, [d_out, d_in]; with gates those of the newest task.
+        """`W + s sum_{i<=t} B_i A_i`, or `W + Co_t`, [d_out, d_in]; with gates those of the newest task.
 
         Raises:
             ModelError: The base is not a plain linear layer.
@@ -318,6 +343,8 @@ class LowRankSite(SlottedSite):
         base = self.base_weight().to(self.slots.dtype)
         if not self.is_open:
             return base
+        if self.slots.is_consolidated:
+            return folded_weight(base, *self.slots.all_summands(), scale=self.scale)
         past = folded_weight(base, *self.slots.frozen_summands(), scale=self.scale)
         newest = self.newest(torch.eye(self.d_in, dtype=past.dtype, device=past.device))
         return past + self.scale * newest.T
@@ -364,6 +391,11 @@ class PlacedLowRank(PlacedSlots[LowRankSite], GatedUnits):
         self.settings = settings
         self.is_gated = gates is not None
 
+    def consolidate(self) -> None:
+        """Let the branch take the newest slot in, if it has not; `freeze` does, too."""
+        for site in self.sites.values():
+            site.consolidate()
+
     def unit_gates(self) -> list[UnitGates]:
         return [site.gates for site in self.sites.values() if site.gates is not None]
 
@@ -371,7 +403,8 @@ class PlacedLowRank(PlacedSlots[LowRankSite], GatedUnits):
         return [protected for site in self.sites.values() for protected in site.protected()]
 
     def drop(self, slot: int) -> None:
-        if self.settings.slots == "shared" or self.settings.from_start or self.on_disk is not None:
+        settings = self.settings
+        if settings.slots == "shared" or settings.from_start or settings.has_branch or self.on_disk is not None:
             super().drop(slot)
         tensors: dict[str, Tensor] = {}
         if self.tasks > 1:

@@ -207,8 +207,8 @@ def mixed_slots(x: Tensor, seen: Tensor, slots: SlotStack, weights: Tensor, *, s
     codes = torch.cat([low_rank_codes(x, slots.past_down), slots.down(seen).unsqueeze(-2)], dim=-2)  # [B, ..., t, r]
     gates = weights.to(codes).view(len(weights), *[1] * (x.ndim - 2), -1)  # [B, 1, ..., t]
     _, up = slots.all_pairs()
-    if slots.from_start:
-        origin_down, origin_up = slots.origin_pairs()
-        codes = torch.cat([codes, low_rank_codes(x, origin_down)], dim=-2)
-        gates, up = torch.cat([gates, gates[..., 1:]], dim=-1), torch.cat([up, origin_up])
+    if slots.has_companions:
+        companion_down, companion_up = slots.companion_pairs()
+        codes = torch.cat([codes, low_rank_codes(x, companion_down)], dim=-2)
+        gates, up = torch.cat([gates, gates[..., 1:]], dim=-1), torch.cat([up, companion_up])
     return mixed_update(codes, gates, up, scale=scale)

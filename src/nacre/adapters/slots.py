@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nacre.adapters.slots_on_disk import ALL_AT_ONCE, SlotsOfSite
 from nacre.errors import ModelError
+from nacre.functional.consolidation import consolidated
 from nacre.functional.segments import Segments
 from nacre.functional.sensitivity import Triplets
 from nacre.models.fit import Form
@@ -22,7 +23,8 @@ class SlotStack(nn.Module):
 
     Before the first slot is opened it holds empty stacks and no factors. With `from_start`, what `write` puts into a
     slot is also taken out, by factors that stay as they are: an update is `B_i A_i - B_i0 A_i0` then, from the second
-    slot on.
+    slot on. With `has_branch` each slot lies on top of one low-rank update, the branch, as it was then: an update is
+    `B_i A_i + Co_i` from the second slot on, and `consolidate` takes the newest slot into the branch.
 
     Attributes:
         down: The newest task's `A_t`, a map with weight [r, d_in].
@@ -34,7 +36,11 @@ class SlotStack(nn.Module):
         origin_down: `A_i0` of the second to the newest task [t-1, r, d_in], frozen, if updates count from their start;
             zeros where nothing was written.
         origin_up: Their `B_i0`, transposed and times sigma [t-1, r, d_out], frozen.
+        branch_down: A of the branch after each task [t, r, d_in], frozen, if there is one; of the newest task zeros,
+            until it was taken in.
+        branch_up: Its B, transposed [t, r, d_out], frozen.
         is_open: Whether there is a newest slot.
+        is_consolidated: Whether the branch holds the newest task.
         fixes_down: Whether `A` is not trained: it stays as its start leaves it.
         on_disk: The earlier tasks' factors, where they stay in files: their stacks here are empty then, and only
             `pairs_of` can compute with them. None: the stacks hold them.
@@ -48,6 +54,8 @@ class SlotStack(nn.Module):
     past_sigma: Tensor
     origin_down: Tensor
     origin_up: Tensor
+    branch_down: Tensor
+    branch_up: Tensor
 
     def __init__(
         self,
@@ -58,6 +66,7 @@ class SlotStack(nn.Module):
         like: Tensor,
         has_sigma: bool = False,
         from_start: bool = False,
+        has_branch: bool = False,
         fixes_down: bool = False,
     ) -> None:
         """Make empty stacks.
@@ -69,12 +78,14 @@ class SlotStack(nn.Module):
             like: A tensor on the site's device and in the adapter's type.
             has_sigma: Whether a third stack lies between `A` and `B`.
             from_start: Whether updates count from their start.
+            has_branch: Whether each slot lies on top of a branch that takes it in.
             fixes_down: Whether `A` is not trained.
         """
         super().__init__()
         self.rank, self.d_in, self.d_out = rank, d_in, d_out
         self.has_sigma, self.from_start, self.fixes_down = has_sigma, from_start, fixes_down
-        self.is_open = False
+        self.has_branch = has_branch
+        self.is_open = self.is_consolidated = False
         self.on_disk: SlotsOfSite | None = None
         self.register_buffer("past_down", like.new_zeros(0, rank, d_in))
         self.register_buffer("past_up", like.new_zeros(0, rank, d_out))
@@ -83,6 +94,9 @@ class SlotStack(nn.Module):
         if from_start:
             self.register_buffer("origin_down", like.new_zeros(0, rank, d_in))
             self.register_buffer("origin_up", like.new_zeros(0, rank, d_out))
+        if has_branch:
+            self.register_buffer("branch_down", like.new_zeros(0, rank, d_in))
+            self.register_buffer("branch_up", like.new_zeros(0, rank, d_out))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,7 +122,10 @@ class SlotStack(nn.Module):
         if self.from_start and len(self.past_down):
             self.origin_down = torch.cat([self.origin_down, zeros(1, self.rank, self.d_in)])
             self.origin_up = torch.cat([self.origin_up, zeros(1, self.rank, self.d_out)])
-        self.is_open = True
+        if self.has_branch:
+            self.branch_down = torch.cat([self.branch_down, zeros(1, self.rank, self.d_in)])
+            self.branch_up = torch.cat([self.branch_up, zeros(1, self.rank, self.d_out)])
+        self.is_open, self.is_consolidated = True, False
 
     def push_to_past(self) -> None:
         """Put the newest slot onto the frozen stacks."""
@@ -123,10 +140,12 @@ class SlotStack(nn.Module):
             del self.down, self.up
             if self.has_sigma:
                 del self.sigma
-        self.is_open, self.on_disk = False, None
+        self.is_open, self.is_consolidated, self.on_disk = False, False, None
         self._set_past({group: stack[:0] for group, stack in self.past_by_group().items()})
         if self.from_start:
             self.origin_down, self.origin_up = self.origin_down[:0], self.origin_up[:0]
+        if self.has_branch:
+            self.branch_down, self.branch_up = self.branch_down[:0], self.branch_up[:0]
 
     def newest(self, x: Tensor) -> Tensor:
         """`B_t A_t x`, without the scale: x [..., d_in] -> [..., d_out]."""
@@ -154,13 +173,13 @@ class SlotStack(nn.Module):
         return self._with_newest(*self.past_pairs())
 
     def pairs_of(self, segments: Segments) -> tuple[Tensor, Tensor]:
-        """The factors of the G slots that answer any row, with what is taken out of their updates.
+        """The factors of the G slots that answer any row, with what stands beside them in their updates.
 
         A slot's have the same bits, and lie in the same order, whether it is the newest or an earlier one.
 
         Returns:
-            `A_i` [G, r, d_in] and `B_i` [G, r, d_out] (transposed, times sigma), with `r` twice the rank where updates
-            count from their start; gradients reach the newest task's.
+            `A_i` [G, r, d_in] and `B_i` [G, r, d_out] (transposed, times sigma), with `r` twice the rank where slots
+            have companions; gradients reach the newest task's.
         """
         newest = self.earlier
         earlier = segments.without(newest) if newest in segments.counts else segments
@@ -173,37 +192,57 @@ class SlotStack(nn.Module):
             downs.append(self.down.weight.unsqueeze(0))
             ups.append(self.newest_up().T.contiguous().unsqueeze(0))
         down, up = _joined(downs), _joined(ups)
-        if not self.from_start or newest == 0:
+        if not self.has_companions or newest == 0:
             return down, up
-        origins = [self.origin_of(slot) for slot in segments.counts]
+        companions = [self.companion_of(slot) for slot in segments.counts]
         return (
-            torch.cat([down, torch.stack([origin for origin, _ in origins])], dim=1),
-            torch.cat([up, torch.stack([origin for _, origin in origins])], dim=1),
+            torch.cat([down, torch.stack([companion for companion, _ in companions])], dim=1),
+            torch.cat([up, torch.stack([companion for _, companion in companions])], dim=1),
         )
 
     def _past_of(self, name: str, segments: Segments) -> Tensor:
         stack: Tensor = getattr(self, name)
         return segments.take_slots(stack) if self.on_disk is None else self.on_disk.take(name, segments)
 
-    def origin_of(self, slot: int) -> tuple[Tensor, Tensor]:
-        """What is taken out of a slot's update: `A_i0` [r, d_in], `-B_i0` [r, d_out]; zeros for the first slot."""
-        if slot == 0:
-            return torch.zeros_like(self.origin_down[0]), torch.zeros_like(self.origin_up[0])
-        return self.origin_down[slot - 1], -self.origin_up[slot - 1]
+    @property
+    def has_companions(self) -> bool:
+        """Whether a frozen pair stands beside each slot's own factors in its update."""
+        return self.from_start or self.has_branch
 
-    def origin_pairs(self) -> tuple[Tensor, Tensor]:
-        """What is taken out of the updates of the second to the newest task: `A_i0` [t-1, r, d_in], `-B_i0`, alike."""
+    def companion_of(self, slot: int) -> tuple[Tensor, Tensor]:
+        """The pair beside a slot's own: `A_i0` [r, d_in], `-B_i0` [r, d_out], or the branch; zeros for the first."""
+        if slot == 0:
+            zeros = self.past_down.new_zeros
+            return zeros(self.rank, self.d_in), zeros(self.rank, self.d_out)
+        downs, ups = self.companion_pairs()
+        return downs[slot - 1], ups[slot - 1]
+
+    def companion_pairs(self) -> tuple[Tensor, Tensor]:
+        """The pairs beside those of the second to the newest task: [t-1, r, d_in], [t-1, r, d_out]."""
+        if self.has_branch:
+            return self.branch_down[:-1], self.branch_up[:-1]
         return self.origin_down, -self.origin_up
 
     def frozen_summands(self) -> tuple[Tensor, Tensor]:
-        """The pairs whose products are the frozen part of all updates' sum: `past_pairs`, then `origin_pairs`."""
+        """The pairs whose products are the frozen part below the newest slot, where no route chooses.
+
+        They are `past_pairs`, then what was taken out of the updates; or the branch that the newest slot lies on.
+        """
+        if self.has_branch:
+            downs, ups = self.companion_pairs()
+            return downs[-1:], ups[-1:]
         if not self.from_start:
             return self.past_pairs()
-        down, up = (torch.cat(pair) for pair in zip(self.past_pairs(), self.origin_pairs(), strict=True))
+        down, up = (torch.cat(pair) for pair in zip(self.past_pairs(), self.companion_pairs(), strict=True))
         return down, up
 
     def all_summands(self) -> tuple[Tensor, Tensor]:
-        """The pairs whose products are the sum of all updates: `frozen_summands`, then the newest task's own."""
+        """The pairs whose products are the sum of all updates: `frozen_summands`, then the newest task's own.
+
+        Of a branch that holds the newest task: the branch alone.
+        """
+        if self.is_consolidated:
+            return self.branch_down[-1:], self.branch_up[-1:]
         return self._with_newest(*self.frozen_summands())
 
     def _with_newest(self, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
@@ -252,6 +291,14 @@ class SlotStack(nn.Module):
         if self.from_start and len(self.past_down):
             self.origin_down[-1], self.origin_up[-1] = self.down.weight, self.newest_up().T
 
+    @torch.no_grad()
+    def consolidate(self) -> None:
+        """Let the branch take the newest slot in."""
+        before = None if len(self) == 1 else (self.branch_down[-2], self.branch_up[-2])
+        down, up = consolidated(before, (self.down.weight, self.newest_up().T), len(self))
+        self.branch_down[-1], self.branch_up[-1] = down, up
+        self.is_consolidated = True
+
     def public_tensors(self) -> dict[str, Tensor]:
         """The saved tensors by name, detached; what stays on disk is read for this once."""
         past = {f"past_{group}": stack for group, stack in self.past_by_group().items()}
@@ -260,6 +307,8 @@ class SlotStack(nn.Module):
         tensors = {"down.weight": self.down.weight.detach(), "up.weight": self.up.weight.detach(), **past}
         if self.from_start:
             tensors |= {"origin_down": self.origin_down, "origin_up": self.origin_up}
+        if self.has_branch:
+            tensors |= {"branch_down": self.branch_down, "branch_up": self.branch_up}
         return tensors | ({"sigma": self.sigma.detach()} if self.has_sigma else {})
 
     def tensors_without(self, slot: int) -> dict[str, Tensor]:
@@ -292,6 +341,8 @@ class SlotStack(nn.Module):
                 "origin_down": (slots - 1, self.rank, self.d_in),
                 "origin_up": (slots - 1, self.rank, self.d_out),
             }
+        if self.has_branch:
+            shapes |= {"branch_down": (slots, self.rank, self.d_in), "branch_up": (slots, self.rank, self.d_out)}
         return {name: Form(shape, self.dtype) for name, shape in shapes.items()}
 
     @torch.no_grad()
@@ -309,6 +360,10 @@ class SlotStack(nn.Module):
         if self.from_start:
             self.origin_down = tensors["origin_down"].to(stacks["down"].device, self.dtype)
             self.origin_up = tensors["origin_up"].to(stacks["down"].device, self.dtype)
+        if self.has_branch:
+            self.branch_down = tensors["branch_down"].to(stacks["down"].device, self.dtype)
+            self.branch_up = tensors["branch_up"].to(stacks["down"].device, self.dtype)
+            self.is_consolidated = True
 
 
 def _joined(stacks: list[Tensor]) -> Tensor:

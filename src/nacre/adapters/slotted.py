@@ -83,11 +83,16 @@ class SlottedAdapter(Adapter, ABC):
 
     @property
     def can_stay_on_disk(self) -> bool:
-        return self.weighable and self.slots == "per_task" and not self.from_start
+        return self.weighable and self.slots == "per_task" and not self.from_start and not self.has_branch
 
     @property
     @final
     def needs_task_at_test(self) -> bool:
+        return False
+
+    @property
+    def has_branch(self) -> bool:
+        """Whether each slot lies on top of one low-rank branch, which takes it in once it has been learned."""
         return False
 
     @property
@@ -145,6 +150,7 @@ class SlottedSite(Site, ABC):
             like=like,
             has_sigma=has_sigma,
             from_start=settings.from_start,
+            has_branch=settings.has_branch,
             fixes_down="down" not in settings.groups,
         )
         self.dropout = settings.dropout

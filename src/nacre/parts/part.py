@@ -490,6 +490,11 @@ class Routing(Part, ABC):
 class Readout(Part, ABC):
     """Answers from evidence of its own instead of the host's logits, with or without an adapter."""
 
+    @property
+    def needs_task_at_test(self) -> bool:
+        """Whether it looks at each row's task at test. The trait of the method follows from it."""
+        return False
+
     @abstractmethod
     def classify(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str] | None) -> list[str]:
         """The best label for each row of one batch; "" where none is known.
