@@ -45,6 +45,7 @@ FEW_ROWS = ("--limit-train", "48", "--limit-test", "12", *SETTINGS[4:])
 LATER: dict[str, tuple[str, ...]] = {  # methods that the first record has not, with settings that fit the tiny models
     "adapter": ("reduction=2",),
     "any_ssr": ("blocks=1", "dimension=100"),
+    "code_lora": ("fusion=full",),
     "das": ("importance_rows=16",),
     "de_lora": (),
     "demix": ("reduction=2",),

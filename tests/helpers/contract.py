@@ -120,6 +120,8 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
         "gain_lora",
         {"energy": 0.6, "gate_width": 8, "restore_norms": True, "choose": "random", "text": "bare"},
     ),
+    "code_lora-none": ("code_lora", {"fusion": "none", "rank": 3, "dropout": 0.1}),
+    "code_lora-full": ("code_lora", {"fusion": "full", "calibration_rows": 3}),
     "inf_lora-random": ("inf_lora", {"choose": "random", "energy": 0.3, "steps": 100, "energy_of": "inputs"}),
     "latent_lora-task": (
         "latent_lora",
