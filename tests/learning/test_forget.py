@@ -99,6 +99,7 @@ def test_a_forgotten_task_can_be_learned_again_and_the_last_one_leaves_the_bare_
         learner.forget(task.name)
     assert learner.state.tasks == []
     assert learner.adapter.tasks == 0
+    assert learner.answer([TASKS[0]])[0] == [""] * 6, "nothing is known"
     if architecture != "roberta":
         bare = Learner(tiny_host(architecture, torch.float64), build_method("seq_lora"), optim=OPTIM)
         assert learner.predict(["the dog sees"]) == bare.predict(["the dog sees"])

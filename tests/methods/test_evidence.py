@@ -345,6 +345,17 @@ def test_a_route_goes_with_its_rows_however_many_passes_they_take(
     assert len({row.task for row in rows[:4]}) > 1
 
 
+@pytest.mark.parametrize("memory", ["replay", "der"])
+def test_rows_that_a_memory_adds_have_no_offset(memory: str) -> None:
+    """Also those of the task itself, when it is learned again with other rows."""
+    method = build_method(f"seq_lora+evidence+{memory}", {"evidence": {"offset": 1.0}})
+    learner = Learner(tiny_host("t5", torch.float64), method, optim=OPTIM)
+    learner.learn(TASKS[0])
+    learner.learn(TASKS[1])
+    learner.learn(replace(TASKS[0], train=TASKS[0].test), again=True)
+    assert learner.state.tasks == ["animals", "birds", "animals"]
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(RecipeError, match="ridge"):
         build_method("inc_lora+evidence", {"evidence": {"ridge": 0.0}})

@@ -129,11 +129,11 @@ def surprise(found: Tensor, truth: Tensor) -> Tensor:
         found: e [n, P]; -inf where a class cannot be.
         truth: The number of each row's class [n].
     """
-    rows = torch.arange(len(truth), device=truth.device)
-    seen = found[rows, truth].isfinite()  # of a label's only row nothing is known
-    found, truth = found[seen], truth[seen]
-    posterior = (found / TEMPERATURES.to(found)[:, None, None]).log_softmax(-1)  # [K, n, P]
-    return -posterior[:, torch.arange(len(truth), device=truth.device), truth].sum(-1) / max(len(truth), 1)
+    own = found.gather(1, truth.unsqueeze(1))
+    seen = own.squeeze(1).isfinite()  # of a label's only row nothing is known
+    found, own = found[seen], own[seen].squeeze(1)
+    surprises = [((found / each).logsumexp(1) - own / each).sum() for each in TEMPERATURES.tolist()]
+    return torch.stack(surprises) / max(len(own), 1)
 
 
 def histogram(squared: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class EvidenceOffset(ReadsSums, BatchTerm):
         offsets: dict[str, LabelOffsets] = learner.resources[self.key]
         total = torch.zeros((), device=learner.host.device)
         for name, own in offsets.items():
-            numbers = [number for number, row in enumerate(batch.rows) if row.task == name]
+            numbers = [number for number, row in enumerate(batch.rows) if row.task == name and own.knows(row)]
             if numbers:
                 rows = [batch.rows[number] for number in numbers]
                 route = None if batch.route is None else batch.route.rows(numbers)
@@ -85,6 +85,10 @@ class LabelOffsets:
         evidence = found.new_full((len(found), len(labels)), -torch.inf)
         evidence[:, [labels.index(label) for label in held_out.labels]] = found
         return cls(labels, held_out.numbers, evidence)
+
+    def knows(self, row: Encoded) -> bool:
+        """Whether it is one of the task's training rows, and not what a memory adds."""
+        return (row.source, row.bare) in self.numbers
 
     def of_rows(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
         """e / T of these rows [B, L], and the numbers of their targets [B]."""

@@ -108,7 +108,7 @@ class LabelEvidence(ReadsSums, Readout):
         known = learner.remembered(self, Sums)
         tasks = known.tasks if known else ()
         strings = sorted({own.label for own in pair_means(tasks, "bare")} - {""}) if labels is None else list(labels)
-        if known is None or not strings:
+        if not tasks or known is None or not strings:
             return Judged([""] * len(rows), strings, torch.zeros(len(rows), len(strings)), None)
         opinion = self._opinion(learner, rows, strings)
         weights, scores = self._weights(known, opinion), opinion.of_labels
