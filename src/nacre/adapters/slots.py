@@ -214,8 +214,9 @@ class SlotStack(nn.Module):
         if slot == 0:
             zeros = self.past_down.new_zeros
             return zeros(self.rank, self.d_in), zeros(self.rank, self.d_out)
-        downs, ups = self.companion_pairs()
-        return downs[slot - 1], ups[slot - 1]
+        if self.has_branch:
+            return self.branch_down[slot - 1], self.branch_up[slot - 1]
+        return self.origin_down[slot - 1], -self.origin_up[slot - 1]
 
     def companion_pairs(self) -> tuple[Tensor, Tensor]:
         """The pairs beside those of the second to the newest task: [t-1, r, d_in], [t-1, r, d_out]."""
