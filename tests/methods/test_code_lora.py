@@ -15,7 +15,7 @@ from helpers.outcome import assert_same
 from helpers.tiny import outputs, perturb, tiny_host, tiny_task, write_task
 from nacre.adapters.low_rank import LowRank, PlacedLowRank
 from nacre.adapters.route import Route
-from nacre.errors import ModelError, RecipeError
+from nacre.errors import DataError, ModelError, RecipeError, TrainingError
 from nacre.evaluation.settings import Decoding
 from nacre.events import Event, TrainingPrepared, Warned, as_document, ignore, is_kept
 from nacre.learning.learner import Learner
@@ -344,6 +344,15 @@ def test_a_task_without_validation_rows_says_so() -> None:
     assert set(learner.answer(TASKS[:1])[0]) <= {"yes", "no"}
 
 
+@pytest.mark.parametrize("fusion", ["calibrated", "full"])
+def test_measured_rows_calibrate_nothing(fusion: str) -> None:
+    learner = learned("t5", [], fusion=fusion)
+    with pytest.raises(DataError, match="The validation rows of task 'animals' are measured"):
+        learner.learn(replace(TASKS[0], test=TASKS[0].validation))
+    assert learner.state.tasks == []
+    learned("t5", [replace(TASKS[0], test=TASKS[0].validation)], fusion="none")
+
+
 def test_a_head_per_task_knows_no_other_tasks_labels() -> None:
     learner = Learner(tiny_host("roberta"), build_method("code_lora"), optim=OPTIM, head="per_task")
     with pytest.raises(RecipeError, match="take true_task"):
@@ -391,8 +400,12 @@ def test_a_run_that_was_killed_goes_on(tiny_model: Callable[[str], Path], tmp_pa
 
 def test_no_task_can_be_taken_out_of_the_branch() -> None:
     learner = learned("t5", TASKS[:2])
+    before = learner.answer(TASKS[:2])
     with pytest.raises(ModelError, match="none of them can be taken out"):
         learner.adapter.drop(0)
+    with pytest.raises(TrainingError, match="none can be taken out"):
+        learner.forget("animals")
+    assert learner.answer(TASKS[:2]) == before
 
 
 def test_a_branch_needs_slots_that_it_takes_in() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nacre.adapters.adapter import Adapter
 from nacre.adapters.route import Route
-from nacre.errors import RecipeError
+from nacre.errors import DataError, RecipeError
 from nacre.events import Warned
 from nacre.models.families import Encoded
 from nacre.parts.discriminant_routing import DiscriminantRouting
@@ -63,6 +63,12 @@ class ExpertLabels(Readout, ABC):
         return None if adapter.weighable else "it reads the scores of a slot alone, and here tasks have none"
 
     def prepare(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            if task.labels and task.validation and task.validation == task.test:
+                raise DataError(
+                    f"The validation rows of task '{task.name}' are measured, and its labels would be calibrated by "
+                    "them: measure test rows, or take fusion=none."
+                )
         head = learner.host.family.head
         if head is not None and head.kind == "per_task" and not self.needs_task_at_test:
             raise RecipeError(
