@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from helpers.tiny import tiny_host, tiny_task
+from nacre.events import Event, StartChosen
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.method import Method
@@ -63,6 +64,38 @@ def test_a_task_takes_the_bytes_that_the_sheet_says() -> None:
     sites = learner.adapter.sites.values()  # type: ignore[attr-defined]
     a_lora = sum(4 * 2 * (site.d_in + site.d_out) for site in sites)
     assert sizes[1] - sizes[0] == sizes[2] - sizes[1] == a_lora
+
+
+def test_a_head_for_each_task_is_given_the_task_everywhere() -> None:
+    """Also where a row's text alone is read, or its two parts."""
+    options = Optim(batch_size=4, max_target_length=8)
+    method = build_method("nacre", {"abstain": False})
+    learner = Learner(tiny_host("roberta"), method, optim=options, head="per_task")
+    tasks = [tiny_task("animals"), tiny_task("birds", labels=("red", "green"))]
+    two_lines = [
+        replace(row, text=row.text.replace("sees", "sees\n").replace("near", "near\n")) for row in tasks[0].train
+    ]
+    learner.learn(replace(tasks[0], train=tuple(two_lines)))
+    learner.learn(tasks[1])
+    assert all(answer in ("yes", "no", "red", "green") for answer in learner.answer(tasks)[1])
+
+
+@pytest.mark.parametrize("architecture", ["t5", "roberta"])
+def test_a_task_that_is_learned_again_begins_where_it_ended(architecture: str) -> None:
+    said: list[StartChosen] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, StartChosen):
+            said.append(event)
+
+    method = build_method("nacre", {"begin_with": "nearest"})
+    options = Optim(batch_size=4, max_target_length=8)
+    learner = Learner(tiny_host(architecture), method, optim=options, on_event=watch)
+    learner.learn(tiny_task("animals"))
+    learner.learn(tiny_task("birds", labels=("red", "green")))
+    learner.learn(tiny_task("animals"), again=True)
+    assert said[-1].tasks == ["animals"]
+    assert len(learner.answer([tiny_task("animals")])[0]) == 6
 
 
 def test_a_task_that_is_learned_later_changes_no_earlier_sums() -> None:

@@ -135,9 +135,11 @@ class _Query:
         """Of the rows' texts alone; of a row whose text nobody gave, its whole input."""
         inputs = without_prefix(_inputs(self.batch), embeddings_of(self.learner.host.body))
         texts = self.batch.texts or (None,) * self.batch.size
-        read = zip(inputs["input_ids"], inputs["attention_mask"].bool(), texts, strict=True)
+        masks = inputs["attention_mask"].bool()
+        read = zip(inputs["input_ids"], masks, texts, self.batch.task_names, strict=True)
         rows = [
-            Encoded(tuple(ids[mask].tolist()), (), truncated=False, example=_alone(text)) for ids, mask, text in read
+            Encoded(tuple(ids[mask].tolist()), (), truncated=False, task=task, example=_alone(text))
+            for ids, mask, text, task in read
         ]
         return self.learner.pooled_states(rows, states)
 

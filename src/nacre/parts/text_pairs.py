@@ -121,5 +121,5 @@ def _view(learner: LearnerView, settings: SumsSettings) -> PooledStates:
 
 def _encoded(learner: LearnerView, rows: Sequence[Encoded], part: int) -> list[Encoded]:
     """The rows' first or second parts as inputs."""
-    texts = [two_parts(row.bare) for row in rows]
-    return learner.encode([Example("", text[part], "", "") for text in texts if text is not None])
+    texts = [(two_parts(row.bare), row.task) for row in rows]
+    return learner.encode([Example("", text[part], "", "", task=task) for text, task in texts if text is not None])

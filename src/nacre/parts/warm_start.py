@@ -94,14 +94,15 @@ class WarmStart(ReadsSums, Start):
         assert known is not None
         solved = posterior(learner, self.sums, known)
         new = {task.name for task in tasks}
-        earlier = [name for name in dict.fromkeys(learner.state.tasks) if name not in new]
+        newest_slots = {name: slot for slot, name in enumerate(learner.state.tasks)}
+        earlier = list(newest_slots)
         away = torch.zeros(len(earlier), dtype=torch.float64)
         for text in texts_of(self.views):
             centers = {own.task: own.view(text).center() for own in known.tasks}
             factor, _ = solved.solved[text]
             here = torch.stack([centers[name] for name in sorted(new)]).mean(0)
             away += ((torch.stack([centers[name] for name in earlier]) - here) @ factor).square().sum(1).cpu()
-        slots = [learner.state.tasks.index(name) for name in earlier]
+        slots = list(newest_slots.values())
         return [slots[number] for number in sorted(range(len(earlier)), key=lambda n: (float(away[n]), -slots[n]))]
 
     def _mean(self, learner: LearnerView, tasks: Sequence[Task], slots: Sequence[int]) -> Factors:
