@@ -28,7 +28,7 @@ from nacre.tasks.template import Example
 
 StartKind = Literal["fresh", "nearest", "mean"]
 
-Factors = Mapping[str, Triplets]
+StartFactors = Mapping[str, Triplets]
 """Of each site, by its name: what is written into the newest slot."""
 
 
@@ -70,7 +70,11 @@ class WarmStart(ReadsSums, Start):
         order = self._order(learner, tasks)
         mean = self._mean(learner, tasks, order[: self.nearest])  # while the new slot is all zeros
         Fresh().fill(learner, tasks)
-        starts: dict[StartKind, Factors | None] = {"fresh": None, "nearest": _past(learner, order[0]), "mean": mean}
+        starts: dict[StartKind, StartFactors | None] = {
+            "fresh": None,
+            "nearest": _past(learner, order[0]),
+            "mean": mean,
+        }
         examples = [example for task in tasks for example in task.examples("validation")][: self.held_out_rows]
         losses: dict[str, float] = {}
         chosen: StartKind = "fresh" if self.begin_with == "held_out" else self.begin_with
@@ -105,7 +109,7 @@ class WarmStart(ReadsSums, Start):
         slots = list(newest_slots.values())
         return [slots[number] for number in sorted(range(len(earlier)), key=lambda n: (float(away[n]), -slots[n]))]
 
-    def _mean(self, learner: LearnerView, tasks: Sequence[Task], slots: Sequence[int]) -> Factors:
+    def _mean(self, learner: LearnerView, tasks: Sequence[Task], slots: Sequence[int]) -> StartFactors:
         """The average of these slots, weighted by sensitivities."""
         adapter = low_rank_in(learner.adapter)
         measured = SensitivityStart(self.seed_samples)
@@ -134,7 +138,7 @@ class WarmStart(ReadsSums, Start):
         return sum(sums) / max(sum(row.num_target_tokens for row in rows), 1)
 
 
-def _past(learner: LearnerView, slot: int) -> Factors:
+def _past(learner: LearnerView, slot: int) -> StartFactors:
     """What an earlier slot holds."""
     sites = low_rank_in(learner.adapter).sites.items()
     return {
@@ -142,7 +146,7 @@ def _past(learner: LearnerView, slot: int) -> Factors:
     }
 
 
-def _write(learner: LearnerView, start: Factors) -> None:
+def _write(learner: LearnerView, start: StartFactors) -> None:
     """Put it into the newest slot."""
     sites = low_rank_in(learner.adapter).sites
     for name, factors in start.items():
