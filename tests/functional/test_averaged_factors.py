@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nacre.functional.averaged_factors import averaged, orthonormal_rows
+from nacre.functional.averaged_factors import averaged
+from nacre.functional.sensitivity import orthonormal_rows
 
 
 def draw(*shape: int, seed: int) -> Tensor:

@@ -365,6 +365,8 @@ def test_what_makes_no_sense_is_refused() -> None:
         build_method("inc_lora+gaussian_routing", {"gaussian_routing": {"top": 0}})
     with pytest.raises(RecipeError, match="one for each task; inc_lora and am_lora have them"):
         build_method("seq_lora+gaussian_routing")
+    with pytest.raises(RecipeError, match="keep_gates leaves tasks out by gates"):
+        build_method("am_lora+gaussian_routing", {"keep_gates": 1})
     with pytest.raises(SlotTaken):
         build_method("lda+evidence")
     both = build_method("inc_lora+gaussian_routing+evidence", {"evidence": {"layer": 1}})

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from helpers.tiny import tiny_host, tiny_task
 from nacre.events import Event, StartChosen
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.method import Method
+from nacre.models.host import Host
+from nacre.models.pooled_states import PooledStates, pooled_states
 from nacre.parts.evidence_sums import Sums
 from nacre.registry import build_method
 
@@ -96,6 +100,31 @@ def test_a_task_that_is_learned_again_begins_where_it_ended(architecture: str) -
     learner.learn(tiny_task("animals"), again=True)
     assert said[-1].tasks == ["animals"]
     assert len(learner.answer([tiny_task("animals")])[0]) == 6
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "roberta"])
+def test_the_bare_host_reads_a_row_once_in_each_view(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once for the evidence and again for the routing, and not again after a later task."""
+    options = Optim(batch_size=4, max_target_length=8)
+    method = build_method("nacre", {"abstain": False, "host_weight": 1.0})
+    learner = Learner(tiny_host(architecture), method, optim=options)
+    tasks = [tiny_task("animals"), tiny_task("birds", labels=("red", "green"))]
+    for task in tasks:
+        learner.learn(task)
+    read: list[str] = []
+
+    def counted(host: Host, inputs: Mapping[str, Tensor], states: PooledStates) -> Tensor:
+        read.append(states.text)
+        return pooled_states(host, inputs, states)
+
+    monkeypatch.setattr("nacre.learning.learner.pooled_states", counted)
+    monkeypatch.setattr("nacre.learning.router.pooled_states", counted)
+    answers = learner.answer(tasks[:1])
+    assert sorted(read) == ["bare", "prompt"], "one batch"
+    assert learner.answer(tasks[:1]) == answers
+    assert len(read) == 2
+    learner.cache.clear()
+    assert learner.answer(tasks[:1]) == answers
 
 
 def test_a_task_that_is_learned_later_changes_no_earlier_sums() -> None:

@@ -8,22 +8,7 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
-
-
-def orthonormal_rows(down: Tensor) -> Tensor:
-    """Q^T, an orthonormal basis of the rows' span, which QR with a positive diagonal makes unique.
-
-    Args:
-        down: A [r, d_in] of rank r.
-
-    Returns:
-        [r, d_in] in float64 on the CPU.
-    """
-    basis, triangle = torch.linalg.qr(down.detach().to("cpu", torch.float64).T)
-    rows: Tensor = (basis * torch.where(triangle.diagonal() < 0, -1.0, 1.0)).T
-    return rows
 
 
 def averaged(before: Tensor, newest: Tensor, number: int, power: float) -> Tensor:

@@ -17,6 +17,7 @@ from nacre.models.families import Encoded
 from nacre.models.pooled_states import PooledStates, pooled_states
 from nacre.models.prefix import without_prefix
 from nacre.models.vocabulary import embeddings_of
+from nacre.parts.kept_states import states_at_hand
 from nacre.parts.part import LearnerView, Reading, Routing
 from nacre.tasks.template import Example
 
@@ -113,35 +114,39 @@ class ChosenRoute:
 
 
 class _Query:
-    """Pooled states of one batch's inputs in the bare host, each kind computed once."""
+    """Pooled states of one batch's inputs in the bare host, each kind computed once.
 
-    def __init__(self, learner: LearnerView, batch: Batch) -> None:
+    Test rows that a readout has read already are not read again.
+    """
+
+    def __init__(self, learner: Routed, batch: Batch) -> None:
         self.learner = learner
         self.batch = batch
         self.known: dict[PooledStates, Tensor] = {}
 
     def __call__(self, states: PooledStates) -> Tensor:
         if states not in self.known:
-            self.known[states] = self._texts(states) if states.text == "bare" else self._prompts(states)
+            there = states_at_hand(self.learner, self._rows, states) if self.learner.serves else None
+            self.known[states] = self._read(states) if there is None else there
         return self.known[states]
 
-    def _prompts(self, states: PooledStates) -> Tensor:
-        host = self.learner.host
-        inputs = without_prefix(_inputs(self.batch), embeddings_of(host.body))
+    def _read(self, states: PooledStates) -> Tensor:
+        if states.text == "bare":
+            return self.learner.pooled_states(self._rows(), states)
         with self.learner.adapter.bypassed():
-            return pooled_states(host, inputs, states)
+            return pooled_states(self.learner.host, self._inputs(), states)
 
-    def _texts(self, states: PooledStates) -> Tensor:
-        """Of the rows' texts alone; of a row whose text nobody gave, its whole input."""
-        inputs = without_prefix(_inputs(self.batch), embeddings_of(self.learner.host.body))
-        texts = self.batch.texts or (None,) * self.batch.size
+    def _inputs(self) -> dict[str, Tensor]:
+        return without_prefix(_inputs(self.batch), embeddings_of(self.learner.host.body))
+
+    def _rows(self) -> list[Encoded]:
+        """The inputs as rows, each with its text; of a row whose text nobody gave, the whole input is the text."""
+        inputs, texts = self._inputs(), self.batch.texts or (None,) * self.batch.size
         masks = inputs["attention_mask"].bool()
-        read = zip(inputs["input_ids"], masks, texts, self.batch.task_names, strict=True)
-        rows = [
+        return [
             Encoded(tuple(ids[mask].tolist()), (), truncated=False, task=task, example=_alone(text))
-            for ids, mask, text, task in read
+            for ids, mask, text, task in zip(inputs["input_ids"], masks, texts, self.batch.task_names, strict=True)
         ]
-        return self.learner.pooled_states(rows, states)
 
 
 def _alone(text: str | None) -> Example | None:

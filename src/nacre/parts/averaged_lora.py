@@ -13,8 +13,8 @@ from nacre.adapters.adapter import Adapter
 from nacre.adapters.low_rank import LowRank
 from nacre.adapters.slotted import SlottedSite, low_rank_in
 from nacre.errors import RecipeError
-from nacre.functional.averaged_factors import averaged, orthonormal_rows
-from nacre.functional.sensitivity import Triplets
+from nacre.functional.averaged_factors import averaged
+from nacre.functional.sensitivity import Triplets, orthonormal_rows
 from nacre.parts.part import LearnerView, Start
 from nacre.parts.start import Fresh
 from nacre.tasks.task import Task
@@ -82,7 +82,8 @@ class AveragedLora(Start):
         served = learner.resources[self.key] = {}
         for name, site in _sites(learner).items():
             served[name] = _up(site)
-            down = orthonormal_rows(site.slots.down.weight).to(site.slots.dtype)
+            exact = site.slots.down.weight.detach().to("cpu", torch.float64)
+            down = orthonormal_rows(exact).to(site.slots.dtype)
             site.write(Triplets(down=down, up=trained.ups[name]))
 
     def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:

@@ -15,6 +15,7 @@ from nacre.functional.class_statistics import best_strings
 from nacre.functional.exact_sums import ExactSum
 from nacre.models.families import Encoded
 from nacre.models.pooled_states import PooledStates
+from nacre.parts.derived import derived
 from nacre.parts.kept_states import kept_states
 from nacre.parts.part import LearnerView, Readout
 from nacre.parts.states_by_content import states_by_content
@@ -121,11 +122,7 @@ class ClassEvidence(Readout, ABC):
         return replace(self.states, drop_first=first)
 
     def _solved(self, learner: LearnerView, known: Any) -> tuple[list[TaskLabel], Evidence]:
-        cached = learner.cache.get(self.key)
-        if cached is None or cached[0] is not known:
-            cached = learner.cache[self.key] = known, (self.pairs(known), self.evidence(learner, known))
-        solved: tuple[list[TaskLabel], Evidence] = cached[1]
-        return solved
+        return derived(learner, self.key, known, lambda: (self.pairs(known), self.evidence(learner, known)))
 
 
 def summed(learner: LearnerView, before: ExactSum | None, term: Tensor) -> ExactSum:

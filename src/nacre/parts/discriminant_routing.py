@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nacre.adapters.route import Route
 from nacre.models.pooled_states import PooledStates
+from nacre.parts.derived import derived
 from nacre.parts.inferred_task import InferredTask
 from nacre.parts.pair_means import in_order
 from nacre.parts.part import LearnerView
@@ -71,9 +72,9 @@ class DiscriminantRouting(InferredTask):
 
     def _solved(self, learner: LearnerView, known: Gaussians) -> tuple[list[str], Tensor, Tensor]:
         """The tasks, sorted, with the weights [d, T] and offsets [T] of their log evidence; solved once a task."""
-        cached = learner.cache.get(self.key)
-        if cached is None or cached[0] is not known:
-            tasks = [own.task for own in in_order(known.means)]
-            cached = learner.cache[self.key] = known, (tasks, *self._gaussians().solved(known))
-        solved: tuple[list[str], Tensor, Tensor] = cached[1]
-        return solved
+        return derived(
+            learner,
+            self.key,
+            known,
+            lambda: ([own.task for own in in_order(known.means)], *self._gaussians().solved(known)),
+        )

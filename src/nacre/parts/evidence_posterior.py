@@ -12,11 +12,10 @@ from nacre.functional.gaussian_evidence import evidence
 from nacre.functional.grouped_evidence import gathered
 from nacre.models.pooled_states import Text
 from nacre.parts.class_evidence import TaskLabel
+from nacre.parts.derived import derived
 from nacre.parts.evidence_sums import TEXTS, Sums, SumsSettings, Views, pair_means, temperatures_of
 from nacre.parts.pair_means import in_order
 from nacre.parts.part import LearnerView
-
-_KEY = "evidence solved"
 
 
 def texts_of(views: Views) -> tuple[Text, ...]:
@@ -61,12 +60,8 @@ class Posterior:
 
 
 def posterior(learner: LearnerView, settings: SumsSettings, known: Sums) -> Posterior:
-    """The sums, solved; once a task."""
-    cached = learner.cache.get(_KEY)
-    if cached is None or cached[0] is not known or cached[1] != settings:
-        cached = learner.cache[_KEY] = known, settings, _solved(learner, settings, known)
-    solved: Posterior = cached[2]
-    return solved
+    """The sums, solved; once a task and for each way in which a part of the method solves them."""
+    return derived(learner, f"evidence solved, {settings}", known, lambda: _solved(learner, settings, known))
 
 
 def _solved(learner: LearnerView, settings: SumsSettings, known: Sums) -> Posterior:

@@ -54,6 +54,8 @@ class GaussianRouting(ReadsSums, Routing):
             raise RecipeError(f"top: {self.top} is not a positive number of tasks; null mixes all of them.")
 
     def objection(self, adapter: Adapter) -> str | None:
+        if isinstance(adapter, Gated) and adapter.keep_gates is not None:
+            return "keep_gates leaves tasks out by gates that no offset has been added to; take keep_gates=null"
         if isinstance(adapter, Gated) and self.abstention is not None and not adapter.zero_lora:
             return "foreign rows are left to the zero LoRA, which zero_lora=false takes away"
         if adapter.weighable or isinstance(adapter, Gated):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ _KEY = "states of test rows"
 
 def kept_states(learner: LearnerView, rows: Sequence[Encoded], view: PooledStates) -> Tensor:
     """z of one batch [B, d], in float64; the same batch is read once, so that what is kept changes no bit."""
-    content = hashlib.sha256(repr((view, [(row.source, row.bare) for row in rows])).encode()).digest()
+    content = _content(rows, view)
     kept: dict[bytes, Tensor] = learner.cache.setdefault(_KEY, {})
     if content not in kept:
         read = learner.pooled_states(rows, view)
@@ -27,3 +27,19 @@ def kept_states(learner: LearnerView, rows: Sequence[Encoded], view: PooledState
             kept.clear()
         kept[content] = read
     return kept[content].double()
+
+
+def states_at_hand(learner: LearnerView, rows: Callable[[], Sequence[Encoded]], view: PooledStates) -> Tensor | None:
+    """What `kept_states` keeps of this very batch [B, d], as the host gave it; None if it keeps nothing of it.
+
+    Args:
+        learner: Who keeps it.
+        rows: Makes the rows, which is not done where nothing is kept at all.
+        view: Which states.
+    """
+    kept: dict[bytes, Tensor] | None = learner.cache.get(_KEY)
+    return kept.get(_content(rows(), view)) if kept else None
+
+
+def _content(rows: Sequence[Encoded], view: PooledStates) -> bytes:
+    return hashlib.sha256(repr((view, [(row.source, row.bare) for row in rows])).encode()).digest()

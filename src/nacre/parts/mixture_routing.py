@@ -17,6 +17,7 @@ from nacre.functional.exact_sums import ExactSum
 from nacre.functional.gaussian_mixture import inverse_root, k_means, posteriors, stacked_mixtures
 from nacre.models.pooled_states import PooledStates
 from nacre.parts.class_evidence import summed
+from nacre.parts.derived import derived
 from nacre.parts.inferred_task import InferredTask
 from nacre.parts.part import LearnerView
 from nacre.parts.states_by_content import states_by_content
@@ -117,16 +118,13 @@ class MixtureRouting(InferredTask):
 
     def _whitened(self, learner: LearnerView, known: Mixtures) -> tuple[Tensor, Tensor, Tensor]:
         """F [d, d], pi [t, K] and the whitened mu [t, K, d]; computed once a task."""
-        cached = learner.cache.get(self.key)
-        if cached is None or cached[0] is not known:
-            covariance = known.scatter.matrix() / known.rows
-            share = covariance.trace().item() / len(covariance) if self.scale == "relative" else 1.0
-            factor = inverse_root(covariance + self.epsilon * share * torch.eye(len(covariance)).to(covariance))
-            if factor is None:
-                raise RecipeError(f"epsilon: {self.epsilon:g} is too small for these states; take a larger one.")
-            shares, means = stacked_mixtures(
-                [slot.shares for slot in known.slots], [slot.means for slot in known.slots]
-            )
-            cached = learner.cache[self.key] = known, (factor, shares, means @ factor)
-        whitened: tuple[Tensor, Tensor, Tensor] = cached[1]
-        return whitened
+        return derived(learner, self.key, known, lambda: self._whiten(known))
+
+    def _whiten(self, known: Mixtures) -> tuple[Tensor, Tensor, Tensor]:
+        covariance = known.scatter.matrix() / known.rows
+        share = covariance.trace().item() / len(covariance) if self.scale == "relative" else 1.0
+        factor = inverse_root(covariance + self.epsilon * share * torch.eye(len(covariance)).to(covariance))
+        if factor is None:
+            raise RecipeError(f"epsilon: {self.epsilon:g} is too small for these states; take a larger one.")
+        shares, means = stacked_mixtures([slot.shares for slot in known.slots], [slot.means for slot in known.slots])
+        return factor, shares, means @ factor

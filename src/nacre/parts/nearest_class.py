@@ -14,6 +14,7 @@ from nacre.errors import RecipeError
 from nacre.functional.class_distance import class_moments, squared_distances, whitening
 from nacre.models.families import Encoded
 from nacre.models.pooled_states import PooledStates
+from nacre.parts.derived import derived
 from nacre.parts.inferred_task import InferredTask, TaskLabels, labels_of
 from nacre.parts.part import LearnerView
 from nacre.tasks.task import Task
@@ -110,13 +111,11 @@ class NearestClass(InferredTask):
 
     def _whitened(self, learner: LearnerView, known: ClassMeans) -> tuple[Tensor, Tensor, Tensor]:
         """The whitening [d, k], the classes' whitened means [C, k] and their slots [C]; computed once a task."""
-        cached = learner.cache.get(self.key)
-        if cached is not None and cached[0] is known:
-            whitened: tuple[Tensor, Tensor, Tensor] = cached[1]
-            return whitened
+        return derived(learner, self.key, known, lambda: self._whiten(known))
+
+    def _whiten(self, known: ClassMeans) -> tuple[Tensor, Tensor, Tensor]:
         factor = whitening(known.covariance / len(known.slots), self.tolerance)
         means = torch.cat([slot.means for slot in known.slots]) @ factor
         sizes = torch.tensor([len(slot.means) for slot in known.slots])
         owners = torch.arange(len(sizes)).repeat_interleave(sizes).to(means.device)
-        learner.cache[self.key] = known, (factor, means, owners)
         return factor, means, owners

@@ -12,6 +12,7 @@ from torch import Tensor
 from nacre.adapters.route import Route
 from nacre.models.pooled_states import PooledStates
 from nacre.parts.class_evidence import Evidence
+from nacre.parts.derived import derived
 from nacre.parts.inferred_task import InferredTask
 from nacre.parts.part import LearnerView
 from nacre.parts.ridge_moments import Moments, RidgeRegression
@@ -68,10 +69,10 @@ class RidgeRouting(InferredTask):
 
     def _solved(self, learner: LearnerView, known: Moments) -> tuple[list[str], Evidence]:
         """The tasks, sorted, and what tells their values; solved once a task."""
-        cached = learner.cache.get(self.key)
-        if cached is None or cached[0] is not known:
-            regression = self._regression()
-            tasks = [task for task, _ in regression.pairs(known)]
-            cached = learner.cache[self.key] = known, (tasks, regression.evidence(learner, known))
-        solved: tuple[list[str], Evidence] = cached[1]
-        return solved
+        regression = self._regression()
+        return derived(
+            learner,
+            self.key,
+            known,
+            lambda: ([task for task, _ in regression.pairs(known)], regression.evidence(learner, known)),
+        )

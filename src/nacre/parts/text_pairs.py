@@ -13,14 +13,13 @@ from nacre.functional.pair_features import best_pair_weight, pair_features, shar
 from nacre.models.families import Encoded
 from nacre.models.pooled_states import PooledStates
 from nacre.parts.class_evidence import TaskLabel
+from nacre.parts.derived import derived
 from nacre.parts.evidence_sums import HeldOut, PairSums, Sums, SumsSettings, TaskSums, temperatures_of, with_scatter
 from nacre.parts.kept_states import kept_states
-from nacre.parts.pair_means import PairMean, in_order
+from nacre.parts.pair_means import in_order
 from nacre.parts.part import LearnerView
 from nacre.parts.states_by_content import states_in_order
 from nacre.tasks.template import Example
-
-_KEY = "pairs of texts solved"
 
 
 def two_parts(text: str | None) -> tuple[str, str] | None:
@@ -103,15 +102,14 @@ def of_pairs(
 
 def _solved(learner: LearnerView, settings: SumsSettings, known: Sums) -> tuple[Tensor, Tensor, dict[TaskLabel, int]]:
     """F, the whitened means, and the number of each pair; solved once a task."""
-    cached = learner.cache.get(_KEY)
-    if cached is None or cached[0] is not known:
+
+    def solve() -> tuple[Tensor, Tensor, dict[TaskLabel, int]]:
         there = [own.pairs for own in known.tasks if own.pairs is not None]
-        means: list[PairMean] = [mean for own in there for mean in own.means]
-        solved = settings.solved(learner, means, [own.scatter for own in there])
+        means = [mean for own in there for mean in own.means]
         numbers = {mean.pair: number for number, mean in enumerate(in_order(means))}
-        cached = learner.cache[_KEY] = known, (*solved, numbers)
-    found: tuple[Tensor, Tensor, dict[TaskLabel, int]] = cached[1]
-    return found
+        return *settings.solved(learner, means, [own.scatter for own in there]), numbers
+
+    return derived(learner, "pairs of texts solved", known, solve)
 
 
 def _view(learner: LearnerView, settings: SumsSettings) -> PooledStates:
