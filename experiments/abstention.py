@@ -12,7 +12,6 @@ writes docs/honest_table.md's part from them.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import time
 from collections import Counter
@@ -23,7 +22,7 @@ from typing import Any
 
 import torch
 from honest_table import PAGE
-from recorded_runs import add_line, read_lines
+from recorded_runs import add_line, commands_of, read_lines
 from results_page import write_between
 
 from nacre.learning.learner import Learner
@@ -162,16 +161,10 @@ def _row(name: str, found: Mapping[str, int], right: Any) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run")
-    run.add_argument("--data", required=True, type=Path, help="the folder that holds all data")
-    run.add_argument("--model", required=True)
-    run.add_argument("--work", required=True, type=Path, help="where learners are saved")
-    commands.add_parser("table")
+    parser, _, _ = commands_of(__doc__)
     chosen = parser.parse_args()
     if chosen.command == "run":
-        run_all(chosen.data, chosen.model, chosen.work)
+        run_all(Path(chosen.data), chosen.model, chosen.work)
     else:
         write_between("<!-- abstention -->", "<!-- end of abstention -->", tables(), PAGE)
 

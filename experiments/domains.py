@@ -13,7 +13,6 @@ moment, the same command goes on. Each finished run adds one line to docs/result
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shlex
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recorded_runs import add_line, carry_out, failure, read_lines
+from recorded_runs import add_line, carry_out, commands_of, failure, read_lines
 from results_page import write_between
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,13 +188,7 @@ def _rates(done: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run")
-    run.add_argument("--data", required=True)
-    run.add_argument("--model", required=True)
-    run.add_argument("--work", required=True, type=Path, help="where the run folders go")
-    commands.add_parser("table")
+    parser, _, _ = commands_of(__doc__)
     chosen = parser.parse_args()
     if chosen.command == "run":
         run_all(chosen.data, chosen.model, chosen.work)

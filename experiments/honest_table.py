@@ -16,7 +16,6 @@ tables from the lines. ``answers FOLDER`` prints which rows a finished run's las
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -30,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import three_papers
-from recorded_runs import ONE_THREAD, add_line, carry_out, failure, read_lines
+from recorded_runs import ONE_THREAD, add_line, carry_out, commands_of, failure, read_lines
 from results_page import percent, write_between
 
 from nacre.evaluation.scoring import score
@@ -246,7 +245,7 @@ def _line(item: Item, record: dict[str, Any]) -> dict[str, Any]:
         "rate": item.rate,
         "rows": item.rows,
         "own": list(item.own),
-        "stream_average": three_papers._stream_average(record["matrix"]) if item.part == "selection" else None,
+        "stream_average": three_papers.stream_average(record["matrix"]) if item.part == "selection" else None,
         "train_seconds": sum(seconds or 0 for seconds in record["seconds"]["train"]),
         "evaluate_seconds": sum(seconds or 0 for seconds in record["seconds"]["evaluate"]),
         "command": shlex.join(item.command("DATA", "MODEL")),
@@ -363,15 +362,9 @@ def left() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run")
-    run.add_argument("--data", required=True)
-    run.add_argument("--model", required=True)
-    run.add_argument("--work", required=True, type=Path, help="where the run folders go")
+    parser, commands, run = commands_of(__doc__)
     run.add_argument("--only", nargs="*", default=[], help="these parts or methods only")
     commands.add_parser("left")
-    commands.add_parser("table")
     commands.add_parser("answers").add_argument("folder", type=Path)
     chosen = parser.parse_args()
     if chosen.command == "run":

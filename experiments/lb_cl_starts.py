@@ -17,7 +17,6 @@ its command. ``table`` writes docs/results.md's tables from those lines; ``estim
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import statistics
@@ -26,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recorded_runs import add_line, carry_out, failure, read_lines
+from recorded_runs import add_line, carry_out, commands_of, failure, read_lines
 from results_page import percent, write_between
 from three_papers import SETTINGS
 
@@ -202,14 +201,8 @@ def tables() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run")
-    run.add_argument("--data", required=True)
-    run.add_argument("--model", required=True)
-    run.add_argument("--work", required=True, type=Path, help="where the run folders go")
+    parser, commands, _ = commands_of(__doc__)
     commands.add_parser("estimate")
-    commands.add_parser("table")
     chosen = parser.parse_args()
     if chosen.command == "run":
         run_all(chosen.data, chosen.model, chosen.work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
@@ -41,3 +42,19 @@ def carry_out(command: Sequence[str], output: Path) -> subprocess.CompletedProce
 def failure(ended: subprocess.CompletedProcess[str], name: str) -> str:
     """What to print of a run that failed."""
     return f"FAILED {name}: {ended.stderr.strip().splitlines()[-1:]}"
+
+
+def commands_of(description: str | None) -> tuple[argparse.ArgumentParser, Any, argparse.ArgumentParser]:
+    """The commands that every experiment has: `run`, with its data, model and folder, and `table`.
+
+    Returns:
+        The parser, what further commands are added to, and the parser of `run`. The command's name is `command`.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run")
+    run.add_argument("--data", required=True)
+    run.add_argument("--model", required=True)
+    run.add_argument("--work", required=True, type=Path, help="where the runs go")
+    commands.add_parser("table")
+    return parser, commands, run

@@ -11,7 +11,6 @@ its last learner chooses the most likely label instead of writing.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -25,7 +24,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from recorded_runs import ONE_THREAD, add_line, carry_out, failure, read_lines
+from recorded_runs import ONE_THREAD, add_line, carry_out, commands_of, failure, read_lines
 from results_page import percent, write_between
 
 from nacre.evaluation.scoring import score
@@ -225,7 +224,7 @@ def _line(item: Item, command: list[str], record: dict[str, Any]) -> dict[str, A
         "seed": item.seed,
         "rate": item.rate,
         "average": record["average_accuracy"],
-        "stream_average": _stream_average(record["matrix"]),
+        "stream_average": stream_average(record["matrix"]),
         "learning": record["learning_accuracy"],
         "forgetting": record["forgetting"],
         "matrix": record["matrix"],
@@ -237,7 +236,7 @@ def _line(item: Item, command: list[str], record: dict[str, Any]) -> dict[str, A
     }
 
 
-def _stream_average(matrix: list[list[float | None]]) -> float | None:
+def stream_average(matrix: list[list[float | None]]) -> float | None:
     """Mean over the stages of the average over the tasks learnt so far."""
     learnt = [row[:number] for number, row in enumerate(matrix) if number]
     if any(score is None for row in learnt for score in row):
@@ -304,15 +303,9 @@ def _selection(done: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run")
-    run.add_argument("--data", required=True)
-    run.add_argument("--model", required=True)
-    run.add_argument("--work", required=True, type=Path, help="where the run folders go")
+    parser, commands, run = commands_of(__doc__)
     run.add_argument("--jobs", type=int, default=2)
     run.add_argument("--only", nargs="*", default=[], help="these methods only")
-    commands.add_parser("table")
     commands.add_parser("labels").add_argument("folder", type=Path)
     chosen = parser.parse_args()
     if chosen.command == "run":

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from helpers.proofs import PROOFS
@@ -179,6 +180,12 @@ def state_of(learner: Learner) -> dict[str, Tensor]:
     routing = learner.owners["routing"].tensors() if "routing" in learner.owners else {}
     learned |= {f"routing.{name}": tensor.clone() for name, tensor in routing.items()}
     return learned | {name: tensor.clone() for name, tensor in learner.adapter.tensors().items()}
+
+
+def same_tensors(one: Learner, other: Learner) -> bool:
+    """Whether two learners have learned the same, to the bit."""
+    found, there = state_of(one), state_of(other)
+    return found.keys() == there.keys() and all(torch.equal(tensor, there[name]) for name, tensor in found.items())
 
 
 def draws(method: Method) -> bool:

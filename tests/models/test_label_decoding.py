@@ -86,6 +86,18 @@ def expanding(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "takes_tree", lambda model, tree, width: False)
 
 
+PASSES = [*itertools.product(WRITERS, ("tree", "expanded")), ("t5", "a row at a time"), ("llama", "a row at a time")]
+"""Architectures, and the ways in which they read labels."""
+
+
+def passing(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have labels read that way."""
+    if way != "tree":
+        expanding(monkeypatch)
+    if way == "a row at a time":
+        monkeypatch.setattr(generative, "LOGITS_AT_ONCE", 1)
+
+
 # The tree
 
 
@@ -223,33 +235,21 @@ def test_a_sliding_window_is_kept_to() -> None:
 # Choosing
 
 
-@pytest.mark.parametrize(
-    ("architecture", "way"),
-    [*itertools.product(WRITERS, ("tree", "expanded")), ("t5", "a row at a time"), ("llama", "a row at a time")],
-)
+@pytest.mark.parametrize(("architecture", "way"), PASSES)
 def test_the_chosen_label_is_the_best_by_brute_force(
     architecture: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, rows = writer(architecture, torch.float64, seed=2), some_rows(8)
-    if way != "tree":
-        expanding(monkeypatch)
-    if way == "a row at a time":
-        monkeypatch.setattr(generative, "LOGITS_AT_ONCE", 1)
+    passing(way, monkeypatch)
     assert host.classify(rows, LABELS) == [best_label(host, row, LABELS) for row in rows]
 
 
-@pytest.mark.parametrize(
-    ("architecture", "way"),
-    [*itertools.product(WRITERS, ("tree", "expanded")), ("t5", "a row at a time"), ("llama", "a row at a time")],
-)
+@pytest.mark.parametrize(("architecture", "way"), PASSES)
 def test_every_labels_score_is_the_likelihood_of_the_whole_model(
     architecture: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, rows = writer(architecture, torch.float64, seed=2), some_rows(8)
-    if way != "tree":
-        expanding(monkeypatch)
-    if way == "a row at a time":
-        monkeypatch.setattr(generative, "LOGITS_AT_ONCE", 1)
+    passing(way, monkeypatch)
     expected = [[likelihood(host, row, label) for label in LABELS] for row in rows]
     tolerance = 1e-4 if architecture == "gpt_neo" else 1e-10
     torch.testing.assert_close(
