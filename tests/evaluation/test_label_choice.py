@@ -19,7 +19,7 @@ from nacre.evaluation.settings import Decoding, LabelRule
 from nacre.functional.label_rules import prior_offsets, share_offsets
 from nacre.functional.segments import NONE
 from nacre.learning.learner import Learner
-from nacre.learning.router import LearnerRouter
+from nacre.learning.router import LearnerRouter, routed_by
 from nacre.learning.settings import Optim
 from nacre.method import Method
 from nacre.methods.inc_lora import inc_lora
@@ -320,13 +320,13 @@ def test_labels_of_the_task_that_the_routing_chose(architecture: str, name: str,
     """Beside each row alone: its route, that slot's labels, and the host under that route."""
     learner = learned(architecture, routing_methods()[name], label_scores=rule, candidates="routed_task")
     perturb(learner.host.model)
-    router = learner._router
+    router = learner.router
     assert router is not None
     answers = learner.answer(TASKS)
     chosen = set()
     for task, texts in zip(TASKS, answers, strict=True):
         for row, text in zip(learner.encode(task.examples("test")), texts, strict=True):
-            with learner._serving(), learner._routed_by(None), torch.no_grad():
+            with learner.serving(), routed_by(learner.host.family, None), torch.no_grad():
                 route = router.chosen(learner.host.family.prompts([row]))
                 assert route is not None
                 own = TASKS[int(route.likeliest_slots)]
@@ -374,11 +374,11 @@ def test_a_row_that_no_slot_answers_has_no_candidate(architecture: str) -> None:
     learner = learned(
         architecture, build_method("inc_lora+gaussian_routing+abstention", settings), candidates="routed_task"
     )
-    router, answered = learner._router, []
+    router, answered = learner.router, []
     assert router is not None
     for task, texts in zip(TASKS, learner.answer(TASKS), strict=True):
         for row, text in zip(learner.encode(task.examples("test")), texts, strict=True):
-            with learner._serving(), learner._routed_by(None), torch.no_grad():
+            with learner.serving(), routed_by(learner.host.family, None), torch.no_grad():
                 route = router.chosen(learner.host.family.prompts([row]))
             assert route is not None
             slot = int(route.likeliest_slots)

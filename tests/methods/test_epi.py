@@ -192,8 +192,8 @@ def test_rehearsed_rows_are_read_by_their_own_slot() -> None:
     rows = [learner.encode(task.examples("train"))[0] for task in TASKS[:2]]
     batch = learner.host.family.batch(rows)
     with learner.host.family.routed(batch):
-        assert learner._router is not None
-        assert learner._router.newest is not None
+        assert learner.router is not None
+        assert learner.router.newest is not None
         assert torch.equal(weights_of(learner), torch.eye(2))
 
 
@@ -215,9 +215,9 @@ def test_a_micro_batch_of_earlier_rows_alone_moves_nothing(method: str, architec
 
 
 def weights_of(learner: Learner) -> Tensor:
-    assert learner._router is not None
-    assert learner._router.newest is not None
-    weights = learner._router.newest.as_weights(learner.adapter.tasks)
+    assert learner.router is not None
+    assert learner.router.newest is not None
+    weights = learner.router.newest.as_weights(learner.adapter.tasks)
     assert weights is not None
     return weights
 

@@ -74,10 +74,10 @@ def weights_of(learner: Learner, rows: list[Encoded]) -> Tensor:
     family = learner.host.family
     batch = learner.host.on_device(family.prompts(rows))
     with family.routed(batch), torch.no_grad():
-        assert learner._router is not None
-        assert learner._router.newest is not None
-        assert learner._router.newest.weights is not None
-        return learner._router.newest.weights.clone()
+        assert learner.router is not None
+        assert learner.router.newest is not None
+        assert learner.router.newest.weights is not None
+        return learner.router.newest.weights.clone()
 
 
 def gates_by_hand(learner: Learner, rows: list[Encoded]) -> np.ndarray:

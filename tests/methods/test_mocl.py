@@ -93,9 +93,9 @@ def queries_of(architecture: str, task: int) -> Tensor:
 def weights_at_test(learner: Learner, task: int) -> Tensor:
     host = learner.host
     batch = host.on_device(host.family.prompts(learner.encode(TASKS[task].examples("test"))))
-    assert learner._router is not None
+    assert learner.router is not None
     with torch.no_grad(), host.family.routed(batch):
-        newest = learner._router.newest
+        newest = learner.router.newest
     assert newest is not None
     assert newest.weights is not None
     return newest.weights.double()
@@ -131,8 +131,8 @@ def test_the_matching_term_is_the_mean_over_rows_and_pulls_the_newest_key(of: st
     key.requires_grad_(True)
     batch = learner.host.on_device(learner.host.family.batch(rows))
     logits, labels = learner.host.family.predictions(learner.host.model, batch)
-    assert learner._router is not None
-    route = learner._router.newest
+    assert learner.router is not None
+    route = learner.router.newest
     assert route is not None
     assert route.weights is not None
     value = term.value(learner, MicroBatch(rows, batch, logits, labels, route))

@@ -101,9 +101,9 @@ def routes_of(learner: Learner, rows: Sequence[Encoded]) -> Tensor:
         class Watched:
             def __enter__(self) -> None:
                 context.__enter__()
-                assert learner._router is not None
-                assert learner._router.newest is not None
-                weights = learner._router.newest.as_weights(learner.adapter.tasks)
+                assert learner.router is not None
+                assert learner.router.newest is not None
+                weights = learner.router.newest.as_weights(learner.adapter.tasks)
                 assert weights is not None
                 seen.append(weights.detach())
 

@@ -109,9 +109,9 @@ def test_the_query_is_the_largest_word_without_padding_or_answer(architecture: s
 
 
 def weights_of(learner: Learner, batch: Any) -> Tensor:
-    assert learner._router is not None
+    assert learner.router is not None
     with torch.no_grad(), learner.host.family.routed(learner.host.on_device(batch)):
-        route = learner._router.newest
+        route = learner.router.newest
     assert route is not None
     assert route.weights is not None
     return route.weights

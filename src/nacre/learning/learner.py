@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -17,63 +16,50 @@ from nacre.adapters.adapter import Adapter, PlacedAdapter
 from nacre.adapters.merged import merged_copy
 from nacre.adapters.route import Route
 from nacre.adapters.site import Site
-from nacre.adapters.sites import PlacedSites
 from nacre.adapters.slots_on_disk import SlotsOnDisk
-from nacre.errors import CheckpointError, DataError, ModelError, RecipeError, TrainingError, nearest
+from nacre.errors import DataError, ModelError, RecipeError, TrainingError, nearest
 from nacre.evaluation.candidates import Calibration, Candidates, LabelSet
-from nacre.evaluation.decoding import answer, cut, in_batches, token_budget
+from nacre.evaluation.decoding import answer, in_batches
 from nacre.evaluation.perplexity import TextScore, measure_text
 from nacre.evaluation.scoring import TaskScore, score
 from nacre.evaluation.settings import Decoding
 from nacre.evaluation.spelling import (
     as_answered,
-    as_labels,
-    cut_targets,
     label_spellings,
-    respelled_targets,
-    say_respelled,
 )
-from nacre.events import OnEvent, PastFolded, RowsAnswered, RowsEncoded, Stopped, TrainingPrepared, Warned, only_warn
-from nacre.files import to_json
+from nacre.events import OnEvent, PastFolded, RowsAnswered, Stopped, TrainingPrepared, Warned, only_warn
 from nacre.functional.losses import token_loss_sum
 from nacre.learning import checkpoint
+from nacre.learning.answers import answers_to
 from nacre.learning.batches import Batches, TokenCount
+from nacre.learning.forgetting import take_out
+from nacre.learning.notices import report_rows, warn_of_rounding
 from nacre.learning.precision import accelerator_of, only_cpu
 from nacre.learning.prefix import LearnerPrefix
-from nacre.learning.routed_labels import RoutedLabels
-from nacre.learning.router import ChosenRoute, LearnerRouter, followed
+from nacre.learning.restoring import check_on_disk, method_in, take_over
+from nacre.learning.router import ChosenRoute, LearnerRouter, followed, routed_by
 from nacre.learning.settings import Optim
-from nacre.learning.snapshot import OwnerState, Snapshot, State, as_tree, from_tree
+from nacre.learning.snapshot import OwnerState, Snapshot, State, as_tree
 from nacre.learning.trainer import Loss, train
 from nacre.method import Method
-from nacre.method_files import MethodFile
-from nacre.models.batch import Batch, Router
+from nacre.models.batch import Batch
 from nacre.models.families import Encoded, Lengths
-from nacre.models.growing_head import GrowingHead
 from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.models.named import HeadKind
 from nacre.models.owner import Owner, ParameterGroup
 from nacre.models.pooled_states import PooledStates, pooled_states
 from nacre.parts.decision import Decision
-from nacre.parts.part import MicroBatch, Part, Reading, Readout, Step
-from nacre.parts.slots_of_tasks import tasks_of_slots
+from nacre.parts.part import MicroBatch, Part, Reading, Step
 from nacre.per_task import value_of
 from nacre.progress import ProgressBar
 from nacre.randomness import seeded
-from nacre.records.plain import differences
-from nacre.registry import build_method
 from nacre.seeds import derive
 from nacre.tasks.prompts import Conversation, TaskForm, prompt_example
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
 S = TypeVar("S")
-
-ROUNDED_AWAY = (
-    "an update that is smaller than their rounding is lost, which most are at usual rates. Load the model in float32; "
-    "optim.mixed_precision=bf16 computes in half precision and keeps full weights."
-)
 
 
 class Learner:
@@ -97,6 +83,7 @@ class Learner:
         resources: What parts hold while a task is learned.
         cache: What parts can compute again from the adapter; never saved.
         serves: Whether test rows are being answered or measured.
+        router: Asks the method's routing before each batch; None without one.
         work: How much training the newest task took.
     """
 
@@ -177,14 +164,14 @@ class Learner:
             host.release()
             raise
         host.family.prefix = LearnerPrefix(self) if method.adapter.has_virtual_tokens else None
-        self._router: LearnerRouter | None = None
+        self.router: LearnerRouter | None = None
         self.owners: dict[str, Owner] = {"adapter": self.adapter}
         if classification_head is not None:
             self.owners["head"] = classification_head
         if method.routing is not None:
             if (routing := method.routing.place(host, self.adapter)) is not None:
                 self.owners["routing"] = routing
-            self._router = host.family.router = LearnerRouter(self, method.routing)
+            self.router = host.family.router = LearnerRouter(self, method.routing)
         if method.memory is not None and (kept := method.memory.owner(host, self.adapter)) is not None:
             self.owners["memory"] = kept
         self._pretrained: str | None = None
@@ -289,8 +276,8 @@ class Learner:
         for part in self.method.parts:
             part.begin(self, tasks)
         self.on_event(TrainingPrepared(groups=[(group.name, group.size) for group in self.trainable()]))
-        if not self.state.tasks and (dtypes := _half_precisions(self.trainable())):
-            self.on_event(Warned(f"The trained weights are {dtypes}: {ROUNDED_AWAY}"))
+        if not self.state.tasks:
+            warn_of_rounding(self, self.trainable())
         if self.trainable():
             self._train(tasks, [*(example for task in tasks for example in task.examples("train")), *more, *earlier])
         for part in self.method.parts:
@@ -309,7 +296,7 @@ class Learner:
             rows = sorted(self.encode(task.examples("validation")), key=lambda row: len(row.source))
             scored = partial(self.label_scores, labels=task.labels)
             scores: list[Tensor] = []
-            with self._serving():
+            with self.serving():
                 for found in in_batches(scored, rows, self.decoding):
                     scores.append(found)
                     self.on_event(RowsAnswered(done=sum(map(len, scores)), rows=len(rows)))
@@ -325,7 +312,7 @@ class Learner:
 
     def _train(self, tasks: Sequence[Task], examples: Sequence[Example]) -> None:
         rows = self.encode(examples)
-        self._report(tasks, examples, rows)
+        report_rows(self, tasks, examples, rows)
         batches = Batches(
             rows=rows,
             seed=self.state.seed,
@@ -341,22 +328,6 @@ class Learner:
             finally:
                 self._model, self._autocast = self.host.model, nullcontext
                 self.on_event(Stopped())
-
-    def _report(self, tasks: Sequence[Task], examples: Sequence[Example], rows: Sequence[Encoded]) -> None:
-        """Say what of the rows training does not see, or answers cannot give."""
-        family = self.host.family
-        # Texts are packed: their rows are other ones than the examples, and have no targets.
-        targets = [] if any(example.kind == "text" for example in examples) else rows
-        cut = cut_targets(family, targets)
-        truncated = sum(row.truncated for row in rows)
-        self.on_event(RowsEncoded(rows=len(rows), truncated=truncated, cut_targets=len(cut)))
-        for task in tasks if targets and self.writes_labels else ():
-            if task.labels is not None:
-                continue
-            own = [number for number, example in enumerate(examples) if example.task == task.name]
-            there = [examples[number] for number in own]
-            if respelled := respelled_targets(family, there, [rows[number] for number in own], task.metric):
-                self.on_event(Warned(say_respelled(f"train of '{task.name}'", there, respelled)))
 
     def begin_step(self, step: Step) -> None:
         """Tell everybody that a step begins."""
@@ -377,7 +348,7 @@ class Learner:
         task = token_loss_sum(logits, labels)
         if not self.method.batch_terms and self.method.memory is None:
             return Loss(task, {})
-        router = self._router
+        router = self.router
         micro_batch = MicroBatch(rows, batch, logits, labels, None if router is None else router.newest)
         terms = {term.key: term.value(self, micro_batch) for term in self.method.batch_terms}
         if self.method.memory is not None:
@@ -447,7 +418,7 @@ class Learner:
                 own = [number for number, place in enumerate(places) if cues[place] == cue]
                 read = prompts if len(own) == len(places) else prompts.taken(own)
                 chosen = None if route is None else route.rows([places[number] for number in own])
-                with nullcontext() if chosen is None else self._routed_by(ChosenRoute(self, chosen)):
+                with nullcontext() if chosen is None else routed_by(family, ChosenRoute(self, chosen)):
                     found |= zip(own, family.label_scores(read, numbers[cue]), strict=True)
             return [found[number] for number in range(len(places))]
 
@@ -463,7 +434,7 @@ class Learner:
         family = self.host.family
         before, family.prefix = family.prefix, None
         try:
-            with self.adapter.bypassed(), self._routed_by(None):
+            with self.adapter.bypassed(), routed_by(family, None):
                 yield
         finally:
             family.prefix = before
@@ -471,7 +442,7 @@ class Learner:
     @contextmanager
     def under(self, route: Route) -> Iterator[None]:
         """Inside, batches are read under this route instead of the one that the method's routing would choose."""
-        with self._routed_by(None), followed(self, route):
+        with routed_by(self.host.family, None), followed(self, route):
             yield
 
     @contextmanager
@@ -487,7 +458,7 @@ class Learner:
         settings = self.optim.model_copy(update=optim)
         before, family.prefix = family.prefix, None
         try:
-            with self._routed_by(None), self.adapter.aside(), self.host.lent():
+            with routed_by(family, None), self.adapter.aside(), self.host.lent():
                 decoding = self.decoding.of_own_task()
                 second = Learner(self.host, method, seed=seed, optim=settings, decoding=decoding, on_event=on_event)
                 try:
@@ -509,21 +480,12 @@ class Learner:
             yield
             return
         route = routing.route(self, Reading({}, (name,), _no_query))
-        with self._routed_by(None) if route is None else self.under(route):
+        with routed_by(self.host.family, None) if route is None else self.under(route):
             yield
 
     @contextmanager
-    def _routed_by(self, router: Router | None) -> Iterator[None]:
-        family = self.host.family
-        before, family.router = family.router, router
-        try:
-            yield
-        finally:
-            family.router = before
-
-    @contextmanager
-    def _serving(self) -> Iterator[None]:
-        """Inside, parts serve what they serve."""
+    def serving(self) -> Iterator[None]:
+        """Inside, test rows are answered or measured, and parts serve what they serve."""
         before, self.serves = self.serves, True
         try:
             with ExitStack() as served:
@@ -540,93 +502,9 @@ class Learner:
         Raises:
             DataError: If a task is unlabeled text, or if labels are to be chosen and it has none.
         """
-        self._check_usable()
-        for task in tasks:
-            if task.kind == "text":
-                raise DataError(
-                    f"Task '{task.name}' is unlabeled text, which has no answers; measure_text() scores it."
-                )
-        with self._serving():
-            readout = self.method.readout
-            if readout is None or not any(task.labels for task in tasks):
-                return self._answered_by_host(tasks)
-            by_host = iter(self._answered_by_host([task for task in tasks if not task.labels]))
-            return [self._read_out(readout, task) if task.labels else next(by_host) for task in tasks]
-
-    def _answered_by_host(self, tasks: Sequence[Task]) -> list[list[str]]:
-        if not tasks:
-            return []
-        for task in tasks:
-            if self.method.chooses_labels:
-                raise DataError(
-                    f"Task '{task.name}' has no labels, and {self.method.display_name} chooses among labels."
-                )
-        self.decoding.check(tasks)
-        answers = answer(
-            self.host,
-            [task.examples("test") for task in tasks],
-            self.lengths,
-            self.decoding,
-            token_budget(self.host, tasks, self.lengths, self.decoding),
-            self._candidates(tasks),
-            self.on_event,
-            self._answerer(),
-        )
-        if not self.writes_labels:
-            return answers
-        return [as_labels(self.host.family, task, own) for task, own in zip(tasks, answers, strict=True)]
-
-    def _candidates(self, tasks: Sequence[Task]) -> list[Candidates] | None:
-        """What the rows of each task are answered with; None for free answers."""
-        if self.decoding.decode == "free":
-            return None
-        if self.decoding.candidates == "union":
-            return [self._labels_of(self.state.tasks)] * len(tasks)
-        return [Candidates.of_task(task.labels or (), self._calibration(task.name)) for task in tasks]
-
-    def _answerer(self) -> RoutedLabels | None:
-        """What answers in place of the host where labels depend on each row's route."""
-        if self.decoding.candidates != "routed_task":
-            return None
-        assert self._router is not None
-        of_slots = [self._labels_of(names) for names in tasks_of_slots(self)]
-        return RoutedLabels(self._router, self.lengths, self.decoding.label_scores, of_slots)
-
-    def _labels_of(self, names: Sequence[str]) -> Candidates:
-        """The labels of tasks that have been learned."""
-        for name in names:
-            if name not in self.state.forms:
-                raise DataError(
-                    f"An older version saved this learner, without the labels of '{name}': candidates=true_task needs "
-                    "none that are kept."
-                )
-        labels = [(self.state.forms[name].labels, name) for name in dict.fromkeys(names)]
-        return Candidates.of_tasks((own, self._calibration(name)) for own, name in labels if own)
-
-    def _calibration(self, name: str) -> Calibration | None:
-        """Of a task's labels; None where nothing is calibrated, or the task has not been learned."""
-        if not self.decoding.calibrates or name not in self.state.tasks:
-            return None
-        if name not in self.state.calibrations:
-            raise DataError(
-                f"The labels of task '{name}' were not calibrated when it was learned, and are not later: answer with "
-                "label_scores=sum or token_mean."
-            )
-        calibration = self.state.calibrations[name]
-        calibration.check(self.decoding, name)
-        return calibration
-
-    def _read_out(self, readout: Readout, task: Task) -> list[str]:
-        rows = self.encode(task.examples("test"))
-        order = sorted(range(len(rows)), key=lambda number: len(rows[number].source))
-        own_task = self.decoding.decode == "labels" and self.decoding.candidates == "true_task"
-        labels = task.labels if own_task else None
-        best: list[str] = []
-        for batch in cut([rows[number] for number in order], self.decoding.batch_size, self.decoding.split_padding):
-            best += readout.classify(self, batch, labels)
-            self.on_event(RowsAnswered(done=len(best), rows=len(rows)))
-        by_row = dict(zip(order, best, strict=True))
-        return [by_row[number] for number in range(len(rows))]
+        self.check_usable()
+        with self.serving():
+            return answers_to(self, tasks)
 
     @overload
     def evaluate(self, tasks: Task) -> TaskScore: ...
@@ -650,8 +528,8 @@ class Learner:
         """Token accuracy and perplexity on the test rows of a task of unlabeled text."""
         if task.kind != "text":
             raise DataError(f"Task '{task.name}' has targets; evaluate() scores the answers to it.")
-        self._check_usable()
-        with self._serving():
+        self.check_usable()
+        with self.serving():
             size = self.decoding.batch_size
             return measure_text(self.host, task, self.lengths, size, self.on_event, self._read_text)
 
@@ -683,7 +561,7 @@ class Learner:
         """
         if isinstance(inputs, str):
             return self.predict([inputs], task)[0]
-        self._check_usable()
+        self.check_usable()
         if task and task not in self.state.tasks:
             learned = ", ".join(self.state.tasks) or "none"
             raise DataError(f"predict(task='{task}'): no such task has been learned; learned so far: {learned}.")
@@ -693,7 +571,7 @@ class Learner:
             )
         limit = self.decoding.max_new_tokens or self.lengths.target
         examples = [prompt_example(prompt, task) for prompt in inputs]
-        with self._serving():
+        with self.serving():
             return answer(self.host, [examples], self.lengths, self.decoding, limit, on_event=self.on_event)[0]
 
     @overload
@@ -751,14 +629,14 @@ class Learner:
         """
         if isinstance(inputs, str):
             return self.decide([inputs], task)[0]
-        self._check_usable()
+        self.check_usable()
         if task and task not in self.state.forms:
             raise DataError(f"decide(task='{task}'): no such task has been learned. {nearest(task, self.state.forms)}")
         if task:
             examples = self.state.forms[task].filled(task, inputs).examples("test")
         else:
             examples = [prompt_example(prompt, task) for prompt in inputs]
-        with self._serving():
+        with self.serving():
             readout = self.method.readout
             decisions = readout.decide(self, self.encode(examples), None) if readout is not None and examples else None
         if decisions is None and examples:
@@ -779,37 +657,8 @@ class Learner:
             ModelError: If the method's tasks do not lie apart.
             TrainingError: If a part's memory cannot be taken apart, or if learning a task stopped halfway.
         """
-        self._check_usable()
-        if task not in self.state.tasks:
-            raise DataError(f"forget('{task}'): no such task has been learned. {nearest(task, self.state.tasks)}")
-        routing = self.method.routing
-        if routing is None or not self.method.adapter.weighable or self.adapter.tasks != len(self.state.tasks):
-            raise ModelError(
-                f"{self.method.display_name} answers with what all tasks have learned together: none can be taken out. "
-                "A method with a slot for each task and a routing can forget one, as inc_lora+gaussian_routing."
-            )
-        others = sorted(set(self.owners) - {"adapter", "head"})
-        if others or (self.host.family.head is not None and self.host.family.head.kind != "growing"):
-            raise ModelError(
-                f"{self.method.display_name} has a {(*others, 'head')[0]} of which no task can be taken out."
-            )
-        before = dict(self.state.parts)
-        try:
-            for part in self.method.parts:
-                part.forget(self, task)
-            for slot in [slot for slot, name in enumerate(self.state.tasks) if name == task][::-1]:
-                self.adapter.drop(slot)
-        except BaseException:
-            self.state.parts = before
-            raise
-        self.state.tasks = [name for name in self.state.tasks if name != task]
-        form = self.state.forms.pop(task, None)
-        self.state.calibrations.pop(task, None)
-        head = self.host.family.head
-        if head is not None and form is not None and isinstance(head.labels, GrowingHead):
-            left = {label for own in self.state.forms.values() for label in own.labels or ()}
-            head.labels.drop(set(form.labels or ()) - left)
-        self.cache.clear()
+        self.check_usable()
+        take_out(self, task)
 
     def merged(self) -> torch.nn.Module:
         """A copy of the model, in Hugging Face's form, with what was learned added to its weights.
@@ -820,7 +669,7 @@ class Learner:
             ModelError: If the method's updates depend on the input or the task, and no one weight holds them.
             TrainingError: If learning a task stopped halfway.
         """
-        self._check_usable()
+        self.check_usable()
         chosen_anew = self.method.routing is not None or self.method.readout is not None
         merged = None if chosen_anew else merged_copy(self.host.body)
         if merged is None or any(isinstance(module, Site) for module in merged.modules()):
@@ -832,7 +681,7 @@ class Learner:
 
     def snapshot(self) -> Snapshot:
         """Everything that the learner's future depends on, except the pretrained model. Tensors are not copied."""
-        self._check_usable()
+        self.check_usable()
         return Snapshot(
             seed=self.state.seed,
             tasks=tuple(self.state.tasks),
@@ -858,46 +707,7 @@ class Learner:
         Raises:
             CheckpointError: If it does not fit this host, method or seed.
         """
-        if self.pretrained != snapshot.host["hash"]:
-            raise CheckpointError(
-                f"{where} was made with another pretrained model: '{snapshot.host['name']}', "
-                f"hash {snapshot.host['hash'][:12]}; this one has {self.pretrained[:12]}."
-            )
-        if snapshot.head != self.head:
-            raise CheckpointError(f"{where} was made with head={snapshot.head}, and this learner has head={self.head}.")
-        if snapshot.seed != self.state.seed:
-            raise CheckpointError(
-                f"{where} was made with seed {snapshot.seed}, and this learner has seed {self.state.seed}."
-            )
-        if different := self._other_method(snapshot):
-            raise CheckpointError(f"{where} was made by another method: {different}.")
-        kinds = {part.remembers or part.key: part.State for part in self.method.parts if part.State is not None}
-        for key in snapshot.parts:
-            if key not in kinds:
-                raise CheckpointError(
-                    f"{where} remembers something for '{key}', which is not a part of {self.method.display_name}."
-                )
-        parts = {key: from_tree(kinds[key], tree, key, self.host.device) for key, tree in snapshot.parts.items()}
-        for name, saved in snapshot.owners.items():
-            if name not in self.owners and saved.tensors:
-                raise CheckpointError(f"{where} holds a {name}, which this host and method do not have.")
-        nothing = OwnerState({}, {})
-        try:
-            for name, owner in self.owners.items():
-                saved = snapshot.owners.get(name, nothing)
-                if on_disk is not None and isinstance(owner, PlacedSites):
-                    owner.load_beside(saved.tensors, saved.values, on_disk)
-                else:
-                    owner.load(saved.tensors, saved.values)
-        except CheckpointError:
-            for owner in self.owners.values():  # those that fit have taken theirs over
-                owner.load({}, {})
-            raise
-        forms = {name: from_tree(TaskForm, tree, name, self.host.device) for name, tree in snapshot.forms.items()}
-        calibrations = {
-            name: from_tree(Calibration, tree, name, self.host.device) for name, tree in snapshot.calibrations.items()
-        }
-        self.state = State(snapshot.seed, list(snapshot.tasks), parts, forms, calibrations)
+        self.state = take_over(self, snapshot, where, on_disk)
         for part in self.method.parts:
             part.restored(self)
 
@@ -932,18 +742,9 @@ class Learner:
         on_disk = None if slots_in_memory is None else SlotsOnDisk(slots_in_memory)
         snapshot = checkpoint.read(Path(folder), on_disk)
         if method is None:
-            if not snapshot.method["name"] or MethodFile.of(snapshot.method["name"].split("+")[0]):
-                raise CheckpointError(
-                    f"{folder} holds a method that was put together by hand, or that stands in a file of somebody's, "
-                    "which is not run unasked; give it: Learner.load(..., method=...)."
-                )
-            method = build_method(snapshot.method["name"], snapshot.method["parameters"])
-        chooses = method.routing is not None and method.routing.chooses_task(method.adapter)
-        if on_disk is not None and not (chooses and method.adapter.can_stay_on_disk):
-            raise RecipeError(
-                f"slots_in_memory: {method.display_name} has no slots of which one answers a row alone, as epi has; "
-                "load it without."
-            )
+            method = method_in(snapshot, str(folder))
+        if on_disk is not None:
+            check_on_disk(method)
         learner = cls(
             load_host(snapshot.host["name"]) if host is None else host,
             method,
@@ -994,14 +795,7 @@ class Learner:
         again._pretrained = self._pretrained
         return again
 
-    def _other_method(self, snapshot: Snapshot) -> str:
-        """In what a snapshot's method differs; nothing can be said of one that was put together by hand."""
-        if not self.method.name or not snapshot.method["name"]:
-            return ""
-        here = json.loads(to_json({"name": self.method.name, "parameters": dict(self.method.parameters)}))
-        return "; ".join(differences(dict(snapshot.method), here, "method"))
-
-    def _check_usable(self) -> None:
+    def check_usable(self) -> None:
         if self.removed:
             raise TrainingError(
                 "This learner was removed from its model, and what it had learned with it: make a new Learner, or load "
@@ -1023,7 +817,7 @@ class Learner:
             )
 
     def _check_curriculum(self, tasks: Sequence[Task]) -> None:
-        self._check_usable()
+        self.check_usable()
         stages = self.method.curriculum.stages(tasks) if tasks else []
         if len(stages) != 1:
             raise TrainingError(
@@ -1039,12 +833,6 @@ class Learner:
 def _example(row: Encoded) -> Example:
     assert row.example is not None
     return row.example
-
-
-def _half_precisions(groups: Sequence[ParameterGroup]) -> str:
-    """The types of trained parameters in which usual updates are rounded away, as text; empty if there are none."""
-    dtypes = {parameter.dtype for group in groups for parameter in group.parameters}
-    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes & {torch.float16, torch.bfloat16}))
 
 
 def _shown_by_one() -> OnEvent:

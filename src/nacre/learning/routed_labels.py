@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from nacre.evaluation.candidates import Candidates, LabelSet
 from nacre.evaluation.settings import LabelRule
 from nacre.functional.segments import NONE
-from nacre.learning.router import ChosenRoute, LearnerRouter
-from nacre.models.batch import Batch, Router
-from nacre.models.families import Encoded, Family, Lengths
+from nacre.learning.router import ChosenRoute, LearnerRouter, routed_by
+from nacre.models.batch import Batch
+from nacre.models.families import Encoded, Lengths
 from nacre.tasks.template import Example
 
 
@@ -42,7 +41,7 @@ class RoutedLabels:
 
     def _answers(self, rows: Sequence[Encoded], prompts: Batch) -> list[str]:
         family = self.router.learner.host.family
-        with _routed_by(family, None):
+        with routed_by(family, None):
             route = self.router.chosen(prompts)
         newest = len(self.of_slots) - 1
         slots = [newest] * len(rows) if route is None else route.likeliest_slots.tolist()
@@ -50,7 +49,7 @@ class RoutedLabels:
         answers = [""] * len(rows)
         for label_set in dict.fromkeys(sets):
             own = [number for number, of_row in enumerate(sets) if of_row == label_set]
-            with _routed_by(family, ChosenRoute(self.router.learner, None if route is None else route.rows(own))):
+            with routed_by(family, ChosenRoute(self.router.learner, None if route is None else route.rows(own))):
                 found = label_set.answers(family, prompts.taken(own), self.rule)
             for number, text in zip(own, found, strict=True):
                 answers[number] = text
@@ -64,12 +63,3 @@ class RoutedLabels:
             candidates = Candidates(()) if slot == NONE else self.of_slots[slot]
             self._known[key] = LabelSet.of(family, example, candidates, self.lengths)
         return self._known[key]
-
-
-@contextmanager
-def _routed_by(family: Family, router: Router | None) -> Iterator[None]:
-    before, family.router = family.router, router
-    try:
-        yield
-    finally:
-        family.router = before

@@ -12,8 +12,8 @@ from torch import Tensor
 from nacre.adapters.route import Route
 from nacre.errors import DataError
 from nacre.functional.losses import IGNORED
-from nacre.models.batch import Batch
-from nacre.models.families import Encoded
+from nacre.models.batch import Batch, Router
+from nacre.models.families import Encoded, Family
 from nacre.models.pooled_states import PooledStates, pooled_states
 from nacre.models.prefix import without_prefix
 from nacre.models.vocabulary import embeddings_of
@@ -37,6 +37,16 @@ def followed(learner: LearnerView, route: Route) -> Iterator[None]:
     head = learner.host.family.head
     with learner.adapter.use(route), nullcontext() if head is None else head.labels.only(route.classes):
         yield
+
+
+@contextmanager
+def routed_by(family: Family, router: Router | None) -> Iterator[None]:
+    """Inside, this router is asked before each batch; None: nobody is."""
+    before, family.router = family.router, router
+    try:
+        yield
+    finally:
+        family.router = before
 
 
 class LearnerRouter:
