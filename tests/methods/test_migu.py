@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.contract import VARIANTS
 from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.errors import ModelError, NacreError, RecipeError, TrainingError
 from nacre.events import Event, StepTaken, TrainingPrepared
@@ -26,7 +27,7 @@ from nacre.models.host import Host
 from nacre.models.roles import ROLES
 from nacre.parts.magnitude_mask import MagnitudeMask
 from nacre.parts.part import GradientRule
-from nacre.registry import build_method
+from nacre.registry import METHODS, build_method
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1)
 BASES = ("seq_ft", "seq_lora", "inc_lora")
@@ -695,3 +696,17 @@ def test_it_needs_no_task_boundaries_if_it_masks_from_the_start() -> None:
     assert MagnitudeMask().needs_boundaries
     assert MagnitudeMask(first_task=True, clusters=2).needs_boundaries
     assert MagnitudeMask(first_task=True, threshold=(0.1, 0.2)).needs_boundaries
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_an_adapter_says_whether_it_trains_linear_maps(name: str) -> None:
+    """Where none is trained there is nothing to mask, which is said before anything runs."""
+    method = build_method(*VARIANTS[name])
+    if not method.adapter.groups:
+        return
+    learner = Learner(tiny_host("t5"), method, optim=OPTIM)
+    learner.adapter.grow()
+    assert bool(learner.adapter.feature_maps()) == method.adapter.trains_maps
+    if not method.adapter.trains_maps:
+        with pytest.raises(RecipeError, match="masks features of the linear maps that are trained, and here no"):
+            build_method(f"{name}+migu")

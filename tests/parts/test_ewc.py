@@ -117,6 +117,22 @@ def test_fisher_is_the_mean_of_squared_gradients_of_single_rows(name: str, archi
     assert all(parameter.grad is None for parameter in learner.host.model.parameters())
 
 
+@pytest.mark.parametrize("name", ["l2p+ewc", "lfpt5+ewc"])
+def test_fisher_of_prompts_is_the_mean_of_squared_gradients_too(name: str) -> None:
+    settings = {"pool": 4, "prompt_length": 2, "select": 2} if name == "l2p+ewc" else {"prompt_length": 3, "draws": 2}
+    learner = learnt(name, 1, **settings)
+    [prompts] = learner.adapter.parameter_groups()[0].parameters
+    prompts.requires_grad_(True)
+    expected = torch.zeros_like(prompts)
+    for row in learner.encode(TASKS[0].examples("train")):
+        expected += torch.autograd.grad(learner.loss_sum([row]), prompts)[0] ** 2 / 6
+    found = memory(learner)
+    [fisher], [anchor] = ([found[key] for key in found if key.startswith(kind)] for kind in ("fisher/", "anchor/"))
+    assert expected.sum() > 0
+    torch.testing.assert_close(fisher, expected)
+    assert torch.equal(anchor, prompts)
+
+
 def test_fisher_does_not_depend_on_the_batch_size() -> None:
     found = []
     for size in (1, 4, 99):

@@ -61,6 +61,9 @@ class Adapter(ABC):
     has_virtual_tokens: ClassVar[bool] = False
     """Whether something stands in front of an input (`PlacedAdapter.virtual_tokens`)."""
 
+    trains_maps: ClassVar[bool] = True
+    """Whether its parameters are rows of linear maps, whose outputs are features (`PlacedAdapter.feature_maps`)."""
+
     @property
     def copied_by_task(self) -> bool:
         """Whether a copy of the host can be made of what answers one task alone (`adapters/merged`)."""

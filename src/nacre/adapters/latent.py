@@ -39,6 +39,7 @@ class Latent(Adapter):
 
     learning_rate: ClassVar[float] = 3e-4
     sum_gated: ClassVar[bool] = True
+    trains_maps: ClassVar[bool] = False
 
     rank: int = 32
     alpha: float | None = 16.0

@@ -56,6 +56,7 @@ class Prompt(Adapter):
 
     learning_rate: ClassVar[float] = 0.3  # Progressive Prompts, T5-large
     sum_gated: ClassVar[bool] = False
+    trains_maps: ClassVar[bool] = False
     has_virtual_tokens: ClassVar[bool] = True
 
     tokens: int

@@ -38,6 +38,7 @@ class Spectral(Adapter):
 
     learning_rate: ClassVar[float] = 5e-5
     sum_gated: ClassVar[bool] = True
+    trains_maps: ClassVar[bool] = False
 
     share: PerTask = 0.5
     roles: tuple[str, ...] = ROLES

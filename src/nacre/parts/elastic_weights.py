@@ -142,13 +142,15 @@ class ElasticWeights(Penalty):
 def _trained(learner: LearnerView) -> dict[str, nn.Parameter]:
     """The adapter's trained parameters, by the body's name in the model and their public names.
 
-    Public names are part of saved files' format; the place of a parameter inside a site is not.
+    Public names are part of saved files' format; the place of a parameter inside a site is not. Where a public tensor
+    holds more than one parameter, as a table of prompts does, they go by their group and number.
     """
     model, body = learner.host.model, learner.host.body
     place = next(name for name, module in model.named_modules() if module is body)
-    names = {tensor.data_ptr(): name for name, tensor in learner.adapter.tensors().items()}
-    return {
-        f"{place}.{names[parameter.data_ptr()]}" if place else names[parameter.data_ptr()]: parameter
+    public = {tensor.data_ptr(): name for name, tensor in learner.adapter.tensors().items()}
+    own = {
+        public.get(parameter.data_ptr(), f"{group.name}.{number}"): parameter
         for group in learner.adapter.parameter_groups()
-        for parameter in group.parameters
+        for number, parameter in enumerate(group.parameters)
     }
+    return {f"{place}.{name}" if place else name: parameter for name, parameter in own.items()}

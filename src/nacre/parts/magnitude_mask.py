@@ -81,6 +81,8 @@ class MagnitudeMask(GradientRule):
             raise RecipeError("clusters are kept by their mean score, and by=random has none: set clusters=0.")
 
     def objection(self, adapter: Adapter) -> str | None:
+        if adapter.groups and not adapter.trains_maps:
+            return "it masks features of the linear maps that are trained, and here no linear map is"
         wants_weights = self.by == "weight" or (self.clusters > 0 and self.cluster_by == "weight")
         if wants_weights and isinstance(adapter, SlottedAdapter) and not adapter.sum_gated:
             return (
