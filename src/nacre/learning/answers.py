@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from nacre.errors import DataError
 from nacre.evaluation.candidates import Calibration, Candidates
 from nacre.evaluation.decoding import answer, cut, token_budget
+from nacre.evaluation.settings import Decoding
 from nacre.evaluation.spelling import as_labels
 from nacre.events import RowsAnswered
 from nacre.learning.routed_labels import RoutedLabels
+from nacre.learning.router import LearnerRouter, Routed
+from nacre.learning.snapshot import State
+from nacre.method import Method
+from nacre.models.families import Lengths
 from nacre.parts.part import Readout
 from nacre.parts.slots_of_tasks import tasks_of_slots
 from nacre.tasks.task import Task
 
-if TYPE_CHECKING:
-    from nacre.learning.learner import Learner
+
+class Answering(Routed, Protocol):
+    """What answering needs of a learner."""
+
+    @property
+    def method(self) -> Method: ...
+    @property
+    def state(self) -> State: ...
+    @property
+    def decoding(self) -> Decoding: ...
+    @property
+    def lengths(self) -> Lengths: ...
+    @property
+    def router(self) -> LearnerRouter | None: ...
+    @property
+    def writes_labels(self) -> bool: ...
 
 
-def answers_to(learner: Learner, tasks: Sequence[Task]) -> list[list[str]]:
+def answers_to(learner: Answering, tasks: Sequence[Task]) -> list[list[str]]:
     """Answers to the test rows of each task, in row order, while the learner serves.
 
     Args:
@@ -39,13 +58,13 @@ def answers_to(learner: Learner, tasks: Sequence[Task]) -> list[list[str]]:
     return [_by_readout(learner, readout, task) if task.labels else next(by_host) for task in tasks]
 
 
-def open_labels(learner: Learner, task: Task) -> Sequence[str] | None:
+def open_labels(learner: Answering, task: Task) -> Sequence[str] | None:
     """What a readout chooses from for a task's rows; None: all labels learned so far."""
     own_task = learner.decoding.decode == "labels" and learner.decoding.candidates == "true_task"
     return task.labels if own_task else None
 
 
-def _by_readout(learner: Learner, readout: Readout, task: Task) -> list[str]:
+def _by_readout(learner: Answering, readout: Readout, task: Task) -> list[str]:
     rows = learner.encode(task.examples("test"))
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].source))
     labels = open_labels(learner, task)
@@ -58,7 +77,7 @@ def _by_readout(learner: Learner, readout: Readout, task: Task) -> list[str]:
     return [by_row[number] for number in range(len(rows))]
 
 
-def _by_host(learner: Learner, tasks: Sequence[Task]) -> list[list[str]]:
+def _by_host(learner: Answering, tasks: Sequence[Task]) -> list[list[str]]:
     if not tasks:
         return []
     for task in tasks:
@@ -82,7 +101,7 @@ def _by_host(learner: Learner, tasks: Sequence[Task]) -> list[list[str]]:
     return [as_labels(learner.host.family, task, own) for task, own in zip(tasks, answers, strict=True)]
 
 
-def _candidates(learner: Learner, tasks: Sequence[Task]) -> list[Candidates] | None:
+def _candidates(learner: Answering, tasks: Sequence[Task]) -> list[Candidates] | None:
     """What the rows of each task are answered with; None for free answers."""
     if learner.decoding.decode == "free":
         return None
@@ -91,7 +110,7 @@ def _candidates(learner: Learner, tasks: Sequence[Task]) -> list[Candidates] | N
     return [Candidates.of_task(task.labels or (), _calibration(learner, task.name)) for task in tasks]
 
 
-def _routed_labels(learner: Learner) -> RoutedLabels | None:
+def _routed_labels(learner: Answering) -> RoutedLabels | None:
     """What answers in place of the host where labels depend on each row's route."""
     if learner.decoding.candidates != "routed_task":
         return None
@@ -100,7 +119,7 @@ def _routed_labels(learner: Learner) -> RoutedLabels | None:
     return RoutedLabels(learner.router, learner.lengths, learner.decoding.label_scores, of_slots)
 
 
-def _labels_of(learner: Learner, names: Sequence[str]) -> Candidates:
+def _labels_of(learner: Answering, names: Sequence[str]) -> Candidates:
     """The labels of tasks that have been learned."""
     forms = learner.state.forms
     for name in names:
@@ -113,7 +132,7 @@ def _labels_of(learner: Learner, names: Sequence[str]) -> Candidates:
     return Candidates.of_tasks((own, _calibration(learner, name)) for own, name in labels if own)
 
 
-def _calibration(learner: Learner, name: str) -> Calibration | None:
+def _calibration(learner: Answering, name: str) -> Calibration | None:
     """Of a task's labels; None where nothing is calibrated, or the task has not been learned."""
     if not learner.decoding.calibrates or name not in learner.state.tasks:
         return None

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from nacre.errors import DataError, ModelError, nearest
+from nacre.learning.snapshot import State
+from nacre.method import Method
 from nacre.models.growing_head import GrowingHead
-
-if TYPE_CHECKING:
-    from nacre.learning.learner import Learner
+from nacre.parts.part import LearnerView
 
 
-def take_out(learner: Learner, task: str) -> None:
+class Forgetting(LearnerView, Protocol):
+    """What taking a task out needs of a learner."""
+
+    @property
+    def method(self) -> Method: ...
+    @property
+    def state(self) -> State: ...
+
+
+def take_out(learner: Forgetting, task: str) -> None:
     """See `Learner.forget`. If a part cannot forget, nothing has happened."""
     state, head = learner.state, learner.host.family.head
     if task not in state.tasks:
@@ -35,7 +44,7 @@ def take_out(learner: Learner, task: str) -> None:
     learner.cache.clear()
 
 
-def _check_apart(learner: Learner) -> None:
+def _check_apart(learner: Forgetting) -> None:
     """Refuse methods whose tasks do not lie apart."""
     method, head = learner.method, learner.host.family.head
     if method.routing is None or not method.adapter.weighable or learner.adapter.tasks != len(learner.state.tasks):

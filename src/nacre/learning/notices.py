@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from nacre.evaluation.spelling import cut_targets, respelled_targets, say_respelled
-from nacre.events import RowsEncoded, Warned
+from nacre.events import OnEvent, RowsEncoded, Warned
 from nacre.models.families import Encoded
+from nacre.models.host import Host
 from nacre.models.owner import ParameterGroup
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
-if TYPE_CHECKING:
-    from nacre.learning.learner import Learner
+
+class Noticing(Protocol):
+    """What notices need of a learner."""
+
+    @property
+    def host(self) -> Host: ...
+    @property
+    def on_event(self) -> OnEvent: ...
+    @property
+    def writes_labels(self) -> bool: ...
 
 
-def report_rows(learner: Learner, tasks: Sequence[Task], examples: Sequence[Example], rows: Sequence[Encoded]) -> None:
+def report_rows(learner: Noticing, tasks: Sequence[Task], examples: Sequence[Example], rows: Sequence[Encoded]) -> None:
     """Say what of the rows training does not see, or answers cannot give."""
     family = learner.host.family
     # Texts are packed: their rows are other ones than the examples, and have no targets.
@@ -35,7 +44,7 @@ def report_rows(learner: Learner, tasks: Sequence[Task], examples: Sequence[Exam
             learner.on_event(Warned(say_respelled(f"train of '{task.name}'", there, respelled)))
 
 
-def warn_of_rounding(learner: Learner, groups: Sequence[ParameterGroup]) -> None:
+def warn_of_rounding(learner: Noticing, groups: Sequence[ParameterGroup]) -> None:
     """Say so if usual updates of the trained parameters are rounded away."""
     dtypes = {parameter.dtype for group in groups for parameter in group.parameters}
     half = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes & {torch.float16, torch.bfloat16}))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from nacre.adapters.sites import PlacedSites
 from nacre.adapters.slots_on_disk import SlotsOnDisk
@@ -13,12 +14,29 @@ from nacre.files import to_json
 from nacre.learning.snapshot import OwnerState, Snapshot, State, from_tree
 from nacre.method import Method
 from nacre.method_files import MethodFile
+from nacre.models.host import Host
+from nacre.models.named import HeadKind
+from nacre.models.owner import Owner
 from nacre.records.plain import differences
 from nacre.registry import build_method
 from nacre.tasks.prompts import TaskForm
 
-if TYPE_CHECKING:
-    from nacre.learning.learner import Learner
+
+class Restoring(Protocol):
+    """What restoring needs of a learner."""
+
+    @property
+    def host(self) -> Host: ...
+    @property
+    def method(self) -> Method: ...
+    @property
+    def state(self) -> State: ...
+    @property
+    def head(self) -> HeadKind: ...
+    @property
+    def owners(self) -> Mapping[str, Owner]: ...
+    @property
+    def pretrained(self) -> str: ...
 
 
 def method_in(snapshot: Snapshot, where: str) -> Method:
@@ -45,7 +63,7 @@ def check_on_disk(method: Method) -> None:
         )
 
 
-def take_over(learner: Learner, snapshot: Snapshot, where: str, on_disk: SlotsOnDisk | None) -> State:
+def take_over(learner: Restoring, snapshot: Snapshot, where: str, on_disk: SlotsOnDisk | None) -> State:
     """Fill the owners of a learner that has learned nothing. If one does not fit, all are empty again.
 
     Args:
@@ -81,7 +99,7 @@ def take_over(learner: Learner, snapshot: Snapshot, where: str, on_disk: SlotsOn
     return State(snapshot.seed, list(snapshot.tasks), parts, forms, calibrations)
 
 
-def _check_fits(learner: Learner, snapshot: Snapshot, kinds: dict[str, type[Any]], where: str) -> None:
+def _check_fits(learner: Restoring, snapshot: Snapshot, kinds: dict[str, type[Any]], where: str) -> None:
     if learner.pretrained != snapshot.host["hash"]:
         raise CheckpointError(
             f"{where} was made with another pretrained model: '{snapshot.host['name']}', "
