@@ -2,11 +2,13 @@
 
 python benchmarks/bench.py --output docs/performance/t5-small
 python benchmarks/every_method.py --output docs/performance/every_method.json
+python benchmarks/fifty.py --data DATA/long_sequence --model PATH/minilm-b2b --output docs/performance/fifty.json
 python experiments/performance_page.py
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from pathlib import Path
@@ -16,7 +18,7 @@ from results_page import write_between
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 FOLDER = PAGE.with_suffix("")
-EVERY_METHOD = FOLDER / "every_method.json"
+EVERY_METHOD, FIFTY = FOLDER / "every_method.json", FOLDER / "fifty.json"
 
 TITLES = {
     "steps": "A training step beside one of plain PEFT LoRA",
@@ -26,6 +28,7 @@ TITLES = {
     "evaluation": "Choosing labels beside the unadapted host",
     "decision": "The decision among 14 labels beside reading alone",
     "sorting": "Rows sorted by length beside rows as they come",
+    "rows": "A batch whose rows have different adapters, beside PEFT's mixed batch",
     "saving": "Saving and loading beside one training step of PEFT LoRA",
     "memory": "Peak memory of a process beside PEFT LoRA's",
 }
@@ -66,12 +69,14 @@ RATIOS = {
 
 
 def main() -> None:
-    files = [file for file in sorted(FOLDER.glob("*.json"), reverse=True) if file != EVERY_METHOD]
+    files = [file for file in sorted(FOLDER.glob("*.json"), reverse=True) if file not in (EVERY_METHOD, FIFTY)]
     found = [section(json.loads(file.read_text())) for file in files]
     write_between("<!-- tables -->", "<!-- end of tables -->", "\n\n".join(found), PAGE)
     if EVERY_METHOD.exists():
         every = every_method(json.loads(EVERY_METHOD.read_text()))
         write_between("<!-- every method -->", "<!-- end of every method -->", every, PAGE)
+    if FIFTY.exists():
+        write_between("<!-- fifty -->", "<!-- end of fifty -->", fifty(json.loads(FIFTY.read_text())), PAGE)
 
 
 def every_method(found: dict[str, Any]) -> str:
@@ -100,6 +105,34 @@ def every_method(found: dict[str, Any]) -> str:
         f"```\n{found['command']}\n```",
         f"{setting_of(found)} PEFT beside itself gave {min(again):.2f} to {max(again):.2f}.",
         "\n".join(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    return "\n\n".join(parts)
+
+
+def fifty(found: dict[str, Any]) -> str:
+    """What a task and an answer cost late beside early, and what is kept."""
+    names = {
+        "step": "a training step",
+        "task": "a whole task",
+        "answer, own labels": "an answer, among its task's labels",
+        "answer, all labels": "an answer, among all labels so far",
+    }
+    rows = [["", "late / early", "range", "early / itself"], ["---"] * 4]
+    for what, name in names.items():
+        _, late, again = found["parts"][what]
+        rows.append([name, *cells_of("", late["ratios"], {}, what)[1:], f"{statistics.median(again['ratios']):.2f}"])
+    kept = found["kept"]
+    stored = [after["stored"] - before["stored"] for before, after in itertools.pairwise([{"stored": 0}, *kept])]
+    parts = [
+        "## Fifty tasks",
+        f"`nacre` on the stream `fifty`: one learner has learned one task, another one {len(kept)}. Both learn the "
+        "next one, and answer the first one's test rows.",
+        f"```\n{found['command']}\n```",
+        setting_of(found),
+        "\n".join(f"| {' | '.join(row)} |" for row in rows),
+        f"A task takes {min(stored) / 1e6:.2f} to {max(stored) / 1e6:.2f} MB, the first as much as the last "
+        f"({stored[0] / 1e6:.2f} and {stored[-1] / 1e6:.2f}): the more where texts have two parts. The process "
+        f"had {kept[0]['peak'] / 1e6:.0f} MB at most after the first task, {kept[-1]['peak'] / 1e6:.0f} after the last.",
     ]
     return "\n\n".join(parts)
 
