@@ -131,8 +131,9 @@ def fifty(found: dict[str, Any]) -> str:
         setting_of(found),
         "\n".join(f"| {' | '.join(row)} |" for row in rows),
         f"A task takes {min(stored) / 1e6:.2f} to {max(stored) / 1e6:.2f} MB, the first as much as the last "
-        f"({stored[0] / 1e6:.2f} and {stored[-1] / 1e6:.2f}): the more where texts have two parts. The process "
-        f"had {kept[0]['peak'] / 1e6:.0f} MB at most after the first task, {kept[-1]['peak'] / 1e6:.0f} after the last.",
+        f"({stored[0] / 1e6:.2f} and {stored[-1] / 1e6:.2f}): the more where texts have two parts. The "
+        f"process had {kept[0]['peak'] / 1e6:.0f} MB at most after the first task, "
+        f"and {kept[-1]['peak'] / 1e6:.0f} after the last.",
     ]
     return "\n\n".join(parts)
 
