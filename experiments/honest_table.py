@@ -11,7 +11,8 @@ the same grid: the lines of experiments/three_papers.py count, where a method st
 ``run`` carries out what is not done yet, in order, one run after the other, with one thread; stopped at any moment, the
 same command goes on. Each finished run adds one line to docs/results/honest_table.jsonl: which rows were right under
 each decoder, the seconds, and the command. ``left`` counts what is not done; ``table`` writes docs/honest_table.md's
-tables from the lines. ``answers FOLDER`` prints which rows a finished run's last learner answers right.
+tables from the lines. With ``--host SmolLM2-135M`` the runs on that model are carried out. ``answers FOLDER`` prints
+which rows a finished run's last learner answers right.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,14 @@ ABLATION: dict[str, tuple[str, tuple[str, ...]]] = {
     "no evidence: routing alone": ("inc_lora+gaussian_routing", ()),
 }
 HOST_EPOCHS = (1, 3, 10)
+HOSTS = ("minilm-b2b", "SmolLM2-135M")
+"""The model of all tables, and a real decoder-only one: a second answer to whether it is the host."""
+ON_DECODER_ONLY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(CLOSED, ()),
+    "nacre": (),
+    "joint": ("train=lora",),
+    "independent": ("train=lora",),
+}
 
 
 @dataclass(frozen=True)
@@ -93,12 +102,14 @@ class Item:
     rate: float | None
     rows: int | None
     tested: int
+    host: str = HOSTS[0]
 
     @property
     def folder(self) -> str:
         words = [self.method, *self.own, *([] if self.rate is None else [f"rate{self.rate:g}"]), f"seed{self.seed}"]
         rows = "all" if self.rows is None else self.rows
-        return f"{self.part}/{self.stream}-{rows}/{'-'.join(words)}".replace(" ", "_")
+        part = self.part if self.host == HOSTS[0] else f"{self.host}-{self.part}"
+        return f"{part}/{self.stream}-{rows}/{'-'.join(words)}".replace(" ", "_")
 
     def command(self, data: str, model: str) -> list[str]:
         settings = [*SETTINGS, *self.own]
@@ -125,8 +136,26 @@ def sizes(stream: str) -> tuple[int, int]:
     return (200, 100) if many else (500, 500)
 
 
-def items(done: Mapping[str, Mapping[str, Any]]) -> Iterator[Item]:
-    """Everything to run whose learning rate is known, in order of importance."""
+def items(done: Mapping[str, Mapping[str, Any]], hosts: Collection[str] = HOSTS) -> Iterator[Item]:
+    """Everything to run on these hosts whose learning rate is known, in order of importance."""
+    if HOSTS[0] in hosts:
+        yield from _on_first_host(done)
+    if HOSTS[1] in hosts:
+        yield from _on_decoder_only(done)
+
+
+def _on_decoder_only(done: Mapping[str, Mapping[str, Any]]) -> Iterator[Item]:
+    """With the rows that a processor allows."""
+    for method, own in ON_DECODER_ONLY.items():
+        chosen = known_rate(done, method, HOSTS[1])
+        if isinstance(chosen, str):
+            for rate in three_papers.RATES:
+                yield Item("selection", method, method, own, "dbpedia,amazon", 1, rate, 64, 64, HOSTS[1])
+            continue
+        yield Item("host", method, method, own, "order1", 1, chosen, 64, 100, HOSTS[1])
+
+
+def _on_first_host(done: Mapping[str, Mapping[str, Any]]) -> Iterator[Item]:
     names = dict.fromkeys((*TABLE, *(method for method, _ in ABLATION.values()), *OTHERS, *ON_STREAMS))
     rates: dict[str, float | None] = {}
     for method in (name for name in names if name.partition("+")[0] in METHODS.names()):
@@ -165,29 +194,29 @@ def items(done: Mapping[str, Mapping[str, Any]]) -> Iterator[Item]:
                     yield from each("table", method, method, (), stream, seed)
 
 
-def known_rate(done: Mapping[str, Mapping[str, Any]], method: str) -> float | str | None:
+def known_rate(done: Mapping[str, Mapping[str, Any]], method: str, host: str = HOSTS[0]) -> float | str | None:
     """The chosen rate, None where nothing is trained, or `unknown`."""
     if method in CLOSED:
         return None
-    if method != "lb_cl":  # whose lines there are of another start
+    if method != "lb_cl" and host == HOSTS[0]:  # whose lines there are of another start
         there = three_papers.chosen_rate(read_lines(three_papers.LINES), method)
         if there is not None:
             return there
     tried = {
         line["rate"]: line["stream_average"]
         for line in done.values()
-        if (line["part"], line["method"]) == ("selection", method)
+        if (line["part"], line["method"], line.get("host", HOSTS[0])) == ("selection", method, host)
     }
     if len(tried) < len(three_papers.RATES):
         return "unknown"
     return max(sorted(tried), key=lambda rate: tried[rate])
 
 
-def run_all(data: str, model: str, work: Path, only: Sequence[str]) -> None:
+def run_all(data: str, model: str, host: str, work: Path, only: Sequence[str]) -> None:
     failed: set[str] = set()
     while True:
         done = read_lines(LINES)
-        wanted = (item for item in items(done) if not only or item.part in only or item.method in only)
+        wanted = (item for item in items(done, [host]) if not only or item.part in only or item.method in only)
         item = next((item for item in wanted if item.folder not in done.keys() | failed), None)
         if item is None:
             return
@@ -239,6 +268,7 @@ def _line(item: Item, record: dict[str, Any]) -> dict[str, Any]:
         "folder": item.folder,
         "part": item.part,
         "label": item.label,
+        "host": item.host,
         "method": item.method,
         "stream": item.stream,
         "seed": item.seed,
@@ -269,7 +299,8 @@ def by_row(lines: Sequence[Mapping[str, Any]], decoder: str) -> list[np.ndarray]
 
 
 def tables() -> str:
-    done = [line for line in read_lines(LINES).values() if line["part"] != "selection"]
+    every = [line for line in read_lines(LINES).values() if line["part"] != "selection"]
+    done = [line for line in every if line.get("host", HOSTS[0]) == HOSTS[0]]
     parts = []
     for stream in ORDERS:
         found = [line for line in done if (line["part"], line["stream"]) == ("table", stream)]
@@ -284,12 +315,13 @@ def tables() -> str:
         ]
         parts.append(_table([*whole, *ablation], "order1", ["nacre", *ABLATION], "what each part of nacre brings"))
     parts += _host(done)
+    parts += _decoder_only([line for line in every if line.get("host") == HOSTS[1]])
     for stream in STREAMS:
         found = [line for line in done if (line["part"], line["stream"]) == ("streams", stream)]
         if found:
             parts.append(_table(found, stream, ON_STREAMS))
     waiting = sum(item.folder not in read_lines(LINES) for item in items(read_lines(LINES)))
-    return "\n\n".join([f"{len(done)} runs are done, and {waiting} are left.", *parts] if waiting else parts)
+    return "\n\n".join([f"{len(every)} runs are done, and {waiting} are left.", *parts] if waiting else parts)
 
 
 def _table(found: Sequence[Mapping[str, Any]], stream: str, labels: Sequence[str], what: str = "") -> str:
@@ -347,6 +379,19 @@ def _host(done: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["\n".join(out)]
 
 
+def _decoder_only(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not lines:
+        return []
+    head = ["", "rate", *DECODERS, "train s"]
+    out = [f"### Is it the host? {HOSTS[1]}, order1: 64 training and 100 test rows a task", ""]
+    out += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for line in lines:
+        rate = "-" if line["rate"] is None else f"{line['rate']:g}"
+        shares = [percent([average(line, decoder)]) for decoder in DECODERS]
+        out.append(f"| {' | '.join([line['method'], rate, *shares, format(line['train_seconds'], '.0f')])} |")
+    return ["\n".join(out)]
+
+
 def _epochs(line: Mapping[str, Any]) -> int:
     return next((int(setting.partition("=")[2]) for setting in line["own"] if "epochs" in setting), 1)
 
@@ -363,12 +408,13 @@ def left() -> str:
 
 def main() -> None:
     parser, commands, run = commands_of(__doc__)
+    run.add_argument("--host", choices=HOSTS, default=HOSTS[0], help="which one MODEL is: its runs are carried out")
     run.add_argument("--only", nargs="*", default=[], help="these parts or methods only")
     commands.add_parser("left")
     commands.add_parser("answers").add_argument("folder", type=Path)
     chosen = parser.parse_args()
     if chosen.command == "run":
-        run_all(chosen.data, chosen.model, chosen.work, chosen.only)
+        run_all(chosen.data, chosen.model, chosen.host, chosen.work, chosen.only)
     elif chosen.command == "left":
         print(left())
     elif chosen.command == "answers":
