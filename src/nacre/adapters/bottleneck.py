@@ -81,10 +81,6 @@ class Bottleneck(Adapter):
         return self.slots == "per_task"
 
     @property
-    def needs_task_at_test(self) -> bool:
-        return False
-
-    @property
     def groups(self) -> tuple[str, ...]:
         return ("down", "down_bias", "up", "up_bias", *(() if self.gates is None else GATES))
 

@@ -26,10 +26,6 @@ class Full(Adapter):
         return False
 
     @property
-    def needs_task_at_test(self) -> bool:
-        return False
-
-    @property
     def groups(self) -> tuple[str, ...]:
         return ("host",)
 

@@ -71,10 +71,6 @@ class GatedHost(Adapter):
         return True
 
     @property
-    def needs_task_at_test(self) -> bool:
-        return False
-
-    @property
     def groups(self) -> tuple[str, ...]:
         return ("host", "gate")
 

@@ -62,10 +62,6 @@ class Latent(Adapter):
         return True
 
     @property
-    def needs_task_at_test(self) -> bool:
-        return False
-
-    @property
     def groups(self) -> tuple[str, ...]:
         return ("core",)
 

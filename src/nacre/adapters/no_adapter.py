@@ -29,10 +29,6 @@ class NoAdapter(Adapter):
         return False
 
     @property
-    def needs_task_at_test(self) -> bool:
-        return False
-
-    @property
     def groups(self) -> tuple[str, ...]:
         return ()
 

@@ -86,11 +86,6 @@ class SlottedAdapter(Adapter, ABC):
         return self.weighable and self.slots == "per_task" and not self.from_start and not self.has_branch
 
     @property
-    @final
-    def needs_task_at_test(self) -> bool:
-        return False
-
-    @property
     def has_branch(self) -> bool:
         """Whether each slot lies on top of one low-rank branch, which takes it in once it has been learned."""
         return False

@@ -55,10 +55,6 @@ class Spectral(Adapter):
         return False
 
     @property
-    def needs_task_at_test(self) -> bool:
-        return False
-
-    @property
     def groups(self) -> tuple[str, ...]:
         return ("left", "sizes", "right")
 
