@@ -14,6 +14,7 @@ from nacre.models.pooled_states import Text
 from nacre.parts.class_evidence import TaskLabel
 from nacre.parts.derived import derived
 from nacre.parts.evidence_sums import TEXTS, Sums, SumsSettings, Views, pair_means, temperatures_of
+from nacre.parts.landmarks import Landmarks
 from nacre.parts.pair_means import in_order
 from nacre.parts.part import LearnerView
 
@@ -47,6 +48,16 @@ class Posterior:
         found = [evidence(states[text], self.solved[text][1], self.solved[text][0]) for text in texts_of(views)]
         return torch.stack(found).sum(0) / self.temperatures[views]
 
+    def landmarks(self, views: Views) -> Landmarks | None:
+        """The pairs that have a label; None if there is none.
+
+        Args:
+            views: Which texts count; with both views, squared distances are added, as e is.
+        """
+        own = [number for number, (_, label) in enumerate(self.pairs) if label]
+        whitened = torch.cat([self.solved[text][1][own] for text in texts_of(views)], 1)
+        return Landmarks([self.pairs[number] for number in own], whitened) if own else None
+
     def of_tasks(self, log_evidence: Tensor, tasks: Sequence[str]) -> Tensor:
         """log p(task | row) of each of these tasks [B, t]; -inf of one that no sum is of.
 
@@ -62,6 +73,11 @@ class Posterior:
 def posterior(learner: LearnerView, settings: SumsSettings, known: Sums) -> Posterior:
     """The sums, solved; once a task and for each way in which a part of the method solves them."""
     return derived(learner, f"evidence solved, {settings}", known, lambda: _solved(learner, settings, known))
+
+
+def landmarks_of(learner: LearnerView, settings: SumsSettings, known: Sums | None, views: Views) -> Landmarks | None:
+    """Where the sums' pairs lie; None before anything is known."""
+    return posterior(learner, settings, known).landmarks(views) if known and known.tasks else None
 
 
 def _solved(learner: LearnerView, settings: SumsSettings, known: Sums) -> Posterior:

@@ -17,8 +17,9 @@ from nacre.functional.grouped_evidence import gathered, largest_shares
 from nacre.functional.segments import NONE
 from nacre.parts.abstention import FOREIGN, Abstention, assess
 from nacre.parts.class_evidence import TaskLabel
-from nacre.parts.evidence_posterior import posterior
+from nacre.parts.evidence_posterior import landmarks_of, posterior
 from nacre.parts.evidence_sums import USUAL, ReadsSums, Sums, SumsSettings, Views
+from nacre.parts.landmarks import Landmarks
 from nacre.parts.open_classes import open_classes
 from nacre.parts.part import LearnerView, Reading, Routing
 from nacre.parts.slots_of_tasks import note_tasks, slots_of_tasks
@@ -64,6 +65,12 @@ class GaussianRouting(ReadsSums, Routing):
 
     def chooses_task(self, adapter: Adapter) -> bool:
         return self.top == 1 and adapter.weighable
+
+    def infers_task(self, adapter: Adapter) -> bool:
+        return adapter.weighable
+
+    def landmarks(self, learner: LearnerView) -> Landmarks | None:
+        return landmarks_of(learner, self.sums, learner.remembered(self, Sums), self.views)
 
     def prepare(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         note_tasks(learner, tasks)

@@ -59,6 +59,10 @@ class KeyMatching(Routing):
     def needs_task_at_test(self) -> bool:
         return self.composes == "given"
 
+    def infers_task(self, adapter: Adapter) -> bool:
+        """Cosines alone are no shares: among those that are not positive, a slot that takes no part has the most."""
+        return self.composes != "given" and self.sharpness is not None
+
     def objection(self, adapter: Adapter) -> str | None:
         return None if adapter.weighable else "it weights slots, one for each task; inc_lora has them"
 

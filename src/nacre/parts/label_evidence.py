@@ -16,9 +16,10 @@ from nacre.models.families import Encoded
 from nacre.parts.abstention import FOREIGN, Abstention, assess
 from nacre.parts.class_evidence import Answer
 from nacre.parts.decision import KINDS, Decision
-from nacre.parts.evidence_posterior import posterior
+from nacre.parts.evidence_posterior import landmarks_of, posterior
 from nacre.parts.evidence_sums import USUAL, ReadsSums, Sums, SumsSettings, Views, pair_means
 from nacre.parts.kept_states import kept_states
+from nacre.parts.landmarks import Landmarks
 from nacre.parts.part import LearnerView, Readout
 from nacre.parts.text_pairs import of_pairs, with_pairs
 from nacre.tasks.task import Task
@@ -51,6 +52,13 @@ class LabelEvidence(ReadsSums, Readout):
     def __post_init__(self) -> None:
         if self.host_weight != "chosen" and self.host_weight < 0:
             raise RecipeError(f"host_weight: {self.host_weight:g} is negative; 0 leaves the evidence alone.")
+
+    @property
+    def abstains(self) -> bool:
+        return self.abstention is not None
+
+    def landmarks(self, learner: LearnerView) -> Landmarks | None:
+        return landmarks_of(learner, self.sums, learner.remembered(self, Sums), self.views)
 
     def prepare(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         held_out = self.held_out(learner, tasks)

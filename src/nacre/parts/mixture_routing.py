@@ -91,6 +91,9 @@ class MixtureRouting(InferredTask):
     def chooses_task(self, adapter: Adapter) -> bool:
         return False
 
+    def infers_task(self, adapter: Adapter) -> bool:
+        return True
+
     def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         """Fit the new slot's mixture."""
         rows = [row for task in tasks for row in learner.encode(task.examples("train"))]

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from nacre.models.owner import Owner, ParameterGroup
     from nacre.models.pooled_states import PooledStates
     from nacre.parts.decision import Decision
+    from nacre.parts.landmarks import Landmarks
     from nacre.tasks.prompts import TaskForm
     from nacre.tasks.task import Task
     from nacre.tasks.template import Example, TaskKind
@@ -335,6 +336,10 @@ class Part(ABC):
         if self.State is not None and learner.remembered(self, self.State) is not None:
             raise TrainingError(f"What {self.key} remembers is of all tasks together: none can be taken out.")
 
+    def landmarks(self, learner: LearnerView) -> Landmarks | None:
+        """Where the pairs of tasks and labels lie that the part tells apart; None: it tells apart no such pairs."""
+        return None
+
     def restored(self, learner: LearnerView) -> None:
         """Called after a learner was loaded, to rebuild what follows from what was saved."""
 
@@ -482,6 +487,10 @@ class Routing(Part, ABC):
         """
         return False
 
+    def infers_task(self, adapter: Adapter) -> bool:
+        """Whether it says of each row which task it is of, untold: the slot with the largest weight is that task's."""
+        return self.chooses_task(adapter) and not self.needs_task_at_test
+
     @abstractmethod
     def route(self, learner: LearnerView, reading: Reading) -> Route | None:
         """How to answer this batch; None: as the adapter does by itself."""
@@ -489,6 +498,11 @@ class Routing(Part, ABC):
 
 class Readout(Part, ABC):
     """Answers from evidence of its own instead of the host's logits, with or without an adapter."""
+
+    @property
+    def abstains(self) -> bool:
+        """Whether it leaves rows that are of no task to the bare host."""
+        return False
 
     @property
     def needs_task_at_test(self) -> bool:
