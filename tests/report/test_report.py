@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import itertools
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from markupsafe import escape
 
 from helpers.command import one_line
 from helpers.page import Page
+from helpers.reports import BROKEN, FIFTEEN, FOUR, ODD, PROTOCOL, SMALLEST, record, score
 from nacre.errors import NacreError
 from nacre.evaluation.matrix import DEFINITIONS, RUN_METRICS, run_metrics
 from nacre.files import hash_of
@@ -29,54 +28,6 @@ from nacre.report.losses import loss_chart
 from nacre.report.names import breakable, run_names, shorten
 from nacre.report.numbers import percent, points, seconds, size, total_seconds
 from nacre.report.sentence import outcome
-
-FOUR = ("topics", "reviews", "questions", "entities")
-FIFTEEN = tuple(f"task-{number}" for number in range(1, 16))
-ODD = ("<b>&\"'", "</style><script>alert(1)</script>", "x" * 200, "名前の長い課題 – naïve café", "{{ 1 + 1 }} {% if %}")
-PROTOCOL = {
-    "model": {"name": "demo", "sha256": "9f" * 32},
-    "max_length": 512,
-    "labels": ["a", "b"],
-    "rows": [1, 2] * 99,
-}
-
-
-def score(stage: int, index: int) -> float:
-    """A score that is another one in each cell and needs rounding."""
-    return (0.91 - 0.0123 * (stage - index) if stage > index else 0.07 + 0.0031 * stage) + 0.00077 * index
-
-
-def record(tasks: tuple[str, ...] = FOUR, *, matrix: Matrix | None = None, **changes: Any) -> RunRecord:
-    """A finished run over the tasks; ``changes`` replaces any field."""
-    count = len(tasks)
-    filled: Matrix = [[score(stage, index) for index in range(count)] for stage in range(count + 1)]
-    fields: dict[str, Any] = {
-        "method": "seq_lora",
-        "title": "Sequential LoRA",
-        "parameters": {"rank": 8, "roles": ["query", "value"]},
-        "stream": "demo",
-        "tasks": list(tasks),
-        "model": "demo",
-        "seed": 1,
-        "metric": "exact_match",
-        "matrix": matrix or filled,
-        "valid_answers": [[1.0] * count for _ in range(count + 1)],
-        "average_accuracy": 0.7654,
-        "learning_accuracy": 0.8767,
-        "pooled_accuracy": None,
-        "forgetting": 0.1111,
-        "backward_transfer": -0.1111,
-        "forward_transfer": 0.0222,
-        "trainable_parameters": 12345,
-        "trainable_parameters_per_task": [12345] * count,
-        "stored_parameters": 67890,
-        "seconds": Seconds(train=[10.0] * count, evaluate=[1.0] * (count + 1)),
-        "peak_rss_bytes": 3 * 2**30,
-        "protocol": PROTOCOL,
-        "protocol_hash": "a" * 64,
-        "definitions": {"average_accuracy": "mean of the last row", "odd": "R[i][j] < 1 & so on"},
-    }
-    return RunRecord(**(fields | changes))
 
 
 def drawn(*records: RunRecord) -> str:
@@ -375,26 +326,6 @@ def test_no_model_folder_is_printed_whole() -> None:
     assert same == ["seq_lora, /a/t5", "seq_lora, /b/t5"]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("no Chromium is installed")
-    quiet = ("background-networking", "component-update", "sync")
-    flags = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-quic",
-        *(f"--disable-{one}" for one in quiet),
-    ]
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=program, args=flags)
-        yield opened
-        opened.close()
-
-
 @pytest.mark.parametrize(
     "records",
     [
@@ -454,34 +385,6 @@ def test_what_only_some_runs_have_is_shown_where_it_is_there() -> None:
         for words in ("exp of something.", "12.35", "234.6", "1e+05", "70.0 ± 1.2", "69.0 ± 3.2", "81.0"):
             assert words in text
         assert "1,234 tokens/s, 25.0 % padding" in text
-
-
-BROKEN = """() => {
-  const broken = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const node = walker.currentNode, style = getComputedStyle(node.parentElement);
-    if (node.parentElement.closest('svg, .unseen, .hash') || style.writingMode !== 'horizontal-tb') continue;
-    for (const word of node.data.matchAll(/[^\\s-]+/g)) {
-      const range = document.createRange();
-      range.setStart(node, word.index); range.setEnd(node, word.index + word[0].length);
-      const lines = new Set([...range.getClientRects()].map(one => Math.round(one.top)));
-      if (lines.size > 1) broken.push(word[0] + ' in ' + node.parentElement.outerHTML);
-    }
-  }
-  return broken;
-}"""
-
-SMALLEST = """() => {
-  let smallest = 99;
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const node = walker.currentNode;
-    if (node.data.trim() && !node.parentElement.closest('.unseen, style, title, desc'))
-      smallest = Math.min(smallest, parseFloat(getComputedStyle(node.parentElement).fontSize));
-  }
-  return smallest;
-}"""
 
 
 def test_a_browser_breaks_no_word(browser: Any, tmp_path: Path) -> None:

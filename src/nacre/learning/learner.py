@@ -32,6 +32,7 @@ from nacre.functional.losses import token_loss_sum
 from nacre.learning import checkpoint
 from nacre.learning.answers import answers_to
 from nacre.learning.batches import Batches, TokenCount
+from nacre.learning.decided import RowDecision, decided
 from nacre.learning.forgetting import take_out
 from nacre.learning.notices import report_rows, warn_of_rounding
 from nacre.learning.precision import accelerator_of, only_cpu
@@ -642,6 +643,19 @@ class Learner:
         if decisions is None and examples:
             raise DataError(f"{self.method.display_name} does not say how sure it is; a method with +evidence does.")
         return decisions or []
+
+    def decided(self, tasks: Sequence[Task]) -> list[list[RowDecision]] | None:
+        """What is decided of the test rows of each task with labels: whose each one is, and how sure its answer is.
+
+        Returns:
+            In row order; None where the method does not say whose a row is, is given its task, or has learned nothing.
+
+        Raises:
+            TrainingError: If learning a task stopped halfway.
+        """
+        self.check_usable()
+        with self.serving():
+            return decided(self, tasks)
 
     def forget(self, task: str) -> None:
         """Take a task out again: its slot, what parts remember of it, and labels that no other task has.

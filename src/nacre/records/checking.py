@@ -50,6 +50,9 @@ def _shapes(record: RunRecord) -> Iterator[str]:
     for key, (values, expected) in lists.items():
         if len(values) != expected:
             yield f"{key}: {len(values)} values, and {expected} are expected for {tasks} tasks"
+    decisions = record.decisions
+    if decisions is not None and not {*decisions.tasks, *decisions.taken_for} <= set(record.tasks):
+        yield "decisions.tasks: other tasks than the record's"
     described = _described(record)
     if described is None or (described and [task.get("name") for task in described] != record.tasks):
         yield "protocol.tasks: other tasks than the record's"
@@ -74,6 +77,11 @@ def _derived(record: RunRecord) -> Iterator[str]:
         seconds = sum(second or 0 for _, second in learned)
         speed = sum(token or 0 for token, _ in learned) / seconds if learned else None
         yield from _other("seconds.tokens_per_second", record.seconds.tokens_per_second, speed, "the tokens")
+    if record.decisions is not None:
+        yield from record.decisions.problems()
+        tests = dict(zip(record.tasks, counts, strict=True))
+        for task, rows in zip(record.decisions.tasks, record.decisions.rows, strict=True):
+            yield from _other(f"decisions.counts of {task}", rows, tests[task] or rows, "the protocol")
     for probe in record.probes:
         yield from probe.problems()
 
@@ -94,6 +102,7 @@ def _stages(record: RunRecord, folder: Path) -> Iterator[str]:
             ("valid_answers", record.valid_answers[row.row], row.valid),
             ("perplexity", (record.perplexity or {row.row: []})[row.row], row.perplexity),
             ("seconds.evaluate", record.seconds.evaluate[row.row], row.evaluate_seconds),
+            ("decisions", record.decisions if row.row == len(record.tasks) else None, row.decisions),
             *(_of_learning(record, row) if row.row else ()),
         ):
             if here != there:

@@ -11,6 +11,7 @@ from nacre.evaluation.matrix import RUN_METRICS, RunMetric
 from nacre.files import hash_of, to_json, write_atomically
 from nacre.migrations import RECORD_SCHEMA
 from nacre.records.base_ability import AbilityRecord
+from nacre.records.decisions import Decisions
 from nacre.records.end_tasks import EndTaskRecord
 from nacre.records.fields import Difference, Duration, Number, Share
 from nacre.records.probe import ProbeMetric, ProbeRecord
@@ -100,6 +101,11 @@ class RunRecord(BaseModel):
     pseudo_rows: list[list[PseudoRowsRecord]] | None = Field(
         default=None,
         description="of the rows that were written before each task, one list a task; null where none were",
+    )
+    decisions: Decisions | None = Field(
+        default=None,
+        description="after the last task, whose each test row was taken for, how sure the answers were, and where "
+        "labels lie; null in methods that decide nothing of it, and in records from before it was kept",
     )
     end_tasks: EndTaskRecord | None = Field(default=None, description="of copies fine-tuned on end tasks")
     base_ability: AbilityRecord | None = Field(default=None, description="of what pre-training taught")

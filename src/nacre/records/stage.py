@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nacre.errors import CheckpointError
 from nacre.files import to_json
+from nacre.records.decisions import Decisions
 from nacre.records.fields import Duration, Finite, Number, Share
 from nacre.settings import complaint
 
@@ -74,6 +75,7 @@ class StageRow(BaseModel):
         stored_parameters: Numbers kept besides the pretrained model.
         peak_rss_bytes: The most main memory that the process had by then.
         pseudo_rows: See `Learned`.
+        decisions: At the last stage of a stream that is learned task after task; None in methods that decide nothing.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -90,6 +92,7 @@ class StageRow(BaseModel):
     stored_parameters: Number
     peak_rss_bytes: Number
     pseudo_rows: list[PseudoRowsRecord] = []
+    decisions: Decisions | None = None
 
 
 StageFile = TypeVar("StageFile", Learned, StageRow)

@@ -1,4 +1,4 @@
-"""From a score matrix to the cells of a heat map. The heat map is a table: its numbers can be read and copied."""
+"""From a matrix of shares to the cells of a heat map. The heat map is a table: its numbers can be read and copied."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class HeatCell:
         text: The number.
         hover: What it is the number of.
         level: Step of the color ramp; None where undefined.
-        learned: Whether the task was learned by then.
-        just: Whether it was learned last.
+        learned: Whether it is of a task that was learned by then: it is bold.
+        just: Whether it is outlined: the task was learned last, or is the row's own.
     """
 
     text: str
@@ -45,20 +45,26 @@ class HeatRow:
     """One row.
 
     Attributes:
-        task: The task that was just learned; None in the first row, before any.
-        cells: Its scores.
+        name: The task's; "before" of a row before any.
+        after: Whether it is of what came after the task.
+        hover: What its heading says; empty where nothing need be said.
+        cells: Its cells.
     """
 
-    task: str | None
+    name: str
+    after: bool
+    hover: str
     cells: tuple[HeatCell, ...]
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """T + 1 rows of T cells.
+    """Rows of cells, a column for each task.
 
     Attributes:
         ramp: The color ramp: `score` or `valid`.
+        what: What the cells hold.
+        caption: The same with its unit.
         name: The run's name.
         tasks: Headings of the columns.
         metrics: What each column counts.
@@ -68,6 +74,8 @@ class HeatMap:
     """
 
     ramp: str
+    what: str
+    caption: str
     name: str
     tasks: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -107,12 +115,36 @@ def _heat_map(record: RunRecord, matrix: Matrix, ramp: str, name: str) -> HeatMa
     for learned, (task, values) in enumerate(zip((None, *tasks), matrix, strict=True)):
         when = "before any task" if task is None else f"after {task}"
         cells = (_cell(value, index, learned, f"{when}, on {tasks[index]}") for index, value in enumerate(values))
-        rows.append(HeatRow(task=task, cells=tuple(cells)))
-    crowded = len(tasks) > CROWDED
+        hover = "" if task is None else when
+        rows.append(HeatRow(name=task or "before", after=task is not None, hover=hover, cells=tuple(cells)))
     metrics = tuple(record.task_metrics) if ramp == "score" else ("valid answers",) * len(tasks)
-    return HeatMap(
-        ramp=ramp, name=name, tasks=tasks, metrics=metrics, rows=tuple(rows), crowded=crowded, labels=_labels(tasks)
-    )
+    what = "Accuracy" if ramp == "score" else "Valid answers"
+    caption = f"{'Scores' if len(set(metrics)) > 1 else what} in percent"
+    return heat_map(ramp, what, caption, name, tasks, metrics, rows)
+
+
+def heat_map(
+    ramp: str,
+    what: str,
+    caption: str,
+    name: str,
+    tasks: Sequence[str],
+    metrics: Sequence[str],
+    rows: Sequence[HeatRow],
+) -> HeatMap:
+    """A heat map, whose cells and headings are as wide as its columns let them be.
+
+    Args:
+        ramp: See `HeatMap`.
+        what: Likewise.
+        caption: Likewise.
+        name: Likewise.
+        tasks: Likewise.
+        metrics: Likewise.
+        rows: Likewise.
+    """
+    crowded = len(tasks) > CROWDED
+    return HeatMap(ramp, what, caption, name, tuple(tasks), tuple(metrics), tuple(rows), crowded, _labels(tasks))
 
 
 def _labels(tasks: Sequence[str]) -> Literal["level", "upright", "turning"]:

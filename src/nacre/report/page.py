@@ -13,6 +13,7 @@ from nacre.records.run import TASK_IDENTITY, RunRecord
 from nacre.records.view import RunView, TaskSamples
 from nacre.report import numbers
 from nacre.report.curves import MARKERS, Chart, Curves, curves_of
+from nacre.report.decisions import DecisionSection, decision_section
 from nacre.report.extra_tables import ExtraTable, extra_tables
 from nacre.report.heat import HeatMap, score_map, valid_map
 from nacre.report.losses import loss_chart
@@ -138,6 +139,7 @@ class RunSection:
         extra_tables: What only some runs have.
         cost: What it took.
         loss: The loss over its steps; None where it is not known.
+        decisions: What its learner decided of the test rows; None where it decided nothing.
         samples: Some of its answers at the end.
         training: How it was trained, and with what.
         parameters: The method's parameters.
@@ -153,6 +155,7 @@ class RunSection:
     extra_tables: tuple[ExtraTable, ...]
     cost: RunCost
     loss: Chart | None
+    decisions: DecisionSection | None
     samples: tuple[SampleTable, ...]
     training: tuple[Entry, ...]
     parameters: tuple[Entry, ...]
@@ -295,6 +298,7 @@ def _run(view: RunView, name: str) -> RunSection:
         extra_tables=extra_tables(record),
         cost=_cost(record),
         loss=loss_chart(view.losses),
+        decisions=None if record.decisions is None else decision_section(record.decisions, name),
         samples=tuple(_sample_table(samples, record) for samples in view.samples),
         training=entries_of(training),
         parameters=entries_of(record.parameters),

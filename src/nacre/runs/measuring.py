@@ -11,6 +11,8 @@ from nacre.evaluation.perplexity import TextScore
 from nacre.evaluation.scoring import TaskScore
 from nacre.evaluation.spelling import as_answered
 from nacre.learning.learner import Learner
+from nacre.records.decisions import Decisions
+from nacre.runs.deciding import decisions_of
 from nacre.tasks.task import Task
 
 
@@ -23,12 +25,14 @@ class StageScores:
         texts: Scores of tasks of unlabeled text, by name.
         gates: Of a gated adapter, the mean gates at every site, by task.
         seconds: How long scoring took, gates not counted.
+        decisions: What was decided of the tasks' rows, if somebody asked and the method says.
     """
 
     answered: Mapping[str, tuple[Task, TaskScore]]
     texts: Mapping[str, TextScore]
     gates: Mapping[str, Sequence[SiteGates]]
     seconds: float
+    decisions: Decisions | None = None
 
     def __contains__(self, task: str) -> bool:
         """Whether the task was scored."""
@@ -47,12 +51,13 @@ class StageScores:
         return self.texts[task].perplexity if task in self.texts else None
 
 
-def measure(learner: Learner, tasks: Sequence[Task]) -> StageScores:
+def measure(learner: Learner, tasks: Sequence[Task], *, decisions: bool = False) -> StageScores:
     """Score a learner on the test rows of tasks.
 
     Args:
         learner: Answers as its `decoding` says; nothing of it changes.
         tasks: In the order in which they are answered.
+        decisions: Whether to look at what was decided of their rows, too.
     """
     started = time.monotonic()
     with_targets = [task for task in tasks if task.kind == "answer"]
@@ -60,6 +65,7 @@ def measure(learner: Learner, tasks: Sequence[Task]) -> StageScores:
     scored = [as_answered(learner.host.family, task) for task in with_targets]
     answered = {task.name: (task, own) for task, own in zip(scored, scores, strict=True)}
     texts = {task.name: learner.measure_text(task) for task in tasks if task.kind == "text"}
+    decided = decisions_of(learner, list(answered.values())) if decisions else None
     seconds = time.monotonic() - started
     gates = {task.name: mean_gates(learner, task) for task in tasks} if has_gates(learner) else {}
-    return StageScores(answered, texts, gates, seconds)
+    return StageScores(answered, texts, gates, seconds, decided)

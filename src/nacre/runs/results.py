@@ -78,6 +78,7 @@ def stage_row(
         stored_parameters=learner.stored_parameters() + (previous.stored_parameters if previous else 0),
         peak_rss_bytes=peak_rss_bytes(),
         pseudo_rows=learned.pseudo_rows if learned else [],
+        decisions=measured.decisions,
     )
 
 
@@ -130,6 +131,7 @@ def record_of(
         ),
         training=_tokens(learned),
         pseudo_rows=[row.pseudo_rows if row else [] for row in learned] if _has_written(learned) else None,
+        decisions=last.decisions,
         peak_rss_bytes=max(row.peak_rss_bytes for row in rows.values()),
         protocol=protocol,
         protocol_hash=hash_of(protocol),

@@ -197,12 +197,12 @@ class Experiment:
             previous: The row before, if there is one.
         """
         self.emit(EvaluationStarted(row=place.row, tasks=len(tasks)))
-        scores = measure(self.learner, tasks)
+        is_last, continues = place.row == len(self.tasks), self.method.curriculum.continues
+        scores = measure(self.learner, tasks, decisions=is_last and continues)
         # A task whose own, unchanged copy answers it keeps its score: that is what "independent" means.
-        kept = previous if place.row > 1 and not self.method.curriculum.continues else None
+        kept = previous if place.row > 1 and not continues else None
         row = stage_row(place.row, self.learner, self.tasks, scores, learned, kept)
-        last_time = place.row == len(self.tasks) or not self.method.curriculum.continues
-        self.saved.write_measured(place, row, scores, last_time=last_time)
+        self.saved.write_measured(place, row, scores, last_time=is_last or not continues)
         return row
 
     def probe(self) -> dict[str, ProbeRecord]:

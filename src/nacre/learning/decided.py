@@ -1,0 +1,122 @@
+"""Which task each test row was taken for, and how sure the answer to it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+
+from nacre.evaluation.decoding import in_batches
+from nacre.events import RowsAnswered
+from nacre.functional.segments import NONE
+from nacre.learning.answers import Answering, open_labels
+from nacre.learning.router import routed_by
+from nacre.models.batch import Batch
+from nacre.models.families import Encoded
+from nacre.parts.decision import Decision, RowKind
+from nacre.parts.part import Readout
+from nacre.parts.slots_of_tasks import tasks_of_slots
+from nacre.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class RowDecision:
+    """What was decided of a row.
+
+    Attributes:
+        by: Who decided.
+        task: The task that it was taken for; None: no task, the bare host answers.
+        kind: Whether it is of a task that was learned (`parts.decision`); None where nobody asked.
+        probability: Of its answer; None where nobody knows.
+    """
+
+    by: Literal["readout", "routing"]
+    task: str | None
+    kind: RowKind | None = None
+    probability: float | None = None
+
+
+@torch.no_grad()
+def decided(learner: Answering, tasks: Sequence[Task]) -> list[list[RowDecision]] | None:
+    """What the readout decides of test rows; where it decides nothing, which slot the routing gives the most weight.
+
+    Args:
+        learner: Answers as it does when it is scored.
+        tasks: Tasks with labels.
+
+    Returns:
+        Of each task, in row order; None where nobody decides, or each row's task is given.
+    """
+    if not learner.state.tasks:
+        return None
+    found: list[list[RowDecision]] = []
+    for task in tasks:
+        rows = learner.encode(task.examples("test"))
+        own = _by_readout(learner, rows, task) or _by_routing(learner, rows)
+        if own is None:
+            return None
+        found.append(own)
+    return found
+
+
+def _by_readout(learner: Answering, rows: Sequence[Encoded], task: Task) -> list[RowDecision] | None:
+    readout = learner.method.readout
+    if readout is None:
+        return None
+    return _in_row_order(learner, rows, partial(_read_out, learner, readout, open_labels(learner, task)))
+
+
+def _read_out(
+    learner: Answering, readout: Readout, labels: Sequence[str] | None, rows: Sequence[Encoded]
+) -> list[RowDecision] | None:
+    decisions = readout.decide(learner, rows, labels)
+    return None if decisions is None else [_of(decision, readout.abstains) for decision in decisions]
+
+
+def _of(decision: Decision, asked: bool) -> RowDecision:
+    shares = decision.tasks
+    return RowDecision(
+        "readout",
+        task=max(sorted(shares), key=shares.__getitem__) if shares and decision.kind != "foreign" else None,
+        kind=decision.kind if asked else None,
+        probability=decision.labels.get(decision.answer),
+    )
+
+
+def _by_routing(learner: Answering, rows: Sequence[Encoded]) -> list[RowDecision] | None:
+    router = learner.router
+    if router is None or not router.routing.infers_task(learner.method.adapter):
+        return None
+    of_slots = tasks_of_slots(learner)
+    if any(len(names) > 1 for names in of_slots):
+        return None  # tasks that were learned at once share a slot
+
+    def chosen(prompts: Batch, _: Sequence[int]) -> list[int]:
+        with routed_by(learner.host.family, None):
+            route = router.chosen(prompts)
+        newest = len(of_slots) - 1
+        return [newest] * prompts.size if route is None else route.likeliest_slots.tolist()
+
+    def read(batch: Sequence[Encoded]) -> list[RowDecision]:
+        slots = learner.host.read(batch, chosen)
+        return [RowDecision("routing", None if slot == NONE else of_slots[slot][0]) for slot in slots]
+
+    return _in_row_order(learner, rows, read)
+
+
+def _in_row_order(
+    learner: Answering, rows: Sequence[Encoded], reader: Callable[[Sequence[Encoded]], list[RowDecision] | None]
+) -> list[RowDecision] | None:
+    """What is read of the rows, in batches as they are scored in; None if nothing is said of the first batch."""
+    order = sorted(range(len(rows)), key=lambda number: len(rows[number].source))
+    found: list[RowDecision] = []
+    for own in in_batches(reader, [rows[number] for number in order], learner.decoding):
+        if own is None:
+            return None
+        found += own
+        learner.on_event(RowsAnswered(done=len(found), rows=len(rows)))
+    by_row = dict(zip(order, found, strict=True))
+    return [by_row[number] for number in range(len(rows))]
