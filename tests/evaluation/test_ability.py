@@ -720,7 +720,7 @@ def test_the_command_the_page_and_the_comparison_show_it(tmp_path: Path, tiny_mo
     assert "base ability, after plants: winogrande, acc" in outcome.out
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<h2>Base ability</h2>" in page
-    assert page.count(', acc_norm</th><td class="number">') == 2
+    assert page.count(', acc_norm</span></th><td class="number">') == 2
     compared = json.loads(nacre("compare", tmp_path / "run", "--output", tmp_path / "page.html", "--json").out)
     metrics = compared["groups"][0]["metrics"]
     assert metrics["base_ability"]["mean"] == record.base_ability.averages[-1].value
