@@ -7,7 +7,7 @@ T5-small's shape with random weights, rows of 128 tokens read and 8 written. A p
 so that memories, keys and statistics hold what little such tasks leave in them. A step is the mean of a task's second
 and third step, in `learn` itself; what a method does between tasks is not in it. An answer is 16 rows of 8 tokens,
 written greedily, for the first task, and PEFT's are written by transformers. Three methods at a
-time are measured beside PEFT; measuring.py says how.
+time are measured beside PEFT; measuring.py says how. Methods that stand in the output already are not measured again.
 """
 
 from __future__ import annotations
@@ -54,9 +54,11 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     hosts = Hosts("t5-small", torch.float32, torch.device("cpu"))
-    found: dict[str, list[Measured]] = {"step": [], "answer": []}
-    for start in range(0, len(chosen.methods), TOGETHER):
-        group = chosen.methods[start : start + TOGETHER]
+    found = measured_before(chosen.output)
+    done = {one.name.partition(",")[0] for one in found["step"]}
+    waiting = [method for method in chosen.methods if method not in done]
+    for start in range(0, len(waiting), TOGETHER):
+        group = waiting[start : start + TOGETHER]
         print(f"\n{', '.join(group)}", flush=True)
         for what, measured in beside_peft(hosts, group, chosen.past, chosen.rounds).items():
             print(what)
@@ -71,6 +73,14 @@ def main() -> None:
                 "parts": {what: [asdict(one) for one in measured] for what, measured in found.items()},
             }
             chosen.output.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def measured_before(output: Path | None) -> dict[str, list[Measured]]:
+    """What an earlier run of the script has written."""
+    if output is None or not output.exists():
+        return {"step": [], "answer": []}
+    parts = json.loads(output.read_text())["parts"]
+    return {what: [Measured(**one) for one in measured] for what, measured in parts.items()}
 
 
 def takes_steps(name: str) -> bool:
