@@ -55,7 +55,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     hosts = Hosts("t5-small", torch.float32, torch.device("cpu"))
-    found = measured_before(chosen.output)
+    found = measured_before(chosen.output, chosen.past, chosen.rounds)
     done = {one.name.partition(",")[0] for one in found["step"]}
     waiting = [method for method in chosen.methods if method not in done]
     for start in range(0, len(waiting), TOGETHER):
@@ -76,11 +76,14 @@ def main() -> None:
             chosen.output.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def measured_before(output: Path | None) -> dict[str, list[Measured]]:
-    """What an earlier run of the script has written."""
+def measured_before(output: Path | None, past: list[int], rounds: int) -> dict[str, list[Measured]]:
+    """What an earlier run of the script has written, in the same way."""
     if output is None or not output.exists():
         return {"step": [], "answer": []}
-    parts = json.loads(output.read_text())["parts"]
+    written = json.loads(output.read_text())
+    if (written["past"], written["rounds"]) != (past, rounds):
+        raise SystemExit(f"{output} has other past tasks or rounds; give this measurement a file of its own.")
+    parts = written["parts"]
     return {what: [Measured(**one) for one in measured] for what, measured in parts.items()}
 
 

@@ -3,8 +3,8 @@
     python benchmarks/fifty.py --data DATA/long_sequence --model PATH/minilm-b2b --output docs/performance/fifty.json
 
 One learner has learned the stream's first task, the other one its first 49. Both learn the fiftieth, and answer the
-test rows of the first, in turn (measuring.py). A task has 32 rows of at most 128 tokens to learn, 10 to
-choose on and 32 to test. What is stored and the most memory are those of the second learner, after each of its tasks.
+test rows of the first, in turn (measuring.py). A task has 32 rows of at most 128 tokens to learn, 10
+to choose on and 32 to test. What is stored and the most memory are those of the second learner after each task.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from bench import peak_bytes, show, surroundings
 from measuring import Variant, measure
-from torch import Tensor
 
 from nacre.evaluation.settings import Decoding
 from nacre.events import Event, StepTaken, ignore
+from nacre.learning.contents import Contents
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.models.loading import load_host
@@ -101,20 +99,8 @@ def new_learner(model: str) -> Learner:
 def sizes_after(learner: Learner, task: Task) -> dict[str, float]:
     """Teach one more task: the bytes that the learner stores then, and the most that the process has had."""
     learner.learn(task)
-    return {"stored": sum(bytes_in(learner.snapshot())), "peak": peak_bytes()}
-
-
-def bytes_in(snapshot: Any) -> Sequence[int]:
-    """Of each tensor: of the owners, and of what the parts remember."""
-    owned = [tensor for owner in snapshot.owners.values() for tensor in owner.tensors.values()]
-    return [tensor.numel() * tensor.element_size() for tensor in (*owned, *tensors_of(dict(snapshot.parts)))]
-
-
-def tensors_of(tree: Any) -> list[Tensor]:
-    if isinstance(tree, Tensor):
-        return [tree]
-    inside = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
-    return [tensor for each in inside for tensor in tensors_of(each)]
+    saved = Contents.of(learner.snapshot()).files.values()
+    return {"stored": sum(tensor.nbytes for own in saved for tensor in own.values()), "peak": peak_bytes()}
 
 
 class Taught:

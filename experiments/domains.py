@@ -161,11 +161,9 @@ def _seconds(done: list[dict[str, Any]]) -> str:
         return ""
     domains = [domain.removeprefix("corpus_") for domain in lines[0]["domains"]]
     head = ["", *domains, "median"]
-    rows = ["### Order 7: seconds of training per domain", ""]
-    rows += [
-        "Of a clock on the wall: the machine was shared, and runs stood still for a while, which the median leaves"
-    ]
-    rows += ["out.", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    shared = "Wall time on a shared machine, where runs also stood still for a while; the median leaves that out."
+    title = "### Order 7: seconds of training per domain"
+    rows = [title, "", shared, "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method in METHODS:
         for line in (line for line in lines if line["method"] == method):
             seconds = [*line["train_seconds"], statistics.median(line["train_seconds"])]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 from nacre.errors import DataError
 from nacre.evaluation.candidates import Calibration, Candidates
-from nacre.evaluation.decoding import answer, cut, token_budget
+from nacre.evaluation.decoding import answer, in_batches, token_budget
 from nacre.evaluation.settings import Decoding
 from nacre.evaluation.spelling import as_labels
 from nacre.events import RowsAnswered
@@ -15,10 +15,12 @@ from nacre.learning.routed_labels import RoutedLabels
 from nacre.learning.router import LearnerRouter, Routed
 from nacre.learning.snapshot import State
 from nacre.method import Method
-from nacre.models.families import Lengths
+from nacre.models.families import Encoded, Lengths
 from nacre.parts.part import Readout
 from nacre.parts.slots_of_tasks import tasks_of_slots
 from nacre.tasks.task import Task
+
+R = TypeVar("R")
 
 
 class Answering(Routed, Protocol):
@@ -64,17 +66,35 @@ def open_labels(learner: Answering, task: Task) -> Sequence[str] | None:
     return task.labels if own_task else None
 
 
-def _by_readout(learner: Answering, readout: Readout, task: Task) -> list[str]:
-    rows = learner.encode(task.examples("test"))
+def in_row_order(
+    learner: Answering, rows: Sequence[Encoded], reader: Callable[[Sequence[Encoded]], Sequence[R] | None]
+) -> list[R] | None:
+    """What is read of rows, in their order, in batches of rows that are about as long.
+
+    Args:
+        learner: Whose decoding says how many rows make a batch.
+        rows: The rows.
+        reader: Reads a batch; None: it has nothing to say.
+
+    Returns:
+        None if the reader says nothing of the first batch.
+    """
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].source))
-    labels = open_labels(learner, task)
-    best: list[str] = []
-    decoding = learner.decoding
-    for batch in cut([rows[number] for number in order], decoding.batch_size, decoding.split_padding):
-        best += readout.classify(learner, batch, labels)
-        learner.on_event(RowsAnswered(done=len(best), rows=len(rows)))
-    by_row = dict(zip(order, best, strict=True))
+    found: list[R] = []
+    for own in in_batches(reader, [rows[number] for number in order], learner.decoding):
+        if own is None:
+            return None
+        found += own
+        learner.on_event(RowsAnswered(done=len(found), rows=len(rows)))
+    by_row = dict(zip(order, found, strict=True))
     return [by_row[number] for number in range(len(rows))]
+
+
+def _by_readout(learner: Answering, readout: Readout, task: Task) -> list[str]:
+    rows, labels = learner.encode(task.examples("test")), open_labels(learner, task)
+    best = in_row_order(learner, rows, lambda batch: readout.classify(learner, batch, labels))
+    assert best is not None
+    return best
 
 
 def _by_host(learner: Answering, tasks: Sequence[Task]) -> list[list[str]]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
 
-from nacre.evaluation.decoding import in_batches
-from nacre.events import RowsAnswered
 from nacre.functional.segments import NONE
-from nacre.learning.answers import Answering, open_labels
-from nacre.learning.router import routed_by
+from nacre.learning.answers import Answering, in_row_order, open_labels
 from nacre.models.batch import Batch
 from nacre.models.families import Encoded
 from nacre.parts.decision import Decision, RowKind
@@ -66,7 +63,7 @@ def _by_readout(learner: Answering, rows: Sequence[Encoded], task: Task) -> list
     readout = learner.method.readout
     if readout is None:
         return None
-    return _in_row_order(learner, rows, partial(_read_out, learner, readout, open_labels(learner, task)))
+    return in_row_order(learner, rows, partial(_read_out, learner, readout, open_labels(learner, task)))
 
 
 def _read_out(
@@ -95,28 +92,10 @@ def _by_routing(learner: Answering, rows: Sequence[Encoded]) -> list[RowDecision
         return None  # tasks that were learned at once share a slot
 
     def chosen(prompts: Batch, _: Sequence[int]) -> list[int]:
-        with routed_by(learner.host.family, None):
-            route = router.chosen(prompts)
-        newest = len(of_slots) - 1
-        return [newest] * prompts.size if route is None else route.likeliest_slots.tolist()
+        return router.chosen_slots(prompts, len(of_slots))[1]
 
     def read(batch: Sequence[Encoded]) -> list[RowDecision]:
         slots = learner.host.read(batch, chosen)
         return [RowDecision("routing", None if slot == NONE else of_slots[slot][0]) for slot in slots]
 
-    return _in_row_order(learner, rows, read)
-
-
-def _in_row_order(
-    learner: Answering, rows: Sequence[Encoded], reader: Callable[[Sequence[Encoded]], list[RowDecision] | None]
-) -> list[RowDecision] | None:
-    """What is read of the rows, in batches as they are scored in; None if nothing is said of the first batch."""
-    order = sorted(range(len(rows)), key=lambda number: len(rows[number].source))
-    found: list[RowDecision] = []
-    for own in in_batches(reader, [rows[number] for number in order], learner.decoding):
-        if own is None:
-            return None
-        found += own
-        learner.on_event(RowsAnswered(done=len(found), rows=len(rows)))
-    by_row = dict(zip(order, found, strict=True))
-    return [by_row[number] for number in range(len(rows))]
+    return in_row_order(learner, rows, read)

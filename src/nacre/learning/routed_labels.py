@@ -41,10 +41,7 @@ class RoutedLabels:
 
     def _answers(self, rows: Sequence[Encoded], prompts: Batch) -> list[str]:
         family = self.router.learner.host.family
-        with routed_by(family, None):
-            route = self.router.chosen(prompts)
-        newest = len(self.of_slots) - 1
-        slots = [newest] * len(rows) if route is None else route.likeliest_slots.tolist()
+        route, slots = self.router.chosen_slots(prompts, len(self.of_slots))
         sets = [self._label_set(row.example, slot) for row, slot in zip(rows, slots, strict=True)]
         answers = [""] * len(rows)
         for label_set in dict.fromkeys(sets):

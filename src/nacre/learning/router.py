@@ -86,6 +86,17 @@ class LearnerRouter:
         query = _Query(self.learner, batch)
         return self.routing.route(self.learner, Reading(batch, self._task_names(batch), query, batch.texts))
 
+    def chosen_slots(self, batch: Batch, number: int) -> tuple[Route | None, list[int]]:
+        """The route of a batch that is read for its sake alone, and the slot that answers each row, or most of it.
+
+        Args:
+            batch: The rows.
+            number: Of the slots; the newest one answers where the routing chooses no route.
+        """
+        with routed_by(self.learner.host.family, None):
+            route = self.chosen(batch)
+        return route, [number - 1] * batch.size if route is None else route.likeliest_slots.tolist()
+
     def _task_names(self, batch: Batch) -> tuple[str, ...]:
         """As far as the routing may know: at test only where it needs the task."""
         if "labels" in batch and not self.learner.serves:  # a text is measured by its own tokens, as labels
