@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from honest_table import PAGE
@@ -56,11 +55,13 @@ def run_all(data: Path, model: str, work: Path) -> None:
         }
         foreign = foreign_rows(data, FOREIGN, known=tasks)
         kinds["foreign, with their text"] = _kinds(learner, foreign)
+        sources = {example.task: [one for one in foreign if one.task == example.task] for example in foreign}
         finished = [Example("", example.input, "", example.target, finished=True) for example in foreign]
         kinds["foreign, finished prompts"] = _kinds(learner, finished)
         line = {
             "stream": stream,
             "kinds": {name: dict(Counter(found)) for name, found in kinds.items()},
+            "foreign": {name: dict(Counter(_kinds(learner, own))) for name, own in sources.items()},
             "answers": {name: _right(learner, own) for name, own in (("known", tasks), ("reworded", reworded))},
             "bare": _equal_to_the_bare_host(learner, model, foreign),
             "rows": ROWS,
@@ -146,7 +147,10 @@ def tables() -> str:
         rows = [f"### What rows are taken for, after {line['stream']} with {line['rows']} rows a task", ""]
         rows += [f"| | rows | {' | '.join(KINDS)} | right |", "|---" * (len(KINDS) + 3) + "|"]
         for name, found in line["kinds"].items():
-            rows.append(_row(name, found, line["answers"].get(name)))
+            right = line["answers"].get(name)
+            rows.append(f"{_row(name, found)} {'-' if right is None else f'{100 * right:.1f}'} |")
+        rows += ["", "Of the foreign rows, with their text:", "", f"| | rows | {' | '.join(KINDS)} |"]
+        rows += ["|---" * (len(KINDS) + 2) + "|", *(_row(name, found) for name, found in line["foreign"].items())]
         bare = line["bare"]
         rows += ["", f"{bare['equal']} of {bare['foreign']} rows found to be foreign have the bare model's scores of"]
         rows[-1] += " every label, bit for bit."
@@ -154,10 +158,10 @@ def tables() -> str:
     return "\n\n".join(parts)
 
 
-def _row(name: str, found: Mapping[str, int], right: Any) -> str:
+def _row(name: str, found: Mapping[str, int]) -> str:
     total = sum(found.values())
     shares = [f"{100 * found.get(kind, 0) / total:.1f}" for kind in KINDS]
-    return f"| {name} | {total} | {' | '.join(shares)} | {'-' if right is None else f'{100 * right:.1f}'} |"
+    return f"| {name} | {total} | {' | '.join(shares)} |"
 
 
 def main() -> None:
