@@ -7,7 +7,8 @@ Three things are tried in turn. First the rate that copies are fine-tuned with, 
 favors no method: the best mean F1 of the six end tasks. Then each method's rate on the domains: the lowest perplexity,
 mean of the logarithms over the domains after the last one, on validation texts. Then each method once at its rate,
 with its end tasks. ``run`` carries out what is not done yet, one run after the other, with one thread; stopped at any
-moment, the same command goes on. Each finished run adds one line to docs/results/domains.jsonl, with its command.
+moment, the same command goes on. With other methods named after ``--only``, a second one runs beside it. Each finished
+run adds one line to docs/results/domains.jsonl, with its command.
 ``table`` writes docs/results.md's tables from those lines.
 """
 
@@ -17,7 +18,7 @@ import json
 import math
 import shlex
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,12 @@ def chosen_rate(done: dict[str, dict[str, Any]], method: str) -> float | None:
     return min(sorted(tried), key=lambda rate: tried[rate]) if len(tried) == len(RATES) else None
 
 
-def run_all(data: str, model: str, work: Path) -> None:
+def run_all(data: str, model: str, work: Path, only: Sequence[str]) -> None:
     failed: set[str] = set()
     while True:
         done = read_lines(LINES)
-        item = next((item for item in items(done) if item.folder not in done.keys() | failed), None)
+        wanted = (item for item in items(done) if not only or item.method in only)
+        item = next((item for item in wanted if item.folder not in done.keys() | failed), None)
         if item is None:
             return
         ended = carry_out(item.command(data, model), work / item.folder)
@@ -189,10 +191,11 @@ def _rates(done: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser, _, _ = commands_of(__doc__)
+    parser, _, run = commands_of(__doc__)
+    run.add_argument("--only", nargs="*", default=[], help="these methods only")
     chosen = parser.parse_args()
     if chosen.command == "run":
-        run_all(chosen.data, chosen.model, chosen.work)
+        run_all(chosen.data, chosen.model, chosen.work, chosen.only)
     else:
         write_between("<!-- order 7 -->", "<!-- end of order 7 -->", tables())
 
