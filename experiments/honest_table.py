@@ -242,17 +242,20 @@ def run_all(data: str, model: str, host: str, work: Path, only: Sequence[str]) -
 def answers(folder: Path) -> dict[str, dict[str, str]]:
     """Which rows of each task are right under each decoder, a digit a row.
 
-    A run of independent models has no learner that answers all tasks: what the run itself answered counts.
+    The run itself answered its rows freely, which is not done again. A run of independent models has no learner that
+    answers all tasks: it chose among each task's own labels, and that is all there is.
     """
-    recipe = read_recipe(folder / "recipe.yaml", {}, [])
+    recipe, record = read_recipe(folder / "recipe.yaml", {}, []), read_record(folder / "results.json")
+    by_run = zip(record.tasks, final_scores(folder, record), strict=True)
+    answered = {task: _digits(scores) for task, scores in by_run}
     if recipe.method == "independent":
-        record = read_record(folder)
-        own = zip(record.tasks, final_scores(folder, record), strict=True)
-        return {"own labels": {task: _digits(scores) for task, scores in own}}
+        return {"own labels": answered}
     host = load_host(recipe.model, dropout=recipe.model_dropout)
     learner = Learner.load(sorted((folder / "tasks").iterdir())[-1], host)
-    tasks, found = recipe.tasks(), {}
+    tasks, found = recipe.tasks(), {"free": answered}
     for name, settings in DECODERS.items():
+        if name in found:
+            continue
         learner.decoding = Decoding.model_validate(settings)
         given = zip(tasks, learner.answer(tasks), strict=True)
         found[name] = {task.name: _digits(score(task, own).right) for task, own in given}
