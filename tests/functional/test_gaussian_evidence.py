@@ -1,4 +1,4 @@
-"""Gaussian evidence against naive loops in float64, and what a temperature and a histogram mean."""
+"""Gaussian evidence against naive loops in float64, and what a temperature means."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from scipy.spatial.distance import mahalanobis
 from scipy.special import log_softmax
 
 from nacre.functional.gaussian_evidence import (
-    DISTANCE_BINS,
     TEMPERATURES,
     Along,
     evidence,
     held_out_evidence,
-    histogram,
-    quantile,
     ridged,
     surprise,
     whitener,
@@ -114,15 +111,3 @@ def test_evidence_that_is_four_times_too_sure_has_the_temperature_four() -> None
     generator = torch.Generator().manual_seed(5)
     truth = torch.multinomial(right.softmax(1), 1, generator=generator).squeeze(1)
     assert TEMPERATURES[surprise(4 * right, truth).argmin()] == 4.0
-
-
-def test_a_histogram_counts_every_distance_and_its_quantile_is_an_upper_end() -> None:
-    squared = torch.tensor([0.0, 1e-9, 1.0, 2.0, 2.0, 300.0, 1e30], dtype=torch.float64)
-    counts = histogram(squared)
-    assert counts.sum() == 7
-    assert len(counts) == DISTANCE_BINS
-    assert counts[-1] == 1
-    assert counts[0] == 2
-    assert 1.0 < quantile(counts, 3 / 7) <= 2.0 ** (1 / 8)
-    assert 300 < quantile(counts, 6 / 7) < 300 * 2.0 ** (1 / 8)
-    assert torch.equal(counts, histogram(squared.flip(0)))

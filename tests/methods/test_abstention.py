@@ -12,7 +12,7 @@ from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.errors import DataError, RecipeError
 from nacre.evaluation.settings import Decoding
 from nacre.events import Event, TrainingPrepared
-from nacre.functional.gaussian_evidence import histogram
+from nacre.functional.distances_by_length import Trend, histogram
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.parts.abstention import FOREIGN, KNOWN, REWORDED, Abstention
@@ -61,10 +61,10 @@ def bare(architecture: str, decode: str = "free") -> Learner:
 
 
 def test_the_three_kinds_by_distances_and_agreement_alone() -> None:
-    """Two tasks on a line, one dimension, unit variance, T = 1; q of each view is just above 4."""
+    """Two tasks on a line, one dimension, unit variance, T = 1; q of each view is just above 4, of b that times n."""
     counts = histogram(torch.full((100,), 4.0))
-    views = [View([], torch.zeros(1), counts) for _ in range(2)]
-    known = Sums([TaskSums(task, *views, {}) for task in ("a", "b")], -1)
+    flat, steep = ([View([], torch.zeros(1), counts, trend)] * 2 for trend in (Trend(), Trend(slope=1, longest=4)))
+    known = Sums([TaskSums("a", *flat, {}), TaskSums("b", *steep, {})], -1)
     one = torch.ones(1, 1, dtype=torch.float64)
     means = torch.tensor([[0.0], [10.0]], dtype=torch.float64)
     solved = Posterior(
@@ -73,17 +73,28 @@ def test_the_three_kinds_by_distances_and_agreement_alone() -> None:
         {"prompt": 1.0, "bare": 1.0, "both": 1.0},
     )
 
-    def kinds(prompt: list[float], text: list[float], **settings: float) -> list[int]:
+    def kinds(prompt: list[float], text: list[float], length: int = 1, **settings: float) -> list[int]:
         states = {
             "prompt": torch.tensor(prompt, dtype=torch.float64)[:, None],
             "bare": torch.tensor(text, dtype=torch.float64)[:, None],
         }
-        return Abstention(**settings).kinds(solved, known, states, torch.ones(len(prompt), dtype=torch.bool)).tolist()  # type: ignore[arg-type]
+        lengths, given = torch.full((len(prompt),), length), torch.ones(len(prompt), dtype=torch.bool)
+        return Abstention(**settings).kinds(solved, known, states, lengths, given).tolist()  # type: ignore[arg-type]
 
     assert kinds([0, 2, 12], [30, 5, 0]) == [KNOWN] * 3, "a known prompt is enough"
     assert kinds([-3, 13], [0, 10]) == [REWORDED] * 2, "a far prompt whose text is near, and of the same task"
     assert kinds([-3, 13], [10, 0]) == [FOREIGN] * 2, "they disagree"
     assert kinds([-3], [-3]) == [FOREIGN], "both are far"
+    assert kinds([-3, 13], [-3, 13], length=3) == [FOREIGN, KNOWN], "long rows of b may be as far"
+
+
+def test_a_prompt_is_as_long_for_the_readout_as_for_the_routing(architecture: str) -> None:
+    learner = Learner(tiny_host(architecture), build_method("inc_lora+gaussian_routing"), optim=OPTIM)
+    rows = learner.encode([*TASKS[0].examples("test"), *FOREIGN_TASK.examples("test")])
+    padded = learner.host.family.prompts(rows)["attention_mask"]
+    lengths = [len(row.source) for row in rows]
+    assert padded.sum(1).tolist() == lengths
+    assert len(set(lengths)) > 1
 
 
 def test_a_method_without_sums_is_refused() -> None:

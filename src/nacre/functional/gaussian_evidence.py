@@ -25,9 +25,6 @@ LEAST_VARIANCE = 1e-6
 TEMPERATURES = torch.arange(-8, 25, dtype=torch.float64).div(4).exp2()
 """T from 2^-2 to 2^6, four to the octave [K]."""
 
-DISTANCE_BINS = 256
-"""Of a histogram of squared distances: eight to the octave, from 2^-8 to 2^24."""
-
 
 def ridged(covariance: Tensor, strength: float, along: Along) -> Tensor:
     """S [d, d]: W with something added to its diagonal; of zeros, which know no direction, the identity.
@@ -134,21 +131,3 @@ def surprise(found: Tensor, truth: Tensor) -> Tensor:
     found, own = found[seen], own[seen].squeeze(1)
     surprises = [((found / each).logsumexp(1) - own / each).sum() for each in TEMPERATURES.tolist()]
     return torch.stack(surprises) / max(len(own), 1)
-
-
-def histogram(squared: Tensor) -> Tensor:
-    """How many of these squared distances [n] fall into each bin: whole numbers [DISTANCE_BINS]."""
-    bins = ((squared.clamp(min=1e-30).log2() + 8) * 8).floor().long().clamp(0, DISTANCE_BINS - 1)
-    return torch.bincount(bins, minlength=DISTANCE_BINS)
-
-
-def quantile(counts: Tensor, share: float) -> float:
-    """The upper end of the first bin up to which at least this share of the counted distances lies.
-
-    Args:
-        counts: A histogram [DISTANCE_BINS] that counts something.
-        share: In (0, 1].
-    """
-    below = counts.cumsum(0)
-    number = int((below < share * int(below[-1])).sum())
-    return float(2.0 ** ((number + 1) / 8 - 8))

@@ -14,8 +14,8 @@ def abstention(method: Method, *, known_share: float = 0.99, agreement: float = 
     """A row is known, reworded or foreign, by sums alone. A foreign one is answered by the bare host, bit for bit.
 
     Equations:
-        known: d_prompt <= q_prompt, d_v the squared distance to the nearest pair in view v, q_v the quantile of the
-            held-out rows of its task
+        known: d_prompt <= q_prompt, d_v the squared distance to the nearest pair in view v, q_v(n) = c n^b times a
+            quantile, for a prompt of n tokens: the trend of the held-out rows of its task and what they are around it
         reworded: d_bare <= q_bare, and sum over tasks i of p_prompt(i | x) p_bare(i | x) >= agreement
         foreign: all others
         a reworded row is answered by the bare text's evidence alone; a foreign one without evidence and adapter

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from nacre.errors import RecipeError
-from nacre.functional.gaussian_evidence import evidence, quantile
+from nacre.functional.distances_by_length import quantile
+from nacre.functional.gaussian_evidence import evidence
 from nacre.models.pooled_states import Text
 from nacre.parts.evidence_posterior import Posterior, texts_of
-from nacre.parts.evidence_sums import TEXTS, Sums, Views
+from nacre.parts.evidence_sums import TEXTS, Sums, View, Views
 
 KNOWN, REWORDED, FOREIGN = 0, 1, 2
 """Kinds of rows."""
@@ -26,11 +27,12 @@ class Abstention:
     Otherwise it is a reworded one if its text alone is that near, and prompt and text, each by itself, name the same
     task; and foreign if not. No foreign row is needed to set a threshold.
 
-        known:     d_prompt <= q_prompt(task of the nearest pair)
-        reworded:  d_bare <= q_bare(task of the nearest pair), and sum_i p_prompt(i | x) p_bare(i | x) >= agreement
+        known:     d_prompt <= q_prompt(task of the nearest pair, n)
+        reworded:  d_bare <= q_bare(task of the nearest pair, n), and sum_i p_prompt(i | x) p_bare(i | x) >= agreement
 
     Attributes:
-        known_share: Of a task's held-out rows, how many are as near: q is this quantile of their squared distances.
+        known_share: Of a task's held-out rows, how many are as near: q is this quantile of their squared distances
+            around what is usual for a prompt of n tokens.
         agreement: How probable it must be that both name the same task.
     """
 
@@ -42,33 +44,38 @@ class Abstention:
             if not 0 < value <= 1:
                 raise RecipeError(f"{name}: {value:g} is not in (0, 1].")
 
-    def kinds(self, solved: Posterior, known: Sums, states: Mapping[Text, Tensor], has_text: Tensor) -> Tensor:
+    def kinds(
+        self, solved: Posterior, known: Sums, states: Mapping[Text, Tensor], lengths: Tensor, has_text: Tensor
+    ) -> Tensor:
         """`KNOWN`, `REWORDED` or `FOREIGN` for each row [B].
 
         Args:
             solved: The sums, solved.
             known: The sums.
             states: z of the rows by what is read, of both texts [B, d].
+            lengths: n, of the rows' prompts in tokens [B].
             has_text: Whether somebody gave the row's text alone [B]: without it no row counts as reworded.
         """
         names = [own.task for own in known.tasks]
+        owners = torch.tensor([names.index(task) for task, _ in solved.pairs], device=lengths.device)
         near, shares = {}, {}
         for text in TEXTS:
             factor, means = solved.solved[text]
             found = evidence(states[text], means, factor)
-            limits = {own.task: _limit(own.view(text).distances, self.known_share) for own in known.tasks}
-            of_pairs = found.new_tensor([limits[task] for task, _ in solved.pairs])
+            limits = torch.stack([_limit(own.view(text), self.known_share, lengths) for own in known.tasks], 1)
             best = found.max(1)
-            near[text] = -2 * best.values <= of_pairs[best.indices]
+            tasks = owners[best.indices].unsqueeze(1)
+            near[text] = -2 * best.values <= limits.gather(1, tasks).squeeze(1)
             shares[text] = solved.of_tasks(found / solved.temperatures[text], names).exp()
         agree = (shares["prompt"] * shares["bare"]).sum(1) >= self.agreement
         reworded = torch.where(near["bare"] & agree & has_text, REWORDED, FOREIGN)
         return torch.where(near["prompt"], KNOWN, reworded)
 
 
-def _limit(counts: Tensor, share: float) -> float:
-    """Of a task that had no held-out row, any distance is near."""
-    return quantile(counts, share) if bool(counts.any()) else math.inf
+def _limit(view: View, share: float, lengths: Tensor) -> Tensor:
+    """Up to which squared distance a row of each length is near [B]: any, of a task that had no held-out row."""
+    counts = view.distances
+    return view.trend.at(lengths) * (quantile(counts, share) if bool(counts.any()) else math.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +97,7 @@ def assess(
     read: Callable[[Text], Tensor],
     views: Views,
     abstention: Abstention | None,
+    lengths: Tensor,
     texts: Sequence[str | None],
 ) -> Assessment:
     """What the sums say: of a reworded row by its text alone, of a row whose text nobody gave by its prompt alone.
@@ -100,6 +108,7 @@ def assess(
         read: Gives z of the rows [B, d] by what is read.
         views: Which texts count.
         abstention: Which rows are foreign; None: none.
+        lengths: Of the rows' prompts, in tokens [B].
         texts: Each row's text before any template, None where nobody gave it; () where nobody gave any.
     """
     wanted = TEXTS if abstention is not None else texts_of(views)
@@ -113,6 +122,6 @@ def assess(
         pairs = torch.where(has_text.unsqueeze(1), pairs, solved.log_evidence(states, "prompt"))
     kinds = torch.full_like(has_text, KNOWN, dtype=torch.long)
     if abstention is not None:
-        kinds = abstention.kinds(solved, known, states, has_text)
+        kinds = abstention.kinds(solved, known, states, lengths, has_text)
         pairs = torch.where((kinds == REWORDED).unsqueeze(1), solved.log_evidence(states, "bare"), pairs)
     return Assessment(pairs, kinds)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from nacre.errors import RecipeError, TrainingError
 from nacre.functional.class_statistics import scatter
+from nacre.functional.distances_by_length import Trend, histogram
 from nacre.functional.exact_sums import ExactSum, triangle
-from nacre.functional.gaussian_evidence import TEMPERATURES, Along, held_out_evidence, histogram, surprise, whitener
+from nacre.functional.gaussian_evidence import TEMPERATURES, Along, held_out_evidence, surprise, whitener
 from nacre.models.families import Encoded
 from nacre.models.pooled_states import Layer, PooledStates, Text
 from nacre.parts.pair_means import PairMean, counts, stacked, with_rows
@@ -30,6 +31,9 @@ from nacre.tasks.template import TaskKind
 Views = Literal["prompt", "bare", "both"]
 TEXTS: tuple[Text, ...] = get_args(Text)
 
+NO_TREND = Trend()
+"""Of learners from before lengths counted."""
+
 FOLDS = 5
 """A row's held-out evidence is that of the sums without its fifth of the task's rows."""
 
@@ -41,12 +45,15 @@ class View:
     Attributes:
         means: Of each of its labels.
         scatter: The sum of its labels' scatters: an upper triangle [d (d + 1) / 2] in float64.
-        distances: A histogram of the held-out rows' squared distances to the nearest pair.
+        distances: A histogram of the held-out rows' squared distances to the nearest pair, each as a share of what is
+            usual at its row's length.
+        trend: What is usual at a length.
     """
 
     means: list[PairMean]
     scatter: Tensor
     distances: Tensor
+    trend: Trend = NO_TREND
 
     def center(self) -> Tensor:
         """The mean of all its rows [d]."""
@@ -179,6 +186,7 @@ class SumsSettings:
         rows, targets = by_content(learner.encode(examples), labels_of_rows)
         labels = tuple(sorted(set(targets)))
         classes = torch.tensor([labels.index(target) for target in targets], device=learner.host.device)
+        lengths = torch.tensor([len(row.source) for row in rows], device=learner.host.device)
         views: dict[Text, View] = {}
         found: dict[str, Tensor] = {}
         for text in TEXTS:
@@ -187,11 +195,13 @@ class SumsSettings:
             scatters = [each.view(text).scatter for each in others]
             found[text] = self.held_out(learner, states, classes, pair_means(others, text), scatters)
             nearest = -2 * found[text].amax(1)
+            seen = nearest.isfinite()
+            trend = Trend.of(nearest[seen], lengths[seen])
             by_label = {label: states[classes == number] for number, label in enumerate(labels)}
             means, spread = with_scatter(
                 earlier.means if earlier else (), earlier.scatter if earlier else None, task.name, by_label
             )
-            views[text] = View(means, spread, histogram(nearest[nearest.isfinite()]))
+            views[text] = View(means, spread, histogram(nearest[seen] / trend.at(lengths[seen])), trend)
         found["both"] = found["prompt"] + found["bare"]
         surprises = {name: surprise(e, classes) for name, e in found.items()}
         own = TaskSums(task.name, views["prompt"], views["bare"], surprises)
