@@ -10,9 +10,10 @@ tasks, which that rule cannot see. Here each variant and stream takes the rate o
 tasks after the stream's LAST task, on validation rows, seed 1; the smaller rate if two are equal.
 
 ``run`` carries out what is not done yet, one run after the other, with one thread; stopped at any moment, the same
-command goes on. A run that ends with exit code 124, as under a ``timeout`` in the environment variable NACRE, is taken
-up again where it was, as long as it gets on. Each finished run adds one line to docs/results/lb_cl_starts.jsonl, with
-its command. ``table`` writes docs/results.md's tables from those lines; ``estimate`` says what is left, and its cost.
+command goes on. With other variants named after ``--only``, a second one runs beside it. A run that ends with exit code
+124, as under a ``timeout`` in the environment variable NACRE, is taken up again where it was, as long as it gets on.
+Each finished run adds one line to docs/results/lb_cl_starts.jsonl, with its command. ``table`` writes docs/results.md's
+tables from those lines; ``estimate`` says what is left, and its cost.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,9 @@ def chosen_rate(done: dict[str, dict[str, Any]], stream: str, label: str) -> flo
     return max(sorted(tried), key=lambda rate: tried[rate]) if len(tried) == len(RATES) else None
 
 
-def run_all(data: str, model: str, work: Path) -> None:
+def run_all(data: str, model: str, work: Path, only: Sequence[str]) -> None:
     failed: set[str] = set()
-    while (item := _next(failed)) is not None:
+    while (item := _next(failed, only)) is not None:
         record = carried_out(item, data, model, work)
         if record is None:
             failed.add(item.folder)
@@ -109,9 +110,10 @@ def run_all(data: str, model: str, work: Path) -> None:
         print(f"done {item.folder}: {percent([record['average_accuracy']])}", flush=True)
 
 
-def _next(failed: set[str]) -> Item | None:
+def _next(failed: set[str], only: Sequence[str]) -> Item | None:
     done = read_lines(LINES)
-    return next((item for item in items(done) if item.folder not in done.keys() | failed), None)
+    wanted = (item for item in items(done) if not only or item.label in only)
+    return next((item for item in wanted if item.folder not in done.keys() | failed), None)
 
 
 def carried_out(item: Item, data: str, model: str, work: Path) -> dict[str, Any] | None:
@@ -201,11 +203,12 @@ def tables() -> str:
 
 
 def main() -> None:
-    parser, commands, _ = commands_of(__doc__)
+    parser, commands, run = commands_of(__doc__)
+    run.add_argument("--only", nargs="*", choices=VARIANTS, default=[], help="these variants only")
     commands.add_parser("estimate")
     chosen = parser.parse_args()
     if chosen.command == "run":
-        run_all(chosen.data, chosen.model, chosen.work)
+        run_all(chosen.data, chosen.model, chosen.work, chosen.only)
     elif chosen.command == "estimate":
         print(estimate())
     else:
