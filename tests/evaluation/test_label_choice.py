@@ -370,7 +370,7 @@ def test_before_anything_is_learned_no_task_is_chosen() -> None:
 @pytest.mark.parametrize("architecture", HOSTS)
 def test_a_row_that_no_slot_answers_has_no_candidate(architecture: str) -> None:
     """Foreign rows are left to the bare host, of which no label was learned."""
-    settings = {"rank": 2, "abstention": {"known_share": 0.5}}
+    settings = {"rank": 2, "abstention": {"known_share": 0.7}}
     learner = learned(
         architecture, build_method("inc_lora+gaussian_routing+abstention", settings), candidates="routed_task"
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers.tiny import perturb, tiny_host, tiny_task
+from nacre.adapters.route import Route
 from nacre.errors import DataError, RecipeError
 from nacre.evaluation.settings import Decoding
 from nacre.events import Event, TrainingPrepared
@@ -18,6 +19,8 @@ from nacre.learning.settings import Optim
 from nacre.parts.abstention import FOREIGN, KNOWN, REWORDED, Abstention
 from nacre.parts.evidence_posterior import Posterior
 from nacre.parts.evidence_sums import Sums, TaskSums, View
+from nacre.parts.gaussian_routing import GaussianRouting
+from nacre.parts.part import LearnerView, Reading
 from nacre.registry import build_method
 from nacre.tasks.task import Row, Task
 
@@ -89,12 +92,25 @@ def test_the_three_kinds_by_distances_and_agreement_alone() -> None:
 
 
 def test_a_prompt_is_as_long_for_the_readout_as_for_the_routing(architecture: str) -> None:
-    learner = Learner(tiny_host(architecture), build_method("inc_lora+gaussian_routing"), optim=OPTIM)
+    """Where a batch holds targets behind the prompts, too."""
+    counted: list[list[int]] = []
+
+    class Counting(GaussianRouting):
+        def route(self, learner: LearnerView, reading: Reading) -> Route | None:
+            counted.append(reading.query.lengths().tolist())
+            return super().route(learner, reading)
+
+    method = replace(build_method("inc_lora+gaussian_routing"), routing=Counting())
+    learner = Learner(tiny_host(architecture), method, optim=OPTIM)
+    learner.learn(TASKS[0])
     rows = learner.encode([*TASKS[0].examples("test"), *FOREIGN_TASK.examples("test")])
-    padded = learner.host.family.prompts(rows)["attention_mask"]
-    lengths = [len(row.source) for row in rows]
-    assert padded.sum(1).tolist() == lengths
+    family, lengths = learner.host.family, [len(row.source) for row in rows]
     assert len(set(lengths)) > 1
+    counted.clear()
+    for batch in (family.prompts(rows), family.batch(learner.encode(TASKS[0].examples("test")))):
+        with family.routed(batch):
+            pass
+    assert counted == [lengths, lengths[: len(TASKS[0].test)]]
 
 
 def test_a_method_without_sums_is_refused() -> None:

@@ -38,7 +38,7 @@ from nacre.learning.notices import report_rows, warn_of_rounding
 from nacre.learning.precision import accelerator_of, only_cpu
 from nacre.learning.prefix import LearnerPrefix
 from nacre.learning.restoring import check_on_disk, method_in, take_over
-from nacre.learning.router import ChosenRoute, LearnerRouter, followed, routed_by
+from nacre.learning.router import ChosenRoute, LearnerRouter, NoInputs, followed, routed_by
 from nacre.learning.settings import Optim
 from nacre.learning.snapshot import OwnerState, Snapshot, State, as_tree
 from nacre.learning.trainer import Loss, train
@@ -480,7 +480,7 @@ class Learner:
         if routing is None or not routing.needs_task_at_test:
             yield
             return
-        route = routing.route(self, Reading({}, (name,), _no_query))
+        route = routing.route(self, Reading({}, (name,), NoInputs()))
         with routed_by(self.host.family, None) if route is None else self.under(route):
             yield
 
@@ -852,10 +852,6 @@ def _example(row: Encoded) -> Example:
 def _shown_by_one() -> OnEvent:
     """The bar of a learner, in one of the processes that train it."""
     return ProgressBar() if PartialState(cpu=only_cpu()).is_main_process else only_warn
-
-
-def _no_query(_: PooledStates) -> Tensor:
-    raise ModelError("Which parameters answer a task depends on its inputs here, and there are none to look at.")
 
 
 def _head_kind(snapshot: Snapshot) -> HeadKind:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nacre.adapters.route import Route
-from nacre.errors import DataError
+from nacre.errors import DataError, ModelError
 from nacre.functional.losses import IGNORED
 from nacre.models.batch import Batch, Router
 from nacre.models.families import Encoded, Family
@@ -146,6 +146,7 @@ class _Query:
         self.known: dict[PooledStates, Tensor] = {}
 
     def __call__(self, states: PooledStates) -> Tensor:
+        """See `nacre.parts.part.Query`."""
         if states not in self.known:
             there = states_at_hand(self.learner, self._rows, states) if self.learner.serves else None
             self.known[states] = self._read(states) if there is None else there
@@ -156,6 +157,10 @@ class _Query:
             return self.learner.pooled_states(self._rows(), states)
         with self.learner.adapter.bypassed():
             return pooled_states(self.learner.host, self._inputs(), states)
+
+    def lengths(self) -> Tensor:
+        """See `nacre.parts.part.Query`."""
+        return self._inputs()["attention_mask"].sum(1)
 
     def _inputs(self) -> dict[str, Tensor]:
         return without_prefix(_inputs(self.batch), embeddings_of(self.learner.host.body))
@@ -168,6 +173,19 @@ class _Query:
             Encoded(tuple(ids[mask].tolist()), (), truncated=False, task=task, example=_alone(text))
             for ids, mask, text, task in zip(inputs["input_ids"], masks, texts, self.batch.task_names, strict=True)
         ]
+
+
+class NoInputs:
+    """The `Query` of a route for which there is no batch."""
+
+    def __call__(self, states: PooledStates) -> Tensor:
+        raise ModelError(_NO_INPUTS)
+
+    def lengths(self) -> Tensor:
+        raise ModelError(_NO_INPUTS)
+
+
+_NO_INPUTS = "Which parameters answer a task depends on its inputs here, and there are none to look at."
 
 
 def _alone(text: str | None) -> Example | None:

@@ -97,7 +97,7 @@ def assess(
     read: Callable[[Text], Tensor],
     views: Views,
     abstention: Abstention | None,
-    lengths: Tensor,
+    lengths: Callable[[], Tensor],
     texts: Sequence[str | None],
 ) -> Assessment:
     """What the sums say: of a reworded row by its text alone, of a row whose text nobody gave by its prompt alone.
@@ -108,7 +108,7 @@ def assess(
         read: Gives z of the rows [B, d] by what is read.
         views: Which texts count.
         abstention: Which rows are foreign; None: none.
-        lengths: Of the rows' prompts, in tokens [B].
+        lengths: Counts the tokens of the rows' prompts [B].
         texts: Each row's text before any template, None where nobody gave it; () where nobody gave any.
     """
     wanted = TEXTS if abstention is not None else texts_of(views)
@@ -122,6 +122,6 @@ def assess(
         pairs = torch.where(has_text.unsqueeze(1), pairs, solved.log_evidence(states, "prompt"))
     kinds = torch.full_like(has_text, KNOWN, dtype=torch.long)
     if abstention is not None:
-        kinds = abstention.kinds(solved, known, states, lengths, has_text)
+        kinds = abstention.kinds(solved, known, states, lengths(), has_text)
         pairs = torch.where((kinds == REWORDED).unsqueeze(1), solved.log_evidence(states, "bare"), pairs)
     return Assessment(pairs, kinds)

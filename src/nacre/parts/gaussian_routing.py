@@ -105,7 +105,7 @@ class GaussianRouting(ReadsSums, Routing):
             lambda text: reading.query(self.sums.states(learner, text)).double(),
             self.views,
             None if learns else self.abstention,
-            reading.inputs["attention_mask"].sum(1),
+            reading.query.lengths,
             reading.texts,
         )
         names = [own.task for own in known.tasks]

@@ -138,7 +138,7 @@ class LabelEvidence(ReadsSums, Readout):
             lambda text: kept_states(learner, rows, self.sums.states(learner, text)),
             self.views,
             self.abstention,
-            torch.tensor([len(row.source) for row in rows], device=learner.host.device),
+            lambda: torch.tensor([len(row.source) for row in rows], device=learner.host.device),
             [row.bare for row in rows],
         )
         pairs = assessed.pairs

@@ -443,6 +443,18 @@ class Memory(Part, ABC):
         return None
 
 
+class Query(Protocol):
+    """A batch's prompts as the bare host reads them: without targets and virtual tokens."""
+
+    def __call__(self, states: PooledStates) -> Tensor:
+        """Pooled states [B, d], without gradient; computed once for each kind."""
+        ...
+
+    def lengths(self) -> Tensor:
+        """How many tokens each prompt has [B]."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Reading:
     """A batch that the host is about to read, in training or at test.
@@ -451,13 +463,13 @@ class Reading:
         inputs: `input_ids`, `attention_mask` [B, S] and the model's other inputs.
         tasks: Each row's task, as far as the routing may know it: where labels are there to be learned always, at test
             only where it needs the task; "" otherwise.
-        query: Pooled states of the inputs in the bare host [B, d], without gradient; computed once for each kind.
+        query: Asks the bare host about the prompts.
         texts: Each row's text before any template, None where nobody gave it; () where nobody gave any.
     """
 
     inputs: Mapping[str, Tensor]
     tasks: Sequence[str]
-    query: Callable[[PooledStates], Tensor]
+    query: Query
     texts: Sequence[str | None] = ()
 
 
