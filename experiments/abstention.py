@@ -6,8 +6,8 @@
 nacre learns a stream. Then it is asked test rows as they were learned, the same rows in other words (five wordings of
 each instruction, and another word for the options), and prompts of tasks that it was never taught. No foreign or
 reworded row sets a threshold. Foreign prompts are given twice: with their text, as an application knows it that fills a
-template itself, and as finished prompts. ``run`` adds one line a stream to docs/results/abstention.jsonl, and ``table``
-writes docs/honest_table.md's part from them.
+template itself, and as finished prompts. Then base ability is measured, and compared with the bare model's. ``run``
+adds one line a stream to docs/results/abstention.jsonl, and ``table`` writes docs/honest_table.md's part from them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from honest_table import PAGE
 from recorded_runs import add_line, commands_of, read_lines
 from results_page import write_between
 
+from nacre.evaluation.base_ability.benchmarks import AbilityName, load_ability_tasks
+from nacre.evaluation.base_ability.harness import samples_of
+from nacre.learning.answers import in_row_order
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.models.families import Encoded
@@ -40,6 +43,8 @@ LINES = ROOT / "docs" / "results" / "abstention.jsonl"
 STREAMS = {"order1": "reworded"}
 """Each stream, and the one that asks its test rows in other words."""
 ROWS, RATE, LENGTH, FOREIGN = 500, 1e-3, 512, 500
+ABILITY: tuple[AbilityName, ...] = ("hellaswag", "winogrande", "arc_challenge")
+ABILITY_ROWS = 100
 
 
 def run_all(data: Path, model: str, work: Path) -> None:
@@ -64,6 +69,7 @@ def run_all(data: Path, model: str, work: Path) -> None:
             "foreign": {name: dict(Counter(_kinds(learner, own))) for name, own in sources.items()},
             "answers": {name: _right(learner, own) for name, own in (("known", tasks), ("reworded", reworded))},
             "bare": _equal_to_the_bare_host(learner, model, foreign),
+            "ability": _ability(learner, model, data),
             "rows": ROWS,
             "rate": RATE,
             "command": "python experiments/abstention.py run --data DATA --model minilm-b2b --work FOLDER",
@@ -108,12 +114,14 @@ def _batches(rows: Sequence[Encoded]) -> Iterator[list[Encoded]]:
 
 
 def _kinds(learner: Learner, examples: Sequence[Example]) -> list[str]:
+    """Of each row, in their order."""
     readout = learner.method.readout
     assert readout is not None
-    found = []
-    for batch in _batches(learner.encode(examples)):
-        found += [decision.kind for decision in readout.decide(learner, batch, None) or ()]
-    return found
+
+    def kinds(batch: Sequence[Encoded]) -> list[str]:
+        return [decision.kind for decision in readout.decide(learner, batch, None) or ()]
+
+    return in_row_order(learner, learner.encode(examples), kinds) or []
 
 
 def _right(learner: Learner, tasks: Sequence[Task]) -> float:
@@ -141,6 +149,25 @@ def _equal_to_the_bare_host(learner: Learner, model: str, foreign: Sequence[Exam
     return dict(counted)
 
 
+def _ability(learner: Learner, model: str, data: Path) -> dict[str, dict[str, int]]:
+    """Of base ability's continuations: how many stand behind a foreign prompt, and how many of those have the bare
+    model's log-likelihood, bit for bit."""
+    bare, found = load_host(model, dropout=0.0), {}
+    for task in load_ability_tasks(ABILITY, str(data / "base_ability"), ABILITY_ROWS):
+        with learner.serving():
+            here, _ = samples_of(learner.host, task, 16, 1)
+        there, _ = samples_of(bare, task, 16, 1)
+        asked = [prompt for sample in here for prompt, _ in sample["arguments"]]
+        mine, theirs = ([one for sample in own for one, _ in sample["filtered_resps"]] for own in (here, there))
+        prompts = list(dict.fromkeys(asked))
+        finished = [Example("", prompt, "", "", finished=True) for prompt in prompts]
+        kinds = dict(zip(prompts, _kinds(learner, finished), strict=True))
+        foreign = [number for number, prompt in enumerate(asked) if kinds[prompt] == "foreign"]
+        equal = sum(mine[number] == theirs[number] for number in foreign)
+        found[task.name] = {"asked": len(asked), "foreign": len(foreign), "equal": equal}
+    return found
+
+
 def tables() -> str:
     parts = []
     for line in read_lines(LINES, "stream").values():
@@ -154,6 +181,9 @@ def tables() -> str:
         bare = line["bare"]
         rows += ["", f"{bare['equal']} of {bare['foreign']} rows found to be foreign have the bare model's scores of"]
         rows[-1] += " every label, bit for bit."
+        rows += ["", "Base ability: continuations, those behind a foreign prompt, and those of them that have the bare"]
+        rows += ["model's log-likelihood, bit for bit:", "", "| | asked | foreign | equal |", "|---" * 4 + "|"]
+        rows += [f"| {name} | {' | '.join(map(str, own.values()))} |" for name, own in line["ability"].items()]
         parts.append("\n".join(rows))
     return "\n\n".join(parts)
 
