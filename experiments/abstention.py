@@ -60,13 +60,15 @@ def run_all(data: Path, model: str, work: Path) -> None:
         }
         foreign = foreign_rows(data, FOREIGN, known=tasks)
         kinds["foreign, with their text"] = _kinds(learner, foreign)
-        sources = {example.task: [one for one in foreign if one.task == example.task] for example in foreign}
+        sources: dict[str, Counter[str]] = {}
+        for example, kind in zip(foreign, kinds["foreign, with their text"], strict=True):
+            sources.setdefault(example.task, Counter())[kind] += 1
         finished = [Example("", example.input, "", example.target, finished=True) for example in foreign]
         kinds["foreign, finished prompts"] = _kinds(learner, finished)
         line = {
             "stream": stream,
             "kinds": {name: dict(Counter(found)) for name, found in kinds.items()},
-            "foreign": {name: dict(Counter(_kinds(learner, own))) for name, own in sources.items()},
+            "foreign": {name: dict(own) for name, own in sources.items()},
             "answers": {name: _right(learner, own) for name, own in (("known", tasks), ("reworded", reworded))},
             "bare": _equal_to_the_bare_host(learner, model, foreign),
             "ability": _ability(learner, model, data),
@@ -150,8 +152,7 @@ def _equal_to_the_bare_host(learner: Learner, model: str, foreign: Sequence[Exam
 
 
 def _ability(learner: Learner, model: str, data: Path) -> dict[str, dict[str, int]]:
-    """Of base ability's continuations: how many stand behind a foreign prompt, and how many of those have the bare
-    model's log-likelihood, bit for bit."""
+    """Of base ability's continuations: how many stand behind a foreign prompt, and have the bare model's likelihood."""
     bare, found = load_host(model, dropout=0.0), {}
     for task in load_ability_tasks(ABILITY, str(data / "base_ability"), ABILITY_ROWS):
         with learner.serving():

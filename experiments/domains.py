@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recorded_runs import add_line, carry_out, commands_of, failure, read_lines
+from recorded_runs import add_line, carry_out, commands_of, failure, first_left, read_lines
 from results_page import write_between
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,8 +98,7 @@ def run_all(data: str, model: str, work: Path, only: Sequence[str]) -> None:
     failed: set[str] = set()
     while True:
         done = read_lines(LINES)
-        wanted = (item for item in items(done) if not only or item.method in only)
-        item = next((item for item in wanted if item.folder not in done.keys() | failed), None)
+        item = first_left(items(done), done.keys() | failed, only, "method")
         if item is None:
             return
         ended = carry_out(item.command(data, model), work / item.folder)

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import three_papers
-from recorded_runs import ONE_THREAD, add_line, carry_out, commands_of, failure, read_lines
+from recorded_runs import ONE_THREAD, add_line, carry_out, commands_of, failure, first_left, read_lines
 from results_page import percent, write_between
 
 from nacre.evaluation.scoring import score
@@ -216,8 +216,7 @@ def run_all(data: str, model: str, host: str, work: Path, only: Sequence[str]) -
     failed: set[str] = set()
     while True:
         done = read_lines(LINES)
-        wanted = (item for item in items(done, [host]) if not only or item.part in only or item.method in only)
-        item = next((item for item in wanted if item.folder not in done.keys() | failed), None)
+        item = first_left(items(done, [host]), done.keys() | failed, only, "part", "method")
         if item is None:
             return
         output = work / item.folder

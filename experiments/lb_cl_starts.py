@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recorded_runs import add_line, carry_out, commands_of, failure, read_lines
+from recorded_runs import add_line, carry_out, commands_of, failure, first_left, read_lines
 from results_page import percent, write_between
 from three_papers import SETTINGS
 
@@ -112,8 +112,7 @@ def run_all(data: str, model: str, work: Path, only: Sequence[str]) -> None:
 
 def _next(failed: set[str], only: Sequence[str]) -> Item | None:
     done = read_lines(LINES)
-    wanted = (item for item in items(done) if not only or item.label in only)
-    return next((item for item in wanted if item.folder not in done.keys() | failed), None)
+    return first_left(items(done), done.keys() | failed, only, "label")
 
 
 def carried_out(item: Item, data: str, model: str, work: Path) -> dict[str, Any] | None:

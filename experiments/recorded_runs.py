@@ -8,9 +8,9 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
@@ -20,6 +20,29 @@ def read_lines(file: Path, key: str = "folder") -> dict[str, dict[str, Any]]:
     if not file.exists():
         return {}
     return {line[key]: line for line in map(json.loads, file.read_text().splitlines())}
+
+
+class HasFolder(Protocol):
+    """A run that a line will be about."""
+
+    @property
+    def folder(self) -> str: ...
+
+
+R = TypeVar("R", bound=HasFolder)
+
+
+def first_left(runs: Iterable[R], left_out: Collection[str], only: Collection[str], *names: str) -> R | None:
+    """The first run that is still to be carried out; None if there is none.
+
+    Args:
+        runs: In order of importance.
+        left_out: The folders of those that are done, or failed.
+        only: What is wanted; empty: everything.
+        names: The run's attributes that `only` may name.
+    """
+    wanted = (run for run in runs if not only or any(getattr(run, name) in only for name in names))
+    return next((run for run in wanted if run.folder not in left_out), None)
 
 
 def add_line(file: Path, line: Mapping[str, Any]) -> None:

@@ -13,7 +13,8 @@ from nacre.adapters.route import Route
 from nacre.errors import DataError, RecipeError
 from nacre.evaluation.settings import Decoding
 from nacre.events import Event, TrainingPrepared
-from nacre.functional.distances_by_length import Trend, histogram
+from nacre.functional.distances_by_length import BINS_PER_OCTAVE, DISTANCE_BINS, LEAST_OCTAVE, Trend, histogram
+from nacre.functional.segments import NONE
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.parts.abstention import FOREIGN, KNOWN, REWORDED, Abstention
@@ -111,6 +112,41 @@ def test_a_prompt_is_as_long_for_the_readout_as_for_the_routing(architecture: st
         with family.routed(batch):
             pass
     assert counted == [lengths, lengths[: len(TASKS[0].test)]]
+
+
+def test_readout_and_routing_take_a_row_by_what_is_usual_at_its_length(architecture: str) -> None:
+    """Own rows of up to 20 tokens may be nowhere, and longer ones anywhere."""
+    learner = learned("inc_lora+gaussian_routing+evidence+abstention", architecture, rank=2)
+    readout, router = learner.method.readout, learner.router
+    assert readout is not None
+    assert router is not None
+    known = learner.remembered(readout, Sums)
+    assert known is not None
+    for own, task in zip(known.tasks, TASKS, strict=True):
+        lengths = [len(row.source) for row in learner.encode(task.examples("train"))]
+        assert own.task == task.name
+        assert (own.prompt.trend.shortest, own.prompt.trend.longest) == (min(lengths), max(lengths))
+        assert own.prompt.distances.sum() == len(lengths)
+        octaves = (torch.arange(DISTANCE_BINS, dtype=torch.float64) + 0.5) / BINS_PER_OCTAVE + LEAST_OCTAVE
+        mean = float(own.prompt.distances.double() @ octaves) / len(lengths)
+        assert abs(mean) <= 0.5 / BINS_PER_OCTAVE, "of logarithms around their trend the mean is 0, up to half a bin"
+        assert own.prompt.trend != own.bare.trend
+    steep = Trend(20.5**-200, 200, longest=99)
+    with_steep = [
+        replace(own, prompt=replace(own.prompt, trend=steep), bare=replace(own.bare, trend=steep))
+        for own in known.tasks
+    ]
+    learner.remember(readout, replace(known, tasks=with_steep))
+    rows = learner.encode([example for task in TASKS for example in task.examples("test")])
+    long = [len(row.source) > 20 for row in rows]
+    assert set(long) == {True, False}
+    decided = readout.decide(learner, rows, None)
+    assert decided is not None
+    assert [one.kind == "known" for one in decided] == long
+    assert {one.kind for one in decided} == {"known", "foreign"}
+    with learner.serving():
+        _, slots = router.chosen_slots(learner.host.family.prompts(rows), len(TASKS))
+    assert [slot != NONE for slot in slots] == long
 
 
 def test_a_method_without_sums_is_refused() -> None:

@@ -62,10 +62,12 @@ class Abstention:
         for text in TEXTS:
             factor, means = solved.solved[text]
             found = evidence(states[text], means, factor)
-            limits = torch.stack([_limit(own.view(text), self.known_share, lengths) for own in known.tasks], 1)
             best = found.max(1)
-            tasks = owners[best.indices].unsqueeze(1)
-            near[text] = -2 * best.values <= limits.gather(1, tasks).squeeze(1)
+            tasks, limits = owners[best.indices], torch.empty_like(best.values)
+            for number in sorted(set(tasks.tolist())):  # not of all tasks: there may be many more than rows
+                mine = tasks == number
+                limits[mine] = _limit(known.tasks[number].view(text), self.known_share, lengths[mine]).to(limits)
+            near[text] = -2 * best.values <= limits
             shares[text] = solved.of_tasks(found / solved.temperatures[text], names).exp()
         agree = (shares["prompt"] * shares["bare"]).sum(1) >= self.agreement
         reworded = torch.where(near["bare"] & agree & has_text, REWORDED, FOREIGN)
