@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from nacre.errors import NacreError
 from nacre.evaluation.decoding import Decoding
 from nacre.learning.settings import Optim
+from nacre.measuring.probes.end_tasks import FineTuning
 from nacre.method import Method
 from nacre.methods.am_lora import am_lora
 from nacre.methods.seq_lora import seq_lora
 from nacre.modifiers.migu import migu
 from nacre.registry import METHODS, MODIFIERS, build_method, parameters_of
-from nacre.runs.probes.end_tasks import FineTuning
 from nacre.runs.recipe import Recipe, read_recipe
 
 INF, NAN = float("inf"), float("nan")

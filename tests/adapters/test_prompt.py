@@ -21,13 +21,13 @@ from nacre.evaluation.decoding import Decoding
 from nacre.functional.losses import IGNORED, token_loss_sum
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
+from nacre.measuring.probes.base_ability import BaseAbility
+from nacre.measuring.probes.end_tasks import FineTuning
 from nacre.method import Method
 from nacre.models.families import Encoded
 from nacre.models.loading import load_host
 from nacre.models.pooled_states import PooledStates
 from nacre.models.prefix import with_tokens_behind
-from nacre.runs.probes.base_ability import BaseAbility
-from nacre.runs.probes.end_tasks import FineTuning
 
 OPTIM = Optim(batch_size=4, learning_rate=0.3, log_every=1, max_target_length=8)
 TASKS = [tiny_task(name) for name in ("animals", "birds", "fish")]

@@ -34,13 +34,13 @@ from nacre.evaluation.base_ability.scores import AbilityScore, score_of
 from nacre.events import Event, ProbeStarted, ignore
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
+from nacre.measuring.probes.stored import read_result
 from nacre.method import Method
 from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.records.reading import read_record
 from nacre.records.run import RunRecord
 from nacre.registry import build_method
-from nacre.runs.probes.stored import read_result
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 

@@ -18,11 +18,11 @@ from nacre.evaluation.spelling import as_answered, as_labels, label_spellings
 from nacre.events import Event, RowsEncoded, Warned, ignore
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
+from nacre.measuring.measure import measure
 from nacre.methods.seq_ft import seq_ft
 from nacre.models.families import Lengths
 from nacre.models.host import Host
 from nacre.runs.checks import checks_of
-from nacre.runs.measuring import measure
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 from nacre.tasks.task import Row, Task

@@ -15,6 +15,7 @@ from nacre.events import Event, TrainingPrepared
 from nacre.learning.learner import Learner
 from nacre.learning.router import routed_by
 from nacre.learning.settings import Optim
+from nacre.measuring.deciding import decisions_of
 from nacre.method import Method
 from nacre.parts.curriculum import Joint
 from nacre.parts.evidence_posterior import posterior
@@ -23,7 +24,6 @@ from nacre.parts.key_matching import KeyMatching
 from nacre.parts.label_evidence import LabelEvidence
 from nacre.parts.nearest_class import ClassMeans, NearestClass
 from nacre.registry import build_method
-from nacre.runs.deciding import decisions_of
 from nacre.tasks.task import Row, Task
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, max_target_length=8)

@@ -26,12 +26,12 @@ from nacre.errors import CheckpointError, DataError, RecipeError
 from nacre.events import Event, ProbeStarted, ignore
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
+from nacre.measuring.probes.end_tasks import FineTuning
+from nacre.measuring.probes.end_tasks_measurement import fine_tuned
 from nacre.records.end_tasks import EndResult, average
 from nacre.records.reading import read_record
 from nacre.records.run import RunRecord
 from nacre.registry import build_method
-from nacre.runs.probes.end_tasks import FineTuning
-from nacre.runs.probes.end_tasks_measurement import fine_tuned
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 from nacre.tasks.published.das import END_TASKS, ORDER_7, EndTask
@@ -216,7 +216,7 @@ def test_where_the_task_is_given_the_copy_is_of_the_end_tasks_domain(variant: st
             return copied
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("nacre.runs.probes.end_tasks_measurement.merged_copy", hooked)
+            patch.setattr("nacre.measuring.probes.end_tasks_measurement.merged_copy", hooked)
             fine_tuned(learner, EndTask(corpus, "acl_arc", 1), end_task(), QUICK, seed=1)
         read[corpus] = first[0]
     assert not torch.allclose(read["corpus_acl"], read["corpus_ai"], atol=1e-3)

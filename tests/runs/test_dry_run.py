@@ -13,10 +13,11 @@ import yaml
 from helpers.command import Call, assert_one_line_error, contents, one_line
 from helpers.tiny import write_task
 from nacre.errors import RecipeError
+from nacre.places import expanded
 from nacre.runs import run as runs
 from nacre.runs.estimate import spoken
 from nacre.runs.plan import plan_of
-from nacre.runs.recipe import Recipe, expanded
+from nacre.runs.recipe import Recipe
 
 STREAM = "animals,plants,tools"
 

@@ -11,7 +11,7 @@ from nacre.errors import RecipeError
 from nacre.records.run import RunRecord, all_metrics, probe_kinds
 from nacre.runs.recipe import Recipe, places, probe_settings, training_settings
 
-ROOMS = ("cli", "report", "records", "runs")
+ROOMS = ("cli", "report", "records", "measuring", "runs")
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_a_probe_is_its_own_files_and_two_fields(key: str, names: tuple[str, ...
         for file in (source / room).rglob("*.py")
         if any(name in _code(file) for name in names)
     }
-    probe = {f"runs/probes/{key}.py", f"runs/probes/{key}_measurement.py"}
+    probe = {f"measuring/probes/{key}.py", f"measuring/probes/{key}_measurement.py"}
     assert naming == {*probe, f"records/{key}.py", "runs/recipe.py", "records/run.py"}
 
 

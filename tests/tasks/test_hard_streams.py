@@ -18,10 +18,10 @@ from nacre.errors import DataError
 from nacre.evaluation.scoring import normalize
 from nacre.events import StageStarted, ignore
 from nacre.learning.settings import Optim
-from nacre.runs.content import task_content
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 from nacre.tasks.checking.findings import check_stream
+from nacre.tasks.content import task_content
 from nacre.tasks.making.bare_prompt import BarePrompt
 from nacre.tasks.making.made_task import MadeTask
 from nacre.tasks.making.news_agency import AGENCIES, AskedForAgency, agency_of

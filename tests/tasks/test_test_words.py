@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import replace
 
 from nacre.evaluation.scoring import normalize
-from nacre.runs.content import task_content
 from nacre.tasks.checking.findings import check_stream
+from nacre.tasks.content import task_content
 from nacre.tasks.task import Row, Task
 from nacre.tasks.template import Template
 

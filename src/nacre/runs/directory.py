@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import platform
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
-from filelock import FileLock, Timeout
 
 from nacre.documents import DocumentError, parse_json
 from nacre.errors import CheckpointError, RecipeError
 from nacre.events import Event, as_document
-from nacre.files import hash_of, naming, read_bytes, read_text, read_yaml, to_json, write_atomically
+from nacre.files import hash_of, read_text, read_yaml, to_json, write_atomically
+from nacre.journal import Journal, held
+from nacre.measuring.environment import environment
 from nacre.migrations import upgraded_recipe
 from nacre.records.plain import differences
 from nacre.runs.recipe import Recipe, probe_settings
@@ -34,6 +28,7 @@ class RunDirectory:
         self.path = path
         self.results = path / "results.json"
         self.report = path / "report.html"
+        self.journal = Journal(path / "events.jsonl")
 
     @property
     def state(self) -> FolderState:
@@ -109,32 +104,16 @@ class RunDirectory:
         Raises:
             RecipeError: If another process holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RecipeError(
-                f"Another process is running in '{self.path}'; wait for it, or choose another --output."
-            ) from None
-        try:
+        with held(self.path, f"Another process is running in '{self.path}'; wait for it, or choose another --output."):
             yield
-        finally:
-            lock.release()
 
     def append(self, event: Event) -> None:
         """Append one line to `events.jsonl`."""
-        line = json.dumps({"time": round(time.time(), 3), **as_document(event)}, ensure_ascii=False)
-        events = self.path / "events.jsonl"
-        with naming(events), events.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        self.journal.append(as_document(event))
 
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
-        events = self.path / "events.jsonl"
-        if events.exists() and not read_bytes(events).endswith(b"\n"):
-            with events.open("a", encoding="utf-8") as file:
-                file.write("\n")  # the line that a killed process did not finish stays alone
+        self.journal.mend()
         patterns = (".*.partial", "tasks/.*.partial", *(f"{key}/*/.*.partial" for key in probe_settings()))
         for leftover in [leftover for pattern in patterns for leftover in self.path.glob(pattern)]:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -150,26 +129,6 @@ class RunDirectory:
                 f"{f'; and {len(different) - 8} more' if len(different) > 8 else ''}. "
                 "Choose another --output, or the same settings."
             )
-
-
-def environment() -> dict[str, Any]:
-    """What the numbers were computed with."""
-    packages = ("nacre", "torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "lm-eval")
-    return {
-        "python": sys.version.split()[0],
-        "packages": {name: _version(name) for name in packages},
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _visible(folder: Path) -> bool:

@@ -9,15 +9,15 @@ from nacre.evaluation.decoding import token_budget
 from nacre.evaluation.scoring import NORMALIZATION
 from nacre.evaluation.spelling import as_answered, label_spellings
 from nacre.learning.learner import Learner
+from nacre.measuring.probes.probe import Measurement
 from nacre.models.chunks import GROUP
 from nacre.models.conversations import Chat
 from nacre.models.generative import DecoderOnly
 from nacre.models.host import Host
 from nacre.models.masked_text import RATE
 from nacre.records.run import TASK_IDENTITY
-from nacre.runs.content import task_content
-from nacre.runs.probes.probe import Measurement
 from nacre.runs.recipe import Recipe
+from nacre.tasks.content import task_content
 from nacre.tasks.task import Task
 
 

@@ -14,12 +14,12 @@ from nacre.evaluation.perplexity import PERPLEXITY
 from nacre.events import PseudoRowsGenerated
 from nacre.files import hash_of
 from nacre.learning.learner import Learner
+from nacre.measuring.measure import StageScores
 from nacre.method import Method
 from nacre.records.plain import hash_of_recipe
 from nacre.records.probe import ProbeRecord
 from nacre.records.run import RunRecord, Seconds, TokenCounts
 from nacre.records.stage import Learned, PseudoRowsRecord, StageRow
-from nacre.runs.measuring import StageScores
 from nacre.runs.names import method_name
 from nacre.runs.recipe import Recipe
 from nacre.tasks.task import Task

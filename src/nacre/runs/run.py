@@ -23,6 +23,9 @@ from nacre.events import (
     is_kept,
 )
 from nacre.learning.learner import Learner
+from nacre.learning.processes import check_single_process
+from nacre.measuring.environment import environment
+from nacre.measuring.measure import measure
 from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.models.quiet import quiet_transformers
@@ -34,11 +37,9 @@ from nacre.records.stage import Learned, StageRow
 from nacre.records.view import view_of
 from nacre.report import write_report
 from nacre.runs.checks import checks_of
-from nacre.runs.directory import RunDirectory, environment
+from nacre.runs.directory import RunDirectory
 from nacre.runs.identity import identity_of
-from nacre.runs.measuring import measure
 from nacre.runs.plan import check_lists, scored_tasks
-from nacre.runs.processes import check_single_process
 from nacre.runs.protocol import protocol_of
 from nacre.runs.recipe import Recipe
 from nacre.runs.results import learned_of, record_of, stage_row

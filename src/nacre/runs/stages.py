@@ -24,10 +24,10 @@ from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.learning.snapshot import Snapshot
 from nacre.manifest import MANIFEST, Binding, hash_of_manifest, read_manifest, write_manifest
+from nacre.measuring.measure import StageScores
 from nacre.records.plain import differences
 from nacre.records.predictions import write_predictions
 from nacre.records.stage import LEARNED, ROW, Learned, StageRow, read_document, write_document
-from nacre.runs.measuring import StageScores
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import torch
 from nacre.errors import RecipeError
 from nacre.events import Event, StepTaken
 from nacre.learning.learner import Learner
+from nacre.measuring.measure import measure
 from nacre.models.loading import load_host
 from nacre.parts.curriculum import Stage
 from nacre.runs.estimate import Estimate, StageEstimate
-from nacre.runs.measuring import measure
 from nacre.runs.plan import PlannedStage, RunPlan, scored_tasks
 from nacre.runs.results import peak_rss_bytes
 from nacre.tasks.task import Task

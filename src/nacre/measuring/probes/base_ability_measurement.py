@@ -16,12 +16,12 @@ from nacre.evaluation.base_ability.measure import measure_ability
 from nacre.evaluation.base_ability.scores import AbilityScore
 from nacre.events import OnEvent, ProbeMeasured, ProbeStarted
 from nacre.learning.learner import Learner
+from nacre.measuring.probes.base_ability import BaseAbility
+from nacre.measuring.probes.probe import Measurement, SavedStage
+from nacre.measuring.probes.stored import read_result, write_result
 from nacre.models.host import Host
 from nacre.records.base_ability import AbilityRecord, record_of
 from nacre.records.probe import BEFORE
-from nacre.runs.probes.base_ability import BaseAbility
-from nacre.runs.probes.probe import Measurement, SavedStage
-from nacre.runs.probes.stored import read_result, write_result
 from nacre.tasks.task import Task
 
 

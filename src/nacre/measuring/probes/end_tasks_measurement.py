@@ -16,13 +16,13 @@ from nacre.errors import RecipeError
 from nacre.evaluation.scoring import check_metric, score
 from nacre.events import OnEvent, ProbeMeasured, ProbeStarted, only_warn
 from nacre.learning.learner import Learner
+from nacre.measuring.probes.end_tasks import FineTuning
+from nacre.measuring.probes.probe import Measurement, SavedStage
+from nacre.measuring.probes.stored import read_result, write_result
 from nacre.methods.seq_ft import seq_ft
 from nacre.models.host import Host
 from nacre.records.end_tasks import EndResult, EndTaskRecord, average
-from nacre.runs.content import task_content
-from nacre.runs.probes.end_tasks import FineTuning
-from nacre.runs.probes.probe import Measurement, SavedStage
-from nacre.runs.probes.stored import read_result, write_result
+from nacre.tasks.content import task_content
 from nacre.tasks.published.das import END_TASKS, EndTask
 from nacre.tasks.reading.end_tasks import load_end_task
 from nacre.tasks.reading.hub import PREFIX

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from nacre.errors import RecipeError
 from nacre.learning.settings import Optim, Rate
-from nacre.runs.probes.probe import Probe
+from nacre.measuring.probes.probe import Probe
 from nacre.settings import AS_LIST
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from nacre.evaluation.perplexity import TextScore
 from nacre.evaluation.scoring import TaskScore
 from nacre.evaluation.spelling import as_answered
 from nacre.learning.learner import Learner
+from nacre.measuring.deciding import decisions_of
 from nacre.records.decisions import Decisions
-from nacre.runs.deciding import decisions_of
 from nacre.tasks.task import Task
 
 

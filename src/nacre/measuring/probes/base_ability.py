@@ -10,7 +10,7 @@ from pydantic import Field
 from nacre.errors import RecipeError
 from nacre.evaluation.base_ability.benchmarks import AbilityName, load_ability_tasks
 from nacre.evaluation.base_ability.programs import check_consent, containment
-from nacre.runs.probes.probe import Probe
+from nacre.measuring.probes.probe import Probe
 from nacre.settings import AS_LIST
 
 if TYPE_CHECKING:
