@@ -165,7 +165,49 @@ def build_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     put_back(path)
-    temporary, former = _beside(path), _beside(path, FORMER)
+    former = _beside(path, FORMER)
+    try:
+        with _filled(path, fill) as temporary:
+            if not path.exists():
+                temporary.replace(path)
+            elif not _exchange(temporary, path):
+                path.replace(former)
+                temporary.replace(path)
+    except BaseException:
+        put_back(path)
+        raise
+    try:
+        _sync_folder(path.parent)
+    finally:
+        _remove_leftovers(path)  # what made way is among them
+
+
+def build_named_folder(parent: Path, fill: Callable[[Path], None], name_of: Callable[[Path], str]) -> Path:
+    """The same for a folder whose name follows from its content.
+
+    Args:
+        parent: Where the folder is to lie.
+        fill: Writes it.
+        name_of: Its name, when it is written. If a folder of this name is there, it has this content, and stays.
+
+    Returns:
+        The folder.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with _filled(parent / "new", fill) as temporary:
+        path = parent / name_of(temporary)
+        if path.exists():
+            shutil.rmtree(temporary)
+        else:
+            temporary.replace(path)
+    _sync_folder(parent)
+    return path
+
+
+@contextmanager
+def _filled(path: Path, fill: Callable[[Path], None]) -> Iterator[Path]:
+    """A folder beside ``path`` that is written and flushed, and that is removed if something fails."""
+    temporary = _beside(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -179,19 +221,10 @@ def build_folder(path: Path, fill: Callable[[Path], None]) -> None:
                 file.chmod(rights)
                 _sync_file(file)
         _sync_folder(temporary)
-        if not path.exists():
-            temporary.replace(path)
-        elif not _exchange(temporary, path):
-            path.replace(former)
-            temporary.replace(path)
+        yield temporary
     except BaseException:
-        put_back(path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    try:
-        _sync_folder(path.parent)
-    finally:
-        _remove_leftovers(path)  # what made way is among them
 
 
 def put_back(path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from nacre.documents import parse_json
 from nacre.errors import RecipeError
 from nacre.files import naming, read_bytes
 
@@ -35,11 +36,26 @@ class Journal:
         with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
+    def lines(self) -> list[dict[str, Any]]:
+        """What was written, oldest first; a line that a killed process did not finish is left out."""
+        try:
+            texts = read_bytes(self.path).decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        return [line for text in texts if isinstance(line := _line(text), dict)]
+
     def mend(self) -> None:
         """End the line that a killed process did not finish, so that it stays alone."""
         if self.path.exists() and not read_bytes(self.path).endswith(b"\n"):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("\n")
+
+
+def _line(text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError:
+        return None
 
 
 @contextmanager

@@ -9,13 +9,18 @@ from typing import NoReturn
 
 import typer
 
+from nacre.cli.ask import evaluate, predict
 from nacre.cli.check import check
 from nacre.cli.compare import compare
 from nacre.cli.demo import demo
+from nacre.cli.import_run import import_run
+from nacre.cli.init import init
+from nacre.cli.learn import forget, learn
 from nacre.cli.pretrain import pretrain
 from nacre.cli.report import report
 from nacre.cli.run import run
 from nacre.cli.sheets import methods, streams
+from nacre.cli.versions import rollback, show, status, versions
 from nacre.errors import NacreError, file_error, name_error
 from nacre.printable import one_line
 
@@ -23,6 +28,8 @@ LONGEST_LINE = 4000
 """Characters of an error's line."""
 WRONG_COMMAND_LINE: type[Exception] = typer.BadParameter.__mro__[2]
 """click's base of what is wrong with a command line, which typer may bring along under a name of its own."""
+
+STORE = "A store: one model, a new task every week"
 
 app = typer.Typer(
     name="nacre",
@@ -33,6 +40,10 @@ app = typer.Typer(
 )
 for command in (demo, check, run, report, compare, methods, streams, pretrain):
     app.command()(command)
+for of_a_store in (init, learn, predict, status, versions, show, rollback, forget):
+    app.command(rich_help_panel=STORE)(of_a_store)
+app.command("eval", rich_help_panel=STORE)(evaluate)
+app.command("import", rich_help_panel=STORE)(import_run)
 
 
 @app.callback(invoke_without_command=True)

@@ -73,6 +73,23 @@ def write_predictions(
         (folder / f"{numbered_name(number, name)}{ENDING}").write_bytes(gzip.compress(content.encode(), mtime=0))
 
 
+def read_predictions(stage: Path, number: int, task: str) -> list[dict[str, Any]]:
+    """Read what was predicted of a task at a stage.
+
+    Args:
+        stage: The stage's folder.
+        number: Of the task among those that were measured there, from 1.
+        task: Its name.
+
+    Returns:
+        A line for each test row, as `write_predictions` writes it.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged, or is not the one that was written.
+    """
+    return _entries(stage / FOLDER / f"{numbered_name(number, task)}{ENDING}")
+
+
 def final_scores(run: Path, record: RunRecord) -> list[RowScores]:
     """Read the last row of a run's matrix, test row by test row.
 

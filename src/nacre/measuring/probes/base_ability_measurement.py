@@ -65,6 +65,21 @@ class AbilityMeasurement(Measurement):
                 }
         return entries
 
+    def score(self, task: AbilityTask, host: Host) -> AbilityScore:
+        """Measure a benchmark.
+
+        Args:
+            task: One of the benchmarks.
+            host: With what was learned in it.
+        """
+        return measure_ability(
+            host,
+            task,
+            batch_size=self.settings.batch_size,
+            max_new_tokens=self.settings.max_new_tokens,
+            run_generated_code=self.settings.run_generated_code,
+        )
+
     def stages(self, stages: Sequence[SavedStage]) -> Sequence[SavedStage]:
         return stages if self.settings.when == "every" else [stages[0], stages[-1]]
 
@@ -81,13 +96,7 @@ class AbilityMeasurement(Measurement):
                 if score is None:
                     on_event(ProbeStarted("ability", {"after": after, "task": task.name}))
                     learner = learner or learner_of(stage)
-                    score = measure_ability(
-                        learner.host,
-                        task,
-                        batch_size=self.settings.batch_size,
-                        max_new_tokens=self.settings.max_new_tokens,
-                        run_generated_code=self.settings.run_generated_code,
-                    )
+                    score = self.score(task, learner.host)
                     write_result(score, file, stage, indent=None)
                 on_event(_measured(after, score))
                 of_stage.append(score)

@@ -1,0 +1,54 @@
+"""`nacre init`: a store, in which one model learns task after task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nacre.cli.screen import say, screen
+
+
+def init(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A new folder.")],
+    method: Annotated[
+        str, typer.Option(help="'nacre methods' lists them; or a file of yours: ./mine.py:name.")
+    ] = "nacre",
+    model: Annotated[str, typer.Option(help="Folder, Hugging Face name, or 'demo'.")] = "demo",
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    must_keep: Annotated[
+        str | None, typer.Option(metavar="GATE", help="What every new version must keep: 'agnews:-2pt, *:-3pt'.")
+    ] = None,
+    test_rows: Annotated[
+        str | None,
+        typer.Option(help="Of learned tasks: keep copies them, reference reads them again, hash keeps neither."),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other key: rank=4, optim.epochs=3. Repeatable."),
+    ] = None,
+) -> None:
+    """Make a store: a folder in which one model learns task after task, version after version."""
+    from nacre.assignments import assign, validated
+    from nacre.store.settings import StoreSettings
+
+    document = {"method": method, "model": model, "seed": seed}
+    document |= {key: value for key, value in (("must_keep", must_keep), ("test_rows", test_rows)) if value is not None}
+    for each in setting or []:
+        assign(document, each, StoreSettings)
+    settings = validated(StoreSettings, document)
+    settings.check_method_name()  # before torch is imported, which takes seconds
+    from nacre.cli.display import Display
+    from nacre.store.gate import MustKeep
+    from nacre.store.store import Store
+    from nacre.store.teaching import create
+
+    if settings.must_keep is not None:
+        MustKeep.of(settings.must_keep)
+    made = Store.at(store, settings.written_out())
+    display = Display()
+    with display.interruptible("Nothing was made."):
+        name = create(made, display)
+    say(screen(), f"A store of {made.settings.model} with {made.settings.method}: {store}, version {name}.")
+    say(screen(), f"Teach it with: nacre learn {store} --task NAME --data FILE")

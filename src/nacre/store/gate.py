@@ -1,0 +1,199 @@
+"""The gate before a new version: what it must keep of the one before it, judged row by row.
+
+A requirement names how much of a task's or benchmark's score may be lost. Both versions answered the same rows, so the
+rows are drawn anew with replacement, many times, and each time both are scored (paired bootstrap). Where even the low
+end of the interval of the change is within the limit, a larger loss is ruled out, and the score is kept. A score that
+is neither kept nor lost by this is unclear: there are too few rows, or the limit is too tight for them. The gate opens
+where everything is kept; what is unclear keeps it closed, unless the store says otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nacre.documents import shown_text
+from nacre.errors import RecipeError, nearest
+from nacre.evaluation.base_ability.benchmarks import ABILITIES
+from nacre.evaluation.base_ability.scores import AbilityScore
+from nacre.evaluation.scoring import score
+from nacre.evaluation.uncertainty import LEVEL, NOTHING, Interval, over_rows
+from nacre.records.verdict import Finding, Kept, Unclear
+from nacre.seeds import derive
+from nacre.tasks.task import Task
+
+EVERY = "*"
+"""Every task and benchmark that no other requirement names."""
+
+SAMPLES = 10_000
+"""Bootstrap draws over rows."""
+
+SCORED_SAMPLES = 1_000
+"""The same where each draw is scored anew, because the metric is not a mean over rows."""
+
+_REQUIREMENT = re.compile(r"\s*(?P<name>[^:]+?)\s*:\s*-?(?P<points>[0-9]+(?:\.[0-9]+)?)\s*pt\s*")
+
+Lines = Sequence[Mapping[str, Any]]
+"""What was predicted of a task's test rows, as a version's predictions hold it."""
+
+
+@dataclass(frozen=True)
+class MustKeep:
+    """What a new version must keep.
+
+    Attributes:
+        text: As it was written.
+        limits: How much may be lost, a fraction, by name; `EVERY` for all others.
+        unclear: What becomes of scores that are neither kept nor lost; see `Verdict`.
+    """
+
+    text: str
+    limits: Mapping[str, float]
+    unclear: Unclear = "fail"
+
+    @classmethod
+    def of(cls, text: str, unclear: Unclear = "fail") -> MustKeep:
+        """Read it, such as `agnews:-2pt, hellaswag:-1pt, *:-3pt`.
+
+        Args:
+            text: As a person wrote it.
+            unclear: What becomes of scores that are neither kept nor lost.
+
+        Raises:
+            RecipeError: If it is not written so.
+        """
+        limits: dict[str, float] = {}
+        for part in text.split(","):
+            found = _REQUIREMENT.fullmatch(part)
+            if found is None or float(found["points"]) > 100:
+                raise RecipeError(
+                    f"must_keep: {shown_text(part.strip())!r} is not a requirement; write NAME:-POINTSpt, for example "
+                    "'agnews:-2pt, *:-3pt', where * is every other task and benchmark."
+                )
+            if found["name"] in limits:
+                raise RecipeError(f"must_keep: '{shown_text(found['name'])}' is named twice.")
+            limits[found["name"]] = float(found["points"]) / 100
+        return cls(text, limits, unclear)
+
+    def check(self, tasks: Sequence[str], benchmarks: Sequence[str]) -> None:
+        """Refuse names of which nothing will be measured.
+
+        Args:
+            tasks: What has been learned so far.
+            benchmarks: What the store's versions are measured on besides.
+
+        Raises:
+            RecipeError: Naming one.
+        """
+        for name in self.limits:
+            if name == EVERY or name in tasks or name in benchmarks:
+                continue
+            if name in ABILITIES:
+                raise RecipeError(
+                    f"must_keep: this store does not measure '{name}'; make it with --set "
+                    f"base_ability.tasks=[{name}], and --set base_ability.data=FOLDER where its rows are local."
+                )
+            raise RecipeError(
+                f"must_keep: '{shown_text(name)}' is not a task that this store has learned. "
+                f"{nearest(name, [*tasks, *benchmarks])}"
+            )
+
+    def limit(self, name: str) -> float | None:
+        """How much of a score may be lost, a fraction; None where nothing is said of it."""
+        return self.limits.get(name, self.limits.get(EVERY))
+
+
+def task_finding(
+    name: str, may_lose: float, before: Lines | None, after: Lines | None, task: Task | None, seed: int
+) -> Finding:
+    """Judge a task.
+
+    Args:
+        name: The task's.
+        may_lose: How much of its score may be lost, a fraction.
+        before: What the version before predicted of its test rows; None where it was not measured.
+        after: The same of the new version.
+        task: With its test rows; None where neither version was measured.
+        seed: Of the bootstrap.
+    """
+    if not before or not after or task is None or len(before) != len(after):
+        return _not_measured(name, "task", may_lose)
+    if "tokens" in after[0]:
+        share = len(after) / sum(line["tokens"] for line in after)  # the mean over chunks is the share of all tokens
+        values = [np.array([share * line["right"] for line in lines]) for lines in (before, after)]
+        return _by_rows(name, "task", may_lose, *values, seed=seed)
+    if all("score" in line for line in (*before, *after)) or task.metric == "exact_match":
+        values = [np.array([float(line.get("score", line["right"])) for line in lines]) for lines in (before, after)]
+        return _by_rows(name, "task", may_lose, *values, seed=seed)
+    return _scored_anew(name, may_lose, before, after, task, seed)
+
+
+def benchmark_finding(may_lose: float, before: AbilityScore, after: AbilityScore, seed: int) -> Finding:
+    """Judge a benchmark by the metric that goes into averages.
+
+    Args:
+        may_lose: How much of its score may be lost, a fraction.
+        before: Of the version before.
+        after: Of the new version.
+        seed: Of the bootstrap.
+    """
+    values = [np.array(one.right[one.headline], dtype=float) for one in (before, after)]
+    return _by_rows(after.task, "benchmark", may_lose, *values, seed=seed)
+
+
+def _by_rows(
+    name: str, kind: Any, may_lose: float, before: NDArray[np.float64], after: NDArray[np.float64], *, seed: int
+) -> Finding:
+    interval = over_rows([after - before], seed=derive(seed, "gate", name), samples=SAMPLES)
+    return _finding(name, kind, may_lose, (float(before.mean()), float(after.mean())), interval, len(after))
+
+
+def _scored_anew(name: str, may_lose: float, before: Lines, after: Lines, task: Task, seed: int) -> Finding:
+    """Each draw of rows is scored by the task's metric."""
+    answers = [[str(line["answer"]) for line in lines] for lines in (before, after)]
+
+    def values(rows: Sequence[int]) -> tuple[float, float]:
+        drawn = replace(task, test=tuple(task.test[row] for row in rows))
+        first, second = (score(drawn, [own[row] for row in rows]).value for own in answers)
+        return first, second
+
+    rng = np.random.default_rng(derive(seed, "gate", name))
+    draws = (values(rng.integers(len(after), size=len(after)).tolist()) for _ in range(SCORED_SAMPLES))
+    changes = [second - first for first, second in draws]
+    low, high = np.quantile(changes, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    interval = Interval(float(low), float(high))
+    return _finding(name, "task", may_lose, values(range(len(after))), interval, len(after))
+
+
+def _finding(
+    name: str, kind: Any, may_lose: float, values: tuple[float, float], interval: Interval, rows: int
+) -> Finding:
+    kept: Kept = "unclear"
+    if interval.low >= -may_lose - NOTHING:
+        kept = "kept"
+    elif interval.high < -may_lose - NOTHING:
+        kept = "lost"
+    before, after = values
+    return Finding(
+        name=name,
+        kind=kind,
+        may_lose=may_lose,
+        before=before,
+        after=after,
+        low=interval.low,
+        high=interval.high,
+        rows=rows,
+        kept=kept,
+    )
+
+
+def _not_measured(name: str, kind: Any, may_lose: float) -> Finding:
+    return Finding(
+        name=name, kind=kind, may_lose=may_lose, before=None, after=None, low=None, high=None, rows=0,
+        kept="not measured",
+    )  # fmt: skip

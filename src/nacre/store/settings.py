@@ -1,0 +1,62 @@
+"""What a store is made with: its model and method, how it learns and answers, and what it keeps of the rows."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from nacre.errors import RecipeError
+from nacre.learning.learner_settings import LearnerSettings
+from nacre.measuring.probes.base_ability import BaseAbility
+from nacre.models.named import DEMO
+from nacre.places import absolute, expanded
+from nacre.records.verdict import Unclear
+
+TestRows = Literal["keep", "reference", "hash"]
+TEST_ROWS: tuple[TestRows, ...] = get_args(TestRows)
+
+
+class StoreSettings(LearnerSettings):
+    """The settings in `store.json`. They hold for all of a store's versions."""
+
+    test_rows: TestRows = Field(
+        default="keep",
+        description="of learned tasks, by which later versions are measured: keep copies them into the store, "
+        "reference reads them again where they were, hash keeps neither",
+    )
+    must_keep: str | None = Field(
+        default=None, description="the gate of every new version, such as 'agnews:-2pt, *:-3pt'; None: none"
+    )
+    unclear: Unclear = Field(
+        default="fail",
+        description="what the gate does where too few rows tell whether a score was kept: fail, or pass if the change "
+        "as measured is within what may be lost",
+    )
+    base_ability: BaseAbility | None = Field(
+        default=None, description="published benchmarks that every version is measured on; None: none"
+    )
+
+    def written_out(self) -> StoreSettings:
+        """The settings with every default of the method written out and every place found.
+
+        Raises:
+            RecipeError: If the method cannot learn task after task, or if a variable of the environment is not set.
+        """
+        method = self.build()
+        if not method.curriculum.continues:
+            raise RecipeError(
+                f"{method.display_name} does not go on from one task to the next, which a store does: choose another "
+                "method."
+            )
+        if self.base_ability is not None:
+            self.base_ability.check(method)
+        model = self.model if self.model == DEMO else absolute(expanded("model", self.model))
+        return self.model_copy(update={**self.method_written_out(), "model": model, **self._ability_place()})
+
+    def _ability_place(self) -> dict[str, BaseAbility]:
+        ability = self.base_ability
+        if ability is None or ability.data is None:
+            return {}
+        place = absolute(expanded("base_ability.data", ability.data))
+        return {"base_ability": ability.model_copy(update={"data": place})}

@@ -1,0 +1,287 @@
+"""From one version to the next: a task is learned or taken out, everything is measured, the gate decides."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nacre.errors import DataError, RecipeError, nearest
+from nacre.evaluation.scoring import normalize
+from nacre.events import EvaluationStarted, OnEvent, Resumed, StageStarted, Warned
+from nacre.files import build_folder, hash_of
+from nacre.learning import checkpoint
+from nacre.learning.contents import Contents
+from nacre.learning.learner import Learner
+from nacre.learning.processes import check_single_process
+from nacre.learning.snapshot import Snapshot
+from nacre.manifest import MANIFEST, Binding, hash_of_manifest, read_manifest, write_manifest
+from nacre.measuring.measure import StageScores, measure
+from nacre.models.quiet import quiet_transformers
+from nacre.records.stage import LEARNED, Learned, read_document, write_document
+from nacre.records.verdict import Verdict
+from nacre.report.verdict import as_html, as_markdown
+from nacre.store.draft import Draft, linked, whole
+from nacre.store.gate import MustKeep
+from nacre.store.judging import judge
+from nacre.store.learners import fresh_learner, learner_of
+from nacre.store.rows import test_rows_of
+from nacre.store.settings import TestRows
+from nacre.store.source import Source, read_again
+from nacre.store.store import Store
+from nacre.store.version import Action, LearnedTask, Version
+from nacre.tasks.checking.findings import source_findings
+from nacre.tasks.checking.targets import target_findings
+from nacre.tasks.content import task_content
+from nacre.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a new version.
+
+    Attributes:
+        name: The version's.
+        version: What it says of itself.
+        before: The version that was current.
+        verdict: What the gate said; None without one.
+        page: The verdict to read; None without one.
+        promoted: Whether it is current now.
+        already: Whether it was there before.
+    """
+
+    name: str
+    version: Version
+    before: str
+    verdict: Verdict | None
+    page: Path | None
+    promoted: bool
+    already: bool
+
+
+@quiet_transformers()
+def create(store: Store, on_event: OnEvent) -> str:
+    """Make a store: its first version has learned nothing.
+
+    Args:
+        store: `Store.at` of its place.
+        on_event: Is told what happens.
+
+    Returns:
+        The version's name.
+
+    Raises:
+        NacreError: If the model, the method or the place cannot be used.
+    """
+    return _begin(store, "init", fresh_learner(store.settings, on_event), (), on_event)
+
+
+@quiet_transformers()
+def adopt(store: Store, snapshot: Snapshot, taught: Sequence[tuple[Source, Task]], on_event: OnEvent) -> str:
+    """Make a store of what was learned elsewhere.
+
+    Args:
+        store: `Store.at` of its place, with the settings of that learner.
+        snapshot: The learner.
+        taught: Its tasks and where their rows are, in the order in which they were learned.
+        on_event: Is told what happens.
+
+    Returns:
+        The version's name.
+
+    Raises:
+        NacreError: If the learner does not fit the store's settings, or if test rows are to be read again later that
+            are not there.
+    """
+    learner = fresh_learner(store.settings, on_event)
+    learner.restore(snapshot)
+    return _begin(store, "import", learner, taught, on_event)
+
+
+@quiet_transformers()
+def learn(
+    store: Store, source: Source, on_event: OnEvent, *, must_keep: str | None = None, kept: TestRows | None = None
+) -> Outcome:
+    """Learn a task, measure every task and benchmark, and let the new version answer if the gate opens.
+
+    What was learned is saved before it is measured, so that the same command goes on there. A version that the same
+    work has made before is not made again: its gate is asked anew.
+
+    Args:
+        store: Where.
+        source: The task.
+        on_event: Is told what happens.
+        must_keep: The gate; None for the store's.
+        kept: What is kept of the task's test rows; None for what the store says.
+
+    Raises:
+        NacreError: Whatever the user can mend; the current version stays as it was.
+    """
+    check_single_process()
+    gate = _gate(store, must_keep)
+    with store.locked():
+        before = store.current
+        parent = store.read(before)
+        if source.name in parent.names:
+            raise RecipeError(
+                f"Task '{source.name}' is learned already, in version {before}: give the new rows another name, or "
+                f"'nacre forget {store.path} {source.name}' first, where the method can."
+            )
+        if gate is not None:
+            gate.check(parent.names, [score.task for score in parent.ability])
+        task = source.read(store.settings.identity)
+        entry = source.entry(task, kept or store.settings.test_rows, len(parent.tasks) + 1)
+        work = hash_of({"store": store.id, "parent": before, "task": task_content(task), "test_rows": entry.test_rows})
+        if (there := store.made_before(before, work)) is not None:
+            return _decide(store, before, there, gate, "learn", already=True)
+        name = _learned(store, before, parent, task, entry, work, on_event)
+        return _decide(store, before, name, gate, "learn", already=False)
+
+
+@quiet_transformers()
+def forget(store: Store, task: str, on_event: OnEvent, *, must_keep: str | None = None) -> Outcome:
+    """Take a task out of the current version, where the method can do so exactly.
+
+    Args:
+        store: Where.
+        task: The task's name.
+        on_event: Is told what happens.
+        must_keep: The gate for the other tasks; None for the store's.
+
+    Raises:
+        DataError: If no such task has been learned.
+        ModelError: If the method's tasks do not lie apart.
+    """
+    check_single_process()
+    gate = _gate(store, must_keep)
+    with store.locked():
+        before = store.current
+        parent = store.read(before)
+        if task not in parent.names:
+            raise DataError(f"Task '{task}' has not been learned. {nearest(task, parent.names)}")
+        entries = [entry for entry in parent.tasks if entry.name != task]
+        if gate is not None:
+            gate.check([entry.name for entry in entries], [score.task for score in parent.ability])
+        work = hash_of({"store": store.id, "parent": before, "forget": task})
+        if (there := store.made_before(before, work)) is not None:
+            return _decide(store, before, there, gate, "forget", already=True)
+        learner = learner_of(store, before, on_event)
+        learner.forget(task)
+        draft = Draft(store, before, "forget", task, work, entries, whole(learner))
+        name = draft.commit(learner, _kept_tasks(store, before, entries), 0.0, on_event)
+        return _decide(store, before, name, gate, "forget", already=False)
+
+
+@quiet_transformers()
+def evaluate(
+    store: Store, name: str, on_event: OnEvent, tasks: Sequence[Task] | None = None
+) -> tuple[Version, StageScores]:
+    """Score a version again.
+
+    Args:
+        store: Where.
+        name: The version's.
+        on_event: Is told what happens.
+        tasks: On which tasks; None for those whose test rows were kept.
+
+    Returns:
+        What the version says of itself, and the scores.
+    """
+    version = store.read(name)
+    found = _kept_tasks(store, name, version.tasks) if tasks is None else tasks
+    if not found:
+        raise DataError(
+            f"Version {name} has no test rows to be scored on: {'they were not kept' if version.tasks else 'it has '}"
+            f"{'' if version.tasks else 'learned nothing'}; give them with --task and --data."
+        )
+    learner = learner_of(store, name, on_event)
+    on_event(EvaluationStarted(row=len(version.tasks), tasks=len(found)))
+    return version, measure(learner, found)
+
+
+def _begin(
+    store: Store, action: Action, learner: Learner, taught: Sequence[tuple[Source, Task]], on_event: OnEvent
+) -> str:
+    """Write the first version; when all else is there, the settings make the folder a store."""
+    check_single_process()
+    kept = store.settings.test_rows
+    entries = [source.entry(task, kept, number) for number, (source, task) in enumerate(taught, start=1)]
+    for entry in entries if kept == "reference" else ():
+        read_again(entry, entry.data, store.settings.identity)
+    tasks = [task for _, task in taught]
+    with store.locked():
+        rows = {task.name: task for task in tasks}
+        draft = Draft(store, None, action, None, hash_of({"store": store.id}), entries, whole(learner), rows)
+        name = draft.commit(learner, tasks, 0.0, on_event)
+        store.promote(name, action)
+        store.write_settings()
+    return name
+
+
+def _learned(
+    store: Store, before: str, parent: Version, task: Task, entry: LearnedTask, work: str, on_event: OnEvent
+) -> str:
+    """Learn a task, or load what was learned before a process was killed, and commit the version."""
+    folder, number = store.unfinished(work), len(parent.tasks) + 1
+    for finding in (*source_findings(task), *target_findings(task, normalize)):
+        on_event(Warned(finding.sentence))
+    if (folder / MANIFEST).exists():
+        read_manifest(folder).check(folder)
+        learner = fresh_learner(store.settings, on_event)
+        learner.restore(checkpoint.read(folder), str(folder))
+        on_event(Resumed(folder=str(folder), tasks=learner.state.tasks))
+    else:
+        learner = learner_of(store, before, on_event)
+        outline = Contents.of(learner.snapshot()).outline()
+        on_event(StageStarted(number=number, stages=number, name=task.name))
+        started = time.monotonic()
+        learner.learn(task)
+        learned = Learned(
+            train_seconds=time.monotonic() - started,
+            train_tokens=learner.work.tokens,
+            train_positions=learner.work.positions,
+            trainable_parameters=sum(group.size for group in learner.trainable()),
+            pseudo_rows=[],
+        )
+        held, _ = Contents.of(learner.snapshot()).since(outline, before)
+
+        def fill(place: Path) -> None:
+            checkpoint.write_files(held, place)
+            write_document(learned, place / LEARNED)
+            write_manifest(place, Binding(store.id, hash_of_manifest(store.folder(before))))
+
+        build_folder(folder, fill)
+    seconds = read_document(Learned, folder / LEARNED).train_seconds
+    draft = Draft(store, before, "learn", task.name, work, [*parent.tasks, entry], linked(folder), {entry.name: task})
+    known = _kept_tasks(store, before, parent.tasks)
+    name = draft.commit(learner, [*known, task], seconds, on_event)
+    shutil.rmtree(folder, ignore_errors=True)
+    return name
+
+
+def _decide(store: Store, before: str, name: str, gate: MustKeep | None, by: str, *, already: bool) -> Outcome:
+    """Ask the gate, and promote the version if it opens."""
+    version = store.read(name)
+    verdict, page = None, None
+    if gate is not None:
+        verdict = judge(store, before, name, gate)
+        page = store.write_verdict(verdict, as_markdown(verdict), as_html(verdict))
+    promoted = verdict is None or verdict.passed
+    if promoted:
+        store.promote(name, by)
+        store.drop_unfinished()
+    return Outcome(name, version, before, verdict, page, promoted, already)
+
+
+def _gate(store: Store, must_keep: str | None) -> MustKeep | None:
+    text = store.settings.must_keep if must_keep is None else must_keep
+    return None if text is None else MustKeep.of(text, store.settings.unclear)
+
+
+def _kept_tasks(store: Store, name: str, entries: Sequence[LearnedTask]) -> list[Task]:
+    """Tasks with their test rows, but for those of which none were kept."""
+    folder = store.folder(name)
+    found = (test_rows_of(entry, folder, store.settings.identity) for entry in entries)
+    return [task for task in found if task is not None]
