@@ -58,6 +58,7 @@ ADVICE = {
     errno.EISDIR: "name a file, not a folder",
     errno.ENOTDIR: "choose a path whose parents are folders",
     errno.ENOENT: "choose a path that exists",
+    errno.EEXIST: "choose another name",
     errno.EIO: "look after the disk",
     errno.EMFILE: "close other programs, or raise the limit of open files",
 }

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -112,6 +112,25 @@ def hash_of(value: Any) -> str:
     return hashlib.sha256(to_json(value, indent=None).encode()).hexdigest()
 
 
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document with its own hash, so that a reader notices any change."""
+    return {**document, "hash": hash_of(dict(document))}
+
+
+def unsealed(document: Any) -> dict[str, Any]:
+    """The document that `sealed` was given.
+
+    Raises:
+        ValueError: It was changed since, or is none.
+    """
+    if not isinstance(document, dict) or "hash" not in document:
+        raise ValueError("it has no hash")
+    rest = {key: value for key, value in document.items() if key != "hash"}
+    if hash_of(rest) != document["hash"]:
+        raise ValueError("its hash is that of another content")
+    return rest
+
+
 def to_json(value: Any, indent: int | None = 2) -> str:
     """Strict JSON with sorted keys; NaN and infinity are refused, because readers disagree about them."""
     return json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -202,6 +221,24 @@ def build_named_folder(parent: Path, fill: Callable[[Path], None], name_of: Call
             temporary.replace(path)
     _sync_folder(parent)
     return path
+
+
+def build_new_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """The same for a folder that nothing may make way for.
+
+    Raises:
+        FileExistsError: If something is there by the time that the folder is written; an empty folder may be.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _filled(path, fill) as temporary:
+        try:
+            temporary.replace(path)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            raise
+    _sync_folder(path.parent)
+    _remove_leftovers(path)
 
 
 @contextmanager

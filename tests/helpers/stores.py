@@ -37,7 +37,7 @@ def write_tasks(data: Path) -> Path:
 
 
 def new_store(path: Path, settings: StoreSettings) -> Store:
-    create(Store.at(path, settings), ignore)
+    create(path, settings, ignore)
     return Store.open(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def test_rows_that_are_read_again(data: Path, settings: StoreSettings, tmp_path:
 
 def test_rows_that_are_not_kept(data: Path, settings: StoreSettings, tmp_path: Path) -> None:
     store = new_store(tmp_path / "store", settings.model_copy(update={"test_rows": "hash"}))
-    first, second = taught(store, data, *NAMES[:2])
+    _, second = taught(store, data, *NAMES[:2])
     assert [entry.score is not None for entry in second.version.tasks] == [False, True]
     with pytest.raises(DataError, match="no test rows to be scored on"):
         evaluate(store, second.name, ignore)
@@ -195,11 +196,11 @@ def test_a_place_that_is_taken(settings: StoreSettings, tmp_path: Path) -> None:
     store = new_store(tmp_path / "store", settings)
     before = store.current
     with pytest.raises(RecipeError, match="is a store already"):
-        Store.at(tmp_path / "store", settings)
+        create(tmp_path / "store", settings, ignore)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("mine")
     with pytest.raises(RecipeError, match="holds other things"):
-        Store.at(tmp_path / "other", settings)
+        create(tmp_path / "other", settings, ignore)
     with pytest.raises(RecipeError, match="is not a store"):
         Store.open(tmp_path / "other")
     assert store.current == before
@@ -224,8 +225,6 @@ def test_versions_have_short_names(data: Path, settings: StoreSettings, tmp_path
 
 
 def test_a_version_of_another_store(data: Path, settings: StoreSettings, tmp_path: Path) -> None:
-    import shutil
-
     store = new_store(tmp_path / "store", settings)
     other = new_store(tmp_path / "other", settings.model_copy(update={"seed": 7}))
     shutil.copytree(other.folder(other.current), store.folder(other.current))
@@ -269,14 +268,14 @@ def test_settings_that_were_changed_by_hand(settings: StoreSettings, tmp_path: P
     document = json.loads(file.read_text())
     document["settings"]["seed"] = 9
     file.write_text(json.dumps(document))
-    with pytest.raises(CheckpointError, match="was changed"):
+    with pytest.raises(CheckpointError, match="is damaged: its hash is that of another content"):
         Store.open(store.path)
 
 
 def test_nothing_is_made_where_the_model_does_not_fit(tmp_path: Path) -> None:
     settings = StoreSettings(method="inc_lora", model=str(tmp_path / "none")).written_out()
     with pytest.raises(NacreError):
-        create(Store.at(tmp_path / "store", settings), ignore)
+        create(tmp_path / "store", settings, ignore)
     assert not (tmp_path / "store").exists()
 
 

@@ -29,7 +29,6 @@ def import_run(
     from nacre.store.gate import MustKeep
     from nacre.store.settings import StoreSettings
     from nacre.store.source import Source
-    from nacre.store.store import Store
     from nacre.store.teaching import adopt
     from nacre.tasks.reading.choices import Choices
 
@@ -40,7 +39,6 @@ def import_run(
     settings = validated(StoreSettings, document)
     if settings.must_keep is not None:
         MustKeep.of(settings.must_keep)
-    made = Store.at(store, settings.written_out())
     choices = Choices(0, recipe.skip_bad_rows, recipe.fold_labels)
     taught = [
         (Source(task.name, recipe.data, choices, recipe.limit_train, recipe.limit_test), task)
@@ -48,5 +46,5 @@ def import_run(
     ]
     display = Display()
     with display.interruptible("Nothing was made."):
-        name = adopt(made, snapshot, taught, display)
-    say(screen(), f"A store of {run}: {store}, version {name}, which has learned {', '.join(snapshot.tasks)}.")
+        made = adopt(store, settings.written_out(), snapshot, taught, display)
+    say(screen(), f"A store of {run}: {store}, version {made.current}, which has learned {', '.join(snapshot.tasks)}.")

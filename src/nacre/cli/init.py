@@ -41,14 +41,13 @@ def init(
     settings.check_method_name()  # before torch is imported, which takes seconds
     from nacre.cli.display import Display
     from nacre.store.gate import MustKeep
-    from nacre.store.store import Store
     from nacre.store.teaching import create
 
     if settings.must_keep is not None:
         MustKeep.of(settings.must_keep)
-    made = Store.at(store, settings.written_out())
     display = Display()
     with display.interruptible("Nothing was made."):
-        name = create(made, display)
-    say(screen(), f"A store of {made.settings.model} with {made.settings.method}: {store}, version {name}.")
+        made = create(store, settings.written_out(), display)
+    said = f"A store of {made.settings.model} with {made.settings.method}"
+    say(screen(), f"{said}: {store}, version {made.current}.")
     say(screen(), f"Teach it with: nacre learn {store} --task NAME --data FILE")

@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from nacre.documents import parse_json
 from nacre.evaluation.uncertainty import NOTHING
-from nacre.files import to_json
+from nacre.files import sealed, to_json, unsealed
 from nacre.records.fields import Share
 
 Kept = Literal["kept", "lost", "unclear", "not measured"]
@@ -89,5 +90,14 @@ class Verdict(BaseModel):
     seed: int
 
     def as_json(self) -> str:
-        """The verdict as JSON text."""
-        return to_json(self.model_dump(by_alias=True))
+        """The verdict as JSON text, with its hash."""
+        return to_json(sealed(self.model_dump(by_alias=True)))
+
+
+def read_verdict(text: str) -> Verdict:
+    """The verdict that `Verdict.as_json` wrote.
+
+    Raises:
+        ValueError: It is none, or was changed.
+    """
+    return Verdict.model_validate(unsealed(parse_json(text)))

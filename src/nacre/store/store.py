@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from pydantic import ValidationError
 
 from nacre.documents import parse_json
 from nacre.errors import CheckpointError, RecipeError
-from nacre.files import hash_of, read_bytes, read_text, to_json, user_path, write_atomically
+from nacre.files import build_new_folder, hash_of, read_text, sealed, to_json, unsealed, user_path, write_atomically
 from nacre.journal import Journal, held
 from nacre.manifest import MANIFEST, hash_of_manifest, read_manifest
-from nacre.records.verdict import Verdict
+from nacre.records.verdict import Verdict, read_verdict
 from nacre.settings import complaint
 from nacre.store.settings import StoreSettings
 from nacre.store.version import FILE, Version, read_version
@@ -74,31 +74,50 @@ class Store:
         if not file.is_file():
             raise RecipeError(f"'{path}' is not a store: it has no {SETTINGS}; 'nacre init {path}' makes one.")
         try:
-            document = _json(file)
+            document = unsealed(parse_json(read_text(file)))
             if document.get("schema") != SCHEMA:
                 raise CheckpointError(f"{file} has schema {document.get('schema')!r}; this version reads '{SCHEMA}'.")
-            settings, there = StoreSettings.model_validate(document["settings"]), document["hash"]
-        except ValidationError as error:
-            raise CheckpointError(f"{file} is damaged: {complaint(error)}.") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise CheckpointError(f"{file} is damaged: it does not hold a store's settings.") from None
-        if there != hash_of(document["settings"]):
-            raise CheckpointError(f"{file} is damaged, or was changed: its settings have another hash.")
-        return cls(path, settings, there)
+            return cls(path, StoreSettings.model_validate(document["settings"]), hash_of(document["settings"]))
+        except (ValueError, KeyError, TypeError) as error:
+            why = complaint(error) if isinstance(error, ValidationError) else str(error)
+            raise CheckpointError(f"{file} is damaged: {why}.") from None
 
     @classmethod
-    def at(cls, place: str | Path, settings: StoreSettings) -> Store:
-        """The store that will be there; nothing is written yet.
+    def make(cls, place: str | Path, settings: StoreSettings, begin: Callable[[Store], str]) -> Store:
+        """Make a store. It appears whole, with its first version, or not at all.
+
+        Args:
+            place: Where.
+            settings: Its settings.
+            begin: Writes the first version and returns its name.
 
         Raises:
             RecipeError: If something else is there.
         """
         path = user_path(place)
+        cls.check_place(path)
+        document, made = settings.document(), hash_of(settings.document())
+
+        def fill(folder: Path) -> None:
+            store = cls(folder, settings, made)
+            name = begin(store)
+            store.promote(name, store.read(name).action)
+            write_atomically(folder / SETTINGS, to_json(sealed({"schema": SCHEMA, "settings": document})) + "\n")
+
+        build_new_folder(path, fill)
+        return cls(path, settings, made)
+
+    @staticmethod
+    def check_place(path: Path) -> None:
+        """Refuse a place where something is.
+
+        Raises:
+            RecipeError: Unless nothing or an empty folder is there.
+        """
         if (path / SETTINGS).exists():
             raise RecipeError(f"'{path}' is a store already; 'nacre status {path}' says what it has learned.")
-        if path.exists() and (not path.is_dir() or any(not each.name.startswith(".") for each in path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RecipeError(f"'{path}' holds other things; choose a new or empty folder for a store.")
-        return cls(path, settings, hash_of(settings.document()))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -111,11 +130,6 @@ class Store:
             self._journal.mend()
             self._sweep()
             yield
-
-    def write_settings(self) -> None:
-        """Make it a store. Written when its first version is there."""
-        document = {"schema": SCHEMA, "settings": self.settings.document(), "hash": self.id}
-        write_atomically(self.path / SETTINGS, to_json(document) + "\n")
 
     @property
     def current(self) -> str:
@@ -266,11 +280,12 @@ class Store:
         """
         file = self.path / VERDICTS / f"{name}.json"
         try:
-            return Verdict.model_validate_json(read_bytes(file))
+            return read_verdict(read_text(file))
         except FileNotFoundError:
             return None
-        except ValidationError as error:
-            raise CheckpointError(f"{file} is damaged: {complaint(error)}; delete it, and go on.") from None
+        except ValueError as error:
+            why = complaint(error) if isinstance(error, ValidationError) else str(error)
+            raise CheckpointError(f"{file} is damaged: {why}; delete it, and go on.") from None
 
     def unfinished(self, work: str) -> Path:
         """Where a learner lies that was taught and not measured yet.
@@ -309,8 +324,3 @@ def name_of(folder: Path) -> str:
 
 def _is_name(text: str) -> bool:
     return re.fullmatch(rf"[0-9a-f]{{{NAME_LENGTH}}}", text) is not None
-
-
-def _json(file: Path) -> dict[str, Any]:
-    document: dict[str, Any] = parse_json(read_text(file))
-    return document

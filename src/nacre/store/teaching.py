@@ -11,7 +11,7 @@ from pathlib import Path
 from nacre.errors import DataError, RecipeError, nearest
 from nacre.evaluation.scoring import normalize
 from nacre.events import EvaluationStarted, OnEvent, Resumed, StageStarted, Warned
-from nacre.files import build_folder, hash_of
+from nacre.files import build_folder, hash_of, user_path
 from nacre.learning import checkpoint
 from nacre.learning.contents import Contents
 from nacre.learning.learner import Learner
@@ -28,7 +28,7 @@ from nacre.store.gate import MustKeep
 from nacre.store.judging import judge
 from nacre.store.learners import fresh_learner, learner_of
 from nacre.store.rows import test_rows_of
-from nacre.store.settings import TestRows
+from nacre.store.settings import StoreSettings, TestRows
 from nacre.store.source import Source, read_again
 from nacre.store.store import Store
 from nacre.store.version import Action, LearnedTask, Version
@@ -62,42 +62,49 @@ class Outcome:
 
 
 @quiet_transformers()
-def create(store: Store, on_event: OnEvent) -> str:
+def create(place: str | Path, settings: StoreSettings, on_event: OnEvent) -> Store:
     """Make a store: its first version has learned nothing.
 
     Args:
-        store: `Store.at` of its place.
+        place: A new folder.
+        settings: Written out.
         on_event: Is told what happens.
-
-    Returns:
-        The version's name.
 
     Raises:
         NacreError: If the model, the method or the place cannot be used.
     """
-    return _begin(store, "init", fresh_learner(store.settings, on_event), (), on_event)
+    check_single_process()
+    Store.check_place(user_path(place))
+    learner = fresh_learner(settings, on_event)
+    return Store.make(place, settings, lambda store: _first(store, "init", learner, (), on_event))
 
 
 @quiet_transformers()
-def adopt(store: Store, snapshot: Snapshot, taught: Sequence[tuple[Source, Task]], on_event: OnEvent) -> str:
+def adopt(
+    place: str | Path,
+    settings: StoreSettings,
+    snapshot: Snapshot,
+    taught: Sequence[tuple[Source, Task]],
+    on_event: OnEvent,
+) -> Store:
     """Make a store of what was learned elsewhere.
 
     Args:
-        store: `Store.at` of its place, with the settings of that learner.
+        place: A new folder.
+        settings: Those of that learner, written out.
         snapshot: The learner.
         taught: Its tasks and where their rows are, in the order in which they were learned.
         on_event: Is told what happens.
 
-    Returns:
-        The version's name.
-
     Raises:
-        NacreError: If the learner does not fit the store's settings, or if test rows are to be read again later that
-            are not there.
+        NacreError: If the learner does not fit the settings, or if test rows are to be read again later that are not
+            there.
     """
-    learner = fresh_learner(store.settings, on_event)
+    check_single_process()
+    Store.check_place(user_path(place))
+    learner = fresh_learner(settings, on_event)
     learner.restore(snapshot)
-    return _begin(store, "import", learner, taught, on_event)
+    return Store.make(place, settings, lambda store: _first(store, "import", learner, taught, on_event))
 
 
 @quiet_transformers()
@@ -201,23 +208,17 @@ def evaluate(
     return version, measure(learner, found)
 
 
-def _begin(
+def _first(
     store: Store, action: Action, learner: Learner, taught: Sequence[tuple[Source, Task]], on_event: OnEvent
 ) -> str:
-    """Write the first version; when all else is there, the settings make the folder a store."""
-    check_single_process()
+    """Write a store's first version."""
     kept = store.settings.test_rows
     entries = [source.entry(task, kept, number) for number, (source, task) in enumerate(taught, start=1)]
     for entry in entries if kept == "reference" else ():
         read_again(entry, entry.data, store.settings.identity)
-    tasks = [task for _, task in taught]
-    with store.locked():
-        rows = {task.name: task for task in tasks}
-        draft = Draft(store, None, action, None, hash_of({"store": store.id}), entries, whole(learner), rows)
-        name = draft.commit(learner, tasks, 0.0, on_event)
-        store.promote(name, action)
-        store.write_settings()
-    return name
+    rows = {task.name: task for _, task in taught}
+    draft = Draft(store, None, action, None, hash_of({"store": store.id}), entries, whole(learner), rows)
+    return draft.commit(learner, [task for _, task in taught], 0.0, on_event)
 
 
 def _learned(
