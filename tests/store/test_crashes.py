@@ -10,6 +10,8 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,61 @@ def test_killed_two_hundred_times(begun: Path, straight: Path, data: Path, tmp_p
     while kills < 200:
         kills += kill(begun, straight, data, tmp_path / str(seed), moments(seed, 20, 0.8 * usual))
         seed += 1
+
+
+# ---- several at once
+
+
+def hold(path: Path, held: Event) -> None:
+    with Store.open(path).locked():
+        held.set()
+        time.sleep(600)
+
+
+def test_two_that_write_at_once(begun: Path, straight: Path, data: Path, tmp_path: Path) -> None:
+    """The second one ends at once with a clear message; when the first one is killed, nothing holds the store."""
+    path = tmp_path / "store"
+    shutil.copytree(begun, path)
+    forked = multiprocessing.get_context("fork")
+    held = forked.Event()
+    process = forked.Process(target=hold, args=(path, held))
+    process.start()
+    assert held.wait(60)
+    with pytest.raises(NacreError, match="Another process is writing to the store"):
+        teach_the_rest(path, data)
+    assert_whole(path)
+    process.kill()
+    process.join()
+    teach_the_rest(path, data)
+    assert_same(path, straight)
+
+
+def test_fifty_readers_see_whole_versions_only(begun: Path, straight: Path, data: Path, tmp_path: Path) -> None:
+    """Each reads again and again while another process writes; what it sees is a version that stays as it is."""
+    path = tmp_path / "store"
+    shutil.copytree(begun, path)
+    writer = multiprocessing.get_context("fork").Process(target=teach_the_rest, args=(path, data))
+    writer.start()
+
+    def read(_: int) -> list[tuple[str, tuple[str, ...]]]:
+        seen = []
+        while True:
+            last = not writer.is_alive()
+            store = Store.open(path)
+            name = store.current
+            snapshot = snapshot_of(store, name)
+            assert tuple(store.read(name).names) == snapshot.tasks
+            seen.append((name, snapshot.tasks))
+            if last:
+                return seen
+
+    with ThreadPoolExecutor(50) as readers:
+        seen = list(readers.map(read, range(50)))
+    writer.join()
+    assert writer.exitcode == 0
+    assert {each[-1] for each in seen} == {(Store.open(path).current, NAMES)}
+    assert {tasks for each in seen for _, tasks in each} <= {NAMES[:1], NAMES[:2], NAMES}
+    assert_same(path, straight)
 
 
 # ---- failing disks

@@ -106,7 +106,7 @@ def test_rows_that_are_not_kept(data: Path, settings: StoreSettings, tmp_path: P
     store = new_store(tmp_path / "store", settings.model_copy(update={"test_rows": "hash"}))
     _, second = taught(store, data, *NAMES[:2])
     assert [entry.score is not None for entry in second.version.tasks] == [False, True]
-    with pytest.raises(DataError, match="no test rows to be scored on"):
+    with pytest.raises(DataError, match="has no test rows to be scored on"):
         evaluate(store, second.name, ignore)
     judged = taught(store, data, NAMES[2], must_keep="*:-100pt")[0]
     assert judged.verdict is not None
@@ -159,14 +159,29 @@ def test_a_task_is_taken_out(data: Path, tiny_model: Callable[[str], Path], tmp_
     outcome = forget(store, NAMES[1], ignore)
     assert snapshot_of(store, outcome.name).differences(learner.snapshot()) == []
     assert outcome.version.names == [NAMES[0], NAMES[2]]
-    kept = sorted(file.name for file in (store.folder(outcome.name) / "rows").iterdir())
-    assert kept == ["01-animals.json.gz", "03-tools.json.gz"]
+    kept = {f"rows/{file.name}" for file in (store.folder(outcome.name) / "rows").iterdir()}
+    assert kept == {entry.file for entry in outcome.version.tasks}
+    assert len(kept) == 2
     assert learner_of(store, outcomes[-1].name, ignore).state.tasks == list(NAMES)
     for name in (NAMES[0], NAMES[2]):
         outcome = forget(store, name, ignore)
     assert outcome.version.tasks == []
     again = taught(store, data, NAMES[0])[0]
     assert again.version.names == [NAMES[0]]
+
+
+def test_names_that_a_file_system_takes_for_one(data: Path, tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """Files are named by what they hold, whatever the tasks are called and whichever are taken out."""
+    store = new_store(tmp_path / "store", settings_of(tiny_model("t5"), ROUTED))
+    for name in ("x", "a b", "a-b", "a: b"):
+        shutil.copytree(data / NAMES[0], tmp_path / "named" / name)
+    taught(store, tmp_path / "named", "x", "a b", "a-b")
+    forget(store, "x", ignore)
+    version = taught(store, tmp_path / "named", "a: b")[0].version
+    assert version.names == ["a b", "a-b", "a: b"]
+    assert len({entry.file for entry in version.tasks}) == 3
+    kept = [rows_of(entry, store.folder(store.current), "none") for entry in version.tasks]
+    assert [task.name for task in kept if task] == version.names
 
 
 def test_summed_tasks_cannot_be_taken_out(data: Path, settings: StoreSettings, tmp_path: Path) -> None:

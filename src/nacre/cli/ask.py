@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +23,7 @@ VersionOption = Annotated[str, typer.Option(help="The first digits of its name, 
 
 
 def evaluate(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="The store.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="The store.")],
     version: VersionOption = "current",
     task: Annotated[
         list[str] | None, typer.Option(help="Only this task; repeatable. All whose test rows were kept if not given.")
@@ -59,7 +58,7 @@ def evaluate(
 
 
 def predict(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="The store.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="The store.")],
     text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="One question.")] = None,
     input: Annotated[
         str | None, typer.Option(metavar="FILE", help="Questions, a line each; - for standard input. .jsonl is JSON.")

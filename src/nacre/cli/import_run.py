@@ -12,7 +12,7 @@ from nacre.cli.screen import say, screen
 
 def import_run(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="A new folder.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A new folder.")],
     must_keep: Annotated[
         str | None, typer.Option(metavar="GATE", help="What every new version must keep: 'agnews:-2pt, *:-3pt'.")
     ] = None,

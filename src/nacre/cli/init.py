@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from nacre.cli.screen import say, screen
 
 
 def init(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="A new folder.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A new folder.")],
     method: Annotated[
         str, typer.Option(help="'nacre methods' lists them; or a file of yours: ./mine.py:name.")
     ] = "nacre",

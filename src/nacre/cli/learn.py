@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +22,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the outcome as J
 
 
 def learn(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="The store.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="The store.")],
     task: Annotated[str, typer.Option(help="The task's name.")],
     data: Annotated[
         str | None, typer.Option(help="Its file or folder, one that holds it, or hub:NAME; none for the demo's tasks.")
@@ -65,7 +64,7 @@ def learn(
 
 
 def forget(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="The store.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="The store.")],
     task: Annotated[str, typer.Argument(metavar="TASK", help="The task to take out.")],
     must_keep: MustKeepOption = None,
     as_json: JsonOption = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from nacre.store.store import Store
     from nacre.store.version import Version
 
-StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="The store.")]
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The store.")]
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="The first digits of its name, or 'current'.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nacre.events import OnEvent
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
@@ -35,8 +37,17 @@ def learner_of(store: Store, name: str, on_event: OnEvent) -> Learner:
     Raises:
         CheckpointError: If the version, or one that it continues, is damaged.
     """
-    version = store.read(name)
+    store.read(name)
+    return restored(store, store.folder(name), on_event)
+
+
+def restored(store: Store, folder: Path, on_event: OnEvent) -> Learner:
+    """The learner in a folder of a store's.
+
+    Raises:
+        CheckpointError: If it, or a version that it continues, is damaged.
+    """
+    snapshot = checkpoint.read(folder)  # first: a model takes seconds
     learner = fresh_learner(store.settings, on_event)
-    if version.tasks:
-        learner.restore(checkpoint.read(store.folder(name)), str(store.folder(name)))
+    learner.restore(snapshot, str(folder))
     return learner

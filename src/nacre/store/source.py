@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from nacre.errors import DataError
 from nacre.evaluation.scoring import check_metric, normalized_labels
-from nacre.files import numbered_name, to_json
+from nacre.files import hash_of, to_json
 from nacre.store.settings import TestRows
 from nacre.store.version import ROWS, LearnedTask
 from nacre.tasks.content import task_content
@@ -49,21 +49,21 @@ class Source:
         check_metric(task)
         return task.with_identity(identity).limited(self.limit_train, self.limit_test).check()
 
-    def entry(self, task: Task, kept: TestRows, number: int) -> LearnedTask:
+    def entry(self, task: Task, kept: TestRows) -> LearnedTask:
         """What a version says of the task, but for its score.
 
         Args:
             task: With all its rows.
             kept: What is kept of its test rows.
-            number: Of the task in the version, from 1.
         """
+        content = json.loads(to_json(task_content(task)))
         return LearnedTask(
             name=task.name,
             metric=task.metric,
-            content=json.loads(to_json(task_content(task))),
+            content=content,
             source=json.loads(to_json(dict(task.source))),
             test_rows=kept,
-            file=f"{ROWS}/{numbered_name(number, task.name)}.json.gz" if kept == "keep" else None,
+            file=f"{ROWS}/{hash_of(content)[:16]}.json.gz" if kept == "keep" else None,
             data=self.data if kept == "reference" else None,
             choices={**asdict(self.choices), "limit_train": self.limit_train, "limit_test": self.limit_test},
         )

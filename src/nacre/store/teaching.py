@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nacre.errors import DataError, RecipeError, nearest
+from nacre.errors import CheckpointError, DataError, RecipeError, nearest
 from nacre.evaluation.scoring import normalize
 from nacre.events import EvaluationStarted, OnEvent, Resumed, StageStarted, Warned
 from nacre.files import build_folder, hash_of, user_path
@@ -26,7 +26,7 @@ from nacre.report.verdict import as_html, as_markdown
 from nacre.store.draft import Draft, linked, whole
 from nacre.store.gate import MustKeep
 from nacre.store.judging import judge
-from nacre.store.learners import fresh_learner, learner_of
+from nacre.store.learners import fresh_learner, learner_of, restored
 from nacre.store.rows import test_rows_of
 from nacre.store.settings import StoreSettings, TestRows
 from nacre.store.source import Source, read_again
@@ -139,7 +139,7 @@ def learn(
         if gate is not None:
             gate.check(parent.names, [score.task for score in parent.ability])
         task = source.read(store.settings.identity)
-        entry = source.entry(task, kept or store.settings.test_rows, len(parent.tasks) + 1)
+        entry = source.entry(task, kept or store.settings.test_rows)
         work = hash_of({"store": store.id, "parent": before, "task": task_content(task), "test_rows": entry.test_rows})
         if (there := store.made_before(before, work)) is not None:
             return _decide(store, before, there, gate, "learn", already=True)
@@ -176,7 +176,7 @@ def forget(store: Store, task: str, on_event: OnEvent, *, must_keep: str | None 
             return _decide(store, before, there, gate, "forget", already=True)
         learner = learner_of(store, before, on_event)
         learner.forget(task)
-        draft = Draft(store, before, "forget", task, work, entries, whole(learner))
+        draft = Draft(store, before=before, action="forget", task=task, work=work, entries=entries, fill=whole(learner))
         name = draft.commit(learner, _kept_tasks(store, before, entries), 0.0, on_event)
         return _decide(store, before, name, gate, "forget", already=False)
 
@@ -198,11 +198,10 @@ def evaluate(
     """
     version = store.read(name)
     found = _kept_tasks(store, name, version.tasks) if tasks is None else tasks
+    if not version.tasks:
+        raise DataError(f"Version {name} has learned nothing that it could be scored on.")
     if not found:
-        raise DataError(
-            f"Version {name} has no test rows to be scored on: {'they were not kept' if version.tasks else 'it has '}"
-            f"{'' if version.tasks else 'learned nothing'}; give them with --task and --data."
-        )
+        raise DataError(f"Version {name} has no test rows to be scored on: give them with --task and --data.")
     learner = learner_of(store, name, on_event)
     on_event(EvaluationStarted(row=len(version.tasks), tasks=len(found)))
     return version, measure(learner, found)
@@ -213,11 +212,20 @@ def _first(
 ) -> str:
     """Write a store's first version."""
     kept = store.settings.test_rows
-    entries = [source.entry(task, kept, number) for number, (source, task) in enumerate(taught, start=1)]
+    entries = [source.entry(task, kept) for source, task in taught]
     for entry in entries if kept == "reference" else ():
         read_again(entry, entry.data, store.settings.identity)
     rows = {task.name: task for _, task in taught}
-    draft = Draft(store, None, action, None, hash_of({"store": store.id}), entries, whole(learner), rows)
+    draft = Draft(
+        store,
+        before=None,
+        action=action,
+        task=None,
+        work=hash_of({"store": store.id}),
+        entries=entries,
+        fill=whole(learner),
+        rows=rows,
+    )
     return draft.commit(learner, [task for _, task in taught], 0.0, on_event)
 
 
@@ -225,41 +233,65 @@ def _learned(
     store: Store, before: str, parent: Version, task: Task, entry: LearnedTask, work: str, on_event: OnEvent
 ) -> str:
     """Learn a task, or load what was learned before a process was killed, and commit the version."""
-    folder, number = store.unfinished(work), len(parent.tasks) + 1
+    folder = store.unfinished(work)
     for finding in (*source_findings(task), *target_findings(task, normalize)):
         on_event(Warned(finding.sentence))
-    if (folder / MANIFEST).exists():
-        read_manifest(folder).check(folder)
-        learner = fresh_learner(store.settings, on_event)
-        learner.restore(checkpoint.read(folder), str(folder))
-        on_event(Resumed(folder=str(folder), tasks=learner.state.tasks))
-    else:
+    learner = _unfinished(store, folder, on_event)
+    if learner is None:
         learner = learner_of(store, before, on_event)
-        outline = Contents.of(learner.snapshot()).outline()
-        on_event(StageStarted(number=number, stages=number, name=task.name))
-        started = time.monotonic()
-        learner.learn(task)
-        learned = Learned(
-            train_seconds=time.monotonic() - started,
-            train_tokens=learner.work.tokens,
-            train_positions=learner.work.positions,
-            trainable_parameters=sum(group.size for group in learner.trainable()),
-            pseudo_rows=[],
-        )
-        held, _ = Contents.of(learner.snapshot()).since(outline, before)
-
-        def fill(place: Path) -> None:
-            checkpoint.write_files(held, place)
-            write_document(learned, place / LEARNED)
-            write_manifest(place, Binding(store.id, hash_of_manifest(store.folder(before))))
-
-        build_folder(folder, fill)
+        _teach(store, before, learner, task, folder, on_event)
+    draft = Draft(
+        store,
+        before=before,
+        action="learn",
+        task=task.name,
+        work=work,
+        entries=[*parent.tasks, entry],
+        fill=linked(folder),
+        rows={task.name: task},
+    )
     seconds = read_document(Learned, folder / LEARNED).train_seconds
-    draft = Draft(store, before, "learn", task.name, work, [*parent.tasks, entry], linked(folder), {entry.name: task})
-    known = _kept_tasks(store, before, parent.tasks)
-    name = draft.commit(learner, [*known, task], seconds, on_event)
+    name = draft.commit(learner, [*_kept_tasks(store, before, parent.tasks), task], seconds, on_event)
     shutil.rmtree(folder, ignore_errors=True)
     return name
+
+
+def _unfinished(store: Store, folder: Path, on_event: OnEvent) -> Learner | None:
+    """The learner that was taught and not measured; None if there is none."""
+    if not (folder / MANIFEST).exists():
+        return None
+    try:
+        read_manifest(folder).check(folder, LEARNED)
+        learner = restored(store, folder, on_event)
+    except CheckpointError as error:
+        on_event(Warned(f"{error} The task is learned again."))
+        shutil.rmtree(folder)
+        return None
+    on_event(Resumed(folder=str(folder), tasks=learner.state.tasks))
+    return learner
+
+
+def _teach(store: Store, before: str, learner: Learner, task: Task, folder: Path, on_event: OnEvent) -> None:
+    """Learn a task, and save what is new since the version before, so that measuring can be stopped."""
+    outline, number = Contents.of(learner.snapshot()).outline(), len(learner.state.tasks) + 1
+    on_event(StageStarted(number=number, stages=number, name=task.name))
+    started = time.monotonic()
+    learner.learn(task)
+    learned = Learned(
+        train_seconds=time.monotonic() - started,
+        train_tokens=learner.work.tokens,
+        train_positions=learner.work.positions,
+        trainable_parameters=sum(group.size for group in learner.trainable()),
+        pseudo_rows=[],
+    )
+    held, _ = Contents.of(learner.snapshot()).since(outline, before)
+
+    def fill(place: Path) -> None:
+        checkpoint.write_files(held, place)
+        write_document(learned, place / LEARNED)
+        write_manifest(place, Binding(store.id, hash_of_manifest(store.folder(before))))
+
+    build_folder(folder, fill)
 
 
 def _decide(store: Store, before: str, name: str, gate: MustKeep | None, by: str, *, already: bool) -> Outcome:
