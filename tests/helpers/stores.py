@@ -15,7 +15,7 @@ from nacre.learning.snapshot import Snapshot
 from nacre.store.settings import StoreSettings
 from nacre.store.source import Source
 from nacre.store.store import Store
-from nacre.store.teaching import Outcome, create, learn
+from nacre.store.teaching import NewVersion, create, learn
 
 TIMES = {"created", "train_seconds", "evaluate_seconds", "parent", "work"}
 """What a version says that a clock has part in; names follow from it."""
@@ -41,7 +41,7 @@ def new_store(path: Path, settings: StoreSettings) -> Store:
     return Store.open(path)
 
 
-def taught(store: Store, data: Path, *names: str, must_keep: str | None = None) -> list[Outcome]:
+def taught(store: Store, data: Path, *names: str, must_keep: str | None = None) -> list[NewVersion]:
     """Teach a store tasks, one after the other."""
     return [learn(store, Source(name, str(data)), ignore, must_keep=must_keep) for name in names]
 

@@ -85,7 +85,7 @@ def test_a_gate_that_stays_closed_ends_with_one(
     outcome = json.loads(said.out)
     assert said.code == 1
     assert not outcome["promoted"]
-    assert outcome["verdict"]["findings"][0]["kept"] == "not measured"
+    assert outcome["verdict"]["judgments"][0]["kept"] == "not measured"
     assert Store.open(path).current == before
     assert (path / "verdicts" / f"{outcome['version']}.md").exists()
     assert "Not promoted" in nacre("status", path).out

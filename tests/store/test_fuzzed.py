@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nacre.errors import CheckpointError, DataError, NacreError, RecipeError
-from nacre.records.verdict import read_verdict
+from nacre.records.gate_verdict import read_verdict
 from nacre.store.answering import Question, question_of, read_questions
 from nacre.store.gate import MustKeep
 from nacre.store.store import Store

@@ -14,10 +14,10 @@ from helpers.stores import NAMES, new_store, settings_of, taught, write_tasks
 from nacre.errors import RecipeError
 from nacre.evaluation.base_ability.scores import AbilityScore, score_of
 from nacre.evaluation.scoring import score
-from nacre.records.verdict import Finding, Unclear, Verdict
+from nacre.records.gate_verdict import GateVerdict, Judgment, Unclear
 from nacre.report.verdict import as_html, as_markdown, sentence
 from nacre.seeds import derive
-from nacre.store.gate import SAMPLES, MustKeep, benchmark_finding, task_finding
+from nacre.store.gate import SAMPLES, MustKeep, benchmark_judgment, task_judgment
 from nacre.store.judging import SEED, judge
 from nacre.tasks.task import Row, Task
 from nacre.tasks.template import Template
@@ -85,7 +85,7 @@ def test_the_interval_is_a_paired_bootstrap(seed: int) -> None:
     rng = np.random.default_rng(seed)
     before = (rng.random(120) < 0.8).tolist()
     after = [one if rng.random() < 0.9 else not one for one in before]
-    found = task_finding("animals", 0.02, lines(before), lines(after), task_of(120), SEED)
+    found = task_judgment("animals", 0.02, lines(before), lines(after), task_of(120), SEED)
     low, high = naive_interval([float(one) for one in before], [float(one) for one in after], seed)
     assert found.before == pytest.approx(np.mean(before))
     assert found.after == pytest.approx(np.mean(after))
@@ -96,8 +96,8 @@ def test_the_interval_is_a_paired_bootstrap(seed: int) -> None:
 def test_rows_are_paired() -> None:
     """Equal answers leave no doubt, however few they are; answers of equal scores to other rows do."""
     one, other = [True, False] * 20, [False, True] * 20
-    same = task_finding("animals", 0.0, lines(one), lines(one), task_of(40), SEED)
-    swapped = task_finding("animals", 0.05, lines(one), lines(other), task_of(40), SEED)
+    same = task_judgment("animals", 0.0, lines(one), lines(one), task_of(40), SEED)
+    swapped = task_judgment("animals", 0.05, lines(one), lines(other), task_of(40), SEED)
     assert (same.low, same.high, same.kept) == (0.0, 0.0, "kept")
     assert same.before == swapped.before == swapped.after
     assert swapped.kept == "unclear"
@@ -114,7 +114,7 @@ def test_metrics_of_all_answers_are_scored_anew(metric: str, monkeypatch: pytest
     test = tuple(Row(f"row {number}", words[number % 3]) for number in range(36))
     task = Task("animals", test, (), test, Template(), labels, metric=metric)
     answers = [[row.target if rng.random() < share else words[rng.integers(3)] for row in test] for share in (0.9, 0.6)]
-    found = task_finding(
+    found = task_judgment(
         "animals", 0.02, *([{"answer": one, "right": False} for one in own] for own in answers), task, SEED
     )
     values = [score(task, own).value for own in answers]
@@ -134,7 +134,7 @@ def test_metrics_of_all_answers_are_scored_anew(metric: str, monkeypatch: pytest
 def test_text_is_judged_by_its_tokens() -> None:
     before = [{"right": 8, "tokens": 10}, {"right": 2, "tokens": 10}, {"right": 5, "tokens": 20}]
     after = [{"right": 6, "tokens": 10}, {"right": 2, "tokens": 10}, {"right": 9, "tokens": 20}]
-    found = task_finding("text", 0.5, before, after, task_of(3), SEED)
+    found = task_judgment("text", 0.5, before, after, task_of(3), SEED)
     assert (found.before, found.after) == pytest.approx((15 / 40, 17 / 40))
 
 
@@ -146,7 +146,7 @@ def test_benchmarks_are_judged_by_their_headline() -> None:
             seconds=0.0, right=values,
         )  # fmt: skip
 
-    found = benchmark_finding(0.1, scores([True] * 50), scores([False] * 50), SEED)
+    found = benchmark_judgment(0.1, scores([True] * 50), scores([False] * 50), SEED)
     assert (found.name, found.kind, found.before, found.after, found.kept) == (
         "hellaswag",
         "benchmark",
@@ -158,7 +158,7 @@ def test_benchmarks_are_judged_by_their_headline() -> None:
 
 def test_what_was_not_measured() -> None:
     for before, after in ((None, lines([True])), (lines([True]), None), (lines([True]), lines([True] * 2))):
-        found = task_finding("animals", 1.0, before, after, task_of(1), SEED)
+        found = task_judgment("animals", 1.0, before, after, task_of(1), SEED)
         assert (found.kept, found.rows, found.before) == ("not measured", 0, None)
 
 
@@ -171,14 +171,14 @@ def test_what_was_not_measured() -> None:
 )  # fmt: skip
 def test_kept_lost_and_unclear(right: int, may_lose: float, kept: str) -> None:
     after = [True] * right + [False] * (100 - right)
-    found = task_finding("animals", may_lose, lines([True] * 100), lines(after), task_of(100), SEED)
+    found = task_judgment("animals", may_lose, lines([True] * 100), lines(after), task_of(100), SEED)
     assert found.kept == kept
 
 
 @pytest.mark.parametrize(("unclear", "right", "passes"), [("fail", 98, False), ("pass", 98, True), ("pass", 96, False)])
 def test_what_is_unclear(unclear: Unclear, right: int, passes: bool) -> None:
     after = [True] * right + [False] * (100 - right)
-    found = task_finding("animals", 0.03, lines([True] * 100), lines(after), task_of(100), SEED)
+    found = task_judgment("animals", 0.03, lines([True] * 100), lines(after), task_of(100), SEED)
     assert found.kept == "unclear"
     assert found.passes(unclear) == passes
 
@@ -210,10 +210,10 @@ def test_a_version_that_lost_too_much_does_not_answer(
     assert not outcome.promoted
     assert store.current == first.name
     assert outcome.verdict is not None
-    finding = outcome.verdict.findings[0]
-    assert (finding.name, finding.kept) == ("animals", "lost")
-    assert finding.after is not None
-    assert finding.after <= 0.5
+    judgment = outcome.verdict.judgments[0]
+    assert (judgment.name, judgment.kept) == ("animals", "lost")
+    assert judgment.after is not None
+    assert judgment.after <= 0.5
     assert store.verdict(outcome.name) == outcome.verdict
     assert outcome.verdict == judge(store, first.name, outcome.name, MustKeep.of("animals:-5pt"))
     page = outcome.page
@@ -226,18 +226,18 @@ def test_a_version_that_lost_too_much_does_not_answer(
     assert store.current == outcome.name
 
 
-def verdict_of(*findings: Finding, must_keep: str = "*:-1pt") -> Verdict:
-    return Verdict(
+def verdict_of(*judgments: Judgment, must_keep: str = "*:-1pt") -> GateVerdict:
+    return GateVerdict(
         version="0" * 16, before="1" * 16, task="tools", must_keep=must_keep, unclear="fail",
-        passed=all(finding.kept == "kept" for finding in findings), findings=list(findings), level=0.95,
+        passed=all(judgment.kept == "kept" for judgment in judgments), judgments=list(judgments), level=0.95,
         samples=SAMPLES, seed=SEED,
     )  # fmt: skip
 
 
 def test_names_do_no_harm_in_a_verdict() -> None:
     name = "<script>alert(1)</script>|`*_[x](y)"
-    finding = task_finding(name, 0.01, lines([True] * 9), lines([False] * 9), task_of(9), SEED)
-    verdict = verdict_of(finding, must_keep=f"{name}:-1pt")
+    judgment = task_judgment(name, 0.01, lines([True] * 9), lines([False] * 9), task_of(9), SEED)
+    verdict = verdict_of(judgment, must_keep=f"{name}:-1pt")
     assert "<script>" not in as_html(verdict)
     assert "&lt;script&gt;" in as_html(verdict)
     table = [line for line in as_markdown(verdict).split("\n") if line.startswith("| ")]
@@ -246,9 +246,9 @@ def test_names_do_no_harm_in_a_verdict() -> None:
 
 
 def test_sentences() -> None:
-    kept = task_finding("animals", 0.1, lines([True] * 9), lines([True] * 9), task_of(9), SEED)
-    lost = task_finding("plants", 0.1, lines([True] * 9), lines([False] * 9), task_of(9), SEED)
-    missing = task_finding("tools", 0.1, None, None, None, SEED)
+    kept = task_judgment("animals", 0.1, lines([True] * 9), lines([True] * 9), task_of(9), SEED)
+    lost = task_judgment("plants", 0.1, lines([True] * 9), lines([False] * 9), task_of(9), SEED)
+    missing = task_judgment("tools", 0.1, None, None, None, SEED)
     assert sentence(verdict_of()) == f"Version {'0' * 16} passes the gate: there was nothing to keep yet."
     assert sentence(verdict_of(kept)) == f"Version {'0' * 16} keeps what it must: 1 score judged."
     assert sentence(verdict_of(kept, lost, missing)) == (

@@ -110,7 +110,7 @@ def test_rows_that_are_not_kept(data: Path, settings: StoreSettings, tmp_path: P
         evaluate(store, second.name, ignore)
     judged = taught(store, data, NAMES[2], must_keep="*:-100pt")[0]
     assert judged.verdict is not None
-    assert {finding.name: finding.kept for finding in judged.verdict.findings} == {
+    assert {finding.name: finding.kept for finding in judged.verdict.judgments} == {
         NAMES[0]: "not measured", NAMES[1]: "not measured",
     }  # fmt: skip
     assert not judged.promoted

@@ -12,13 +12,15 @@ from nacre.console import print_json
 if TYPE_CHECKING:
     from nacre.store.settings import TestRows
     from nacre.store.store import Store
-    from nacre.store.teaching import Outcome
+    from nacre.store.teaching import NewVersion
 
 MustKeepOption = Annotated[
     str | None,
     typer.Option(metavar="GATE", help="What must be kept, instead of what the store says: 'agnews:-2pt, *:-3pt'."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON; progress goes to standard error.")]
+OutcomeAsJson = Annotated[
+    bool, typer.Option("--json", help="Print the outcome as JSON; progress goes to standard error.")
+]
 
 
 def learn(
@@ -37,7 +39,7 @@ def learn(
     fold_labels: Annotated[
         bool, typer.Option("--fold-labels", help="Labels that differ only in case or white space are one label.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: OutcomeAsJson = False,
 ) -> None:
     """Learn a task, measure every task, and let the new version answer if it keeps what it must.
 
@@ -67,7 +69,7 @@ def forget(
     store: Annotated[str, typer.Argument(metavar="STORE", help="The store.")],
     task: Annotated[str, typer.Argument(metavar="TASK", help="The task to take out.")],
     must_keep: MustKeepOption = None,
-    as_json: JsonOption = False,
+    as_json: OutcomeAsJson = False,
 ) -> None:
     """Take a task out of the current version, where the method can do so exactly. Earlier versions still hold it."""
     from nacre.cli.display import Display
@@ -93,7 +95,7 @@ def _kept(test_rows: str | None) -> TestRows | None:
     return found
 
 
-def _conclude(store: Store, outcome: Outcome, as_json: bool) -> None:
+def _conclude(store: Store, outcome: NewVersion, as_json: bool) -> None:
     from nacre.cli.versions import scores_grid
     from nacre.files import to_json
     from nacre.report.verdict import sentence

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The store.")]
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="The first digits of its name, or 'current'.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 
-def versions(store: StoreArgument, as_json: JsonOption = False) -> None:
+def versions(store: StoreArgument, as_json: AsJson = False) -> None:
     """List a store's versions, oldest first, and say which one answers."""
     from nacre.files import to_json
     from nacre.store.listing import listed
@@ -47,7 +47,7 @@ def versions(store: StoreArgument, as_json: JsonOption = False) -> None:
     Grid("", headings, rows, left=frozenset({1, 2, 3, 4, 6})).print(screen())
 
 
-def show(store: StoreArgument, version: VersionArgument = "current", as_json: JsonOption = False) -> None:
+def show(store: StoreArgument, version: VersionArgument = "current", as_json: AsJson = False) -> None:
     """Say what a version has learned, what it scores, and how it came about. Its files are verified."""
     from nacre.store.store import Store
 
@@ -69,7 +69,7 @@ def show(store: StoreArgument, version: VersionArgument = "current", as_json: Js
         say(console, f"{task.name}: test rows {task.content['hash']['test'][:12]}, {_where(task.test_rows, task.data)}")
 
 
-def status(store: StoreArgument, as_json: JsonOption = False) -> None:
+def status(store: StoreArgument, as_json: AsJson = False) -> None:
     """Say which version answers, what it has learned and scores, and what is not finished."""
     from nacre.files import to_json
     from nacre.report.verdict import sentence

@@ -40,7 +40,7 @@ class KeptStates:
 
 
 @dataclass(frozen=True)
-class Store:
+class NeighborStates:
     """What the part remembers.
 
     Attributes:
@@ -56,7 +56,7 @@ class NearestNeighbors(ClassEvidence):
 
     Which rows are kept is drawn by their content: those of the lowest rank, so that order does not matter.
 
-    State: `Store`.
+    State: `NeighborStates`.
 
     Attributes:
         k: How many rows vote.
@@ -67,7 +67,7 @@ class NearestNeighbors(ClassEvidence):
         answer: Of a label that several tasks have: the votes of its 'best_pair', or their 'sum'.
     """
 
-    State: ClassVar[type[Store]] = Store
+    State: ClassVar[type[NeighborStates]] = NeighborStates
     keeps_data: ClassVar[bool] = True
 
     k: int = 10
@@ -87,7 +87,9 @@ class NearestNeighbors(ClassEvidence):
     def sums_labels(self) -> bool:
         return self.answer == "sum"
 
-    def absorbed(self, learner: LearnerView, known: Store | None, task: str, by_label: Mapping[str, Tensor]) -> Store:
+    def absorbed(
+        self, learner: LearnerView, known: NeighborStates | None, task: str, by_label: Mapping[str, Tensor]
+    ) -> NeighborStates:
         kept = {(own.task, own.label): own for own in known.kept} if known else {}
         for label, states in by_label.items():
             ranks = [_rank(learner.state.seed, state) for state in states.float().cpu()]
@@ -99,12 +101,12 @@ class NearestNeighbors(ClassEvidence):
                 ranks, states = before.ranks + ranks, torch.cat([before.states, states])
             lowest = sorted(range(len(ranks)), key=ranks.__getitem__)[: self.per_pair]
             kept[task, label] = KeptStates(task, label, [ranks[row] for row in lowest], states[lowest])
-        return Store(list(kept.values()))
+        return NeighborStates(list(kept.values()))
 
-    def pairs(self, known: Store) -> list[TaskLabel]:
+    def pairs(self, known: NeighborStates) -> list[TaskLabel]:
         return sorted((own.task, own.label) for own in known.kept)
 
-    def evidence(self, learner: LearnerView, known: Store) -> Evidence:
+    def evidence(self, learner: LearnerView, known: NeighborStates) -> Evidence:
         ordered = sorted(known.kept, key=lambda own: (own.task, own.label))
         rows = torch.cat([own.states for own in ordered]).double()
         sizes = torch.tensor([len(own.ranks) for own in ordered])

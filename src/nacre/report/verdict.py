@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from nacre.printable import one_line
-from nacre.records.verdict import Finding, Kept, Verdict
+from nacre.records.gate_verdict import GateVerdict, Judgment, Kept
 from nacre.report import environment, palette
 from nacre.report.numbers import DASH, count, counted, percent, points
 
@@ -21,8 +21,8 @@ HEAD = ("", "before, %", "now, %", "change, points", "interval", "may lose", "ro
 
 
 @dataclass(frozen=True)
-class Line:
-    """A finding as a row of a table.
+class JudgmentLine:
+    """A judgment as a row of a table.
 
     Attributes:
         name: The task's or the benchmark's.
@@ -35,39 +35,39 @@ class Line:
     kept: str
 
 
-def sentence(verdict: Verdict) -> str:
+def sentence(verdict: GateVerdict) -> str:
     """What the gate said, and why."""
     of = f"Version {verdict.version}"
-    if not verdict.findings:
+    if not verdict.judgments:
         return f"{of} passes the gate: there was nothing to keep yet."
     if verdict.passed:
         doubts = _named("unclear, and let pass", verdict, "unclear")
-        return f"{of} keeps what it must: {counted(len(verdict.findings), 'score')} judged.{doubts}"
-    advice = " Measure more rows, or allow more." if any(one.kept == "unclear" for one in verdict.findings) else ""
+        return f"{of} keeps what it must: {counted(len(verdict.judgments), 'score')} judged.{doubts}"
+    advice = " Measure more rows, or allow more." if any(one.kept == "unclear" for one in verdict.judgments) else ""
     groups = "".join(_named(kept, verdict, kept) for kept in ("lost", "unclear", "not measured"))
     return f"{of} does not pass the gate.{groups}{advice}"
 
 
-def _named(title: str, verdict: Verdict, kept: Kept) -> str:
+def _named(title: str, verdict: GateVerdict, kept: Kept) -> str:
     """The scores of which the same is to be said."""
-    found = [_brief(finding) for finding in verdict.findings if finding.kept == kept]
+    found = [_brief(judgment) for judgment in verdict.judgments if judgment.kept == kept]
     return f" {title.capitalize()}: {', '.join(found)}." if found else ""
 
 
-def _brief(finding: Finding) -> str:
-    if finding.before is None or finding.after is None or finding.low is None or finding.high is None:
-        return finding.name
-    change = f"{percent(finding.before)} to {percent(finding.after)} %"
-    ends = f"{points(finding.low)} to {points(finding.high)} points on {counted(finding.rows, 'row')}"
-    return f"{finding.name} {change} ({ends}; may lose {percent(finding.may_lose)})"
+def _brief(judgment: Judgment) -> str:
+    if judgment.before is None or judgment.after is None or judgment.low is None or judgment.high is None:
+        return judgment.name
+    change = f"{percent(judgment.before)} to {percent(judgment.after)} %"
+    ends = f"{points(judgment.low)} to {points(judgment.high)} points on {counted(judgment.rows, 'row')}"
+    return f"{judgment.name} {change} ({ends}; may lose {percent(judgment.may_lose)})"
 
 
-def lines(verdict: Verdict) -> list[Line]:
-    """The findings as a table."""
-    return [_line(finding) for finding in verdict.findings]
+def lines(verdict: GateVerdict) -> list[JudgmentLine]:
+    """The judgments as a table."""
+    return [_line(judgment) for judgment in verdict.judgments]
 
 
-def as_markdown(verdict: Verdict) -> str:
+def as_markdown(verdict: GateVerdict) -> str:
     """The verdict as Markdown."""
     table = [
         f"| {' | '.join(HEAD)} |",
@@ -90,7 +90,7 @@ def as_markdown(verdict: Verdict) -> str:
     )
 
 
-def as_html(verdict: Verdict) -> str:
+def as_html(verdict: GateVerdict) -> str:
     """The verdict as a page that runs no script and loads nothing."""
     template = environment().get_template("verdict.html.j2")
     return template.render(
@@ -103,7 +103,7 @@ def as_html(verdict: Verdict) -> str:
     )
 
 
-def explained(verdict: Verdict) -> str:
+def explained(verdict: GateVerdict) -> str:
     """What the columns mean."""
     return (
         f"Interval: {100 * verdict.level:.0f} % of the change, by paired bootstrap over the rows that both versions "
@@ -112,13 +112,13 @@ def explained(verdict: Verdict) -> str:
     )
 
 
-def _line(finding: Finding) -> Line:
-    known = finding.before is not None and finding.after is not None
-    change = None if finding.before is None or finding.after is None else finding.after - finding.before
-    ends = f"{points(finding.low)} to {points(finding.high)}" if known else DASH
-    limit, rows = percent(finding.may_lose), count(finding.rows)
-    values = (percent(finding.before), percent(finding.after), points(change), ends, limit, rows)
-    return Line(finding.name, values, finding.kept)
+def _line(judgment: Judgment) -> JudgmentLine:
+    known = judgment.before is not None and judgment.after is not None
+    change = None if judgment.before is None or judgment.after is None else judgment.after - judgment.before
+    ends = f"{points(judgment.low)} to {points(judgment.high)}" if known else DASH
+    limit, rows = percent(judgment.may_lose), count(judgment.rows)
+    values = (percent(judgment.before), percent(judgment.after), points(change), ends, limit, rows)
+    return JudgmentLine(judgment.name, values, judgment.kept)
 
 
 def _plain(text: str) -> str:

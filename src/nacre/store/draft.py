@@ -22,7 +22,7 @@ from nacre.records.stage import LEARNED
 from nacre.store.rows import write_rows
 from nacre.store.settings import StoreSettings
 from nacre.store.store import Store, name_of
-from nacre.store.version import ROWS, Action, LearnedTask, Measured, Version
+from nacre.store.version import ROWS, Action, LearnedTask, RecordedScore, Version
 from nacre.tasks.task import Task
 
 
@@ -118,11 +118,13 @@ def linked(source: Path) -> Callable[[Path], None]:
     return fill
 
 
-def _score(scores: StageScores, task: str) -> Measured | None:
+def _score(scores: StageScores, task: str) -> RecordedScore | None:
     if task not in scores:
         return None
     rows = len(scores.answered[task][1].answers if task in scores.answered else scores.texts[task].tokens)
-    return Measured(value=scores.value(task), valid=scores.valid(task), perplexity=scores.perplexity(task), rows=rows)
+    return RecordedScore(
+        value=scores.value(task), valid=scores.valid(task), perplexity=scores.perplexity(task), rows=rows
+    )
 
 
 def _abilities(settings: StoreSettings, learner: Learner, on_event: OnEvent) -> list[AbilityScore]:

@@ -23,7 +23,7 @@ from nacre.evaluation.base_ability.benchmarks import ABILITIES
 from nacre.evaluation.base_ability.scores import AbilityScore
 from nacre.evaluation.scoring import score
 from nacre.evaluation.uncertainty import LEVEL, NOTHING, Interval, over_rows
-from nacre.records.verdict import Finding, Kept, Unclear
+from nacre.records.gate_verdict import Judgment, Kept, Unclear
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 
@@ -49,7 +49,7 @@ class MustKeep:
     Attributes:
         text: As it was written.
         limits: How much may be lost, a fraction, by name; `EVERY` for all others.
-        unclear: What becomes of scores that are neither kept nor lost; see `Verdict`.
+        unclear: What becomes of scores that are neither kept nor lost; see `GateVerdict`.
     """
 
     text: str
@@ -108,9 +108,9 @@ class MustKeep:
         return self.limits.get(name, self.limits.get(EVERY))
 
 
-def task_finding(
+def task_judgment(
     name: str, may_lose: float, before: Lines | None, after: Lines | None, task: Task | None, seed: int
-) -> Finding:
+) -> Judgment:
     """Judge a task.
 
     Args:
@@ -133,7 +133,7 @@ def task_finding(
     return _scored_anew(name, may_lose, before, after, task, seed)
 
 
-def benchmark_finding(may_lose: float, before: AbilityScore, after: AbilityScore, seed: int) -> Finding:
+def benchmark_judgment(may_lose: float, before: AbilityScore, after: AbilityScore, seed: int) -> Judgment:
     """Judge a benchmark by the metric that goes into averages.
 
     Args:
@@ -148,12 +148,12 @@ def benchmark_finding(may_lose: float, before: AbilityScore, after: AbilityScore
 
 def _by_rows(
     name: str, kind: Any, may_lose: float, before: NDArray[np.float64], after: NDArray[np.float64], *, seed: int
-) -> Finding:
+) -> Judgment:
     interval = over_rows([after - before], seed=derive(seed, "gate", name), samples=SAMPLES)
-    return _finding(name, kind, may_lose, (float(before.mean()), float(after.mean())), interval, len(after))
+    return _judgment(name, kind, may_lose, (float(before.mean()), float(after.mean())), interval, len(after))
 
 
-def _scored_anew(name: str, may_lose: float, before: Lines, after: Lines, task: Task, seed: int) -> Finding:
+def _scored_anew(name: str, may_lose: float, before: Lines, after: Lines, task: Task, seed: int) -> Judgment:
     """Each draw of rows is scored by the task's metric."""
     answers = [[str(line["answer"]) for line in lines] for lines in (before, after)]
 
@@ -167,19 +167,19 @@ def _scored_anew(name: str, may_lose: float, before: Lines, after: Lines, task: 
     changes = [second - first for first, second in draws]
     low, high = np.quantile(changes, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     interval = Interval(float(low), float(high))
-    return _finding(name, "task", may_lose, values(range(len(after))), interval, len(after))
+    return _judgment(name, "task", may_lose, values(range(len(after))), interval, len(after))
 
 
-def _finding(
+def _judgment(
     name: str, kind: Any, may_lose: float, values: tuple[float, float], interval: Interval, rows: int
-) -> Finding:
+) -> Judgment:
     kept: Kept = "unclear"
     if interval.low >= -may_lose - NOTHING:
         kept = "kept"
     elif interval.high < -may_lose - NOTHING:
         kept = "lost"
     before, after = values
-    return Finding(
+    return Judgment(
         name=name,
         kind=kind,
         may_lose=may_lose,
@@ -192,8 +192,8 @@ def _finding(
     )
 
 
-def _not_measured(name: str, kind: Any, may_lose: float) -> Finding:
-    return Finding(
+def _not_measured(name: str, kind: Any, may_lose: float) -> Judgment:
+    return Judgment(
         name=name, kind=kind, may_lose=may_lose, before=None, after=None, low=None, high=None, rows=0,
         kept="not measured",
     )  # fmt: skip

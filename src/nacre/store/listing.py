@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from nacre.errors import CheckpointError
-from nacre.records.verdict import Verdict
+from nacre.records.gate_verdict import GateVerdict
 from nacre.store.store import UNFINISHED, Store
 from nacre.store.version import Version, read_version
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedVersion:
     """A version in a list.
 
     Attributes:
@@ -26,7 +26,7 @@ class Listed:
     name: str
     version: Version | None
     current: bool
-    verdict: Verdict | None
+    verdict: GateVerdict | None
 
     @property
     def average(self) -> float | None:
@@ -72,7 +72,7 @@ class Status:
     version: Version
     versions: int
     size: int
-    refused: Verdict | None
+    refused: GateVerdict | None
     unfinished: list[str]
 
     def document(self) -> dict[str, Any]:
@@ -88,12 +88,12 @@ class Status:
         }
 
 
-def listed(store: Store) -> list[Listed]:
+def listed(store: Store) -> list[ListedVersion]:
     """All versions, oldest first; those that cannot be read come last."""
     current = store.current_or_none()
     made = [line.get("version") for line in store.history() if line.get("event") == "version"]
     place = {name: number for number, name in enumerate(made)}  # times have seconds only
-    found = [Listed(name, _peek(store, name), name == current, store.verdict(name)) for name in store.names()]
+    found = [ListedVersion(name, _peek(store, name), name == current, store.verdict(name)) for name in store.names()]
     return sorted(found, key=lambda each: (each.version is None, place.get(each.name, -1), each.name))
 
 

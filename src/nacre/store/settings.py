@@ -11,7 +11,7 @@ from nacre.learning.learner_settings import LearnerSettings
 from nacre.measuring.probes.base_ability import BaseAbility
 from nacre.models.named import DEMO
 from nacre.places import absolute, expanded
-from nacre.records.verdict import Unclear
+from nacre.records.gate_verdict import Unclear
 
 TestRows = Literal["keep", "reference", "hash"]
 TEST_ROWS: tuple[TestRows, ...] = get_args(TestRows)

@@ -28,7 +28,7 @@ from nacre.errors import CheckpointError, RecipeError
 from nacre.files import build_new_folder, hash_of, read_text, sealed, to_json, unsealed, user_path, write_atomically
 from nacre.journal import Journal, held
 from nacre.manifest import MANIFEST, hash_of_manifest, read_manifest
-from nacre.records.verdict import Verdict, read_verdict
+from nacre.records.gate_verdict import GateVerdict, read_verdict
 from nacre.settings import complaint
 from nacre.store.settings import StoreSettings
 from nacre.store.version import FILE, Version, read_version
@@ -253,7 +253,7 @@ class Store:
         """The lines of the journal, oldest first. Lines that cannot be read are left out: it is a record for people."""
         return self._journal.lines()
 
-    def write_verdict(self, verdict: Verdict, markdown: str, page: str) -> Path:
+    def write_verdict(self, verdict: GateVerdict, markdown: str, page: str) -> Path:
         """Store what the gate said of a version; what it said earlier of the same one is replaced.
 
         Args:
@@ -272,7 +272,7 @@ class Store:
         self.note("verdict", version=verdict.version, passed=verdict.passed, must_keep=verdict.must_keep)
         return folder / f"{verdict.version}.md"
 
-    def verdict(self, name: str) -> Verdict | None:
+    def verdict(self, name: str) -> GateVerdict | None:
         """What the gate said last of a version; None where it was not asked.
 
         Raises:

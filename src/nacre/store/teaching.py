@@ -20,8 +20,8 @@ from nacre.learning.snapshot import Snapshot
 from nacre.manifest import MANIFEST, Binding, hash_of_manifest, read_manifest, write_manifest
 from nacre.measuring.measure import StageScores, measure
 from nacre.models.quiet import quiet_transformers
+from nacre.records.gate_verdict import GateVerdict
 from nacre.records.stage import LEARNED, Learned, read_document, write_document
-from nacre.records.verdict import Verdict
 from nacre.report.verdict import as_html, as_markdown
 from nacre.store.draft import Draft, linked, whole
 from nacre.store.gate import MustKeep
@@ -39,7 +39,7 @@ from nacre.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class Outcome:
+class NewVersion:
     """What became of a new version.
 
     Attributes:
@@ -55,7 +55,7 @@ class Outcome:
     name: str
     version: Version
     before: str
-    verdict: Verdict | None
+    verdict: GateVerdict | None
     page: Path | None
     promoted: bool
     already: bool
@@ -110,7 +110,7 @@ def adopt(
 @quiet_transformers()
 def learn(
     store: Store, source: Source, on_event: OnEvent, *, must_keep: str | None = None, kept: TestRows | None = None
-) -> Outcome:
+) -> NewVersion:
     """Learn a task, measure every task and benchmark, and let the new version answer if the gate opens.
 
     What was learned is saved before it is measured, so that the same command goes on there. A version that the same
@@ -148,7 +148,7 @@ def learn(
 
 
 @quiet_transformers()
-def forget(store: Store, task: str, on_event: OnEvent, *, must_keep: str | None = None) -> Outcome:
+def forget(store: Store, task: str, on_event: OnEvent, *, must_keep: str | None = None) -> NewVersion:
     """Take a task out of the current version, where the method can do so exactly.
 
     Args:
@@ -294,7 +294,7 @@ def _teach(store: Store, before: str, learner: Learner, task: Task, folder: Path
     build_folder(folder, fill)
 
 
-def _decide(store: Store, before: str, name: str, gate: MustKeep | None, by: str, *, already: bool) -> Outcome:
+def _decide(store: Store, before: str, name: str, gate: MustKeep | None, by: str, *, already: bool) -> NewVersion:
     """Ask the gate, and promote the version if it opens."""
     version = store.read(name)
     verdict, page = None, None
@@ -305,7 +305,7 @@ def _decide(store: Store, before: str, name: str, gate: MustKeep | None, by: str
     if promoted:
         store.promote(name, by)
         store.drop_unfinished()
-    return Outcome(name, version, before, verdict, page, promoted, already)
+    return NewVersion(name, version, before, verdict, page, promoted, already)
 
 
 def _gate(store: Store, must_keep: str | None) -> MustKeep | None:

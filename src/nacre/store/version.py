@@ -22,7 +22,7 @@ ROWS = "rows"
 Action = Literal["init", "learn", "forget", "import"]
 
 
-class Measured(BaseModel):
+class RecordedScore(BaseModel):
     """The score of a task in a version.
 
     Attributes:
@@ -65,7 +65,7 @@ class LearnedTask(BaseModel):
     file: str | None = Field(default=None, pattern=rf"^{ROWS}/[^/\\\\]+$")
     data: str | None = None
     choices: dict[str, Any] = Field(default_factory=dict)
-    score: Measured | None = None
+    score: RecordedScore | None = None
 
 
 class Version(BaseModel):

@@ -18,7 +18,7 @@ Kept = Literal["kept", "lost", "unclear", "not measured"]
 Unclear = Literal["fail", "pass"]
 
 
-class Finding(BaseModel):
+class Judgment(BaseModel):
     """What became of one task or benchmark.
 
     Attributes:
@@ -49,7 +49,7 @@ class Finding(BaseModel):
         """Whether the gate opens, as far as this goes.
 
         Args:
-            unclear: See `Verdict`.
+            unclear: See `GateVerdict`.
         """
         if self.kept != "unclear":
             return self.kept == "kept"
@@ -58,7 +58,7 @@ class Finding(BaseModel):
         return unclear == "pass" and self.after - self.before >= -self.may_lose - NOTHING
 
 
-class Verdict(BaseModel):
+class GateVerdict(BaseModel):
     """The content of a verdict's file.
 
     Attributes:
@@ -69,7 +69,7 @@ class Verdict(BaseModel):
         unclear: What becomes of a score that is neither kept nor lost; `pass`: it passes if its change, as measured, is
             within what may be lost.
         passed: Whether the gate opens.
-        findings: One for each task and benchmark that was to be kept.
+        judgments: One for each task and benchmark that was to be kept.
         level: Of the intervals.
         samples: Bootstrap draws for them.
         seed: Of these draws.
@@ -84,7 +84,7 @@ class Verdict(BaseModel):
     must_keep: str
     unclear: Unclear
     passed: bool
-    findings: list[Finding]
+    judgments: list[Judgment]
     level: float
     samples: int
     seed: int
@@ -94,10 +94,10 @@ class Verdict(BaseModel):
         return to_json(sealed(self.model_dump(by_alias=True)))
 
 
-def read_verdict(text: str) -> Verdict:
-    """The verdict that `Verdict.as_json` wrote.
+def read_verdict(text: str) -> GateVerdict:
+    """The verdict that `GateVerdict.as_json` wrote.
 
     Raises:
         ValueError: It is none, or was changed.
     """
-    return Verdict.model_validate(unsealed(parse_json(text)))
+    return GateVerdict.model_validate(unsealed(parse_json(text)))
