@@ -108,6 +108,14 @@ def test_a_run_becomes_a_store(nacre: Call, data: Path, tiny_model: Callable[[st
     assert nacre("learn", path, "--task", NAMES[2], "--data", data).code == 0
 
 
+@pytest.mark.parametrize("kind", ["merged", "peft"])
+def test_a_version_is_exported(nacre: Call, store: Path, tmp_path: Path, kind: str) -> None:
+    said = nacre("export", store, "--format", kind, "--output", tmp_path / "out")
+    assert said.code == 0, said.err
+    assert "on 12 rows" in said.out or "on 64 rows" in said.out
+    assert_one_line_error(nacre("export", store, "--format", kind, "--output", tmp_path / "out"), "holds other things")
+
+
 # ---- questions
 
 
@@ -137,6 +145,34 @@ def test_questions(nacre: Call, store: Path, monkeypatch: pytest.MonkeyPatch, tm
     assert [json.loads(line).get("task") for line in lines] == [None, NAMES[1], NAMES[0]]
     assert json.loads(lines[2])["answer"] == answers[2]
     assert asked(nacre, monkeypatch, "\n \n", store, "--input", "-") == []
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [("inc_lora", set()), ("epi", set()), ("lda", set()), ("nacre", {"kind", "task", "probability"})],
+)
+def test_questions_without_a_task(
+    nacre: Call, data: Path, tiny_model: Callable[[str], Path], tmp_path: Path, method: str, says: set[str]
+) -> None:
+    """Who finds out the task says so; a foreign question is of none, and nothing is said of its answer."""
+    store = new_store(tmp_path / "store", settings_of(tiny_model("t5"), method))
+    taught(store, data, *NAMES[:2])
+    said = nacre("predict", store.path, '{"text": "the big dog near the sea"}', "--json")
+    assert said.code == 0, said.err
+    reply = json.loads(said.out)
+    assert {"answer", "version"} <= reply.keys() <= {"answer", "version", *says}
+    assert "kind" in reply or not says
+    if reply.get("kind") == "foreign":
+        assert reply.keys() == {"answer", "kind", "version"}
+
+
+def test_a_method_that_must_be_given_the_task(
+    nacre: Call, data: Path, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    store = new_store(tmp_path / "store", settings_of(tiny_model("t5"), "demix"))
+    taught(store, data, *NAMES[:2])
+    assert_one_line_error(nacre("predict", store.path, "the big dog"), "must be given the task")
+    assert nacre("predict", store.path, "the big dog", "--task", NAMES[0]).code == 0
 
 
 def test_answers_of_an_earlier_version(nacre: Call, store: Path) -> None:
@@ -250,6 +286,13 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     (("predict", "{store}", "--input", "{tmp}/deep.jsonl"), "nested"),
     (("predict", "{store}", "--input", "{tmp}/twice.jsonl"), "twice"),
     (("predict", "{store}", "{long}"), "characters"),
+    # export
+    (("export", "{store}"), "--output"),
+    (("export", "{store}", "--output", "{data}"), "holds other things"),
+    (("export", "{store}", "--output", "{tmp}/new", "--format", "onnx"), "merged, peft"),
+    (("export", "{store}", "--output", "{tmp}/new", "--version", "zzzz"), "no version begins so"),
+    (("export", "{store}", "--output", ""), "empty"),
+    (("export", "{tmp}/none", "--output", "{tmp}/new"), "is not a store"),
     # import
     (("import", "{tmp}/none", "{tmp}/new"), "no finished run"),
     (("import", "{store}", "{tmp}/new"), "no finished run"),

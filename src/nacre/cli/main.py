@@ -13,6 +13,7 @@ from nacre.cli.ask import evaluate, predict
 from nacre.cli.check import check
 from nacre.cli.compare import compare
 from nacre.cli.demo import demo
+from nacre.cli.export import export
 from nacre.cli.import_run import import_run
 from nacre.cli.init import init
 from nacre.cli.learn import forget, learn
@@ -40,7 +41,7 @@ app = typer.Typer(
 )
 for command in (demo, check, run, report, compare, methods, streams, pretrain):
     app.command()(command)
-for of_a_store in (init, learn, predict, status, versions, show, rollback, forget):
+for of_a_store in (init, learn, predict, status, versions, show, rollback, forget, export):
     app.command(rich_help_panel=STORE)(of_a_store)
 app.command("eval", rich_help_panel=STORE)(evaluate)
 app.command("import", rich_help_panel=STORE)(import_run)

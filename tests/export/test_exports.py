@@ -1,0 +1,157 @@
+"""Exports: stock PEFT and plain transformers answer as the learner does, and what cannot be exact is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from helpers.tiny import perturb, tiny_task
+from nacre.errors import ModelError
+from nacre.events import ignore
+from nacre.export.exported import ROWS, logits_of, rows_of
+from nacre.export.merged import export_merged
+from nacre.export.peft_adapter import export_peft
+from nacre.learning.learner import Learner
+from nacre.learning.settings import Optim
+from nacre.models.loading import load_host
+from nacre.registry import build_method
+
+torch.set_num_threads(1)
+
+NAMES = ("animals", "plants", "tools", "colors")
+
+
+def learned(model: Path, method: str, names: Sequence[str] = NAMES) -> Learner:
+    """A learner whose updates are far from zero."""
+    parameters = {"rank": 1} if method == "lb_cl" else {}  # its tasks keep off each other's directions
+    learner = Learner(
+        load_host(str(model)),
+        build_method(method, parameters),
+        optim=Optim(batch_size=6, learning_rate=0.01),
+        on_event=ignore,
+    )
+    for name in names:
+        learner.learn(tiny_task(name))
+    return learner
+
+
+def rows(learner: Learner) -> list:  # type: ignore[type-arg]
+    return rows_of(learner, [example for name in NAMES for example in tiny_task(name).examples("test")])
+
+
+def logits(model: torch.nn.Module, learner: Learner) -> Tensor:
+    own = rows(learner)
+    return torch.cat([logits_of(model, learner.host.family.batch([row])).flatten() for row in own])
+
+
+def load_plain(folder: Path, architecture: str) -> torch.nn.Module:
+    loader = AutoModelForSeq2SeqLM if architecture == "t5" else AutoModelForCausalLM
+    model: torch.nn.Module = loader.from_pretrained(folder)
+    return model.eval()
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "gpt2"])
+@pytest.mark.parametrize("method", ["inc_lora", "o_lora", "lb_cl", "seq_lora", "inc_lora+migu"])
+def test_stock_peft_answers_as_the_learner(
+    tiny_model: Callable[[str], Path], tmp_path: Path, method: str, architecture: str
+) -> None:
+    from peft import PeftModel
+
+    learner = learned(tiny_model(architecture), method)
+    found = export_peft(learner, tmp_path / "peft", rows(learner))
+    model = PeftModel.from_pretrained(load_plain(tiny_model(architecture), architecture), tmp_path / "peft")
+    here, there = logits(learner.host.model, learner), logits(model, learner)
+    assert float((here - there).abs().max()) <= 1e-5 * float(here.abs().max())
+    assert found.difference <= 1e-5 * found.largest
+    assert found.rows == ROWS
+    with learner.bypassed():
+        bare = logits(learner.host.model, learner)
+    assert float((here - bare).abs().max()) > 0.001
+    written = {file.name for file in (tmp_path / "peft").iterdir()}
+    assert written == {"adapter_config.json", "adapter_model.safetensors"}
+    config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    # lb_cl also takes out what each task began with, from the second on
+    assert config["r"] == {"seq_lora": 8, "lb_cl": 4 + 3}.get(method, 4 * 8)
+    assert (
+        set(config["target_modules"])
+        == {"t5": {"q", "v"}, "llama": {"q_proj", "v_proj"}, "gpt2": {"c_attn"}}[architecture]
+    )
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama", "gpt2"])
+@pytest.mark.parametrize("method", ["inc_lora", "lb_cl", "seq_ft", "osf", "slao", "seq_ft+migu"])
+def test_a_plain_folder_answers_as_the_learner(
+    tiny_model: Callable[[str], Path], tmp_path: Path, method: str, architecture: str
+) -> None:
+    learner = learned(tiny_model(architecture), method)
+    found = export_merged(learner, tmp_path / "merged", rows(learner))
+    here, there = logits(learner.host.model, learner), logits(load_plain(tmp_path / "merged", architecture), learner)
+    assert float((here - there).abs().max()) <= 1e-5 * float(here.abs().max())
+    assert found.difference <= 1e-5 * found.largest
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert tokenizer("the big dog").input_ids == learner.host.tokenizer("the big dog").input_ids
+
+
+@pytest.mark.parametrize("method", ["am_lora", "inc_lora+gaussian_routing", "epi", "mocl", "nacre"])
+def test_what_depends_on_the_input_is_refused(tiny_model: Callable[[str], Path], tmp_path: Path, method: str) -> None:
+    learner = learned(tiny_model("t5"), method, NAMES[:2])
+    for write in (export_peft, export_merged):
+        with pytest.raises(ModelError):
+            write(learner, tmp_path / "export", rows(learner))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["seq_ft", "osf", "adapter"])
+def test_what_is_no_lora_is_no_peft_adapter(tiny_model: Callable[[str], Path], tmp_path: Path, method: str) -> None:
+    learner = learned(tiny_model("t5"), method, NAMES[:1])
+    with pytest.raises(ModelError, match="something else than a sum of LoRAs"):
+        export_peft(learner, tmp_path / "peft", rows(learner))
+
+
+def test_encoders_are_refused(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    learner = learned(tiny_model("roberta"), "inc_lora", NAMES[:1])
+    for write in (export_peft, export_merged):
+        with pytest.raises(ModelError, match="classification head is nacre's"):
+            write(learner, tmp_path / "export", rows(learner))
+
+
+@pytest.mark.parametrize("write", [export_peft, export_merged])
+def test_an_export_that_answers_otherwise_is_not_written(
+    tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., object]
+) -> None:
+    learner = learned(tiny_model("t5"), "inc_lora", NAMES[:1])
+
+    def other(name: str) -> object:
+        host = load_host(name)
+        with torch.no_grad():
+            next(host.model.parameters()).mul_(1.01)
+        return host
+
+    for module in ("merged", "peft_adapter"):
+        monkeypatch.setattr(f"nacre.export.{module}.load_host", other)
+    with pytest.raises(ModelError, match="loaded again, it answers otherwise"):
+        write(learner, tmp_path / "export", rows(learner))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_is_not_replaced(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    learner = learned(tiny_model("t5"), "inc_lora", NAMES[:1])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("mine")
+    with pytest.raises(FileExistsError):
+        export_merged(learner, tmp_path / "mine", rows(learner))
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["file"]
+    assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+
+
+def test_rows_are_enough_without_any_task(tiny_model: Callable[[str], Path]) -> None:
+    learner = learned(tiny_model("llama"), "inc_lora", NAMES[:1])
+    assert len(rows_of(learner, [])) == ROWS
+    assert len(rows_of(learner, tiny_task().examples("test") * 40)) == ROWS
+    perturb(learner.host.model)
