@@ -20,6 +20,7 @@ from nacre.cli.learn import forget, learn
 from nacre.cli.pretrain import pretrain
 from nacre.cli.report import report
 from nacre.cli.run import run
+from nacre.cli.serve import serve
 from nacre.cli.sheets import methods, streams
 from nacre.cli.versions import rollback, show, status, versions
 from nacre.errors import NacreError, file_error, name_error
@@ -41,7 +42,7 @@ app = typer.Typer(
 )
 for command in (demo, check, run, report, compare, methods, streams, pretrain):
     app.command()(command)
-for of_a_store in (init, learn, predict, status, versions, show, rollback, forget, export):
+for of_a_store in (init, learn, predict, status, versions, show, rollback, forget, export, serve):
     app.command(rich_help_panel=STORE)(of_a_store)
 app.command("eval", rich_help_panel=STORE)(evaluate)
 app.command("import", rich_help_panel=STORE)(import_run)

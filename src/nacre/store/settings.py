@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
 from nacre.errors import RecipeError
 from nacre.learning.learner_settings import LearnerSettings
 from nacre.measuring.probes.base_ability import BaseAbility
+from nacre.method_files import MethodFile
 from nacre.models.named import DEMO
 from nacre.places import absolute, expanded
 from nacre.records.gate_verdict import Unclear
@@ -36,6 +37,14 @@ class StoreSettings(LearnerSettings):
     base_ability: BaseAbility | None = Field(
         default=None, description="published benchmarks that every version is measured on; None: none"
     )
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuse a method in a file: opening a store would run whatever the file holds."""
+        if MethodFile.of(self.method.split("+")[0]) is not None:
+            raise RecipeError(
+                f"A store does not run files, and '{self.method}' is one: put the method into a package that registers "
+                "it (entry point nacre.methods)."
+            )
 
     def written_out(self) -> StoreSettings:
         """The settings with every default of the method written out and every place found.
