@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from helpers.tiny import perturb, tiny_task
+from nacre.adapters.route import Route
 from nacre.errors import ModelError
 from nacre.events import ignore
 from nacre.export.exported import ROWS, logits_of, rows_of
@@ -84,6 +86,30 @@ def test_stock_peft_answers_as_the_learner(
     )
 
 
+@pytest.mark.parametrize("architecture", ["t5", "llama"])
+@pytest.mark.parametrize("method", ["inc_lora+gaussian_routing", "epi"])
+def test_each_task_has_a_stock_adapter_where_one_answers_alone(
+    tiny_model: Callable[[str], Path], tmp_path: Path, method: str, architecture: str
+) -> None:
+    from peft import PeftModel
+
+    learner = learned(tiny_model(architecture), method)
+    found = export_peft(learner, tmp_path / "peft", rows(learner))
+    assert found.difference <= 1e-5 * found.largest
+    table = json.loads((tmp_path / "peft" / "routing.json").read_text())
+    assert [each["task"] for each in table["tasks"]] == list(NAMES)
+    seen = []
+    for slot, each in enumerate(table["tasks"]):
+        assert each["labels"] == ["yes", "no"]
+        plain = load_plain(tiny_model(architecture), architecture)
+        model = PeftModel.from_pretrained(plain, tmp_path / "peft" / each["adapter"])
+        with learner.under(Route(slots=torch.tensor([slot]))):
+            here = logits(learner.host.model, learner)
+        assert float((here - logits(model, learner)).abs().max()) <= 1e-5 * float(here.abs().max())
+        seen.append(here)
+    assert all(float((one - other).abs().max()) > 1e-3 for one, other in itertools.pairwise(seen))
+
+
 @pytest.mark.parametrize("architecture", ["t5", "llama", "gpt2"])
 @pytest.mark.parametrize("method", ["inc_lora", "lb_cl", "seq_ft", "osf", "slao", "seq_ft+migu"])
 def test_a_plain_folder_answers_as_the_learner(
@@ -98,7 +124,7 @@ def test_a_plain_folder_answers_as_the_learner(
     assert tokenizer("the big dog").input_ids == learner.host.tokenizer("the big dog").input_ids
 
 
-@pytest.mark.parametrize("method", ["am_lora", "inc_lora+gaussian_routing", "epi", "mocl", "nacre"])
+@pytest.mark.parametrize("method", ["am_lora", "mocl", "nacre", "sapt_lora"])
 def test_what_depends_on_the_input_is_refused(tiny_model: Callable[[str], Path], tmp_path: Path, method: str) -> None:
     learner = learned(tiny_model("t5"), method, NAMES[:2])
     for write in (export_peft, export_merged):
@@ -110,7 +136,7 @@ def test_what_depends_on_the_input_is_refused(tiny_model: Callable[[str], Path],
 @pytest.mark.parametrize("method", ["seq_ft", "osf", "adapter"])
 def test_what_is_no_lora_is_no_peft_adapter(tiny_model: Callable[[str], Path], tmp_path: Path, method: str) -> None:
     learner = learned(tiny_model("t5"), method, NAMES[:1])
-    with pytest.raises(ModelError, match="something else than a sum of LoRAs"):
+    with pytest.raises(ModelError, match="something else than LoRAs"):
         export_peft(learner, tmp_path / "peft", rows(learner))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from nacre.adapters.route import Route
 from nacre.errors import ModelError
 from nacre.files import build_new_folder
 from nacre.functional.losses import IGNORED
@@ -44,13 +46,26 @@ class Exported:
     largest: float
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in an export, and how the learner computes what it should.
+
+    Attributes:
+        load: Loads it from the export's folder, as a user would.
+        route: Under which the learner computes the same; None: as it answers by itself.
+    """
+
+    load: Callable[[Path], nn.Module]
+    route: Callable[[int], Route] | None = None
+
+
 def export(
     kind: str,
     learner: Learner,
     folder: Path,
     rows: Sequence[Encoded],
     write: Callable[[Path], None],
-    load: Callable[[Path], torch.nn.Module],
+    pairs: Sequence[LoadedModel],
     bound: float,
 ) -> Exported:
     """Write an export, load it again, and compare it. The folder appears only if it passes.
@@ -61,7 +76,7 @@ def export(
         folder: A new folder.
         rows: To compare on; see `rows_of`.
         write: Writes the files.
-        load: Loads them as a user would.
+        pairs: The models in it.
         bound: How much a logit may differ, as a share of the largest one, or of 1 where all are smaller.
 
     Raises:
@@ -69,12 +84,23 @@ def export(
         FileExistsError: If the folder is there.
     """
     batches = [learner.host.family.batch(rows[start : start + AT_ONCE]) for start in range(0, len(rows), AT_ONCE)]
-    own = [logits_of(learner.host.model, batch) for batch in batches]
     found: list[Exported] = []
 
     def fill(place: Path) -> None:
         write(place)
-        found.append(_compared(kind, folder, own, load(place), batches, len(rows), bound))
+        difference = largest = 0.0
+        for pair in pairs:
+            model = pair.load(place)
+            for batch in batches:
+                own = _own_logits(learner, batch, pair.route)
+                difference = max(difference, float((own - logits_of(model, batch)).abs().max()))
+                largest = max(largest, float(own.abs().max()))
+        if not difference <= bound * max(1.0, largest):
+            raise ModelError(
+                f"{kind}: loaded again, it answers otherwise: logits differ by up to {difference:.3g}, where the "
+                f"largest is {largest:.3g}. Nothing was written."
+            )
+        found.append(Exported(kind, folder, len(rows), difference, largest))
 
     build_new_folder(folder, fill)
     return found[0]
@@ -101,7 +127,7 @@ def rows_of(learner: Learner, examples: Sequence[Example]) -> list[Encoded]:
     return learner.encode(taken)
 
 
-def logits_of(model: torch.nn.Module, batch: Batch) -> Tensor:
+def logits_of(model: nn.Module, batch: Batch) -> Tensor:
     """The logits [B, S, V] of a batch, as the model answers; those that predict nothing of the targets are 0.
 
     Args:
@@ -134,21 +160,6 @@ def check_writes(learner: Learner, kind: str) -> None:
         )
 
 
-def _compared(
-    kind: str,
-    folder: Path,
-    own: Sequence[Tensor],
-    model: torch.nn.Module,
-    batches: Sequence[Batch],
-    rows: int,
-    bound: float,
-) -> Exported:
-    pairs = [(one, logits_of(model, batch)) for one, batch in zip(own, batches, strict=True)]
-    difference = max(float((one - other).abs().max()) for one, other in pairs)
-    largest = max(float(one.abs().max()) for one, _ in pairs)
-    if not difference <= bound * max(1.0, largest):
-        raise ModelError(
-            f"{kind}: loaded again, it answers otherwise: logits differ by up to {difference:.3g}, where the largest "
-            f"is {largest:.3g}. Nothing was written."
-        )
-    return Exported(kind, folder, rows, difference, largest)
+def _own_logits(learner: Learner, batch: Batch, route: Callable[[int], Route] | None) -> Tensor:
+    with nullcontext() if route is None else learner.under(route(batch.size)):
+        return logits_of(learner.host.model, batch)

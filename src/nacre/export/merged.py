@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from nacre.export.exported import Exported, check_writes, export
+from nacre.export.exported import Exported, LoadedModel, check_writes, export
 from nacre.learning.learner import Learner
 from nacre.models.families import Encoded
 from nacre.models.loading import load_host
@@ -37,4 +37,4 @@ def export_merged(learner: Learner, folder: Path, rows: Sequence[Encoded]) -> Ex
     def load(place: Path) -> torch.nn.Module:
         return load_host(str(place)).model
 
-    return export("merged", learner, folder, rows, write, load, BOUND)
+    return export("merged", learner, folder, rows, write, [LoadedModel(load)], BOUND)
