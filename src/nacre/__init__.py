@@ -26,6 +26,7 @@ __all__ = [
     "Template",
     "build_method",
     "load_host",
+    "load_model",
     "load_tasks",
     "masking",
     "run",
@@ -34,6 +35,7 @@ __all__ = [
 if TYPE_CHECKING:
     from nacre.errors import NacreError
     from nacre.evaluation.settings import Decoding
+    from nacre.export.package import load_model
     from nacre.interop.masking import masking
     from nacre.learning.learner import Learner
     from nacre.learning.settings import Optim
@@ -60,6 +62,7 @@ _HOMES = {
     "Template": "nacre.tasks.template",
     "build_method": "nacre.registry",
     "load_host": "nacre.models.loading",
+    "load_model": "nacre.export.package",
     "load_tasks": "nacre.tasks.reading.sources",
     "masking": "nacre.interop.masking",
     "run": "nacre.runs.python",

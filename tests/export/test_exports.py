@@ -14,15 +14,17 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from helpers.tiny import perturb, tiny_task
 from nacre.adapters.route import Route
-from nacre.errors import ModelError
+from nacre.errors import CheckpointError, ModelError
 from nacre.events import ignore
 from nacre.export.exported import ROWS, logits_of, rows_of
 from nacre.export.merged import export_merged
+from nacre.export.package import export_package, load_model
 from nacre.export.peft_adapter import export_peft
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.models.loading import load_host
 from nacre.registry import build_method
+from nacre.tasks.prompts import prompt_example
 
 torch.set_num_threads(1)
 
@@ -122,6 +124,63 @@ def test_a_plain_folder_answers_as_the_learner(
     assert found.difference <= 1e-5 * found.largest
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     assert tokenizer("the big dog").input_ids == learner.host.tokenizer("the big dog").input_ids
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama"])
+@pytest.mark.parametrize("method", ["am_lora", "inc_lora", "epi", "inc_lora+gaussian_routing", "moe_lora", "seq_ft"])
+def test_a_package_answers_as_the_learner_to_the_bit(
+    tiny_model: Callable[[str], Path], tmp_path: Path, method: str, architecture: str
+) -> None:
+    learner = learned(tiny_model(architecture), method)
+    found = export_package(learner, tmp_path / "package", rows(learner))
+    assert found.difference == 0.0
+    prompts = [example.input for name in NAMES for example in tiny_task(name).examples("test")]
+    answers = learner.predict(prompts)
+    limit = learner.lengths.target
+    inputs = [torch.tensor([row.source]) for row in learner.encode([prompt_example(prompt, "") for prompt in prompts])]
+    learner.remove()
+    model = load_model(tmp_path / "package")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "package" / "model")
+    for ids, answer in zip(inputs, answers, strict=True):
+        written = model.generate(ids, max_new_tokens=limit, do_sample=False)[0]  # type: ignore[operator]
+        own = written if architecture == "t5" else written[ids.shape[1] :]
+        assert tokenizer.decode(own, skip_special_tokens=True).strip() == answer.strip()
+    if method != "seq_ft":  # the others have modules in the model that no other tool knows
+        with pytest.raises(ModelError):
+            model.save_pretrained(tmp_path / "broken")  # type: ignore[operator]
+
+
+def test_rows_of_a_package_are_routed_one_by_one(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    learner = learned(tiny_model("t5"), "epi")
+    export_package(learner, tmp_path / "package", rows(learner))
+    learner.remove()
+    model = load_model(tmp_path / "package")
+    family = model.nacre[0].host.family  # type: ignore[index, union-attr]
+    own = rows_of(model.nacre[0], [tiny_task(name).examples("test")[0] for name in NAMES])[:4]  # type: ignore[index]
+    together = logits_of(model, family.batch(own))
+    for number, row in enumerate(own):
+        alone = logits_of(model, family.batch([row]))[0]
+        assert torch.allclose(together[number, : len(alone)], alone, atol=1e-5)
+    with pytest.raises(ModelError, match="num_beams"):
+        model.generate(torch.tensor([[5, 6]]), num_beams=2)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("damage", ["package.json", "learner/state.json", "learner/adapter.safetensors"])
+def test_a_damaged_package(tiny_model: Callable[[str], Path], tmp_path: Path, damage: str) -> None:
+    export_package(learner := learned(tiny_model("t5"), "am_lora", NAMES[:1]), tmp_path / "package", rows(learner))
+    learner.remove()
+    file = tmp_path / "package" / damage
+    file.write_bytes(file.read_bytes()[:-9] + b"x" * 9)
+    with pytest.raises(CheckpointError, match=file.name.replace(".", r"\.")):
+        load_model(tmp_path / "package")
+
+
+@pytest.mark.parametrize("method", ["nacre", "demix", "l2p", "lda"])
+def test_what_a_model_alone_cannot_answer(tiny_model: Callable[[str], Path], tmp_path: Path, method: str) -> None:
+    learner = learned(tiny_model("t5"), method, NAMES[:2])
+    with pytest.raises(ModelError, match=r"package: .*Learner\.load"):
+        export_package(learner, tmp_path / "package", rows(learner))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("method", ["am_lora", "mocl", "nacre", "sapt_lora"])

@@ -108,7 +108,7 @@ def test_a_run_becomes_a_store(nacre: Call, data: Path, tiny_model: Callable[[st
     assert nacre("learn", path, "--task", NAMES[2], "--data", data).code == 0
 
 
-@pytest.mark.parametrize("kind", ["merged", "peft"])
+@pytest.mark.parametrize("kind", ["merged", "peft", "package"])
 def test_a_version_is_exported(nacre: Call, store: Path, tmp_path: Path, kind: str) -> None:
     said = nacre("export", store, "--format", kind, "--output", tmp_path / "out")
     assert said.code == 0, said.err
@@ -289,7 +289,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     # export
     (("export", "{store}"), "--output"),
     (("export", "{store}", "--output", "{data}"), "holds other things"),
-    (("export", "{store}", "--output", "{tmp}/new", "--format", "onnx"), "merged, peft"),
+    (("export", "{store}", "--output", "{tmp}/new", "--format", "onnx"), "merged, peft, package"),
     (("export", "{store}", "--output", "{tmp}/new", "--version", "zzzz"), "no version begins so"),
     (("export", "{store}", "--output", ""), "empty"),
     (("export", "{tmp}/none", "--output", "{tmp}/new"), "is not a store"),

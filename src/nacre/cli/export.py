@@ -14,7 +14,9 @@ def export(
     output: Annotated[str, typer.Option(metavar="DIR", help="A new folder.")],
     kind: Annotated[
         str,
-        typer.Option("--format", help="merged: a plain Hugging Face folder; peft: one stock LoRA, of summed tasks."),
+        typer.Option(
+            "--format", help="merged: a plain model folder; peft: stock LoRAs; package: for nacre.load_model."
+        ),
     ] = "merged",
     version: Annotated[str, typer.Option(help="The first digits of its name, or 'current'.")] = "current",
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,5 +160,6 @@ def check_writes(learner: Learner, kind: str) -> None:
 
 
 def _own_logits(learner: Learner, batch: Batch, route: Callable[[int], Route] | None) -> Tensor:
-    with nullcontext() if route is None else learner.under(route(batch.size)):
+    asked = Batch(batch.tensors, ("",) * batch.size)  # as by somebody who has nothing but the prompts
+    with learner.host.family.routed(asked) if route is None else learner.under(route(batch.size)):
         return logits_of(learner.host.model, batch)

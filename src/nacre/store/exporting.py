@@ -9,6 +9,7 @@ from nacre.errors import RecipeError
 from nacre.events import ignore
 from nacre.export.exported import Exported, rows_of
 from nacre.export.merged import export_merged
+from nacre.export.package import export_package
 from nacre.export.peft_adapter import export_peft
 from nacre.files import user_path
 from nacre.learning.learner import Learner
@@ -21,6 +22,7 @@ from nacre.store.store import Store
 FORMATS: Mapping[str, Callable[[Learner, Path, Sequence[Encoded]], Exported]] = {
     "merged": export_merged,
     "peft": export_peft,
+    "package": export_package,
 }
 
 
