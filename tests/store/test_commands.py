@@ -14,10 +14,16 @@ import torch
 
 from helpers.command import Call, assert_one_line_error, contents
 from helpers.stores import NAMES, new_store, settings_of, taught, write_tasks
+from nacre.events import ignore
+from nacre.store.answering import Question, reply
+from nacre.store.learners import learner_of
+from nacre.store.source import Source
 from nacre.store.store import Store
+from nacre.store.teaching import learn
 
 torch.set_num_threads(1)
 
+THINGS = ("dog", "cat", "cow", "hen", "stone", "lamp", "spoon")
 ROUTED = "inc_lora+gaussian_routing"
 
 
@@ -164,6 +170,23 @@ def test_questions_without_a_task(
     assert "kind" in reply or not says
     if reply.get("kind") == "foreign":
         assert reply.keys() == {"answer", "kind", "version"}
+
+
+def test_no_label_answers_a_task_without_any(data: Path, tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """The learner knows labels of another task; a question that it takes for free text is answered in words."""
+    rows = [(f"the {size} {thing}", f"{thing} near {size}") for size in ("big", "old", "new") for thing in THINGS]
+    lines = [json.dumps({"prompt": prompt, "completion": answer}) for prompt, answer in rows]
+    (tmp_path / "notes.jsonl").write_text("\n".join(lines) + "\n")
+    store = new_store(tmp_path / "store", settings_of(tiny_model("llama"), "nacre"))
+    taught(store, data, NAMES[0])
+    learn(store, Source("notes", str(tmp_path / "notes.jsonl")), ignore)
+    learner = learner_of(store, store.current, ignore)
+    prompts = [prompt for prompt, _ in rows]
+    found = [each for each in reply(learner, [Question(prompt) for prompt in prompts]) if each.task == "notes"]
+    assert found
+    written = dict(zip(prompts, learner.predict(prompts), strict=True))
+    assert {each.answer for each in found} <= set(written.values())
+    assert {each.probability for each in found} == {None}
 
 
 def test_a_method_that_must_be_given_the_task(

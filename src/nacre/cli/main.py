@@ -65,8 +65,8 @@ def version_option(
 def main() -> None:
     """Run the command line and exit.
 
-    Exit codes: 0 done; 1 a bug, with its traceback, or what `check --strict` found; 2 something the user can mend, in
-    one line; 130 interrupted.
+    Exit codes: 0 done; 1 a bug, with its traceback, what `check --strict` found, or a gate that stays closed; 2
+    something the user can mend, in one line; 130 interrupted.
     """
     # torch's threads would burn a core each while they wait for one another: two runs with two threads each on two
     # cores took five times as long (docs/performance.md). It is read when torch is first imported.

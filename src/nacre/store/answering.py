@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nacre.documents import DocumentError, check_plain, parse_json, shown, shown_text, text_fault
@@ -155,7 +155,12 @@ def _of_none(learner: Learner, asked: Sequence[str | Conversation]) -> list[Repl
         decisions = readout.decide(learner, rows, None)
         if decisions is None:
             return [Reply(answer) for answer in readout.classify(learner, rows, None)]
-    return [_decided(decision, readout.abstains) for decision in decisions]
+    replies = [_decided(decision, readout.abstains) for decision in decisions]
+    written = [number for number, each in enumerate(replies) if each.task is not None and _is_free(learner, each.task)]
+    texts = learner.predict([asked[number] for number in written])
+    for number, text in zip(written, texts, strict=True):  # no label of another task answers a task without any
+        replies[number] = replace(replies[number], answer=text, probability=None)
+    return replies
 
 
 def _decided(decision: Decision, asked: bool) -> Reply:
@@ -166,6 +171,11 @@ def _decided(decision: Decision, asked: bool) -> Reply:
         decision.kind if asked else None,
         decision.labels.get(decision.answer),
     )
+
+
+def _is_free(learner: Learner, task: str) -> bool:
+    """Whether a task's answers are written."""
+    return task in learner.state.forms and learner.state.forms[task].labels is None
 
 
 def _likeliest(shares: Mapping[str, float]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nacre.errors import CheckpointError
@@ -107,7 +108,7 @@ def status_of(store: Store) -> Status:
         name=name,
         version=version,
         versions=len(store.names()),
-        size=sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
+        size=_size(store.path),
         refused=refused[-1] if refused else None,
         unfinished=sorted(str(folder) for folder in store.versions.glob(f"{UNFINISHED}*")),
     )
@@ -128,3 +129,9 @@ def _peek(store: Store, name: str) -> Version | None:
         return read_version(store.folder(name))
     except CheckpointError:
         return None
+
+
+def _size(folder: Path) -> int:
+    """The bytes of all files below a folder; those with several names count once."""
+    stats = (file.stat() for file in folder.rglob("*") if file.is_file())
+    return sum({(each.st_dev, each.st_ino): each.st_size for each in stats}.values())
