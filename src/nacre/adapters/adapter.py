@@ -152,6 +152,17 @@ class PlacedAdapter(ABC):
     def fresh(self, seed: int) -> None:
         """Fill the newest slot with its usual random values; each tensor's own seed is derived from `seed`."""
 
+    def take(self, factors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Put LoRAs that were trained elsewhere into the newest slot.
+
+        Args:
+            factors: A [r, d_in] and B [d_out, r] of every linear map, by its name; the scale is the adapter's.
+
+        Raises:
+            ModelError: They do not fit this adapter.
+        """
+        raise ModelError("This method's slots hold no LoRA; inc_lora takes one that was trained elsewhere.")
+
     @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:
         """The parameters that are trained for the newest task."""

@@ -396,6 +396,23 @@ class PlacedLowRank(PlacedSlots[LowRankSite], GatedUnits):
         for site in self.sites.values():
             site.consolidate()
 
+    @torch.no_grad()
+    def take(self, factors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        if self.is_gated or any(site.slots.has_sigma or site.slots.fixes_down for site in self.sites.values()):
+            super().take(factors)
+        if missing := sorted(self.sites.keys() ^ factors.keys()):
+            where = "the adapter" if missing[0] in self.sites else "the method"
+            raise ModelError(f"'{missing[0]}' carries no LoRA in {where}: both must have the same linear maps.")
+        for name, site in self.sites.items():
+            down, up = factors[name]
+            if (down.shape, up.shape) != (site.slots.down.weight.shape, site.slots.up.weight.shape):
+                raise ModelError(
+                    f"'{name}' has a LoRA of the shapes {tuple(down.shape)} and {tuple(up.shape)}; "
+                    f"{tuple(site.slots.down.weight.shape)} and {tuple(site.slots.up.weight.shape)} belong there."
+                )
+            site.slots.down.weight.copy_(down)
+            site.slots.up.weight.copy_(up)
+
     def unit_gates(self) -> list[UnitGates]:
         return [site.gates for site in self.sites.values() if site.gates is not None]
 

@@ -14,7 +14,7 @@ from nacre.cli.check import check
 from nacre.cli.compare import compare
 from nacre.cli.demo import demo
 from nacre.cli.export import export
-from nacre.cli.import_run import import_run
+from nacre.cli.import_learned import import_learned
 from nacre.cli.init import init
 from nacre.cli.learn import forget, learn
 from nacre.cli.pretrain import pretrain
@@ -45,7 +45,7 @@ for command in (demo, check, run, report, compare, methods, streams, pretrain):
 for of_a_store in (init, learn, predict, status, versions, show, rollback, forget, export, serve):
     app.command(rich_help_panel=STORE)(of_a_store)
 app.command("eval", rich_help_panel=STORE)(evaluate)
-app.command("import", rich_help_panel=STORE)(import_run)
+app.command("import", rich_help_panel=STORE)(import_learned)
 
 
 @app.callback(invoke_without_command=True)

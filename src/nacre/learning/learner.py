@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -61,6 +61,9 @@ from nacre.tasks.task import Task
 from nacre.tasks.template import Example
 
 S = TypeVar("S")
+
+GivenFactors = Mapping[str, tuple[Tensor, Tensor]] | None
+"""LoRAs that were trained elsewhere, by linear map; None where training is to be done."""
 
 
 class Learner:
@@ -221,8 +224,24 @@ class Learner:
             TrainingError: If the curriculum does not work that way, if a task has been learned before, if a loss is not
                 finite, or if nothing can be learned from a batch.
         """
+        self._learn_wholly(tasks, again, None)
+
+    def adopt(self, task: Task, factors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Take a task over whose LoRA was trained elsewhere: all happens as in `learn`, but for the training.
+
+        Args:
+            task: The task; parts that look at its rows do so.
+            factors: A [r, d_in] and B [d_out, r] of every linear map, by its name; the scale is the adapter's.
+
+        Raises:
+            ModelError: If they do not fit the method's adapter.
+            DataError, TrainingError: As `learn` does.
+        """
+        self._learn_wholly([task], False, factors)
+
+    def _learn_wholly(self, tasks: Sequence[Task], again: bool, factors: GivenFactors) -> None:
         try:
-            self._learn(tasks, again)
+            self._learn(tasks, again, factors)
         finally:
             self._number = None
             self.resources.clear()
@@ -250,7 +269,7 @@ class Learner:
         """Whether answers are written freely, so that a label has to be read in them."""
         return self.method.readout is None and self.decoding.decode == "free"
 
-    def _learn(self, tasks: Sequence[Task], again: bool) -> None:
+    def _learn(self, tasks: Sequence[Task], again: bool, factors: GivenFactors) -> None:
         if self.adapter.on_disk is not None:
             raise TrainingError(
                 "This learner's slots stay on disk: load it without slots_in_memory to learn more tasks."
@@ -276,10 +295,13 @@ class Learner:
             self.method.start.fill(self, tasks)
         for part in self.method.parts:
             part.begin(self, tasks)
-        self.on_event(TrainingPrepared(groups=[(group.name, group.size) for group in self.trainable()]))
+        if factors is None:
+            self.on_event(TrainingPrepared(groups=[(group.name, group.size) for group in self.trainable()]))
         if not self.state.tasks:
             warn_of_rounding(self, self.trainable())
-        if self.trainable():
+        if factors is not None:
+            self.adapter.take(factors)
+        elif self.trainable():
             self._train(tasks, [*(example for task in tasks for example in task.examples("train")), *more, *earlier])
         for part in self.method.parts:
             part.end(self, tasks)

@@ -12,6 +12,7 @@ from nacre.errors import CheckpointError, DataError, RecipeError, nearest
 from nacre.evaluation.scoring import normalize
 from nacre.events import EvaluationStarted, OnEvent, Resumed, StageStarted, Warned
 from nacre.files import build_folder, hash_of, user_path
+from nacre.interop.peft_files import PeftLora
 from nacre.learning import checkpoint
 from nacre.learning.contents import Contents
 from nacre.learning.learner import Learner
@@ -105,6 +106,28 @@ def adopt(
     learner = fresh_learner(settings, on_event)
     learner.restore(snapshot)
     return Store.make(place, settings, lambda store: _first(store, "import", learner, taught, on_event))
+
+
+@quiet_transformers()
+def adopt_peft(place: str | Path, settings: StoreSettings, lora: PeftLora, source: Source, on_event: OnEvent) -> Store:
+    """Make a store whose first task is a LoRA that PEFT has trained.
+
+    Args:
+        place: A new folder.
+        settings: With a method whose slots are such LoRAs, written out.
+        lora: What was trained.
+        source: The task's rows.
+        on_event: Is told what happens.
+
+    Raises:
+        NacreError: If the LoRA does not fit the settings, or if the task cannot be read.
+    """
+    check_single_process()
+    Store.check_place(user_path(place))
+    task = source.read(settings.identity)
+    learner = fresh_learner(settings, on_event)
+    learner.adopt(task, lora.factors)
+    return Store.make(place, settings, lambda store: _first(store, "import", learner, [(source, task)], on_event))
 
 
 @quiet_transformers()
