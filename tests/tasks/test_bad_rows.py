@@ -213,6 +213,26 @@ def test_another_file_might_be_the_test_rows(tmp_path: Path, other: str) -> None
         load(tmp_path)
 
 
+def tables(folder: Path, *names: str) -> Path:
+    """Tables of a hundred rows each; returns the first one."""
+    for name in names:
+        (folder / name).write_text("text,label\n" + "\n".join(f"row {n},{'ab'[n % 2]}" for n in range(100)))
+    return folder / names[0]
+
+
+def test_other_tasks_lie_beside_a_lone_file(tmp_path: Path) -> None:
+    file = tables(tmp_path, "tickets.csv", "refunds.csv", "contest.csv", "latest.csv", "tickets2.csv")
+    assert len(load_tasks(["tickets"], file)[0].test) == 10
+    assert len(load_tasks(["refunds"], tmp_path)[0].test) == 10
+
+
+@pytest.mark.parametrize("other", ["tickets-held-out.csv", "tickets_2.csv", "test.csv", "my_eval.csv", "Dev.tsv"])
+def test_a_file_beside_a_lone_one_might_be_its_test_rows(tmp_path: Path, other: str) -> None:
+    file = tables(tmp_path, "tickets.csv", other)
+    with pytest.raises(DataError, match=r"there is no test file; put tickets\.test\.csv beside tickets\.csv"):
+        load_tasks(["tickets"], file)
+
+
 # On the command line.
 
 

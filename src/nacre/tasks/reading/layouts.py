@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,11 +144,20 @@ def split_files(location: TaskLocation, named: Mapping[Split, str]) -> dict[Spli
 
 
 def other_data_files(location: TaskLocation, train: Path) -> list[str]:
-    """Returns the names of other files beside the training file that could hold rows, and so might be its test rows."""
+    """Returns the names of other files beside the training file that might be its test rows.
+
+    In a task's folder any file that could hold rows may be. Beside a lone file lie other tasks' files: there its name
+    must have the training file's as its first word (`tickets-2.csv`), or say that it is a split (`test.jsonl`).
+    """
     folder = location.path.parent if location.layout == "file" else location.path
     kinds = (*ENDINGS, ".tsv", ".txt", ".gz", ".zst", ".xlsx", ".arrow")
     files = [path for path in _entries(folder) if path.name.lower().endswith(kinds) and path.name != train.name]
-    return [path.name for path in files if path.name not in ("task.json", "labels.json")]
+    names = [path.name for path in files if path.name not in ("task.json", "labels.json")]
+    stem = _stem(train) if location.layout == "file" else None
+    if stem is None:
+        return names
+    named_alike = re.compile(re.escape(stem) + "(?![a-zA-Z0-9])")
+    return [name for name in names if named_alike.match(name) or _is_of_a_split(name)]
 
 
 def expected_test_file(location: TaskLocation, train: Path) -> str:
@@ -212,6 +222,11 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError:
         return []
+
+
+def _is_of_a_split(name: str) -> bool:
+    """Whether a file's name says that it is a split."""
+    return any(word in _SPLITS for word in re.split(r"[^a-z]+", name.lower()))
 
 
 def _stem(path: Path) -> str | None:
