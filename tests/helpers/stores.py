@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,9 @@ def settings_of(model: Path, method: str = "inc_lora", **more: Any) -> StoreSett
     return StoreSettings(method=method, model=str(model), **fields).written_out()
 
 
-def write_tasks(data: Path) -> Path:
-    """The tasks of `NAMES`; returns their folder."""
-    for name in NAMES:
+def write_tasks(data: Path, names: Sequence[str] = NAMES) -> Path:
+    """Small tasks of these names; returns their folder."""
+    for name in names:
         write_task(data, name, rows=12)
     return data
 

@@ -17,7 +17,7 @@ from nacre.evaluation.scoring import score
 from nacre.records.gate_verdict import GateVerdict, Judgment, Unclear
 from nacre.report.verdict import as_html, as_markdown, sentence
 from nacre.seeds import derive
-from nacre.store.gate import SAMPLES, MustKeep, benchmark_judgment, task_judgment
+from nacre.store.gate import SAMPLES, MustKeep, Requirement
 from nacre.store.judging import SEED, judge
 from nacre.tasks.task import Row, Task
 from nacre.tasks.template import Template
@@ -66,6 +66,10 @@ def lines(right: list[bool], **more: Any) -> list[dict[str, Any]]:
     return [{"answer": "yes" if one else "no", "target": "yes", "right": one, **more} for one in right]
 
 
+def required(name: str, may_lose: float) -> Requirement:
+    return Requirement(name, "task", may_lose, "0" * 16)
+
+
 def naive_interval(before: list[float], after: list[float], seed: int, samples: int = 20_000) -> tuple[float, float]:
     """Rows are drawn one by one, both versions' answers to each together."""
     rng = np.random.default_rng(seed)
@@ -85,7 +89,7 @@ def test_the_interval_is_a_paired_bootstrap(seed: int) -> None:
     rng = np.random.default_rng(seed)
     before = (rng.random(120) < 0.8).tolist()
     after = [one if rng.random() < 0.9 else not one for one in before]
-    found = task_judgment("animals", 0.02, lines(before), lines(after), task_of(120), SEED)
+    found = required("animals", 0.02).judged_task(lines(before), lines(after), task_of(120), SEED)
     low, high = naive_interval([float(one) for one in before], [float(one) for one in after], seed)
     assert found.before == pytest.approx(np.mean(before))
     assert found.after == pytest.approx(np.mean(after))
@@ -96,8 +100,8 @@ def test_the_interval_is_a_paired_bootstrap(seed: int) -> None:
 def test_rows_are_paired() -> None:
     """Equal answers leave no doubt, however few they are; answers of equal scores to other rows do."""
     one, other = [True, False] * 20, [False, True] * 20
-    same = task_judgment("animals", 0.0, lines(one), lines(one), task_of(40), SEED)
-    swapped = task_judgment("animals", 0.05, lines(one), lines(other), task_of(40), SEED)
+    same = required("animals", 0.0).judged_task(lines(one), lines(one), task_of(40), SEED)
+    swapped = required("animals", 0.05).judged_task(lines(one), lines(other), task_of(40), SEED)
     assert (same.low, same.high, same.kept) == (0.0, 0.0, "kept")
     assert same.before == swapped.before == swapped.after
     assert swapped.kept == "unclear"
@@ -114,8 +118,8 @@ def test_metrics_of_all_answers_are_scored_anew(metric: str, monkeypatch: pytest
     test = tuple(Row(f"row {number}", words[number % 3]) for number in range(36))
     task = Task("animals", test, (), test, Template(), labels, metric=metric)
     answers = [[row.target if rng.random() < share else words[rng.integers(3)] for row in test] for share in (0.9, 0.6)]
-    found = task_judgment(
-        "animals", 0.02, *([{"answer": one, "right": False} for one in own] for own in answers), task, SEED
+    found = required("animals", 0.02).judged_task(
+        *([{"answer": one, "right": False} for one in own] for own in answers), task, SEED
     )
     values = [score(task, own).value for own in answers]
     assert (found.before, found.after) == pytest.approx(tuple(values))
@@ -134,7 +138,7 @@ def test_metrics_of_all_answers_are_scored_anew(metric: str, monkeypatch: pytest
 def test_text_is_judged_by_its_tokens() -> None:
     before = [{"right": 8, "tokens": 10}, {"right": 2, "tokens": 10}, {"right": 5, "tokens": 20}]
     after = [{"right": 6, "tokens": 10}, {"right": 2, "tokens": 10}, {"right": 9, "tokens": 20}]
-    found = task_judgment("text", 0.5, before, after, task_of(3), SEED)
+    found = required("text", 0.5).judged_task(before, after, task_of(3), SEED)
     assert (found.before, found.after) == pytest.approx((15 / 40, 17 / 40))
 
 
@@ -146,7 +150,9 @@ def test_benchmarks_are_judged_by_their_headline() -> None:
             seconds=0.0, right=values,
         )  # fmt: skip
 
-    found = benchmark_judgment(0.1, scores([True] * 50), scores([False] * 50), SEED)
+    found = Requirement("hellaswag", "benchmark", 0.1, "0" * 16).judged_benchmark(
+        scores([True] * 50), scores([False] * 50), SEED
+    )
     assert (found.name, found.kind, found.before, found.after, found.kept) == (
         "hellaswag",
         "benchmark",
@@ -158,7 +164,7 @@ def test_benchmarks_are_judged_by_their_headline() -> None:
 
 def test_what_was_not_measured() -> None:
     for before, after in ((None, lines([True])), (lines([True]), None), (lines([True]), lines([True] * 2))):
-        found = task_judgment("animals", 1.0, before, after, task_of(1), SEED)
+        found = required("animals", 1.0).judged_task(before, after, task_of(1), SEED)
         assert (found.kept, found.rows, found.before) == ("not measured", 0, None)
 
 
@@ -171,14 +177,14 @@ def test_what_was_not_measured() -> None:
 )  # fmt: skip
 def test_kept_lost_and_unclear(right: int, may_lose: float, kept: str) -> None:
     after = [True] * right + [False] * (100 - right)
-    found = task_judgment("animals", may_lose, lines([True] * 100), lines(after), task_of(100), SEED)
+    found = required("animals", may_lose).judged_task(lines([True] * 100), lines(after), task_of(100), SEED)
     assert found.kept == kept
 
 
 @pytest.mark.parametrize(("unclear", "right", "passes"), [("fail", 98, False), ("pass", 98, True), ("pass", 96, False)])
 def test_what_is_unclear(unclear: Unclear, right: int, passes: bool) -> None:
     after = [True] * right + [False] * (100 - right)
-    found = task_judgment("animals", 0.03, lines([True] * 100), lines(after), task_of(100), SEED)
+    found = required("animals", 0.03).judged_task(lines([True] * 100), lines(after), task_of(100), SEED)
     assert found.kept == "unclear"
     assert found.passes(unclear) == passes
 
@@ -226,6 +232,24 @@ def test_a_version_that_lost_too_much_does_not_answer(
     assert store.current == outcome.name
 
 
+def test_small_losses_do_not_add_up(data: Path, tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """Against the version that had just learned the task, a loss that came in two steps counts whole."""
+    store = new_store(tmp_path / "store", settings_of(tiny_model("t5"), against="learned"))
+    first, second, third = taught(store, data, *NAMES)
+    gate = "*:-100pt"
+    for against, names in (("before", [second.name, second.name]), ("learned", [first.name, second.name])):
+        verdict = judge(store, second.name, third.name, MustKeep.of(gate, against=against))  # type: ignore[arg-type]
+        assert [each.against for each in verdict.judgments] == names
+        for each in verdict.judgments:
+            known = store.read(each.against).learned(each.name)
+            assert known is not None
+            assert known.score is not None
+            assert each.before == known.score.value
+    outcome = taught(store, write_tasks(tmp_path / "more", ("extra",)), "extra", must_keep=gate)[0]
+    assert outcome.verdict is not None
+    assert [each.against for each in outcome.verdict.judgments] == [first.name, second.name, third.name]
+
+
 def verdict_of(*judgments: Judgment, must_keep: str = "*:-1pt") -> GateVerdict:
     return GateVerdict(
         version="0" * 16, before="1" * 16, task="tools", must_keep=must_keep, unclear="fail",
@@ -236,19 +260,19 @@ def verdict_of(*judgments: Judgment, must_keep: str = "*:-1pt") -> GateVerdict:
 
 def test_names_do_no_harm_in_a_verdict() -> None:
     name = "<script>alert(1)</script>|`*_[x](y)"
-    judgment = task_judgment(name, 0.01, lines([True] * 9), lines([False] * 9), task_of(9), SEED)
+    judgment = required(name, 0.01).judged_task(lines([True] * 9), lines([False] * 9), task_of(9), SEED)
     verdict = verdict_of(judgment, must_keep=f"{name}:-1pt")
     assert "<script>" not in as_html(verdict)
     assert "&lt;script&gt;" in as_html(verdict)
     table = [line for line in as_markdown(verdict).split("\n") if line.startswith("| ")]
-    assert [line.replace("\\|", "").count("|") for line in table] == [9, 9]
+    assert [line.replace("\\|", "").count("|") for line in table] == [10, 10]
     assert "<script>" not in as_markdown(verdict)
 
 
 def test_sentences() -> None:
-    kept = task_judgment("animals", 0.1, lines([True] * 9), lines([True] * 9), task_of(9), SEED)
-    lost = task_judgment("plants", 0.1, lines([True] * 9), lines([False] * 9), task_of(9), SEED)
-    missing = task_judgment("tools", 0.1, None, None, None, SEED)
+    kept = required("animals", 0.1).judged_task(lines([True] * 9), lines([True] * 9), task_of(9), SEED)
+    lost = required("plants", 0.1).judged_task(lines([True] * 9), lines([False] * 9), task_of(9), SEED)
+    missing = required("tools", 0.1).judged_task(None, None, None, SEED)
     assert sentence(verdict_of()) == f"Version {'0' * 16} passes the gate: there was nothing to keep yet."
     assert sentence(verdict_of(kept)) == f"Version {'0' * 16} keeps what it must: 1 score judged."
     assert sentence(verdict_of(kept, lost, missing)) == (

@@ -16,6 +16,7 @@ Kept = Literal["kept", "lost", "unclear", "not measured"]
 
 
 Unclear = Literal["fail", "pass"]
+Against = Literal["before", "learned"]
 
 
 class Judgment(BaseModel):
@@ -25,8 +26,9 @@ class Judgment(BaseModel):
         name: The task's or the benchmark's.
         kind: Which of them it is.
         may_lose: How much of its score it may lose, a fraction.
-        before: Its score in the version before; None where it was not measured.
-        after: In the new one; None where it was not measured.
+        against: The version that it is compared with.
+        before: Its score there; None where it was not measured.
+        after: In the new version; None where it was not measured.
         low: Lower end of the interval of `after` less `before`; None where it was not measured.
         high: Its upper end.
         rows: On how many rows.
@@ -38,6 +40,7 @@ class Judgment(BaseModel):
     name: str
     kind: Literal["task", "benchmark"]
     may_lose: Share
+    against: str
     before: float | None
     after: float | None
     low: float | None
@@ -63,7 +66,7 @@ class GateVerdict(BaseModel):
 
     Attributes:
         version: The new one.
-        before: The one that it is compared with.
+        before: The one that it was made of.
         task: What was learned, or taken out.
         must_keep: What was asked for, as it was written.
         unclear: What becomes of a score that is neither kept nor lost; `pass`: it passes if its change, as measured, is

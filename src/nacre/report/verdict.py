@@ -17,7 +17,7 @@ RULES = {
     "pass": "The gate opens where everything is kept, or is unclear and, as measured, within what may be lost.",
 }
 
-HEAD = ("", "before, %", "now, %", "change, points", "interval", "may lose", "rows", "verdict")
+HEAD = ("", "against", "before, %", "now, %", "change, points", "interval", "may lose", "rows", "verdict")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class JudgmentLine:
 
     Attributes:
         name: The task's or the benchmark's.
-        values: Before, now, change, interval, what may be lost, rows.
+        values: Against which version, before, now, change, interval, what may be lost, rows.
         kept: The verdict.
     """
 
@@ -117,7 +117,8 @@ def _line(judgment: Judgment) -> JudgmentLine:
     change = None if judgment.before is None or judgment.after is None else judgment.after - judgment.before
     ends = f"{points(judgment.low)} to {points(judgment.high)}" if known else DASH
     limit, rows = percent(judgment.may_lose), count(judgment.rows)
-    values = (percent(judgment.before), percent(judgment.after), points(change), ends, limit, rows)
+    against = judgment.against[:8]
+    values = (against, percent(judgment.before), percent(judgment.after), points(change), ends, limit, rows)
     return JudgmentLine(judgment.name, values, judgment.kept)
 
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nacre.documents import shown_text
 from nacre.errors import RecipeError, nearest
@@ -23,7 +22,7 @@ from nacre.evaluation.base_ability.benchmarks import ABILITIES
 from nacre.evaluation.base_ability.scores import AbilityScore
 from nacre.evaluation.scoring import score
 from nacre.evaluation.uncertainty import LEVEL, NOTHING, Interval, over_rows
-from nacre.records.gate_verdict import Judgment, Kept, Unclear
+from nacre.records.gate_verdict import Against, Judgment, Kept, Unclear
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 
@@ -50,19 +49,23 @@ class MustKeep:
         text: As it was written.
         limits: How much may be lost, a fraction, by name; `EVERY` for all others.
         unclear: What becomes of scores that are neither kept nor lost; see `GateVerdict`.
+        against: Which version a score is compared with: the one before, or the one that had just learned the task
+            (of a benchmark, the store's first one), so that small losses do not add up.
     """
 
     text: str
     limits: Mapping[str, float]
     unclear: Unclear = "fail"
+    against: Against = "before"
 
     @classmethod
-    def of(cls, text: str, unclear: Unclear = "fail") -> MustKeep:
+    def of(cls, text: str, unclear: Unclear = "fail", against: Against = "before") -> MustKeep:
         """Read it, such as `agnews:-2pt, hellaswag:-1pt, *:-3pt`.
 
         Args:
             text: As a person wrote it.
             unclear: What becomes of scores that are neither kept nor lost.
+            against: Which version each score is compared with.
 
         Raises:
             RecipeError: If it is not written so.
@@ -78,7 +81,7 @@ class MustKeep:
             if found["name"] in limits:
                 raise RecipeError(f"must_keep: '{shown_text(found['name'])}' is named twice.")
             limits[found["name"]] = float(found["points"]) / 100
-        return cls(text, limits, unclear)
+        return cls(text, limits, unclear, against)
 
     def check(self, tasks: Sequence[str], benchmarks: Sequence[str]) -> None:
         """Refuse names of which nothing will be measured.
@@ -108,92 +111,92 @@ class MustKeep:
         return self.limits.get(name, self.limits.get(EVERY))
 
 
-def task_judgment(
-    name: str, may_lose: float, before: Lines | None, after: Lines | None, task: Task | None, seed: int
-) -> Judgment:
-    """Judge a task.
+@dataclass(frozen=True)
+class Requirement:
+    """One score that must be kept.
 
-    Args:
-        name: The task's.
-        may_lose: How much of its score may be lost, a fraction.
-        before: What the version before predicted of its test rows; None where it was not measured.
-        after: The same of the new version.
-        task: With its test rows; None where neither version was measured.
-        seed: Of the bootstrap.
+    Attributes:
+        name: The task's or the benchmark's.
+        kind: Which of them it is.
+        may_lose: How much of it may be lost, a fraction.
+        against: The version that it is compared with.
     """
-    if not before or not after or task is None or len(before) != len(after):
-        return _not_measured(name, "task", may_lose)
-    if "tokens" in after[0]:
-        share = len(after) / sum(line["tokens"] for line in after)  # the mean over chunks is the share of all tokens
-        values = [np.array([share * line["right"] for line in lines]) for lines in (before, after)]
-        return _by_rows(name, "task", may_lose, *values, seed=seed)
-    if all("score" in line for line in (*before, *after)) or task.metric == "exact_match":
-        values = [np.array([float(line.get("score", line["right"])) for line in lines]) for lines in (before, after)]
-        return _by_rows(name, "task", may_lose, *values, seed=seed)
-    return _scored_anew(name, may_lose, before, after, task, seed)
 
+    name: str
+    kind: Literal["task", "benchmark"]
+    may_lose: float
+    against: str
 
-def benchmark_judgment(may_lose: float, before: AbilityScore, after: AbilityScore, seed: int) -> Judgment:
-    """Judge a benchmark by the metric that goes into averages.
+    def judged_task(self, before: Lines | None, after: Lines | None, task: Task | None, seed: int) -> Judgment:
+        """Judge a task.
 
-    Args:
-        may_lose: How much of its score may be lost, a fraction.
-        before: Of the version before.
-        after: Of the new version.
-        seed: Of the bootstrap.
-    """
-    values = [np.array(one.right[one.headline], dtype=float) for one in (before, after)]
-    return _by_rows(after.task, "benchmark", may_lose, *values, seed=seed)
+        Args:
+            before: What the version to compare with predicted of its test rows; None where it was not measured.
+            after: The same of the new version.
+            task: With its test rows; None where nobody was measured.
+            seed: Of the bootstrap.
+        """
+        if not before or not after or task is None or len(before) != len(after):
+            return self._said(None, None, 0)
+        if "tokens" in after[0]:
+            share = len(after) / sum(line["tokens"] for line in after)  # a mean over chunks is the share of all tokens
+            old, new = ([share * line["right"] for line in lines] for lines in (before, after))
+        elif all("score" in line for line in (*before, *after)) or task.metric == "exact_match":
+            old, new = ([float(line.get("score", line["right"])) for line in lines] for lines in (before, after))
+        else:
+            return self._scored_anew(before, after, task, seed)
+        return self._by_rows(old, new, seed)
 
+    def judged_benchmark(self, before: AbilityScore, after: AbilityScore, seed: int) -> Judgment:
+        """Judge a benchmark by the metric that goes into averages.
 
-def _by_rows(
-    name: str, kind: Any, may_lose: float, before: NDArray[np.float64], after: NDArray[np.float64], *, seed: int
-) -> Judgment:
-    interval = over_rows([after - before], seed=derive(seed, "gate", name), samples=SAMPLES)
-    return _judgment(name, kind, may_lose, (float(before.mean()), float(after.mean())), interval, len(after))
+        Args:
+            before: Of the version to compare with.
+            after: Of the new version.
+            seed: Of the bootstrap.
+        """
+        old, new = ([float(right) for right in one.right[one.headline]] for one in (before, after))
+        return self._by_rows(old, new, seed)
 
+    def _by_rows(self, before: Sequence[float], after: Sequence[float], seed: int) -> Judgment:
+        old, new = np.array(before), np.array(after)
+        interval = over_rows([new - old], seed=derive(seed, "gate", self.name), samples=SAMPLES)
+        return self._said((float(old.mean()), float(new.mean())), interval, len(new))
 
-def _scored_anew(name: str, may_lose: float, before: Lines, after: Lines, task: Task, seed: int) -> Judgment:
-    """Each draw of rows is scored by the task's metric."""
-    answers = [[str(line["answer"]) for line in lines] for lines in (before, after)]
+    def _scored_anew(self, before: Lines, after: Lines, task: Task, seed: int) -> Judgment:
+        """Each draw of rows is scored by the task's metric."""
+        answers = [[str(line["answer"]) for line in lines] for lines in (before, after)]
 
-    def values(rows: Sequence[int]) -> tuple[float, float]:
-        drawn = replace(task, test=tuple(task.test[row] for row in rows))
-        first, second = (score(drawn, [own[row] for row in rows]).value for own in answers)
-        return first, second
+        def values(rows: Sequence[int]) -> tuple[float, float]:
+            drawn = replace(task, test=tuple(task.test[row] for row in rows))
+            first, second = (score(drawn, [own[row] for row in rows]).value for own in answers)
+            return first, second
 
-    rng = np.random.default_rng(derive(seed, "gate", name))
-    draws = (values(rng.integers(len(after), size=len(after)).tolist()) for _ in range(SCORED_SAMPLES))
-    changes = [second - first for first, second in draws]
-    low, high = np.quantile(changes, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    interval = Interval(float(low), float(high))
-    return _judgment(name, "task", may_lose, values(range(len(after))), interval, len(after))
+        rng = np.random.default_rng(derive(seed, "gate", self.name))
+        draws = (values(rng.integers(len(after), size=len(after)).tolist()) for _ in range(SCORED_SAMPLES))
+        changes = [second - first for first, second in draws]
+        low, high = np.quantile(changes, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return self._said(values(range(len(after))), Interval(float(low), float(high)), len(after))
 
-
-def _judgment(
-    name: str, kind: Any, may_lose: float, values: tuple[float, float], interval: Interval, rows: int
-) -> Judgment:
-    kept: Kept = "unclear"
-    if interval.low >= -may_lose - NOTHING:
-        kept = "kept"
-    elif interval.high < -may_lose - NOTHING:
-        kept = "lost"
-    before, after = values
-    return Judgment(
-        name=name,
-        kind=kind,
-        may_lose=may_lose,
-        before=before,
-        after=after,
-        low=interval.low,
-        high=interval.high,
-        rows=rows,
-        kept=kept,
-    )
-
-
-def _not_measured(name: str, kind: Any, may_lose: float) -> Judgment:
-    return Judgment(
-        name=name, kind=kind, may_lose=may_lose, before=None, after=None, low=None, high=None, rows=0,
-        kept="not measured",
-    )  # fmt: skip
+    def _said(self, values: tuple[float, float] | None, interval: Interval | None, rows: int) -> Judgment:
+        """values: before and after."""
+        kept: Kept = "unclear"
+        if interval is None:
+            kept = "not measured"
+        elif interval.low >= -self.may_lose - NOTHING:
+            kept = "kept"
+        elif interval.high < -self.may_lose - NOTHING:
+            kept = "lost"
+        before, after = values or (None, None)
+        return Judgment(
+            name=self.name,
+            kind=self.kind,
+            may_lose=self.may_lose,
+            against=self.against,
+            before=before,
+            after=after,
+            low=interval.low if interval else None,
+            high=interval.high if interval else None,
+            rows=rows,
+            kept=kept,
+        )

@@ -10,7 +10,7 @@ from typing import Any
 from nacre.errors import CheckpointError
 from nacre.records.gate_verdict import GateVerdict
 from nacre.store.store import UNFINISHED, Store
-from nacre.store.version import Version, read_version
+from nacre.store.version import Version
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ def scores_before(store: Store, version: Version) -> Mapping[str, float]:
 
 
 def _peek(store: Store, name: str) -> Version | None:
-    """What a version says of itself, without a look at its other files; None where that cannot be read."""
+    """What a version says of itself, whatever became of its other files; None where that is damaged."""
     try:
-        return read_version(store.folder(name))
+        return store.peek(name)
     except CheckpointError:
         return None
 

@@ -12,7 +12,7 @@ from nacre.measuring.probes.base_ability import BaseAbility
 from nacre.method_files import MethodFile
 from nacre.models.named import DEMO
 from nacre.places import absolute, expanded
-from nacre.records.gate_verdict import Unclear
+from nacre.records.gate_verdict import Against, Unclear
 
 TestRows = Literal["keep", "reference", "hash"]
 TEST_ROWS: tuple[TestRows, ...] = get_args(TestRows)
@@ -33,6 +33,11 @@ class StoreSettings(LearnerSettings):
         default="fail",
         description="what the gate does where too few rows tell whether a score was kept: fail, or pass if the change "
         "as measured is within what may be lost",
+    )
+    against: Against = Field(
+        default="before",
+        description="which version the gate compares a score with: the one before, or the one that had just learned "
+        "the task, so that small losses do not add up",
     )
     base_ability: BaseAbility | None = Field(
         default=None, description="published benchmarks that every version is measured on; None: none"

@@ -191,7 +191,7 @@ class Store:
         return found[0]
 
     def read(self, name: str) -> Version:
-        """What a version says of itself, after it was verified.
+        """What a version says of itself, after all of its files were verified.
 
         Args:
             name: Its full name.
@@ -199,13 +199,26 @@ class Store:
         Raises:
             CheckpointError: If one of its files is missing or damaged, or if it is of another store.
         """
+        version = self.peek(name)
+        read_manifest(self.folder(name)).check(self.folder(name))
+        return version
+
+    def peek(self, name: str) -> Version:
+        """The same, after that alone was verified: its own files may be damaged.
+
+        Args:
+            name: Its full name.
+
+        Raises:
+            CheckpointError: If that is missing or damaged, or if the version is of another store.
+        """
         folder = self.folder(name)
         if not folder.is_dir():
             raise CheckpointError(f"'{folder}' is not there, and no other folder holds version {name}.")
         if name_of(folder) != name:
             raise CheckpointError(f"{folder / MANIFEST} is damaged: version {name} had another one.")
         manifest = read_manifest(folder)
-        manifest.check(folder)
+        manifest.check_bytes(folder, FILE)
         if manifest.run != self.id:
             raise CheckpointError(f"'{folder}' is a version of another store.")
         version = read_version(folder)
@@ -222,7 +235,7 @@ class Store:
         """
         for name in self.names():
             try:
-                version = read_version(self.folder(name))
+                version = self.peek(name)
                 if (version.parent, version.work) == (parent, work):
                     self.read(name)
                     return name

@@ -333,7 +333,7 @@ def _decide(store: Store, before: str, name: str, gate: MustKeep | None, by: str
 
 def _gate(store: Store, must_keep: str | None) -> MustKeep | None:
     text = store.settings.must_keep if must_keep is None else must_keep
-    return None if text is None else MustKeep.of(text, store.settings.unclear)
+    return None if text is None else MustKeep.of(text, store.settings.unclear, store.settings.against)
 
 
 def _kept_tasks(store: Store, name: str, entries: Sequence[LearnedTask]) -> list[Task]:
