@@ -77,9 +77,9 @@ def test_versions_never_change(data: Path, settings: StoreSettings, tmp_path: Pa
 def test_test_rows_are_kept_whole(data: Path, settings: StoreSettings, tmp_path: Path) -> None:
     store = new_store(tmp_path / "store", settings)
     taught(store, data, *NAMES)
-    version, folder = store.read(store.current), store.folder(store.current)
+    version = store.read(store.current)
     for task, entry in zip(load_tasks(NAMES, data), version.tasks, strict=True):
-        kept = rows_of(entry, folder, "none")
+        kept = rows_of(store, entry)
         assert kept is not None
         assert kept.examples("test") == task.examples("test")
         there, here = task_content(kept), task_content(task)
@@ -88,11 +88,25 @@ def test_test_rows_are_kept_whole(data: Path, settings: StoreSettings, tmp_path:
         )  # fmt: skip
 
 
+def test_damaged_rows_stop_measuring_alone(data: Path, settings: StoreSettings, tmp_path: Path) -> None:
+    """The store says so and goes on answering."""
+    store = new_store(tmp_path / "store", settings)
+    outcome = taught(store, data, *NAMES[:2])[-1]
+    file = store.path / "rows" / str(outcome.version.tasks[0].file)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert learner_of(store, outcome.name, ignore).state.tasks == list(NAMES[:2])
+    with pytest.raises(CheckpointError, match=file.name):
+        evaluate(store, outcome.name, ignore)
+    with pytest.raises(CheckpointError, match=file.name):
+        taught(store, data, NAMES[2])
+    assert store.current == outcome.name
+
+
 def test_rows_that_are_read_again(data: Path, settings: StoreSettings, tmp_path: Path) -> None:
     own = write_tasks(tmp_path / "own")
     store = new_store(tmp_path / "store", settings.model_copy(update={"test_rows": "reference"}))
     first, second = taught(store, own, *NAMES[:2])
-    assert not (store.folder(second.name) / "rows").exists()
+    assert not (store.path / "rows").exists()
     assert [entry.score is not None for entry in second.version.tasks] == [True, True]
     lines = (own / NAMES[0] / "test.jsonl").read_text().splitlines()
     (own / NAMES[0] / "test.jsonl").write_text("\n".join(lines[:-1]) + "\n")
@@ -159,9 +173,8 @@ def test_a_task_is_taken_out(data: Path, tiny_model: Callable[[str], Path], tmp_
     outcome = forget(store, NAMES[1], ignore)
     assert snapshot_of(store, outcome.name).differences(learner.snapshot()) == []
     assert outcome.version.names == [NAMES[0], NAMES[2]]
-    kept = {f"rows/{file.name}" for file in (store.folder(outcome.name) / "rows").iterdir()}
-    assert kept == {entry.file for entry in outcome.version.tasks}
-    assert len(kept) == 2
+    assert len({entry.file for entry in outcome.version.tasks}) == 2
+    assert {file.name for file in (store.path / "rows").iterdir()} == {each.file for each in outcomes[-1].version.tasks}
     assert learner_of(store, outcomes[-1].name, ignore).state.tasks == list(NAMES)
     for name in (NAMES[0], NAMES[2]):
         outcome = forget(store, name, ignore)
@@ -180,7 +193,7 @@ def test_names_that_a_file_system_takes_for_one(data: Path, tiny_model: Callable
     version = taught(store, tmp_path / "named", "a: b")[0].version
     assert version.names == ["a b", "a-b", "a: b"]
     assert len({entry.file for entry in version.tasks}) == 3
-    kept = [rows_of(entry, store.folder(store.current), "none") for entry in version.tasks]
+    kept = [rows_of(store, entry) for entry in version.tasks]
     assert [task.name for task in kept if task] == version.names
 
 

@@ -132,7 +132,7 @@ def _tasks(store: Store, name: str, names: list[str] | None, data: str | None) -
             raise DataError(f"Version {name} has not learned '{each}'. {nearest(each, version.names)}")
         if data is not None:
             found.append(read_again(entry, data, store.settings.identity))
-        elif (task := test_rows_of(entry, store.folder(name), store.settings.identity)) is not None:
+        elif (task := test_rows_of(store, entry)) is not None:
             found.append(task)
         else:
             raise DataError(f"The test rows of '{each}' were not kept: give them with --data.")

@@ -148,9 +148,7 @@ class Engine:
             self._change_over()
             batch = [] if first is None else self._gathered(first)
             if batch:
-                started = time.monotonic()
                 self._answer(batch)
-                self._observe(len(batch), time.monotonic() - started)
             self._change_over()  # the call to do so may have come among these
             if self._stopped.is_set() and self._line.empty():
                 return
@@ -170,6 +168,7 @@ class Engine:
     def _answer(self, batch: Sequence[_Waiting]) -> None:
         learner, version = self._learner, self.version
         assert learner is not None
+        started = time.monotonic()
         try:
             replies = reply(learner, [each.question for each in batch])
         except Exception as error:
@@ -181,6 +180,7 @@ class Engine:
                 log.exception("A question was not answered")
             batch[0].answer.set_exception(error)
             return
+        self._observe(len(batch), time.monotonic() - started)  # before anybody hears of the answers
         for each, own in zip(batch, replies, strict=True):
             each.answer.set_result(Served(version, own))
 

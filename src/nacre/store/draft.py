@@ -19,10 +19,10 @@ from nacre.measuring.measure import StageScores, measure
 from nacre.measuring.probes.base_ability_measurement import prepare
 from nacre.records.predictions import write_predictions
 from nacre.records.stage import LEARNED
-from nacre.store.rows import write_rows
+from nacre.store.rows import written_rows
 from nacre.store.settings import StoreSettings
 from nacre.store.store import Store, name_of
-from nacre.store.version import ROWS, Action, LearnedTask, RecordedScore, Version
+from nacre.store.version import Action, LearnedTask, RecordedScore, Version
 from nacre.tasks.task import Task
 
 
@@ -36,7 +36,7 @@ class Draft:
         action, task, work: See `Version`.
         entries: What it says of its tasks, but for their scores.
         fill: Writes the learner.
-        rows: Tasks whose test rows are to be copied, by name; others' copies are the parent's.
+        rows: Tasks whose test rows may have to be copied, by name; others' copies are there.
     """
 
     store: Store
@@ -68,7 +68,7 @@ class Draft:
             action=self.action,
             task=self.task,
             work=self.work,
-            tasks=[entry.model_copy(update={"score": _score(scores, entry.name)}) for entry in self.entries],
+            tasks=[self._entry(entry, scores) for entry in self.entries],
             measured=[*scores.answered, *scores.texts],  # the order in which predictions are numbered
             ability=ability,
             stored_parameters=learner.stored_parameters(),
@@ -82,9 +82,6 @@ class Draft:
         def fill(folder: Path) -> None:
             self.fill(folder)
             write_predictions(folder, scores.answered, scores.texts, inputs=False)
-            for entry in self.entries:
-                if entry.file is not None:
-                    self._write_rows(entry, entry.file, folder)
             version.write(folder)
             write_manifest(folder, Binding(self.store.id, None if parent is None else hash_of_manifest(parent)))
 
@@ -92,13 +89,12 @@ class Draft:
         self.store.note("version", version=made, action=self.action, task=self.task, parent=self.before)
         return made
 
-    def _write_rows(self, entry: LearnedTask, file: str, folder: Path) -> None:
-        (folder / ROWS).mkdir(exist_ok=True)
-        if entry.name in self.rows:
-            write_rows(self.rows[entry.name], folder / file)
-        else:
-            assert self.before is not None
-            link(self.store.folder(self.before) / file, folder / file)
+    def _entry(self, entry: LearnedTask, scores: StageScores) -> LearnedTask:
+        """A task with its score, and where its rows are copied."""
+        more: dict[str, object] = {"score": _score(scores, entry.name)}
+        if entry.name in self.rows and entry.test_rows == "keep":
+            more["file"] = self.store.keep_rows(written_rows(self.rows[entry.name]))
+        return entry.model_copy(update=more)
 
 
 def whole(learner: Learner) -> Callable[[Path], None]:

@@ -46,7 +46,7 @@ def export_version(store: Store, name: str, kind: str, output: str | Path) -> Ex
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecipeError(f"Output '{folder}' holds other things; choose a new or empty folder.")
     version = store.read(name)
-    tasks = [test_rows_of(entry, store.folder(name), store.settings.identity) for entry in version.tasks]
+    tasks = [test_rows_of(store, entry) for entry in version.tasks]
     learner = learner_of(store, name, ignore)
     examples = [example for task in tasks if task is not None for example in task.examples("test")]
     return FORMATS[kind](learner, folder, rows_of(learner, examples))

@@ -36,7 +36,7 @@ def judge(store: Store, before: str, name: str, gate: MustKeep) -> GateVerdict:
         if (limit := gate.limit(entry.name)) is None or (against := _of_task(past, entry)) is None:
             continue
         lines = [_lines(store, each, entry.name) for each in (against, (name, new))]
-        task = test_rows_of(entry, store.folder(name), store.settings.identity) if None not in lines else None
+        task = test_rows_of(store, entry) if None not in lines else None
         requirement = Requirement(entry.name, "task", limit, against[0])
         judgments.append(requirement.judged_task(lines[0], lines[1], task, SEED))
     old = past[-1]

@@ -37,7 +37,7 @@ def learner_of(store: Store, name: str, on_event: OnEvent) -> Learner:
     Raises:
         CheckpointError: If the version, or one that it continues, is damaged.
     """
-    store.read(name)
+    store.peek(name)
     return restored(store, store.folder(name), on_event)
 
 

@@ -14,33 +14,25 @@ import torch
 from nacre.errors import CheckpointError, DataError
 from nacre.files import to_json
 from nacre.learning.snapshot import as_tree, from_tree
-from nacre.manifest import read_manifest
 from nacre.store.source import read_again
+from nacre.store.store import Store
 from nacre.store.version import LearnedTask
 from nacre.tasks.task import Task
-from nacre.tasks.template import Identity
 
 
-def write_rows(task: Task, file: Path) -> None:
-    """Copy a task's test rows, with all that asking and scoring them needs.
-
-    Args:
-        task: The task.
-        file: Where to.
-    """
-    file.parent.mkdir(exist_ok=True)
+def written_rows(task: Task) -> bytes:
+    """The content of a file that holds a task's test rows, with all that asking and scoring them needs."""
     rows = tuple(replace(row, place="") for row in task.test)
     tree = as_tree(replace(task, train=(), validation=(), test=rows, source=made_of(task)), task.name)
-    file.write_bytes(gzip.compress(to_json(tree, indent=None).encode(), mtime=0))
+    return gzip.compress(to_json(tree, indent=None).encode(), mtime=0)
 
 
-def test_rows_of(entry: LearnedTask, folder: Path, identity: Identity) -> Task | None:
+def test_rows_of(store: Store, entry: LearnedTask) -> Task | None:
     """A learned task with its test rows.
 
     Args:
+        store: Where.
         entry: What a version says of it.
-        folder: The version's, verified.
-        identity: The store's.
 
     Returns:
         The task; its training rows are the test rows. None where nothing was kept of them.
@@ -50,11 +42,11 @@ def test_rows_of(entry: LearnedTask, folder: Path, identity: Identity) -> Task |
         DataError: If they are read again, and are not what they were.
     """
     if entry.file is not None:
-        return _copied(folder / entry.file, folder)
+        return _copied(store.check_rows(entry.file))
     if entry.test_rows == "hash":
         return None
     try:
-        return read_again(entry, entry.data, identity)
+        return read_again(entry, entry.data, store.settings.identity)
     except DataError as error:
         raise DataError(
             f"The test rows of task '{entry.name}' are not there any more, and the store holds no copy (test_rows="
@@ -67,8 +59,7 @@ def made_of(task: Task) -> dict[str, Any]:
     return {key: value for key, value in task.source.items() if key == "made"}
 
 
-def _copied(file: Path, folder: Path) -> Task:
-    read_manifest(folder).check_bytes(folder, file.relative_to(folder).as_posix())
+def _copied(file: Path) -> Task:
     try:
         tree = json.loads(gzip.decompress(file.read_bytes()))
     except (OSError, EOFError, zlib.error, ValueError, RecursionError):

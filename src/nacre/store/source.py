@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 
 from nacre.errors import DataError
 from nacre.evaluation.scoring import check_metric, normalized_labels
-from nacre.files import hash_of, to_json
+from nacre.files import to_json
 from nacre.store.settings import TestRows
-from nacre.store.version import ROWS, LearnedTask
+from nacre.store.version import LearnedTask
 from nacre.tasks.content import task_content
 from nacre.tasks.reading.choices import DEFAULT, Choices
 from nacre.tasks.reading.sources import load_tasks
@@ -50,20 +50,18 @@ class Source:
         return task.with_identity(identity).limited(self.limit_train, self.limit_test).check()
 
     def entry(self, task: Task, kept: TestRows) -> LearnedTask:
-        """What a version says of the task, but for its score.
+        """What a version says of the task, but for its score and where its rows are copied.
 
         Args:
             task: With all its rows.
             kept: What is kept of its test rows.
         """
-        content = json.loads(to_json(task_content(task)))
         return LearnedTask(
             name=task.name,
             metric=task.metric,
-            content=content,
+            content=json.loads(to_json(task_content(task))),
             source=json.loads(to_json(dict(task.source))),
             test_rows=kept,
-            file=f"{ROWS}/{hash_of(content)[:16]}.json.gz" if kept == "keep" else None,
             data=self.data if kept == "reference" else None,
             choices={**asdict(self.choices), "limit_train": self.limit_train, "limit_test": self.limit_test},
         )

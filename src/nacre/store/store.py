@@ -4,7 +4,8 @@ STORE/
   store.json        what the store was made with; never changes
   current           the name of the version that answers; written last, in one step
   versions/NAME/    a version, named by the hash of its content, which never changes: a learner
-                    (`nacre.learning.checkpoint`), version.json, predictions/, rows/, manifest.json
+                    (`nacre.learning.checkpoint`), version.json, predictions/, manifest.json
+  rows/             test rows that were copied, a file for each task, named by its hash
   verdicts/         what the gate said of versions: NAME.json, .md, .html
   journal.jsonl     what happened when
   .lock             held by the process that writes
@@ -14,6 +15,7 @@ Whoever reads takes no lock: the current name is read once, and what it names ne
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,7 +27,17 @@ from pydantic import ValidationError
 
 from nacre.documents import parse_json
 from nacre.errors import CheckpointError, RecipeError
-from nacre.files import build_new_folder, hash_of, read_text, sealed, to_json, unsealed, user_path, write_atomically
+from nacre.files import (
+    build_new_folder,
+    hash_of,
+    read_text,
+    sealed,
+    sha256,
+    to_json,
+    unsealed,
+    user_path,
+    write_atomically,
+)
 from nacre.journal import Journal, held
 from nacre.manifest import MANIFEST, hash_of_manifest, read_manifest
 from nacre.records.gate_verdict import GateVerdict, read_verdict
@@ -33,7 +45,8 @@ from nacre.settings import complaint
 from nacre.store.settings import StoreSettings
 from nacre.store.version import FILE, Version, read_version
 
-SETTINGS, CURRENT, VERSIONS, VERDICTS, JOURNAL = "store.json", "current", "versions", "verdicts", "journal.jsonl"
+SETTINGS, CURRENT, VERSIONS, ROWS = "store.json", "current", "versions", "rows"
+VERDICTS, JOURNAL = "verdicts", "journal.jsonl"
 SCHEMA = "nacre.store/1"
 
 NAME_LENGTH = 16
@@ -191,7 +204,7 @@ class Store:
         return found[0]
 
     def read(self, name: str) -> Version:
-        """What a version says of itself, after all of its files were verified.
+        """What a version says of itself, after all of its files and its tasks' copied rows were verified.
 
         Args:
             name: Its full name.
@@ -201,6 +214,9 @@ class Store:
         """
         version = self.peek(name)
         read_manifest(self.folder(name)).check(self.folder(name))
+        for task in version.tasks:
+            if task.file is not None:
+                self.check_rows(task.file)
         return version
 
     def peek(self, name: str) -> Version:
@@ -225,6 +241,32 @@ class Store:
         if version.parent != (manifest.previous and manifest.previous[:NAME_LENGTH]):
             raise CheckpointError(f"{folder / MANIFEST} is damaged: it follows another version than {FILE} says.")
         return version
+
+    def keep_rows(self, content: bytes) -> str:
+        """Keep the test rows of a task. The same rows are kept once.
+
+        Returns:
+            The file's name.
+        """
+        name = hashlib.sha256(content).hexdigest()
+        folder = self.path / ROWS
+        folder.mkdir(exist_ok=True)
+        if not (folder / name).exists():
+            write_atomically(folder / name, content)
+        return name
+
+    def check_rows(self, name: str) -> Path:
+        """The file of a task's test rows, after it was verified.
+
+        Raises:
+            CheckpointError: If it is missing or damaged.
+        """
+        file = self.path / ROWS / name
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing: it holds the test rows of a task.")
+        if sha256(file) != name:
+            raise CheckpointError(f"{file} is damaged: it holds other test rows than it did.")
+        return file
 
     def made_before(self, parent: str, work: str) -> str | None:
         """The version that was made of another one by the same work, verified; None if there is none.
@@ -314,12 +356,12 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def size(self, name: str) -> int:
-        """The bytes of a version's own files. Rows that it shares with its parent count in both."""
+        """The bytes of a version's own files."""
         return sum(file.stat().st_size for file in self.folder(name).rglob("*") if file.is_file())
 
     def _sweep(self) -> None:
         """Remove what a killed process left half-written."""
-        for folder in (self.path, self.versions, self.path / VERDICTS):
+        for folder in (self.path, self.versions, self.path / ROWS, self.path / VERDICTS):
             for leftover in folder.glob(".*.partial"):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 

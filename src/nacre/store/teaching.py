@@ -200,7 +200,7 @@ def forget(store: Store, task: str, on_event: OnEvent, *, must_keep: str | None 
         learner = learner_of(store, before, on_event)
         learner.forget(task)
         draft = Draft(store, before=before, action="forget", task=task, work=work, entries=entries, fill=whole(learner))
-        name = draft.commit(learner, _kept_tasks(store, before, entries), 0.0, on_event)
+        name = draft.commit(learner, _kept_tasks(store, entries), 0.0, on_event)
         return _decide(store, before, name, gate, "forget", already=False)
 
 
@@ -220,7 +220,7 @@ def evaluate(
         What the version says of itself, and the scores.
     """
     version = store.read(name)
-    found = _kept_tasks(store, name, version.tasks) if tasks is None else tasks
+    found = _kept_tasks(store, version.tasks) if tasks is None else tasks
     if not version.tasks:
         raise DataError(f"Version {name} has learned nothing that it could be scored on.")
     if not found:
@@ -274,7 +274,7 @@ def _learned(
         rows={task.name: task},
     )
     seconds = read_document(Learned, folder / LEARNED).train_seconds
-    name = draft.commit(learner, [*_kept_tasks(store, before, parent.tasks), task], seconds, on_event)
+    name = draft.commit(learner, [*_kept_tasks(store, parent.tasks), task], seconds, on_event)
     shutil.rmtree(folder, ignore_errors=True)
     return name
 
@@ -336,8 +336,7 @@ def _gate(store: Store, must_keep: str | None) -> MustKeep | None:
     return None if text is None else MustKeep.of(text, store.settings.unclear, store.settings.against)
 
 
-def _kept_tasks(store: Store, name: str, entries: Sequence[LearnedTask]) -> list[Task]:
+def _kept_tasks(store: Store, entries: Sequence[LearnedTask]) -> list[Task]:
     """Tasks with their test rows, but for those of which none were kept."""
-    folder = store.folder(name)
-    found = (test_rows_of(entry, folder, store.settings.identity) for entry in entries)
+    found = (test_rows_of(store, entry) for entry in entries)
     return [task for task in found if task is not None]

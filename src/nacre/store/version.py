@@ -16,8 +16,6 @@ from nacre.store.settings import TestRows
 
 FILE = "version.json"
 
-ROWS = "rows"
-"""The folder of copied test rows in a version's."""
 
 Action = Literal["init", "learn", "forget", "import"]
 
@@ -49,7 +47,7 @@ class LearnedTask(BaseModel):
         content: Its rows by content, as a run's protocol has it (`nacre.tasks.content`).
         source: Where its rows came from: files with their hashes, rows left out or held out.
         test_rows: What was kept of its test rows.
-        file: The file in the version's folder that holds them; None where none does.
+        file: The hash of the store's file that holds them, which is its name; None where none does.
         data: Where they are read again; None where they are not.
         choices: How they were read, limits included.
         score: Its score; None where this version was not measured on it.
@@ -62,7 +60,7 @@ class LearnedTask(BaseModel):
     content: dict[str, Any]
     source: dict[str, Any]
     test_rows: TestRows
-    file: str | None = Field(default=None, pattern=rf"^{ROWS}/[^/\\\\]+$")
+    file: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     data: str | None = None
     choices: dict[str, Any] = Field(default_factory=dict)
     score: RecordedScore | None = None
