@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from helpers.tiny import perturb, tiny_task
+from helpers.tiny import tiny_task
 from nacre.adapters.route import Route
 from nacre.errors import CheckpointError, ModelError
 from nacre.events import ignore
@@ -239,4 +239,3 @@ def test_rows_are_enough_without_any_task(tiny_model: Callable[[str], Path]) -> 
     learner = learned(tiny_model("llama"), "inc_lora", NAMES[:1])
     assert len(rows_of(learner, [])) == ROWS
     assert len(rows_of(learner, tiny_task().examples("test") * 40)) == ROWS
-    perturb(learner.host.model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,3 @@ def holds(store: Store) -> list[dict[str, Any]]:
         document = {key: value for key, value in version.model_dump().items() if key not in TIMES}
         found.append({"version": document, "files": files})
     return found
-
-
-Settings = Callable[..., StoreSettings]

@@ -28,11 +28,6 @@ ROUTED = "inc_lora+gaussian_routing"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tasks(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
 def begun(data: Path, tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store that has learned two tasks."""
     store = new_store(tmp_path_factory.mktemp("begun") / "store", settings_of(tiny_model("t5")))

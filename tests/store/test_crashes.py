@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from helpers.faults import ERRORS, FailingDisk
-from helpers.stores import NAMES, chain, holds, new_store, settings_of, snapshot_of, taught, write_tasks
+from helpers.stores import NAMES, chain, holds, new_store, settings_of, snapshot_of, taught
 from nacre.errors import NacreError
 from nacre.events import ignore
 from nacre.store.learners import learner_of
@@ -30,11 +30,6 @@ from nacre.store.teaching import create, forget
 torch.set_num_threads(1)
 
 GATE = "*:-100pt"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tasks(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

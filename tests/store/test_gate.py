@@ -189,11 +189,6 @@ def test_what_is_unclear(unclear: Unclear, right: int, passes: bool) -> None:
     assert found.passes(unclear) == passes
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tasks(tmp_path_factory.mktemp("data"))
-
-
 def test_a_version_that_lost_too_much_does_not_answer(
     data: Path, tiny_model: Callable[[str], Path], tmp_path: Path
 ) -> None:

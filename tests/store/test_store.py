@@ -31,11 +31,6 @@ ROUTED = "inc_lora+gaussian_routing"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tasks(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
 def settings(tiny_model: Callable[[str], Path]) -> StoreSettings:
     return settings_of(tiny_model("t5"))
 

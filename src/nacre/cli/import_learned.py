@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nacre.cli.display import Display
+from nacre.cli.new_store import GateOption, NewStoreArgument, TestRowsOption, given
 from nacre.cli.screen import say, screen
 
 if TYPE_CHECKING:
+    from nacre.cli.display import Display
     from nacre.store.settings import StoreSettings
     from nacre.store.store import Store
 
@@ -19,7 +20,7 @@ def import_learned(
     learned: Annotated[
         Path, typer.Argument(metavar="LEARNED", help="The folder of a finished run, or of a PEFT LoRA.")
     ],
-    store: Annotated[str, typer.Argument(metavar="STORE", help="A new folder.")],
+    store: NewStoreArgument,
     task: Annotated[str | None, typer.Option(help="Of a PEFT LoRA: the name of what it has learned.")] = None,
     data: Annotated[str | None, typer.Option(help="Of a PEFT LoRA: the task's file or folder.")] = None,
     model: Annotated[
@@ -28,20 +29,15 @@ def import_learned(
     method: Annotated[
         str, typer.Option(help="Of a PEFT LoRA: how the store goes on, by a method whose slots are LoRAs.")
     ] = "inc_lora",
-    must_keep: Annotated[
-        str | None, typer.Option(metavar="GATE", help="What every new version must keep: 'agnews:-2pt, *:-3pt'.")
-    ] = None,
-    test_rows: Annotated[
-        str | None,
-        typer.Option(help="Of learned tasks: keep copies them, reference reads them again, hash keeps neither."),
-    ] = None,
+    must_keep: GateOption = None,
+    test_rows: TestRowsOption = None,
 ) -> None:
     """Make a store of a finished run, or one whose first task is a LoRA that PEFT has trained."""
+    from nacre.cli.display import Display
     from nacre.errors import RecipeError
     from nacre.interop.peft_files import CONFIG
 
-    given = {"must_keep": must_keep, "test_rows": test_rows}
-    own = {key: value for key, value in given.items() if value is not None}
+    own = given(must_keep, test_rows)
     display = Display()
     with display.interruptible("Nothing was made."):
         if (learned / CONFIG).is_file():
@@ -93,10 +89,6 @@ def _of_peft(
 
 def _settings(document: dict[str, Any]) -> StoreSettings:
     from nacre.assignments import validated
-    from nacre.store.gate import MustKeep
     from nacre.store.settings import StoreSettings
 
-    settings = validated(StoreSettings, document)
-    if settings.must_keep is not None:
-        MustKeep.of(settings.must_keep)
-    return settings.written_out()
+    return validated(StoreSettings, document).written_out()

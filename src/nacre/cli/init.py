@@ -6,23 +6,17 @@ from typing import Annotated
 
 import typer
 
+from nacre.cli.new_store import GateOption, NewStoreArgument, TestRowsOption, given
 from nacre.cli.screen import say, screen
 
 
 def init(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="A new folder.")],
-    method: Annotated[
-        str, typer.Option(help="'nacre methods' lists them; or a file of yours: ./mine.py:name.")
-    ] = "nacre",
+    store: NewStoreArgument,
+    method: Annotated[str, typer.Option(help="'nacre methods' lists them.")] = "nacre",
     model: Annotated[str, typer.Option(help="Folder, Hugging Face name, or 'demo'.")] = "demo",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    must_keep: Annotated[
-        str | None, typer.Option(metavar="GATE", help="What every new version must keep: 'agnews:-2pt, *:-3pt'.")
-    ] = None,
-    test_rows: Annotated[
-        str | None,
-        typer.Option(help="Of learned tasks: keep copies them, reference reads them again, hash keeps neither."),
-    ] = None,
+    must_keep: GateOption = None,
+    test_rows: TestRowsOption = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other key: rank=4, optim.epochs=3. Repeatable."),
@@ -32,18 +26,14 @@ def init(
     from nacre.assignments import assign, validated
     from nacre.store.settings import StoreSettings
 
-    document = {"method": method, "model": model, "seed": seed}
-    document |= {key: value for key, value in (("must_keep", must_keep), ("test_rows", test_rows)) if value is not None}
+    document = {"method": method, "model": model, "seed": seed, **given(must_keep, test_rows)}
     for each in setting or []:
         assign(document, each, StoreSettings)
     settings = validated(StoreSettings, document)
     settings.check_method_name()  # before torch is imported, which takes seconds
     from nacre.cli.display import Display
-    from nacre.store.gate import MustKeep
     from nacre.store.teaching import create
 
-    if settings.must_keep is not None:
-        MustKeep.of(settings.must_keep)
     display = Display()
     with display.interruptible("Nothing was made."):
         made = create(store, settings.written_out(), display)

@@ -9,7 +9,6 @@ from typing import NoReturn
 
 import typer
 
-from nacre.cli.ask import evaluate, predict
 from nacre.cli.check import check
 from nacre.cli.compare import compare
 from nacre.cli.demo import demo
@@ -17,6 +16,7 @@ from nacre.cli.export import export
 from nacre.cli.import_learned import import_learned
 from nacre.cli.init import init
 from nacre.cli.learn import forget, learn
+from nacre.cli.predict import evaluate, predict
 from nacre.cli.pretrain import pretrain
 from nacre.cli.report import report
 from nacre.cli.run import run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,7 @@ def export(
     folder: Path,
     rows: Sequence[Encoded],
     write: Callable[[Path], None],
-    pairs: Sequence[LoadedModel],
+    models: Sequence[LoadedModel],
     bound: float,
 ) -> Exported:
     """Write an export, load it again, and compare it. The folder appears only if it passes.
@@ -75,7 +76,7 @@ def export(
         folder: A new folder.
         rows: To compare on; see `rows_of`.
         write: Writes the files.
-        pairs: The models in it.
+        models: Those in it.
         bound: How much a logit may differ, as a share of the largest one, or of 1 where all are smaller.
 
     Raises:
@@ -88,10 +89,10 @@ def export(
     def fill(place: Path) -> None:
         write(place)
         difference = largest = 0.0
-        for pair in pairs:
-            model = pair.load(place)
+        for each in models:
+            model = each.load(place)
             for batch in batches:
-                own = _own_logits(learner, batch, pair.route)
+                own = _own_logits(learner, batch, each.route)
                 difference = max(difference, float((own - logits_of(model, batch)).abs().max()))
                 largest = max(largest, float(own.abs().max()))
         if not difference <= bound * max(1.0, largest):
@@ -126,8 +127,8 @@ def rows_of(learner: Learner, examples: Sequence[Example]) -> list[Encoded]:
     return learner.encode(taken)
 
 
-def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    """The logits [B, S, V] of a batch, as the model answers; those that predict nothing of the targets are 0.
+def logits_of(model: Any, batch: Batch) -> Tensor:
+    """The logits [B, S, V] of a batch, as the model answers; those of padding are 0.
 
     Args:
         model: A Hugging Face model.
@@ -141,8 +142,8 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
             logits: Tensor = model(**batch.to(device)).logits.float().cpu()
     finally:
         model.train(before)
-    labels = batch["labels"]
-    counted = labels != IGNORED if logits.shape[1] == labels.shape[1] else batch["attention_mask"] != 0
+    reads_and_writes = model.config.is_encoder_decoder  # its logits are of the targets
+    counted = batch["labels"] != IGNORED if reads_and_writes else batch["attention_mask"] != 0
     return torch.where(counted.cpu().unsqueeze(-1), logits, 0.0)
 
 

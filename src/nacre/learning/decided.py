@@ -74,10 +74,9 @@ def _read_out(
 
 
 def _of(decision: Decision, asked: bool) -> RowDecision:
-    shares = decision.tasks
     return RowDecision(
         "readout",
-        task=max(sorted(shares), key=shares.__getitem__) if shares and decision.kind != "foreign" else None,
+        task=decision.task,
         kind=decision.kind if asked else None,
         probability=decision.labels.get(decision.answer),
     )

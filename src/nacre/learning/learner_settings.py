@@ -113,11 +113,10 @@ class LearnerSettings(Settings, ABC):
 
 def plain_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """As YAML and JSON would give them back: lists for tuples, also in a modifier's own parameters."""
-    return {
-        key: plain_parameters(value)
-        if isinstance(value, Mapping)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-        for key, value in parameters.items()
-    }
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return plain_parameters(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    return {key: plain(value) for key, value in parameters.items()}

@@ -56,6 +56,13 @@ class Decision:
         return cls(answer, kind, labels, tasks, best)
 
     @property
+    def task(self) -> str | None:
+        """The likeliest task; None for a foreign row, and where nothing is said of tasks."""
+        if self.kind == "foreign" or not self.tasks:
+            return None
+        return max(sorted(self.tasks), key=self.tasks.__getitem__)
+
+    @property
     def ambiguous(self) -> bool:
         """Whether the row may be of another task than the likeliest, so that `by_task` has several answers."""
         return len(self.by_task) > 1

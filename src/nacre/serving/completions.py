@@ -53,9 +53,7 @@ def questions_of(document: Any, *, chat: bool, served: str, tasks: Sequence[str]
             continue
         if key not in FIXED:
             raise DataError(f"There is no key '{key[:80]}' that this server knows.")
-        if value not in FIXED[key] or isinstance(value, bool) is not isinstance(FIXED[key][-1], bool):
-            if value is None:
-                continue
+        if not any(value == each and isinstance(value, bool) is isinstance(each, bool) for each in FIXED[key]):
             allowed = "left out" if FIXED[key][-1] is None else f"{FIXED[key][-1]} or left out"
             raise DataError(f"'{key}' must be {allowed}: answers here are greedy and whole.")
     if chat:

@@ -8,6 +8,7 @@ that was computed for a question outlives its batch.
 
 from __future__ import annotations
 
+import copy
 import logging
 import queue
 import threading
@@ -139,8 +140,7 @@ class Engine:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, as the model's tokenizer has them."""
-        learner = self._learner
-        return 0 if learner is None else len(learner.host.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(self._counter(text, add_special_tokens=False)["input_ids"])
 
     def _answer_all(self) -> None:
         while True:
@@ -216,6 +216,7 @@ class Engine:
 
     def _take(self, name: str, learner: Learner) -> None:
         self._learner, self.version = learner, name
+        self._counter = copy.deepcopy(learner.host.tokenizer)  # two threads cannot share one
         self.tasks = tuple(learner.state.tasks)
         self.writes = learner.host.family.is_generative and not learner.method.chooses_labels
         log.info("Version %s answers", name)

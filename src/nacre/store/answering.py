@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -157,7 +157,7 @@ def _of_none(learner: Learner, asked: Sequence[str | Conversation]) -> list[Repl
             return [Reply(answer) for answer in readout.classify(learner, rows, None)]
     replies = [_decided(decision, readout.abstains) for decision in decisions]
     written = [number for number, each in enumerate(replies) if each.task is not None and _is_free(learner, each.task)]
-    texts = learner.predict([asked[number] for number in written])
+    texts = learner.predict([asked[number] for number in written]) if written else []
     for number, text in zip(written, texts, strict=True):  # no label of another task answers a task without any
         replies[number] = replace(replies[number], answer=text, probability=None)
     return replies
@@ -167,7 +167,7 @@ def _decided(decision: Decision, asked: bool) -> Reply:
     """asked: whether the method asks if a row is of any task."""
     return Reply(
         decision.answer,
-        _likeliest(decision.tasks) if decision.kind != "foreign" else None,
+        decision.task,
         decision.kind if asked else None,
         decision.labels.get(decision.answer),
     )
@@ -176,7 +176,3 @@ def _decided(decision: Decision, asked: bool) -> Reply:
 def _is_free(learner: Learner, task: str) -> bool:
     """Whether a task's answers are written."""
     return task in learner.state.forms and learner.state.forms[task].labels is None
-
-
-def _likeliest(shares: Mapping[str, float]) -> str | None:
-    return max(sorted(shares), key=shares.__getitem__) if shares else None

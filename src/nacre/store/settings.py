@@ -13,6 +13,7 @@ from nacre.method_files import MethodFile
 from nacre.models.named import DEMO
 from nacre.places import absolute, expanded
 from nacre.records.gate_verdict import Against, Unclear
+from nacre.store.gate import MustKeep
 
 TestRows = Literal["keep", "reference", "hash"]
 TEST_ROWS: tuple[TestRows, ...] = get_args(TestRows)
@@ -55,7 +56,8 @@ class StoreSettings(LearnerSettings):
         """The settings with every default of the method written out and every place found.
 
         Raises:
-            RecipeError: If the method cannot learn task after task, or if a variable of the environment is not set.
+            RecipeError: If the method cannot learn task after task, if the gate is not written as one is, or if a
+                variable of the environment is not set.
         """
         method = self.build()
         if not method.curriculum.continues:
@@ -65,6 +67,8 @@ class StoreSettings(LearnerSettings):
             )
         if self.base_ability is not None:
             self.base_ability.check(method)
+        if self.must_keep is not None:
+            MustKeep.of(self.must_keep)
         model = self.model if self.model == DEMO else absolute(expanded("model", self.model))
         return self.model_copy(update={**self.method_written_out(), "model": model, **self._ability_place()})
 

@@ -58,7 +58,6 @@ class Source:
         """
         return LearnedTask(
             name=task.name,
-            metric=task.metric,
             content=json.loads(to_json(task_content(task))),
             source=json.loads(to_json(dict(task.source))),
             test_rows=kept,

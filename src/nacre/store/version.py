@@ -43,7 +43,6 @@ class LearnedTask(BaseModel):
 
     Attributes:
         name: The task's.
-        metric: Its metric.
         content: Its rows by content, as a run's protocol has it (`nacre.tasks.content`).
         source: Where its rows came from: files with their hashes, rows left out or held out.
         test_rows: What was kept of its test rows.
@@ -56,7 +55,6 @@ class LearnedTask(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    metric: str
     content: dict[str, Any]
     source: dict[str, Any]
     test_rows: TestRows
@@ -64,6 +62,11 @@ class LearnedTask(BaseModel):
     data: str | None = None
     choices: dict[str, Any] = Field(default_factory=dict)
     score: RecordedScore | None = None
+
+    @property
+    def metric(self) -> str:
+        """The task's metric."""
+        return str(self.content["metric"])
 
 
 class Version(BaseModel):
