@@ -41,7 +41,7 @@ STEPS, TOGETHER = 3, 3
 SHORT = Optim(batch_size=ROWS, max_source_length=128, max_target_length=WRITTEN, split_padding=None, log_every=1)
 WRITING = Decoding(batch_size=16, max_new_tokens=WRITTEN)
 MODIFIED = ("seq_lora+der", "seq_lora+distill", "seq_lora+hat", "seq_ft+soft_mask")
-CHEAPER = {"sapt_lora": {"inputs": "real"}, "lfpt5": {"separator": "w9", "draws": 1}}
+CHEAPER = {"sapt_lora": {"inputs": "real"}, "lfpt5": {"separator": "w9", "draws": 1, "per_label": 1, "max_length": 16}}
 """Settings of methods whose own ones cost much between tasks, which is not what is measured: SAPT's generators, and the
 rows that LFPT5 writes, by a separator that this tokenizer has."""
 

@@ -3,6 +3,7 @@
 python benchmarks/bench.py --output docs/performance/t5-small
 python benchmarks/every_method.py --output docs/performance/every_method.json
 python benchmarks/fifty.py --data DATA/long_sequence --model PATH/minilm-b2b --output docs/performance/fifty.json
+python benchmarks/serving.py --model PATH/minilm-b2b --requests 1000 --output docs/performance/serving.json
 python experiments/performance_page.py
 """
 
@@ -18,7 +19,7 @@ from results_page import write_between
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 FOLDER = PAGE.with_suffix("")
-EVERY_METHOD, FIFTY = FOLDER / "every_method.json", FOLDER / "fifty.json"
+EVERY_METHOD, FIFTY, SERVING = (FOLDER / f"{name}.json" for name in ("every_method", "fifty", "serving"))
 
 TITLES = {
     "steps": "A training step beside one of plain PEFT LoRA",
@@ -69,7 +70,8 @@ RATIOS = {
 
 
 def main() -> None:
-    files = [file for file in sorted(FOLDER.glob("*.json"), reverse=True) if file not in (EVERY_METHOD, FIFTY)]
+    own = (EVERY_METHOD, FIFTY, SERVING)
+    files = [file for file in sorted(FOLDER.glob("*.json"), reverse=True) if file not in own]
     found = [section(json.loads(file.read_text())) for file in files]
     write_between("<!-- tables -->", "<!-- end of tables -->", "\n\n".join(found), PAGE)
     if EVERY_METHOD.exists():
@@ -77,6 +79,8 @@ def main() -> None:
         write_between("<!-- every method -->", "<!-- end of every method -->", every, PAGE)
     if FIFTY.exists():
         write_between("<!-- fifty -->", "<!-- end of fifty -->", fifty(json.loads(FIFTY.read_text())), PAGE)
+    if SERVING.exists():
+        write_between("<!-- serving -->", "<!-- end of serving -->", serving(json.loads(SERVING.read_text())), PAGE)
 
 
 def every_method(found: dict[str, Any]) -> str:
@@ -101,7 +105,8 @@ def every_method(found: dict[str, Any]) -> str:
         "## Every method beside PEFT",
         "T5-small's shape, 8 rows of 128 tokens read and 8 written a step, after N tasks that the method really "
         "learned (of one step each). A step is one inside `learn`, an answer is 16 rows of 8 tokens written greedily, "
-        "PEFT's by transformers. What a method does between tasks is not in it.",
+        "PEFT's by transformers. What a method does between tasks is not in it. `lfpt5` learned no row that it had "
+        "written: a model of random weights writes none that is one.",
         f"```\n{found['command']}\n```",
         f"{setting_of(found)} PEFT beside itself gave {min(again):.2f} to {max(again):.2f}.",
         "\n".join(f"| {' | '.join(row)} |" for row in rows),
@@ -134,6 +139,26 @@ def fifty(found: dict[str, Any]) -> str:
         f"({stored[0] / 1e6:.2f} and {stored[-1] / 1e6:.2f}): the more where texts have two parts. The "
         f"process had {kept[0]['peak'] / 1e6:.0f} MB at most after the first task, "
         f"and {kept[-1]['peak'] / 1e6:.0f} after the last.",
+    ]
+    return "\n\n".join(parts)
+
+
+def serving(found: dict[str, Any]) -> str:
+    """Questions a second, and how long each one waited."""
+    rows = [["", "a second", "waited: median", "95 %", "99 %"], ["---"] * 5]
+    for name, rounds in found["found"].items():
+        medians = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+        waited = [f"{1000 * medians[key]:.0f} ms" for key in ("p50", "p95", "p99")]
+        rows.append([name, f"{medians['per second']:.1f}", *waited])
+    parts = [
+        "## Served answers",
+        f"{found['requests']} questions of {found['clients']} clients on loopback, each of which asks the next one "
+        f"when it has its answer; {found['tokens']} tokens are written for each, greedily. The store has "
+        f"{found['adapters']} LoRAs (`epi`); in the last line every batch mixes them. The first line is transformers' "
+        "`generate` with the pretrained model in a plain loop, without a server.",
+        f"```\n{found['command']}\n```",
+        setting_of(found),
+        "\n".join(f"| {' | '.join(row)} |" for row in rows),
     ]
     return "\n\n".join(parts)
 
