@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -17,6 +19,7 @@ from nacre.adapters.route import Route
 from nacre.errors import CheckpointError, ModelError
 from nacre.events import ignore
 from nacre.export.exported import ROWS, logits_of, rows_of
+from nacre.export.gguf import export_gguf
 from nacre.export.merged import export_merged
 from nacre.export.package import export_package, load_model
 from nacre.export.peft_adapter import export_peft
@@ -239,3 +242,97 @@ def test_rows_are_enough_without_any_task(tiny_model: Callable[[str], Path]) -> 
     learner = learned(tiny_model("llama"), "inc_lora", NAMES[:1])
     assert len(rows_of(learner, [])) == ROWS
     assert len(rows_of(learner, tiny_task().examples("test") * 40)) == ROWS
+
+
+SERVED = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+"""The linear maps of a Llama on which vLLM and SGLang put LoRAs."""
+
+
+def assert_servers_read(adapter: Path, base: str) -> int:
+    """What vLLM's filesystem resolver and SGLang's loader ask of an adapter's folder. Returns its rank."""
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["base_model_name_or_path"]) == ("LORA", base)  # else nothing is resolved
+    assert (config["bias"], config["modules_to_save"]) == ("none", None)
+    assert not any(config.get(key) for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern"))
+    assert set(config["target_modules"]) <= SERVED
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    pattern = re.compile(r"base_model\.model\.model\.layers\.\d+\.\w+\.(\w+)\.lora_([AB])\.weight")
+    found = {name: pattern.fullmatch(name) for name in shapes}
+    assert all(found.values())
+    assert {match[1] for match in found.values() if match} == set(config["target_modules"])
+    ranks = {
+        shape[0 if match and match[2] == "A" else 1]
+        for (_, match), shape in zip(found.items(), shapes.values(), strict=True)
+    }
+    assert ranks == {config["r"]}
+    assert {path.name for path in adapter.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    return int(config["r"])
+
+
+def test_servers_find_and_read_a_peft_export(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """docs/store.md says how it goes to vLLM and SGLang."""
+    model = tiny_model("llama")
+    summed, routed = learned(model, "inc_lora"), learned(model, "inc_lora+gaussian_routing")
+    export_peft(summed, tmp_path / "adapters" / "support", rows(summed))
+    assert assert_servers_read(tmp_path / "adapters" / "support", str(model)) == 8 * len(NAMES)
+    export_peft(routed, tmp_path / "routed", rows(routed))
+    names = [each["adapter"] for each in json.loads((tmp_path / "routed" / "routing.json").read_text())["tasks"]]
+    assert [assert_servers_read(tmp_path / "routed" / name, str(model)) for name in names] == [8] * len(NAMES)
+
+
+# ---- GGUF, through a stand-in for llama.cpp's converter
+
+LLAMA_CPP = Path(__file__).parent.parent / "helpers" / "llama_cpp"
+
+
+def test_a_gguf_file_answers_as_the_learner(
+    tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf")
+    monkeypatch.setenv("LLAMA_CPP", str(LLAMA_CPP))
+    learner = learned(tiny_model("llama"), "inc_lora")
+    found = export_gguf(learner, tmp_path / "gguf", rows(learner))
+    assert found.difference <= 1e-4 * found.largest
+    assert [path.name for path in (tmp_path / "gguf").iterdir()] == ["model.gguf"]
+    assert [path.name for path in tmp_path.iterdir()] == ["gguf"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "gguf", gguf_file="model.gguf", dtype=torch.float32)
+    here = logits(learner.host.model, learner)
+    assert float((here - logits(model.eval(), learner)).abs().max()) <= 1e-4 * float(here.abs().max())
+    assert float((here - logits(load_plain(tiny_model("llama"), "llama"), learner)).abs().max()) > 1e-3
+
+
+def test_a_converter_that_fails_leaves_nothing(
+    tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf")
+    monkeypatch.setenv("LLAMA_CPP", str(LLAMA_CPP))
+    learner = learned(tiny_model("gpt2"), "inc_lora")
+    with pytest.raises(ModelError, match="said last: Model GPT2LMHeadModel is not supported"):
+        export_gguf(learner, tmp_path / "gguf", rows(learner))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_converter(
+    tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf")
+    learner = learned(tiny_model("llama"), "inc_lora")
+    monkeypatch.delenv("LLAMA_CPP", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ModelError, match="is not on the PATH"):
+        export_gguf(learner, tmp_path / "gguf", rows(learner))
+    monkeypatch.setenv("LLAMA_CPP", str(tmp_path))
+    with pytest.raises(ModelError, match="is not in LLAMA_CPP="):
+        export_gguf(learner, tmp_path / "gguf", rows(learner))
+
+
+@pytest.mark.parametrize("method", ["am_lora", "nacre"])
+def test_gguf_holds_no_mixture(
+    tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    pytest.importorskip("gguf")
+    monkeypatch.setenv("LLAMA_CPP", str(LLAMA_CPP))
+    learner = learned(tiny_model("llama"), method, NAMES[:1])
+    with pytest.raises(ModelError, match="no one weight holds that"):
+        export_gguf(learner, tmp_path / "gguf", rows(learner))

@@ -15,7 +15,8 @@ def export(
     kind: Annotated[
         str,
         typer.Option(
-            "--format", help="merged: a plain model folder; peft: stock LoRAs; package: for nacre.load_model."
+            "--format",
+            help="merged: a plain model folder; peft: stock LoRAs; package: for nacre.load_model; gguf: for llama.cpp.",
         ),
     ] = "merged",
     version: Annotated[str, typer.Option(help="The first digits of its name, or 'current'.")] = "current",

@@ -8,6 +8,7 @@ from pathlib import Path
 from nacre.errors import RecipeError
 from nacre.events import ignore
 from nacre.export.exported import Exported, rows_of
+from nacre.export.gguf import export_gguf
 from nacre.export.merged import export_merged
 from nacre.export.package import export_package
 from nacre.export.peft_adapter import export_peft
@@ -23,6 +24,7 @@ FORMATS: Mapping[str, Callable[[Learner, Path, Sequence[Encoded]], Exported]] = 
     "merged": export_merged,
     "peft": export_peft,
     "package": export_package,
+    "gguf": export_gguf,
 }
 
 
