@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -88,6 +89,25 @@ def name_error(error: UnicodeEncodeError) -> FileError | None:
     return FileError(
         f"{error.object}: in this locale the names of files are in {names}, which lacks "
         f"'{error.object[error.start]}'; set PYTHONUTF8=1, and try again."
+    )
+
+
+def memory_error(error: MemoryError | RuntimeError) -> NacreError | None:
+    """The line to print where the memory of this machine or of its accelerator was too small; None for other errors.
+
+    Args:
+        error: What Python or torch raised.
+    """
+    said = str(error)
+    of_device = type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported here
+    if not (isinstance(error, MemoryError) or of_device or "can't allocate memory" in said):
+        return None
+    asked = re.search(r"tried to allocate ([\d.]+ \w+)", said, re.IGNORECASE)
+    where = "the accelerator's memory" if of_device else "memory"
+    more = f" ({asked[1]} more were asked for)" if asked else ""
+    return NacreError(
+        f"Out of {where}{more}: lower optim.batch_size or evaluation.batch_size, raise optim.accumulation, or take a "
+        "smaller model."
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -223,6 +224,46 @@ def test_a_command_ends_in_one_line(nacre: Call, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("nacre.tasks.reading.sources.read_table", fail)
     assert_one_line_error(nacre("check", tmp_path / "data", "--stream", "mine"), folder, os.strerror(number))
+
+
+def python_is_out_of_memory() -> None:
+    raise MemoryError
+
+
+def torch_is_out_of_memory() -> None:
+    torch.empty(1 << 60)
+
+
+def the_device_is_out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 4 GiB.")
+
+
+SHORTAGES = {
+    python_is_out_of_memory: "Out of memory: lower optim.batch_size",
+    torch_is_out_of_memory: "Out of memory (4611686018427387904 bytes more were asked for): lower",
+    the_device_is_out_of_memory: "Out of the accelerator's memory (2.00 GiB more were asked for): lower",
+}
+
+
+@pytest.mark.parametrize("fail", SHORTAGES, ids=lambda fail: fail.__name__)
+def test_a_command_that_is_out_of_memory_ends_in_one_line(
+    nacre: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Callable[[], None]
+) -> None:
+    task(tmp_path / "data" / "mine")
+    monkeypatch.setattr("nacre.tasks.reading.sources.read_table", lambda *_, **__: fail())
+    assert_one_line_error(nacre("check", tmp_path / "data", "--stream", "mine"), SHORTAGES[fail])
+
+
+def test_another_error_of_the_program_shows_its_traceback(
+    nacre: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("a bug")
+
+    task(tmp_path / "data" / "mine")
+    monkeypatch.setattr("nacre.tasks.reading.sources.read_table", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        nacre("check", tmp_path / "data", "--stream", "mine")
 
 
 OUTPUTS = [

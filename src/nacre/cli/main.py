@@ -23,7 +23,7 @@ from nacre.cli.run import run
 from nacre.cli.serve import serve
 from nacre.cli.sheets import methods, streams
 from nacre.cli.versions import rollback, show, status, versions
-from nacre.errors import NacreError, file_error, name_error
+from nacre.errors import NacreError, file_error, memory_error, name_error
 from nacre.printable import one_line
 
 LONGEST_LINE = 4000
@@ -87,6 +87,10 @@ def main() -> None:
     except OSError as error:
         _drop_output()
         _refuse(str(file_error(error)))
+    except (MemoryError, RuntimeError) as error:
+        if (shortage := memory_error(error)) is None:
+            raise
+        _refuse(str(shortage))
     except UnicodeEncodeError as error:
         if (refusal := name_error(error)) is None:
             raise
