@@ -205,6 +205,36 @@ class StepTaken:
 
 
 @dataclass(frozen=True)
+class TrainingSaved:
+    """Training was saved inside a task.
+
+    Attributes:
+        step: How many of the task's steps have been taken.
+        steps: How many there are.
+        folder: Where it was saved.
+    """
+
+    step: int
+    steps: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class TrainingContinued:
+    """Training goes on inside a task, where it was saved.
+
+    Attributes:
+        step: How many of the task's steps were taken before.
+        steps: How many there are.
+        folder: Where it was saved.
+    """
+
+    step: int
+    steps: int
+    folder: str
+
+
+@dataclass(frozen=True)
 class Warned:
     """Something that a person should know, and that does not stop the run.
 
@@ -314,6 +344,8 @@ Event = (
     | TrainingPrepared
     | RowsEncoded
     | StepTaken
+    | TrainingSaved
+    | TrainingContinued
     | Warned
     | EvaluationStarted
     | RowsAnswered
@@ -340,6 +372,8 @@ EVENT_KINDS: Mapping[type, str] = {
     TrainingPrepared: "trainable",
     RowsEncoded: "rows",
     StepTaken: "step",
+    TrainingSaved: "saved",
+    TrainingContinued: "continued",
     Warned: "warning",
     EvaluationStarted: "evaluate",
     RowMeasured: "row",

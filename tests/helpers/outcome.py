@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from nacre.files import sha256
+from nacre.records.plain import NO_RESULT
 
 TIMES = {"seconds", "peak_rss_bytes", "train_seconds", "evaluate_seconds", "finished"}
 HASH = "sha256"  # of times, too
@@ -28,7 +29,8 @@ def outcome(folder: Path) -> dict[str, Any]:
             found[name] = None
         else:
             found[name] = sha256(path)
-    found["settings"] = {**yaml.safe_load((folder / "recipe.yaml").read_text()), "output": None}
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    found["settings"] = {key: value for key, value in recipe.items() if key not in NO_RESULT}
     return found
 
 

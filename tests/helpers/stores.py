@@ -41,9 +41,12 @@ def new_store(path: Path, settings: StoreSettings) -> Store:
     return Store.open(path)
 
 
-def taught(store: Store, data: Path, *names: str, must_keep: str | None = None) -> list[NewVersion]:
+def taught(
+    store: Store, data: Path, *names: str, must_keep: str | None = None, save_every: int | None = None
+) -> list[NewVersion]:
     """Teach a store tasks, one after the other."""
-    return [learn(store, Source(name, str(data)), ignore, must_keep=must_keep) for name in names]
+    sources = [Source(name, str(data)) for name in names]
+    return [learn(store, source, ignore, must_keep=must_keep, save_every=save_every) for source in sources]
 
 
 def snapshot_of(store: Store, name: str) -> Snapshot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -95,7 +96,7 @@ def recipe(data: Path, tiny_model: Model) -> Callable[..., Recipe]:
         optim = Optim(learning_rate=RATES.get(method, 0.03), batch_size=4, epochs=2, log_every=1)
         name = method.partition(",")[0]
         fields: dict[str, Any] = {"method": name, "stream": list(NAMES), "data": str(data), "model": str(model)}
-        fields["parameters"] = {**REMEMBERING, **ONCE}.get(method, {})
+        fields["parameters"] = {**REMEMBERING, **ONCE, **INSIDE}.get(method, {})
         return Recipe(**{**fields, "output": str(output), "optim": optim, **changes})
 
     return made
@@ -412,11 +413,58 @@ def test_interrupted(
     process.send_signal(signal.SIGCONT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert " ".join(said.split()) == "Interrupted. The same command continues at the last finished task."
+    (saved,) = events(output, "saved")
+    step = f"step {saved['step']} of {saved['steps']}"
+    advice = "The same command goes on from what is saved."
+    assert " ".join(said.split()) == f"Interrupted after {step}, which is saved. {advice}"
     assert not (output / "results.json").exists()
     assert call([*command, "--output", str(output)], monkeypatch) == 0
     assert [event["tasks"] for event in events(output, "resumed")] == [["animals", "plants"]]
+    assert events(output, "continued")[0]["step"] == saved["step"]
     assert_same(output, uninterrupted)
+
+
+INSIDE: dict[str, dict[str, Any]] = {  # with settings that fit the tiny model
+    "seq_ft": {},
+    "am_lora": {},
+    "lb_cl": {"rank": 2, "roles": ["query", "output"]},
+    "inc_lora+migu": {},
+    "lora_replay": {},
+    "ewc": {},
+    "der_pp": {"capacity": 5},
+    "nacre": {},
+}
+
+
+def killed_at(recipe: Recipe, kind: str, times: int) -> None:
+    """Run in a process that kills itself at the n-th event of a kind."""
+
+    def end(event: Event) -> None:
+        try:
+            stop(event)
+        except Stop:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    stop = stop_at(kind, times)
+    process = multiprocessing.get_context("fork").Process(target=run, args=(recipe, end))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("method", INSIDE)
+def test_killed_inside_a_task(recipe: Recipes, straight: Callable[[str], Path], tmp_path: Path, method: str) -> None:
+    """With SIGKILL: where training was just saved, between two saves, and after the last step of a task."""
+    output = tmp_path / "run"
+    expected = straight(method)
+    saving = recipe(method, output, save_every=3)
+    for kind, times in (("saved", 1), ("step", 2), ("saved", 2), ("step", 2), ("evaluate", 1)):
+        killed_at(saving, kind, times)
+        assert not (output / "results.json").exists()
+    assert events(output, "continued")
+    run(recipe(method, output), ignore)
+    assert_same(output, expected)
+    assert not (output / "training").exists()
 
 
 # A folder that is not as it was left.

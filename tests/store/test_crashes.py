@@ -59,7 +59,7 @@ def teach_the_rest(path: Path, data: Path) -> None:
     store = Store.open(path)
     for name in NAMES[1:]:
         if name not in store.read(store.current).names:
-            taught(store, data, name)
+            taught(store, data, name, save_every=1)
 
 
 def assert_whole(path: Path) -> None:

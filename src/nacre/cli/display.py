@@ -28,7 +28,9 @@ from nacre.events import (
     StartChosen,
     StepTaken,
     Stopped,
+    TrainingContinued,
     TrainingPrepared,
+    TrainingSaved,
     Warned,
 )
 from nacre.progress import ProgressLine
@@ -55,6 +57,7 @@ class Display:
         self.page = Path()
         self.line = ProgressLine(self.console)
         self._label = ""
+        self._saved = ""  # where training is saved inside the task that is being learned
 
     def __call__(self, event: Event) -> None:
         """Show an event.
@@ -70,7 +73,7 @@ class Display:
             case Warned(text=text):
                 self._say(f"Warning: {text}", WARNING)
             case StageStarted(number=number, stages=stages, name=name):
-                self._label = f"task {number} of {stages}: {name}"
+                self._label, self._saved = f"task {number} of {stages}: {name}", ""
             case FreeDimensionsCounted(site=site, factor=factor, left=left, width=width):
                 self._say(f"Directions left to this task: {left} of {width} at least (fewest: {site}, '{factor}').")
             case PastFolded(sites=sites, folded=folded, obstacles=obstacles) if obstacles:
@@ -93,7 +96,13 @@ class Display:
                 self._show_cut(event)
             case StepTaken(step=step, steps=steps, loss=loss, rate=rate):
                 self.line.move(self._label, step, steps, f"loss {loss:.3f}  rate {rate:.1e}")
+            case TrainingContinued(step=step, steps=steps, folder=folder):
+                self._saved = f" after step {step} of {steps}, which is saved"
+                self._say(f"Continuing after step {step} of {steps}: {folder}")
+            case TrainingSaved(step=step, steps=steps):
+                self._saved = f" after step {step} of {steps}, which is saved"
             case EvaluationStarted(row=row):
+                self._saved = ""
                 self._label = f"measuring after task {row}" if row else "measuring before any task"
             case RowsAnswered(done=done, rows=rows):
                 self.line.move(self._label, done, rows, "rows")
@@ -133,7 +142,7 @@ class Display:
         try:
             yield
         except KeyboardInterrupt:
-            say(screen(error=True), f"Interrupted. {advice}")
+            say(screen(error=True), f"Interrupted{self._saved}. {advice}")
             raise typer.Exit(130) from None
         finally:
             self.line.drop()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nacre.cli.saving import SaveEvery
 from nacre.cli.screen import BEST, WARNING, WORST, say, screen
 from nacre.console import print_json
 
@@ -39,6 +40,7 @@ def learn(
     fold_labels: Annotated[
         bool, typer.Option("--fold-labels", help="Labels that differ only in case or white space are one label.")
     ] = False,
+    save_every: SaveEvery = None,
     as_json: OutcomeAsJson = False,
 ) -> None:
     """Learn a task, measure every task, and let the new version answer if it keeps what it must.
@@ -61,7 +63,7 @@ def learn(
     source = Source(task, place, Choices(0, skip_bad_rows, fold_labels), limit_train, limit_test)
     display = Display(error=as_json)
     with display.interruptible("The current version is as it was; the same command goes on."):
-        outcome = teaching.learn(opened, source, display, must_keep=must_keep, kept=kept)
+        outcome = teaching.learn(opened, source, display, must_keep=must_keep, kept=kept, save_every=save_every)
     _conclude(opened, outcome, as_json)
 
 

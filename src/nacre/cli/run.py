@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nacre.cli.saving import SaveEvery
 from nacre.console import print_json
 
 
@@ -34,6 +35,7 @@ def run(
     fold_labels: Annotated[
         bool, typer.Option("--fold-labels", help="Labels that differ only in case or white space are one label.")
     ] = False,
+    save_every: SaveEvery = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other key: rank=4, optim.batch_size=16. Repeatable."),
@@ -68,6 +70,7 @@ def run(
         "limit_test": limit_test,
         "skip_bad_rows": skip_bad_rows or None,
         "fold_labels": fold_labels or None,
+        "save_every": save_every,
     }
     whole = read_recipe(recipe, flags, setting or [])
     whole.check_names()  # before torch is imported, which takes seconds
@@ -90,7 +93,7 @@ def run(
     from nacre.runs.run import run as carry_out
 
     display = Display(error=as_json, verbose=verbose)
-    with display.interruptible("The same command continues at the last finished task."):
+    with display.interruptible("The same command goes on from what is saved."):
         record = carry_out(whole, display)
     if as_json:
         print_json(record.as_json())

@@ -68,7 +68,7 @@ def is_learners(name: str) -> bool:
 def write_files(held: Contents, folder: Path) -> None:
     """Write everything but the manifest."""
     for name, tensors in held.files.items():
-        _save_tensors(tensors, folder / f"{name}{TENSORS}")
+        save_tensors(tensors, folder / f"{name}{TENSORS}")
     (folder / STATE).write_text(to_json(held.document) + "\n", encoding="utf-8")
 
 
@@ -310,8 +310,13 @@ def _load_tensors(
         return {key: opened.get_tensor(key) for key in needed}
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write tensors on the CPU to a file.
+
+    Raises:
+        CheckpointError: If that is not possible, as on a full disk.
+    """
     try:
         save_file(dict(tensors), file)
-    except SafetensorError as error:  # a full disk, among others
+    except SafetensorError as error:
         raise CheckpointError(f"{file} cannot be written: {error}.") from None

@@ -42,6 +42,7 @@ from nacre.learning.router import ChosenRoute, LearnerRouter, NoInputs, followed
 from nacre.learning.settings import Optim
 from nacre.learning.snapshot import OwnerState, Snapshot, State, as_tree
 from nacre.learning.trainer import Loss, train
+from nacre.learning.training_saves import TrainingSaves
 from nacre.method import Method
 from nacre.models.batch import Batch
 from nacre.models.families import Encoded, Lengths
@@ -212,19 +213,20 @@ class Learner:
         """How many tokens inputs and targets may have in training."""
         return Lengths(self.optim.max_source_length, self.optim.max_target_length)
 
-    def learn(self, *tasks: Task, again: bool = False) -> None:
+    def learn(self, *tasks: Task, again: bool = False, saves: TrainingSaves | None = None) -> None:
         """Learn one task; with a joint curriculum, several at once. Earlier tasks' frozen tensors do not move.
 
         Args:
             tasks: One task, or several at once.
             again: Whether a task may have been learned before; it is learned as a further one then.
+            saves: Where training is saved while it goes on, and where it goes on if it was; None: it is not saved.
 
         Raises:
             DataError: If a task has no rows, or if the host cannot learn such a task; nothing has happened then.
             TrainingError: If the curriculum does not work that way, if a task has been learned before, if a loss is not
                 finite, or if nothing can be learned from a batch.
         """
-        self._learn_wholly(tasks, again, None)
+        self._learn_wholly(tasks, again, None, saves)
 
     def adopt(self, task: Task, factors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Take a task over whose LoRA was trained elsewhere: all happens as in `learn`, but for the training.
@@ -237,11 +239,13 @@ class Learner:
             ModelError: If they do not fit the method's adapter.
             DataError, TrainingError: As `learn` does.
         """
-        self._learn_wholly([task], False, factors)
+        self._learn_wholly([task], False, factors, None)
 
-    def _learn_wholly(self, tasks: Sequence[Task], again: bool, factors: GivenFactors) -> None:
+    def _learn_wholly(
+        self, tasks: Sequence[Task], again: bool, factors: GivenFactors, saves: TrainingSaves | None
+    ) -> None:
         try:
-            self._learn(tasks, again, factors)
+            self._learn(tasks, again, factors, saves)
         finally:
             self._number = None
             self.resources.clear()
@@ -269,7 +273,7 @@ class Learner:
         """Whether answers are written freely, so that a label has to be read in them."""
         return self.method.readout is None and self.decoding.decode == "free"
 
-    def _learn(self, tasks: Sequence[Task], again: bool, factors: GivenFactors) -> None:
+    def _learn(self, tasks: Sequence[Task], again: bool, factors: GivenFactors, saves: TrainingSaves | None) -> None:
         if self.adapter.on_disk is not None:
             raise TrainingError(
                 "This learner's slots stay on disk: load it without slots_in_memory to learn more tasks."
@@ -302,7 +306,8 @@ class Learner:
         if factors is not None:
             self.adapter.take(factors)
         elif self.trainable():
-            self._train(tasks, [*(example for task in tasks for example in task.examples("train")), *more, *earlier])
+            own = [example for task in tasks for example in task.examples("train")]
+            self._train(tasks, [*own, *more, *earlier], saves)
         for part in self.method.parts:
             part.end(self, tasks)
         for owner in self.owners.values():
@@ -333,7 +338,7 @@ class Learner:
         earlier = memory.examples(self, tasks) if memory.mixed else ()
         return earlier, memory.lessons(self, tasks)
 
-    def _train(self, tasks: Sequence[Task], examples: Sequence[Example]) -> None:
+    def _train(self, tasks: Sequence[Task], examples: Sequence[Example], saves: TrainingSaves | None) -> None:
         rows = self.encode(examples)
         report_rows(self, tasks, examples, rows)
         batches = Batches(
@@ -347,7 +352,7 @@ class Learner:
         with seeded(seed), accelerator_of(self.optim.mixed_precision) as accelerator:
             self._autocast = accelerator.autocast
             try:
-                self.work = train(self, batches, self.optim, accelerator, self.on_event)
+                self.work = train(self, batches, self.optim, accelerator, self.on_event, saves)
             finally:
                 self._model, self._autocast = self.host.model, nullcontext
                 self.on_event(Stopped())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -12,11 +12,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from nacre.errors import TrainingError
+from nacre.errors import CheckpointError, TrainingError
 from nacre.events import OnEvent, StepTaken
 from nacre.learning.batches import Batches, TokenCount, in_micro_batches, split, target_tokens
 from nacre.learning.schedule import rate_factor
 from nacre.learning.settings import Optim
+from nacre.learning.training_saves import TrainingSaves
+from nacre.learning.training_state import TrainingState, give_back, held_by, random_states, set_random_states
 from nacre.method import Method
 from nacre.models.batch import Batch
 from nacre.models.families import Encoded
@@ -63,17 +65,38 @@ class Trainee(LearnerView, Protocol):
         ...
 
 
-def train(learner: Trainee, batches: Batches, optim: Optim, accelerator: Accelerator, on_event: OnEvent) -> TokenCount:
+def train(
+    learner: Trainee,
+    batches: Batches,
+    optim: Optim,
+    accelerator: Accelerator,
+    on_event: OnEvent,
+    saves: TrainingSaves | None = None,
+) -> TokenCount:
     """Train what the learner says is trainable on one stage's rows. Returns how much that was.
 
-    Raises ``TrainingError`` naming the step and rows if the loss or the norm of its gradient is not finite, no token is
-    to be predicted, or no trainable parameter takes part; and if the weights are not finite in the end.
+    Args:
+        learner: Whom to train.
+        batches: The rows, step by step.
+        optim: How to train.
+        accelerator: Where, and in which precision.
+        on_event: Is called with what happens in steps.
+        saves: Where training is saved, and goes on if it was; None: it is not saved.
+
+    Raises:
+        TrainingError: Naming the step and rows, if the loss or the norm of its gradient is not finite, no token is to
+            be predicted, or no trainable parameter takes part; and if the weights are not finite in the end.
     """
     training = Training(learner, batches, optim, accelerator)
     monitor = LossMonitor(batches, optim.log_every, on_event, accelerator)
-    for step in range(batches.steps):
-        task_loss, terms = training.take(step)
-        monitor.see(step, task_loss, terms, learner.step.rate, training.gradient_norm)
+    first = 0 if saves is None else training.go_on(saves)
+    with nullcontext() if saves is None else saves.listening():
+        for step in range(first, batches.steps):
+            task_loss, terms = training.take(step)
+            monitor.see(step, task_loss, terms, learner.step.rate, training.gradient_norm)
+            if saves is not None and saves.is_due(step + 1, batches.steps):
+                monitor.check()
+                saves.write(training.state(step + 1))
     training.finish()
     _check_weights(training.parameters, batches)
     return training.work
@@ -99,6 +122,7 @@ class Training:
         self.model, self.optimizer = accelerator.prepare(learner.host.model, optimizer)
         self.model.train()
         self.work = TokenCount()
+        self.holders = [part for part in learner.method.parts if part.Held is not None]
         self.gradient_norm: Tensor | None = None  # of the newest step, []; None without clipping, or if it was skipped
 
     def take(self, step: int) -> tuple[Tensor, Terms]:
@@ -127,7 +151,7 @@ class Training:
         task_loss = torch.zeros((), device=host.device)
         for place, micro_batch in enumerate(micro_batches, start=1):
             last = place == len(micro_batches)
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
+            with nullcontext() if last else accelerator.no_sync(self.model):
                 with accelerator.autocast():
                     batch = host.family.batch(micro_batch)
                     self.work.add(*host.family.size(batch))
@@ -160,6 +184,52 @@ class Training:
             self.schedule.step()
         return task_loss, {**penalties, **{key: (term, weights[key]) for key, term in terms.items()}}
 
+    def state(self, step: int) -> TrainingState:
+        """Everything that the steps behind the first ``step`` ones depend on. Tensors are not copied."""
+        kept = self.optimizer.state
+        return TrainingState(
+            step=step,
+            steps=self.batches.steps,
+            weights=[parameter.detach() for parameter in self.parameters],
+            moments=[dict(kept.get(parameter, {})) for parameter in self.parameters],
+            rates=[group["lr"] for group in self.optimizer.param_groups],
+            schedule=self.schedule.state_dict(),
+            scaler={} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+            random=random_states(),
+            parts=held_by(self.holders, self.learner),
+            work=self.work,
+        )
+
+    def go_on(self, saves: TrainingSaves) -> int:
+        """Go on where training was saved. Returns how many steps have been taken by then."""
+        if (state := saves.newest()) is None:
+            return 0
+        try:
+            state.check_fits(self.parameters, self.batches.steps, self.holders, str(saves.folder))
+            give_back(self.holders, self.learner, state.parts)
+        except CheckpointError as error:
+            saves.give_up(error)
+            return 0
+        with torch.no_grad():
+            for parameter, weight in zip(self.parameters, state.weights, strict=True):
+                parameter.copy_(weight)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict(
+            {
+                "state": {number: kept for number, kept in enumerate(state.moments) if kept},
+                "param_groups": [{**group, "lr": rate} for group, rate in zip(groups, state.rates, strict=True)],
+            }
+        )
+        self.schedule.load_state_dict(state.schedule)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state.scaler)
+        set_random_states(state.random)
+        self.work = state.work
+        last = state.step - 1
+        self.learner.step = Step(last, self.batches.steps, self.rate * self.factor(last), all_forward=True)
+        saves.went_on(state)
+        return state.step
+
     def finish(self) -> None:
         """Leave the model unwrapped and in evaluation mode."""
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False).eval()
@@ -188,12 +258,7 @@ class LossMonitor:
         last = step == self.batches.steps - 1
         if step % self.every and not last:
             return
-        loss, gradient = self.first_bad.tolist()
-        if (bad := min(loss, gradient)) < self.batches.steps:
-            raise TrainingError(
-                f"The {'loss' if loss == bad else 'gradient'} is not finite at {_place(self.batches, bad)}. "
-                "Lower optim.learning_rate or look at the rows."
-            )
+        self.check()
         task = self.accelerator.reduce(task_loss, reduction="mean").item()  # each process saw its own rows
         values: dict[str, Any] = {"task": task}
         for key, (value, weight) in terms.items():
@@ -208,6 +273,16 @@ class LossMonitor:
                 rate=rate,
             )
         )
+
+    def check(self) -> None:
+        """Raise ``TrainingError`` if a loss or a gradient was not finite in any step so far."""
+        assert self.first_bad is not None
+        loss, gradient = self.first_bad.tolist()
+        if (bad := min(loss, gradient)) < self.batches.steps:
+            raise TrainingError(
+                f"The {'loss' if loss == bad else 'gradient'} is not finite at {_place(self.batches, bad)}. "
+                "Lower optim.learning_rate or look at the rows."
+            )
 
 
 def _check_weights(parameters: Sequence[nn.Parameter], batches: Batches) -> None:

@@ -48,6 +48,7 @@ class PromptPool(Routing):
     """
 
     State: ClassVar[type[ChoiceCounts]] = ChoiceCounts
+    Held: ClassVar[type[ChoiceCounts]] = ChoiceCounts
     groups: ClassVar[tuple[str, ...]] = ("keys",)
 
     pool: int
@@ -77,6 +78,12 @@ class PromptPool(Routing):
             keys.keys.requires_grad_(True)
         if self.diversify != "off":
             learner.resources[self.key] = torch.zeros(self.pool, dtype=torch.long, device=learner.host.device)
+
+    def held(self, learner: LearnerView) -> ChoiceCounts | None:
+        return None if self.diversify == "off" else ChoiceCounts(learner.resources[self.key])
+
+    def take_back(self, learner: LearnerView, held: ChoiceCounts) -> None:
+        learner.resources[self.key] = held.counts
 
     def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         if self.diversify == "off":

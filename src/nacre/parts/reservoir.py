@@ -105,6 +105,7 @@ class Reservoir(Memory):
     """
 
     State: ClassVar[type[ReservoirState]] = ReservoirState
+    Held: ClassVar[type[ReservoirState]] = ReservoirState
     mixed: ClassVar[bool] = False
 
     capacity: int = 500
@@ -135,7 +136,14 @@ class Reservoir(Memory):
         remembered = learner.remembered(self, ReservoirState) or ReservoirState([], 0)
         if not learner.host.family.is_generative:
             _check_kind(remembered.rows, tasks)
-        learner.resources[self.key] = OpenReservoir([*remembered.rows], remembered.seen)
+        self.take_back(learner, remembered)
+
+    def held(self, learner: LearnerView) -> ReservoirState:
+        reservoir = open_reservoir(learner)
+        return ReservoirState([*reservoir.rows], reservoir.seen)
+
+    def take_back(self, learner: LearnerView, held: ReservoirState) -> None:
+        learner.resources[self.key] = OpenReservoir([*held.rows], held.seen)
 
     def observe(self, learner: LearnerView, batch: MicroBatch) -> None:
         """Offer each row to the reservoir; only the logits of those that are stored are read."""
@@ -152,8 +160,7 @@ class Reservoir(Memory):
             reservoir.rows[place : place + 1] = [stored]  # at the end, one more
 
     def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
-        reservoir = open_reservoir(learner)
-        learner.remember(self, ReservoirState(reservoir.rows, reservoir.seen))
+        learner.remember(self, self.held(learner))
 
     def place(self, seed: int, number: int) -> int | None:
         """Where row `number`, from 0, of a run's stream is stored; None if it is not."""

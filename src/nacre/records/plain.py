@@ -8,6 +8,9 @@ from typing import Any
 
 from nacre.files import hash_of, to_json
 
+NO_RESULT = ("output", "save_every")
+"""A recipe's keys that no result depends on: a run may be continued with others."""
+
 
 def leaves(document: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a document that are not documents themselves.
@@ -61,7 +64,7 @@ def differences(there: Any, here: Any, key: str = "") -> list[str]:
 
 
 def hash_of_recipe(document: Mapping[Any, Any]) -> str:
-    """Hash of a recipe as its run's record holds it: of all settings but where the run lies.
+    """Hash of a recipe as its run's record holds it: of all settings that a result depends on.
 
     Args:
         document: The recipe's plain values.
@@ -69,7 +72,8 @@ def hash_of_recipe(document: Mapping[Any, Any]) -> str:
     Raises:
         TypeError, ValueError: If they are not plain values.
     """
-    return hash_of({**document, "output": None})
+    kept = {key: value for key, value in document.items() if key not in NO_RESULT}
+    return hash_of({**kept, "output": None})
 
 
 def _is_list(value: Any) -> bool:

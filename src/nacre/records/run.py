@@ -112,7 +112,9 @@ class RunRecord(BaseModel):
     peak_rss_bytes: Number
     protocol: dict[str, Any]
     protocol_hash: str
-    recipe_hash: str | None = Field(default=None, description="of recipe.yaml, less its output; null in old records")
+    recipe_hash: str | None = Field(
+        default=None, description="of recipe.yaml, less what no result depends on; null in old records"
+    )
     definitions: dict[str, str] = Field(description="the formula behind each metric")
     optim: dict[str, Any] | None = Field(default=None, description="null in records from before it was kept")
     environment: dict[str, Any] | None = Field(default=None, description="null in records from before it was kept")

@@ -15,7 +15,7 @@ from nacre.files import hash_of, read_text, read_yaml, to_json, write_atomically
 from nacre.journal import Journal, held
 from nacre.measuring.environment import environment
 from nacre.migrations import upgraded_recipe
-from nacre.records.plain import differences
+from nacre.records.plain import NO_RESULT, differences
 from nacre.runs.recipe import Recipe, probe_settings
 
 FolderState = Literal["new", "begun", "finished"]
@@ -69,8 +69,8 @@ class RunDirectory:
             there = None
         if not isinstance(there, dict):
             raise CheckpointError(f"{file} is damaged: it holds no recipe.")
-        there = {**upgraded_recipe(there), "output": None}
-        self._refuse_differences(there, {**recipe.document(), "output": None}, "settings")
+        free = dict.fromkeys(NO_RESULT)
+        self._refuse_differences({**upgraded_recipe(there), **free}, {**recipe.document(), **free}, "settings")
 
     def begin(self, recipe: Recipe, protocol: Mapping[str, Any], checks: Callable[[], Mapping[str, Any]]) -> None:
         """Write what is known before the first step, or compare it with what is there.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nacre.files import hash_of
+from nacre.records.plain import NO_RESULT
 from nacre.runs.recipe import Recipe, places, probe_settings
 
 
@@ -19,6 +20,6 @@ def identity_of(recipe: Recipe, protocol: Mapping[str, Any]) -> str:
         recipe: The run's, with every default and place written out.
         protocol: The run's.
     """
-    left_out = {*(key for key in places() if "." not in key), *probe_settings()}
+    left_out = {*(key for key in places() if "." not in key), *probe_settings(), *NO_RESULT}
     settings = recipe.model_dump(by_alias=True, mode="json", exclude_defaults=True, exclude=left_out)
     return hash_of({"recipe": settings, "protocol": dict(protocol)})

@@ -20,6 +20,7 @@ from nacre.measuring.probes.end_tasks import FineTuning
 from nacre.measuring.probes.probe import Probe
 from nacre.models.named import DEMO
 from nacre.places import absolute, expanded
+from nacre.records.plain import NO_RESULT
 from nacre.runs.names import run_name
 from nacre.settings import group_in
 from nacre.tasks.published.streams import get_stream
@@ -81,6 +82,12 @@ class Recipe(LearnerSettings):
     matrix: MatrixKind = Field(
         default="full",
         description="what is measured: every task after every task; those learned so far; the last row",
+        json_schema_extra=NOT_TRAINING,
+    )
+    save_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="steps between two saves of the training of a task; None: only on Ctrl-C; changes no result",
         json_schema_extra=NOT_TRAINING,
     )
     end_tasks: FineTuning | None = Field(
@@ -159,7 +166,7 @@ class Recipe(LearnerSettings):
 
     def _name(self, at_usual_rate: bool) -> str:
         """What tells the run apart, as the name of a folder."""
-        elsewhere = {"method", "method_hash", "parameters", "stream", "model", "data", "seed", "output"}
+        elsewhere = {"method", "method_hash", "parameters", "stream", "model", "data", "seed", *NO_RESULT}
         settings = self.model_dump(mode="json", exclude_defaults=True, exclude=elsewhere)
         if at_usual_rate:
             settings.get("optim", {}).pop("learning_rate", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -229,6 +228,7 @@ class Experiment:
         record = record_of(self.recipe, self.method, self.tasks, rows, self.protocol, probes, environment())
         write_report(self.directory.report, [view_of(self.directory.path, record)])
         self.directory.clean()  # a disk may have failed while something made way; a finished run is not swept
+        self.saved.drop_training()
         record.write(self.directory.results)  # last: it says that the run is finished
         self.emit(RunFinished(path=str(self.directory.path), already=False))
         return record
@@ -258,11 +258,12 @@ class Experiment:
             self._restart()
             if wanted:
                 self._restore(before)
-        started = time.monotonic()
+        training = self.saved.training(place, self.recipe.save_every)
         self._written.clear()
-        self.learner.learn(*stage.tasks)
-        learned = learned_of(self.learner, time.monotonic() - started, self._written)
+        self.learner.learn(*stage.tasks, saves=training)
+        learned = learned_of(self.learner, training.seconds, self._written)
         self.saved.write_learned(place, self.learner, learned)
+        training.remove()
         return learned
 
     def _learned_before(self, place: Place, learned: Learned) -> Learned:

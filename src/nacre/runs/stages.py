@@ -8,6 +8,7 @@ the stage before (`nacre.learning.contents`), so that a run's folder grows with 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from nacre.learning.contents import Contents, Outline
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.learning.snapshot import Snapshot
+from nacre.learning.training_saves import TrainingSaves
 from nacre.manifest import MANIFEST, Binding, hash_of_manifest, read_manifest, write_manifest
 from nacre.measuring.measure import StageScores
 from nacre.records.plain import differences
@@ -48,7 +50,7 @@ class Place:
 
 
 class Stages:
-    """Reads and writes the folders below `tasks/`.
+    """Reads and writes the folders below `tasks/`, and what `training/` holds of the stage that is being learned.
 
     Args:
         path: The run's folder.
@@ -59,6 +61,7 @@ class Stages:
 
     def __init__(self, path: Path, run: str, columns: int, on_event: OnEvent) -> None:
         self.path = path / "tasks"
+        self.saves = path / "training"
         self.run = run
         self.columns = columns
         self.on_event = on_event
@@ -111,6 +114,19 @@ class Stages:
         learner.restore(snapshot, str(place.folder))
         self._latest = place.folder, Contents.of(snapshot).outline()
         return learner
+
+    def training(self, place: Place, every: int | None) -> TrainingSaves:
+        """The saves of a stage's training.
+
+        Args:
+            place: Of the stage.
+            every: Steps between two of them; None: they are made on Ctrl-C only.
+        """
+        return TrainingSaves(self.saves, self._binding(place), every, self.on_event)
+
+    def drop_training(self) -> None:
+        """Remove what is left of a stage's training where all stages are learned."""
+        shutil.rmtree(self.saves, ignore_errors=True)
 
     def write_learned(self, place: Place, learner: Learner, learned: Learned) -> None:
         """Commit a learner that is not measured yet: what of it is new since the stage before.

@@ -56,7 +56,8 @@ SHORTEST = 4
 """Digits by which a person may name a version, if no other begins with them."""
 
 UNFINISHED = "unfinished-"
-"""What the folder of a task that was learned and not measured begins with; it lies among the versions."""
+"""How the folders of a task begin that was learned and not measured, or not learned to its end. They lie among the
+versions."""
 
 
 class Store:
@@ -350,8 +351,16 @@ class Store:
         """
         return self.versions / f"{UNFINISHED}{work[:NAME_LENGTH]}"
 
+    def training(self, work: str) -> Path:
+        """Where the training of a task lies that goes on, or was stopped.
+
+        Args:
+            work: See `Version.work`.
+        """
+        return self.versions / f"{UNFINISHED}{work[:NAME_LENGTH]}-training"
+
     def drop_unfinished(self) -> None:
-        """Remove learners that were taught and not measured: the current version has moved on."""
+        """Remove what was begun and not measured: the current version has moved on."""
         for folder in self.versions.glob(f"{UNFINISHED}*"):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from nacre.learning.contents import Contents
 from nacre.learning.learner import Learner
 from nacre.learning.processes import check_single_process
 from nacre.learning.snapshot import Snapshot
+from nacre.learning.training_saves import TrainingSaves
 from nacre.manifest import MANIFEST, Binding, hash_of_manifest, read_manifest, write_manifest
 from nacre.measuring.measure import StageScores, measure
 from nacre.models.quiet import quiet_transformers
@@ -132,12 +132,18 @@ def adopt_peft(place: str | Path, settings: StoreSettings, lora: PeftLora, sourc
 
 @quiet_transformers()
 def learn(
-    store: Store, source: Source, on_event: OnEvent, *, must_keep: str | None = None, kept: TestRows | None = None
+    store: Store,
+    source: Source,
+    on_event: OnEvent,
+    *,
+    must_keep: str | None = None,
+    kept: TestRows | None = None,
+    save_every: int | None = None,
 ) -> NewVersion:
     """Learn a task, measure every task and benchmark, and let the new version answer if the gate opens.
 
-    What was learned is saved before it is measured, so that the same command goes on there. A version that the same
-    work has made before is not made again: its gate is asked anew.
+    What was learned is saved before it is measured, and training where it was stopped, so that the same command goes on
+    there. A version that the same work has made before is not made again: its gate is asked anew.
 
     Args:
         store: Where.
@@ -145,6 +151,7 @@ def learn(
         on_event: Is told what happens.
         must_keep: The gate; None for the store's.
         kept: What is kept of the task's test rows; None for what the store says.
+        save_every: Steps between two saves of the training; None: they are made on Ctrl-C only.
 
     Raises:
         NacreError: Whatever the user can mend; the current version stays as it was.
@@ -166,7 +173,9 @@ def learn(
         work = hash_of({"store": store.id, "parent": before, "task": task_content(task), "test_rows": entry.test_rows})
         if (there := store.made_before(before, work)) is not None:
             return _decide(store, before, there, gate, "learn", already=True)
-        name = _learned(store, before, parent, task, entry, work, on_event)
+        belongs = Binding(store.id, hash_of_manifest(store.folder(before)))
+        saves = TrainingSaves(store.training(work), belongs, save_every, on_event)
+        name = _learned(store, before, parent, task, entry, work, saves, on_event)
         return _decide(store, before, name, gate, "learn", already=False)
 
 
@@ -253,7 +262,14 @@ def _first(
 
 
 def _learned(
-    store: Store, before: str, parent: Version, task: Task, entry: LearnedTask, work: str, on_event: OnEvent
+    store: Store,
+    before: str,
+    parent: Version,
+    task: Task,
+    entry: LearnedTask,
+    work: str,
+    saves: TrainingSaves,
+    on_event: OnEvent,
 ) -> str:
     """Learn a task, or load what was learned before a process was killed, and commit the version."""
     folder = store.unfinished(work)
@@ -262,7 +278,7 @@ def _learned(
     learner = _unfinished(store, folder, on_event)
     if learner is None:
         learner = learner_of(store, before, on_event)
-        _teach(store, before, learner, task, folder, on_event)
+        _teach(before, learner, task, folder, saves, on_event)
     draft = Draft(
         store,
         before=before,
@@ -294,14 +310,13 @@ def _unfinished(store: Store, folder: Path, on_event: OnEvent) -> Learner | None
     return learner
 
 
-def _teach(store: Store, before: str, learner: Learner, task: Task, folder: Path, on_event: OnEvent) -> None:
+def _teach(before: str, learner: Learner, task: Task, folder: Path, saves: TrainingSaves, on_event: OnEvent) -> None:
     """Learn a task, and save what is new since the version before, so that measuring can be stopped."""
     outline, number = Contents.of(learner.snapshot()).outline(), len(learner.state.tasks) + 1
     on_event(StageStarted(number=number, stages=number, name=task.name))
-    started = time.monotonic()
-    learner.learn(task)
+    learner.learn(task, saves=saves)
     learned = Learned(
-        train_seconds=time.monotonic() - started,
+        train_seconds=saves.seconds,
         train_tokens=learner.work.tokens,
         train_positions=learner.work.positions,
         trainable_parameters=sum(group.size for group in learner.trainable()),
@@ -312,9 +327,10 @@ def _teach(store: Store, before: str, learner: Learner, task: Task, folder: Path
     def fill(place: Path) -> None:
         checkpoint.write_files(held, place)
         write_document(learned, place / LEARNED)
-        write_manifest(place, Binding(store.id, hash_of_manifest(store.folder(before))))
+        write_manifest(place, saves.binding)
 
     build_folder(folder, fill)
+    saves.remove()
 
 
 def _decide(store: Store, before: str, name: str, gate: MustKeep | None, by: str, *, already: bool) -> NewVersion:
