@@ -6,6 +6,7 @@ A sum has the tasks' factors side by side, of rank t r. With a routing there is 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -134,7 +135,10 @@ def _write(learner: Learner, placed: PlacedLowRank, peft: Any, factors: SiteFact
 
 
 def _load(learner: Learner, peft: Any, place: Path) -> nn.Module:
-    model: nn.Module = peft.PeftModel.from_pretrained(load_host(learner.host.name).model, str(place))
+    plain = load_host(learner.host.name).model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is about to go
+        model: nn.Module = peft.PeftModel.from_pretrained(plain, str(place))
     return model
 
 

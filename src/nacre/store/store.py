@@ -361,8 +361,9 @@ class Store:
 
     def drop_unfinished(self) -> None:
         """Remove what was begun and not measured: the current version has moved on."""
-        for folder in self.versions.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        for pattern in (f"{UNFINISHED}*", f".{UNFINISHED}*.partial"):  # what made way may still lie there
+            for folder in self.versions.glob(pattern):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def size(self, name: str) -> int:
         """The bytes of a version's own files."""
