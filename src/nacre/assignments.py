@@ -35,22 +35,26 @@ def validated(kind: type[S], document: dict[str, Any], where: str = "") -> S:
         raise RecipeError(f"{where + ', ' if where else ''}{sentence(error, kind)}") from None
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """The keys and values of a recipe's file.
+def read_document(path: Path, kind: str = "Recipe") -> dict[str, Any]:
+    """The keys and values of a recipe's file, or of another one that is written so.
+
+    Args:
+        path: The file.
+        kind: What an error calls it.
 
     Raises:
         RecipeError: If there is no such file, or if it does not hold keys and values.
     """
     if not path.is_file():
-        raise RecipeError(f"Recipe '{path}' does not exist or is not a file.")
+        raise RecipeError(f"{kind} '{path}' does not exist or is not a file.")
     try:
         document = read_yaml(path)
     except OSError as error:
-        raise RecipeError(f"Recipe '{path}' cannot be read: {error.strerror or error}.") from error
+        raise RecipeError(f"{kind} '{path}' cannot be read: {error.strerror or error}.") from error
     except DocumentError as error:
-        raise RecipeError(f"Recipe '{path}' {error}.") from None
+        raise RecipeError(f"{kind} '{path}' {error}.") from None
     if not isinstance(document, dict):
-        raise RecipeError(f"Recipe '{path}' must hold keys and values, such as 'method: am_lora'.")
+        raise RecipeError(f"{kind} '{path}' must hold keys and values, such as 'method: am_lora'.")
     return {key: with_numbers(value) for key, value in document.items()}
 
 

@@ -22,6 +22,7 @@ from nacre.cli.report import report
 from nacre.cli.run import run
 from nacre.cli.serve import serve
 from nacre.cli.sheets import methods, streams
+from nacre.cli.sweep import sweep
 from nacre.cli.versions import rollback, show, status, versions
 from nacre.errors import NacreError, file_error, memory_error, name_error
 from nacre.printable import one_line
@@ -40,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, check, run, report, compare, methods, streams, pretrain):
+for command in (demo, check, run, sweep, report, compare, methods, streams, pretrain):
     app.command()(command)
 for of_a_store in (init, learn, predict, status, versions, show, rollback, forget, export, serve):
     app.command(rich_help_panel=STORE)(of_a_store)
