@@ -8,7 +8,7 @@ from typing import Any
 
 from nacre.files import hash_of, to_json
 
-NO_RESULT = ("output", "save_every")
+NO_RESULT = ("output", "save_every", "track")
 """A recipe's keys that no result depends on: a run may be continued with others."""
 
 

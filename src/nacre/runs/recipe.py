@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from nacre.method import Method
 
 MatrixKind = Literal["full", "seen", "last"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
 class Recipe(LearnerSettings):
@@ -88,6 +89,11 @@ class Recipe(LearnerSettings):
         default=None,
         ge=1,
         description="steps between two saves of the training of a task; None: only on Ctrl-C; changes no result",
+        json_schema_extra=NOT_TRAINING,
+    )
+    track: list[TrackerName] = Field(
+        default_factory=list,
+        description="experiment trackers that follow the run; changes no result",
         json_schema_extra=NOT_TRAINING,
     )
     end_tasks: FineTuning | None = Field(

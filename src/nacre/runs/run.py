@@ -43,6 +43,7 @@ from nacre.runs.protocol import protocol_of
 from nacre.runs.recipe import Recipe
 from nacre.runs.results import learned_of, record_of, stage_row
 from nacre.runs.stages import Place, Stages
+from nacre.runs.tracking import Trackers
 from nacre.tasks.checking.findings import as_read, source_findings
 from nacre.tasks.checking.targets import target_findings
 from nacre.tasks.task import Task
@@ -96,6 +97,7 @@ class Experiment:
     def __init__(self, recipe: Recipe, directory: RunDirectory, on_event: OnEvent) -> None:
         self.recipe, self.directory, self._on_event = recipe, directory, on_event
         self._written: list[PseudoRowsGenerated] = []  # of the stage that is being learned
+        self.trackers = Trackers(recipe.track, directory.path, self.emit)
         self.method = recipe.build()
         for probe in recipe.probes.values():
             probe.check(self.method)
@@ -128,6 +130,7 @@ class Experiment:
             self._written.append(event)
         if is_kept(event):
             self.directory.append(event)
+        self.trackers.see(event)
         self._on_event(event)
 
     def begin(self) -> None:
@@ -138,6 +141,7 @@ class Experiment:
         self.directory.begin(
             self.recipe, self.protocol, lambda: checks_of([*self._checked(), *others], (self.host, lengths))
         )
+        self.trackers.begin(self.recipe)
         self.emit(
             RunStarted(
                 path=str(self.directory.path),
@@ -230,6 +234,7 @@ class Experiment:
         self.directory.clean()  # a disk may have failed while something made way; a finished run is not swept
         self.saved.drop_training()
         record.write(self.directory.results)  # last: it says that the run is finished
+        self.trackers.finish(record)
         self.emit(RunFinished(path=str(self.directory.path), already=False))
         return record
 

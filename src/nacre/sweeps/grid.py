@@ -23,6 +23,9 @@ from nacre.settings import Settings
 ListedValues = Annotated[list[Any], Field(min_length=1)]
 NamedGroups = Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
 
+CHOICE = "choice/"
+"""What the name of a run begins with that chooses."""
+
 FIRST = ("method", "stream", "model")
 """What a run's name begins with; it ends with the seed."""
 
@@ -88,6 +91,11 @@ class Cell:
     name: str
     settings: Mapping[str, Any]
     recipe: Recipe
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it is one of those that choose."""
+        return self.name.startswith(CHOICE)
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,7 @@ def _candidates(grid: SweepSettings, point: Variation) -> list[Cell]:
     kept = {key: name for key, name in point.names.items() if key not in own}
     settings = {key: value for key, value in point.settings.items() if key not in own}
     return [
-        _cell(grid, Variation({**kept, **one.names}, settings | own), one.settings, "choice/")
+        _cell(grid, Variation({**kept, **one.names}, settings | own), one.settings, CHOICE)
         for one in _points(grid.choose.vary)
     ]
 

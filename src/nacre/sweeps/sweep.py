@@ -4,7 +4,7 @@ SWEEP/
   grid.yaml        what was asked for last
   recipes/         each run's recipe
   runs/NAME/       each run's folder (`nacre run`)
-  runs/choice/     those that choose, on validation rows
+  choice/NAME/     of those that choose, on validation rows
   logs/            what each run printed
   journal.jsonl    what happened when
 """
@@ -246,7 +246,7 @@ class Sweep:
         return ""
 
     def _folder(self, cell: Cell) -> Path:
-        return self.path / "runs" / cell.name
+        return self.path / (cell.name if cell.chooses else f"runs/{cell.name}")
 
     def _log(self, cell: Cell) -> Path:
         return self.path / "logs" / f"{cell.name}.txt"
