@@ -21,6 +21,7 @@ from helpers.outcome import outcome
 from helpers.tiny import write_task
 from nacre.errors import NacreError, RecipeError
 from nacre.events import ignore
+from nacre.records.run import RunRecord
 from nacre.runs.recipe import read_recipe
 from nacre.runs.run import run
 from nacre.sweeps.engines.engine import Resources
@@ -145,6 +146,20 @@ def test_a_rate_is_chosen_first_and_by_the_metric(sweep_of: Sweeps) -> None:
         recipe = yaml.safe_load((sweep.path / "runs" / f"method={method},seed=1" / "recipe.yaml").read_text())
         assert recipe["optim"]["learning_rate"] == best
         assert recipe["measure_on"] == "test"
+
+
+@pytest.mark.parametrize(("by", "best"), [("average_accuracy", 0.03), ("forgetting", 0.001)])
+def test_the_best_value_is_chosen_whichever_way_is_better(
+    sweep_of: Sweeps, monkeypatch: pytest.MonkeyPatch, by: str, best: float
+) -> None:
+    def value(record: RunRecord, key: str) -> float:
+        assert record.optim is not None
+        return {0.001: 0.2, 0.03: 0.5, 0.3: 0.3}[record.optim["learning_rate"]]
+
+    monkeypatch.setattr(RunRecord, "value", value)
+    rates = {"vary": {"optim.learning_rate": [0.3, 0.001, 0.03]}, "by": by}
+    found = sweep_of(vary={"method": ["seq_lora"]}, choose=rates).carry_out(Here(), 1, lambda _: None)
+    assert found[-1].chosen == {"optim.learning_rate": best}
 
 
 def test_a_rate_that_diverges_is_no_candidate(sweep_of: Sweeps) -> None:

@@ -115,7 +115,7 @@ class Combination:
 
 @dataclass(frozen=True)
 class Variation:
-    """ListedValues of what is varied: how they are called, and the settings that they mean.
+    """Values of what is varied: how they are called, and the settings that they mean.
 
     Attributes:
         names: The chosen values by what is varied, as text.

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import yaml
 
 from nacre.errors import NacreError, RecipeError
+from nacre.evaluation.matrix import RUN_METRICS
 from nacre.files import write_atomically
 from nacre.journal import Journal, held
 from nacre.records.reading import read_record
@@ -199,14 +200,16 @@ class Sweep:
         """What the candidates chose; None while one of them is missing."""
         if not combination.candidates:
             return {}
+        lower = next(metric.better == "lower" for metric in RUN_METRICS if metric.key == self.metric)
         best: tuple[float, Mapping[str, Any]] | None = None
         for cell, settings in zip(combination.candidates, combination.to_choose, strict=True):
             record = self._record(cell)
             if record is None and DIVERGED not in reasons.get(cell.name, ""):
                 return None
             value = self._value(record)
-            if value is not None and (best is None or value > best[0]):
-                best = value, settings
+            worth = None if value is None else -value if lower else value
+            if worth is not None and (best is None or worth > best[0]):
+                best = worth, settings
         return None if best is None else best[1]
 
     def _waits_for(self, combination: Combination, reasons: Mapping[str, str]) -> str:
