@@ -31,6 +31,8 @@ LINES = {
     "trainable": ["groups"],
     "rows": ["rows", "truncated", "cut_targets"],
     "step": ["step", "steps", "loss", "terms", "rate"],
+    "saved": ["step", "steps", "folder"],
+    "continued": ["step", "steps", "folder"],
     "warning": ["text"],
     "evaluate": ["row", "tasks"],
     "row": ["number", "scores", "tasks"],

@@ -187,7 +187,7 @@ class Sweep:
             return 1, f"the engine failed: {type(error).__name__}: {error}".splitlines()[0]
         if code == 0 and self._is_finished(cell):
             return code, ""
-        said = [line for line in self._log(cell).read_text(errors="replace").splitlines() if line.strip()]
+        said = self._log(cell).read_text(encoding="utf-8", errors="replace").splitlines()
         errors = [line for line in said if line.startswith("Error: ")]
         if code == 2 and errors:
             return code, errors[-1].removeprefix("Error: ")
