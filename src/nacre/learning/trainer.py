@@ -22,7 +22,7 @@ from nacre.learning.training_state import TrainingState, give_back, held_by, ran
 from nacre.method import Method
 from nacre.models.batch import Batch
 from nacre.models.families import Encoded
-from nacre.parts.part import LearnerView, Step
+from nacre.parts.part import Holding, LearnerView, Step
 
 Terms = dict[str, tuple[Tensor, float]]
 """By part: the term before weighting, [], and its weight."""
@@ -122,7 +122,7 @@ class Training:
         self.model, self.optimizer = accelerator.prepare(learner.host.model, optimizer)
         self.model.train()
         self.work = TokenCount()
-        self.holders = [part for part in learner.method.parts if part.Held is not None]
+        self.holders = [part for part in learner.method.parts if isinstance(part, Holding)]
         self.gradient_norm: Tensor | None = None  # of the newest step, []; None without clipping, or if it was skipped
 
     def take(self, step: int) -> tuple[Tensor, Terms]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nacre.errors import CheckpointError
 from nacre.learning.batches import TokenCount
 from nacre.learning.snapshot import Tree, as_tree, from_tree
-from nacre.parts.part import LearnerView, Part
+from nacre.parts.part import Holding, LearnerView
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class TrainingState:
     parts: dict[str, Any]
     work: TokenCount
 
-    def check_fits(self, parameters: Sequence[nn.Parameter], steps: int, parts: Sequence[Part], where: str) -> None:
+    def check_fits(self, parameters: Sequence[nn.Parameter], steps: int, parts: Sequence[Holding], where: str) -> None:
         """Refuse the state of another training.
 
         Raises:
@@ -85,21 +85,19 @@ def set_random_states(states: Mapping[str, Tensor]) -> None:
             torch.cuda.set_rng_state(state, number)
 
 
-def held_by(parts: Sequence[Part], learner: LearnerView) -> dict[str, Tree]:
+def held_by(parts: Sequence[Holding], learner: LearnerView) -> dict[str, Tree]:
     """What the parts hold now that changes from step to step, as trees by key."""
     return {part.key: as_tree(part.held(learner), part.key) for part in parts}
 
 
-def give_back(parts: Sequence[Part], learner: LearnerView, held: Mapping[str, Tree]) -> None:
+def give_back(parts: Sequence[Holding], learner: LearnerView, held: Mapping[str, Tree]) -> None:
     """Let the parts go on with what they held.
 
     Raises:
         CheckpointError: If it does not fit a part.
     """
     device = learner.host.device
-    found = [(part, part.Held, held[part.key]) for part in parts]
-    values = [
-        (part, from_tree(kind, tree, part.key, device)) for part, kind, tree in found if kind and tree is not None
-    ]
+    trees = [(part, held[part.key]) for part in parts]
+    values = [(part, from_tree(part.Held, tree, part.key, device)) for part, tree in trees if tree is not None]
     for part, value in values:  # all of them fit
         part.take_back(learner, value)

@@ -12,7 +12,7 @@ One task is learned in this order; every moment is a method of `Part` or of one 
       BatchTerm.value  once a micro-batch, with its logits
       Memory.observe   after a micro-batch's loss
       GradientRule.apply, GradientRule.after_step    around the optimizer's step
-      held, take_back  between two steps, where training is saved, and where it goes on from there
+      Holding.held, Holding.take_back    between two steps, where training is saved, and where it goes on from there
     end                after the last step
     restored           after a learner was loaded: rebuild what follows from what was saved
     serving            around every answer and evaluation
@@ -271,10 +271,6 @@ class Part(ABC):
 
     State: ClassVar[type[Any] | None] = None
 
-    Held: ClassVar[type[Any] | None] = None
-    """A frozen dataclass like `State` of what changes from step to step in what the part holds while a task is learned
-    (`LearnerView.resources`). `held` and `take_back` go with it. None: nothing changes, and `begin` makes it all."""
-
     learns: ClassVar[frozenset[TaskKind]] = frozenset({"answer", "text"})
     """The kinds of tasks that the part works with: "answer" for fine-tuning, "text" for pre-training."""
 
@@ -329,14 +325,6 @@ class Part(ABC):
     def before_step(self, learner: LearnerView) -> None:
         """Called when `learner.step` is set and nothing of the step has been computed."""
 
-    def held(self, learner: LearnerView) -> Any:
-        """A value of `Held`: called between two steps, when training is saved. None: nothing changes, as it is set."""
-        raise NotImplementedError
-
-    def take_back(self, learner: LearnerView, held: Any) -> None:
-        """Called after `begin` where training goes on between two steps, with what `held` gave there."""
-        raise NotImplementedError
-
     def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         """Called after the last step."""
 
@@ -359,6 +347,25 @@ class Part(ABC):
     def serving(self, learner: LearnerView) -> AbstractContextManager[None]:
         """Entered around every answer and evaluation, for parts that serve other tensors than they train."""
         return nullcontext()
+
+
+class Holding(Part, ABC):
+    """A part that changes from step to step what it holds while a task is learned (`LearnerView.resources`).
+
+    Training may be saved between two steps. What `begin` made and no step changes is made anew by whoever goes on
+    there, and needs nothing of this.
+    """
+
+    Held: ClassVar[type[Any]]
+    """A frozen dataclass like `State` of what changes."""
+
+    @abstractmethod
+    def held(self, learner: LearnerView) -> Any:
+        """A value of `Held`: called between two steps, when training is saved. None: nothing changes, as it is set."""
+
+    @abstractmethod
+    def take_back(self, learner: LearnerView, held: Any) -> None:
+        """Called after `begin` where training goes on between two steps, with what `held` gave there."""
 
 
 class Start(Part, ABC):

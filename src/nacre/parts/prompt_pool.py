@@ -18,7 +18,7 @@ from nacre.models.fit import Form, check_fit, count_of
 from nacre.models.host import Host
 from nacre.models.owner import ParameterGroup, stop_training
 from nacre.models.pooled_states import PooledStates
-from nacre.parts.part import BatchTerm, LearnerView, MicroBatch, Reading, Routing
+from nacre.parts.part import BatchTerm, Holding, LearnerView, MicroBatch, Reading, Routing
 from nacre.per_task import PerTask
 from nacre.seeds import derive
 from nacre.tasks.task import Task
@@ -35,7 +35,7 @@ class ChoiceCounts:
 
 @final
 @dataclass(frozen=True)
-class PromptPool(Routing):
+class PromptPool(Routing, Holding):
     """M prompts of l tokens, each with a key; the N whose keys are nearest to a row's query stand in front of it.
 
     Attributes:

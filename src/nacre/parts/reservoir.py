@@ -15,7 +15,7 @@ from nacre.functional.dark_logits import condensed, largest_logits, target_place
 from nacre.models.families import Encoded
 from nacre.models.host import Host
 from nacre.models.masked_text import MaskedText, masking_of
-from nacre.parts.part import LearnerView, Memory, MicroBatch
+from nacre.parts.part import Holding, LearnerView, Memory, MicroBatch
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
@@ -90,7 +90,7 @@ class OpenReservoir:
 
 
 @dataclass(frozen=True)
-class Reservoir(Memory):
+class Reservoir(Memory, Holding):
     """Keep `capacity` of all rows that were ever trained on, each with the same probability, with their live logits.
 
     Row number i, from 0, is stored at place i as long as there is room; later ones at a place that is drawn from 0 to

@@ -30,7 +30,7 @@ from nacre.records.run import RunRecord
 from nacre.runs.recipe import Recipe, TrackerName
 
 PROJECT = "nacre"
-"""What trackers that sort runs by projects call this one; their own variables of the environment name another."""
+"""What trackers that sort runs by projects call this one."""
 
 
 class Trackers:

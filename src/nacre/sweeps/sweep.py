@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,6 +94,7 @@ class Sweep:
         self.path, self.grid = path, grid
         self.combinations: Sequence[Combination] = combinations(grid)
         self._journal = Journal(path / "journal.jsonl")
+        self._known: set[str] = set()  # runs whose folder has been compared with the grid
         possible = [self._cells(combination, combination.to_choose[0]) for combination in self.combinations]
         _check_names([*self.candidates(), *itertools.chain(*possible)])
 
@@ -156,7 +157,7 @@ class Sweep:
         return self.status()
 
     @contextmanager
-    def _locked(self) -> Any:
+    def _locked(self) -> Iterator[None]:
         with held(self.path, f"Another process is sweeping in '{self.path}'; wait for it, or choose another --output."):
             self._journal.mend()
             yield
@@ -242,10 +243,14 @@ class Sweep:
     def _other_settings(self, cell: Cell) -> str:
         """What the run in the cell's folder has otherwise; empty where it has nothing otherwise, or is not there."""
         folder = self._folder(cell)
+        if cell.name in self._known:
+            return ""
         try:
             RunDirectory(folder).check_same(cell.recipe.model_copy(update={"output": str(folder)}).resolved())
         except NacreError as error:
             return str(error)
+        if RunDirectory(folder).state != "new":
+            self._known.add(cell.name)
         return ""
 
     def _folder(self, cell: Cell) -> Path:
