@@ -111,9 +111,13 @@ def test_every_path(made: Made) -> None:
             assert status == 200
             assert [each["text"] for each in found["choices"]] == expected
             assert found["system_fingerprint"] == current
-            assert (
-                found["usage"]["total_tokens"] == found["usage"]["prompt_tokens"] + found["usage"]["completion_tokens"]
-            )
+            form = learner.state.forms[NAMES[0]].filled(NAMES[0], TEXTS)
+            prompts = [example.input for example in form.examples("test")]
+            assert all(prompt != text for prompt, text in zip(prompts, TEXTS, strict=True))
+            read = sum(len(learner.host.tokenizer(prompt)["input_ids"]) for prompt in prompts)
+            usage = found["usage"]
+            assert usage["prompt_tokens"] == read
+            assert usage["total_tokens"] == read + usage["completion_tokens"]
             status, text = await get(client, f"{address}/v1/models")
             names = [each["id"] for each in json.loads(text)["data"]]
             assert names == ["assistant", *(f"assistant:{name}" for name in NAMES)]
@@ -136,7 +140,10 @@ def test_a_chat(data: Path, tmp_path: Path, tiny_model: Callable[[str], Path]) -
     folder = tmp_path / "chat"
     shutil.copytree(tiny_model("llama"), folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+        "{% if add_generation_prompt %}assistant {% endif %}"
+    )
     tokenizer.save_pretrained(folder)
     store = new_store(tmp_path / "assistant", settings_of(folder, evaluation={"max_new_tokens": 3}))
     asked = {"model": "assistant", "messages": [{"role": "user", "content": "the big dog"}], "temperature": 0}
@@ -149,6 +156,8 @@ def test_a_chat(data: Path, tmp_path: Path, tiny_model: Callable[[str], Path]) -
             assert found["choices"][0]["message"]["role"] == "assistant"
             text = found["choices"][0]["message"]["content"]
             assert text == learner_of(store, store.current, ignore).predict([asked["messages"]])[0]  # type: ignore[list-item]
+            read = tokenizer("user the big dog assistant ", add_special_tokens=False)["input_ids"]
+            assert found["usage"]["prompt_tokens"] == len(read)
 
     asyncio.run(check())
 

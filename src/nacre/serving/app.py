@@ -162,7 +162,7 @@ class _Server:
             raise DataError(f"A request has at most {MOST_QUESTIONS} prompts.")
         answers = await self._ask(questions)
         tokens = self.engine.count_tokens
-        return web.json_response(answer_of(answers, questions, chat=chat, model=document["model"], tokens=tokens))
+        return web.json_response(answer_of(answers, chat=chat, model=document["model"], tokens=tokens))
 
     async def _ask(self, questions: Sequence[Question]) -> list[Served]:
         futures = [asyncio.wrap_future(self.engine.ask(question)) for question in questions]

@@ -65,21 +65,17 @@ def questions_of(document: Any, *, chat: bool, served: str, tasks: Sequence[str]
     return [question_of({"text": prompt}, task) for prompt in prompts]
 
 
-def answer_of(
-    answers: Sequence[Served], questions: Sequence[Question], *, chat: bool, model: str, tokens: Callable[[str], int]
-) -> dict[str, Any]:
+def answer_of(answers: Sequence[Served], *, chat: bool, model: str, tokens: Callable[[str], int]) -> dict[str, Any]:
     """The response of a request.
 
     Args:
-        answers: To its questions.
-        questions: In the same order.
+        answers: To its questions, in their order.
         chat: Whether it is one of `chat/completions`.
         model: As the request named it.
         tokens: Counts a text's tokens.
     """
     texts = [each.reply.answer for each in answers]
-    asked = [str(each.asked) if isinstance(each.asked, str) else _contents(each) for each in questions]
-    prompt, completion = sum(map(tokens, asked)), sum(map(tokens, texts))
+    prompt, completion = sum(each.tokens_read for each in answers), sum(map(tokens, texts))
     kind = "chat.completion" if chat else "text_completion"
     return {
         "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
@@ -116,7 +112,3 @@ def _task(model: Any, served: str, tasks: Sequence[str]) -> str:
     if not found:
         raise DataError(f"There is no such model; there are {names}.")
     return found[0]
-
-
-def _contents(question: Question) -> str:
-    return "\n".join(str(message["content"]) for message in question.asked if isinstance(message, Mapping))

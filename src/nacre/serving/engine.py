@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from nacre.errors import NacreError
 from nacre.events import ignore
 from nacre.learning.learner import Learner
-from nacre.store.answering import Question, Reply, reply
+from nacre.store.answering import Question, Reply, reply, tokens_read
 from nacre.store.learners import learner_of
 from nacre.store.store import Store
 
@@ -41,10 +41,12 @@ class Served:
     Attributes:
         version: Who answered.
         reply: What.
+        tokens_read: Of the question, in its template.
     """
 
     version: str
     reply: Reply
+    tokens_read: int
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ class Engine:
         started = time.monotonic()
         try:
             replies = reply(learner, [each.question for each in batch])
+            sizes = [tokens_read(learner, each.question) for each in batch]
         except Exception as error:
             if len(batch) > 1:
                 for each in batch:  # one of them is at fault, and the others are not
@@ -181,8 +184,8 @@ class Engine:
             batch[0].answer.set_exception(error)
             return
         self._observe(len(batch), time.monotonic() - started)  # before anybody hears of the answers
-        for each, own in zip(batch, replies, strict=True):
-            each.answer.set_result(Served(version, own))
+        for each, own, size in zip(batch, replies, sizes, strict=True):
+            each.answer.set_result(Served(version, own, size))
 
     def _watch(self) -> None:
         while not self._stopped.wait(self._every):

@@ -75,6 +75,20 @@ def reply(learner: Learner, questions: Sequence[Question]) -> list[Reply]:
     return [replies[number] for number in range(len(questions))]
 
 
+def tokens_read(learner: Learner, question: Question) -> int:
+    """How many tokens the model reads of a question, in its template or chat template, special tokens included.
+
+    Args:
+        learner: Who has answered it.
+        question: What was asked.
+    """
+    if question.task:
+        examples = learner.state.forms[question.task].filled(question.task, [question.asked]).examples("test")
+    else:
+        examples = [prompt_example(question.asked, "")]
+    return len(learner.encode(examples)[0].source)
+
+
 def question_of(document: Any, task: str) -> Question:
     """A question from JSON.
 
