@@ -46,6 +46,10 @@ class TrainingError(NacreError):
     """Training cannot go on: a non-finite loss, no target token, or nothing to train."""
 
 
+class FailedElsewhere(NacreError):
+    """Another of the processes that carry out a run together has failed, and says why."""
+
+
 LISTED = 40
 """Names that a message lists."""
 
@@ -108,6 +112,21 @@ def memory_error(error: MemoryError | RuntimeError) -> NacreError | None:
     return NacreError(
         f"Out of {where}{more}: lower optim.batch_size or evaluation.batch_size, raise optim.accumulation, or take a "
         "smaller model."
+    )
+
+
+def lost_process(error: RuntimeError) -> NacreError | None:
+    """The line to print where another of the processes that carry out a run together has died; None for other errors.
+
+    Args:
+        error: What torch raised.
+    """
+    by_name = type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError")
+    if not (by_name or re.search(r"Connection (closed|reset) by peer|Broken pipe|gloo/transport", str(error))):
+        return None
+    return NacreError(
+        "Another process of this run has ended, and nothing goes on without it. The same command goes on from what is "
+        "saved."
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from helpers.contract import same_state, state_of
 from helpers.texts import text_host, text_task
 from helpers.tiny import tiny_host, tiny_task
-from nacre.errors import DataError, RecipeError, SlotTaken, TrainingError
+from nacre.errors import DataError, RecipeError, SlotTaken
 from nacre.functional.losses import IGNORED
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
@@ -22,7 +22,6 @@ from nacre.method import Method
 from nacre.methods.der_pp import der_pp
 from nacre.methods.joint import joint
 from nacre.methods.replay import replay
-from nacre.methods.seq_ft import seq_ft
 from nacre.methods.seq_lora import seq_lora
 from nacre.models.families import Encoded
 from nacre.modifiers.der import der
@@ -274,7 +273,7 @@ def test_it_needs_no_task_boundaries_and_keeps_rows() -> None:
     assert not der_pp().traits["grows with tasks"]
 
 
-def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(RecipeError, match="capacity: 0 is not a positive number"):
         der_pp(capacity=0)
     with pytest.raises(RecipeError, match="top_k: 0 is not a positive number"):
@@ -287,7 +286,3 @@ def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         der(joint())
     with pytest.raises(SlotTaken, match="already has a memory"):
         der(replay())
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    learner = Learner(tiny_host("t5"), der(seq_ft()), optim=OPTIM)
-    with pytest.raises(TrainingError, match="The reservoir sees the rows of one process only"):
-        learner.learn(TASKS[0])

@@ -24,7 +24,8 @@ from nacre.cli.serve import serve
 from nacre.cli.sheets import methods, streams
 from nacre.cli.sweep import sweep
 from nacre.cli.versions import rollback, show, status, versions
-from nacre.errors import NacreError, file_error, memory_error, name_error
+from nacre.errors import FailedElsewhere, NacreError, file_error, lost_process, memory_error, name_error
+from nacre.launcher import launched
 from nacre.printable import one_line
 
 LONGEST_LINE = 4000
@@ -83,15 +84,18 @@ def main() -> None:
     except WRONG_COMMAND_LINE as error:
         message = error.format_message()  # type: ignore[attr-defined]
         _refuse(f"{message.removesuffix('.')}; 'nacre COMMAND --help' lists what there is.")
+    except FailedElsewhere:  # which the process that failed prints
+        sys.exit(2)
     except NacreError as error:
         _refuse(str(error))
     except OSError as error:
         _drop_output()
         _refuse(str(file_error(error)))
     except (MemoryError, RuntimeError) as error:
-        if (shortage := memory_error(error)) is None:
+        lost = lost_process(error) if isinstance(error, RuntimeError) else None
+        if (refusal := memory_error(error) or lost) is None:
             raise
-        _refuse(str(shortage))
+        _refuse(str(refusal))
     except UnicodeEncodeError as error:
         if (refusal := name_error(error)) is None:
             raise
@@ -103,9 +107,18 @@ def _refuse(message: str) -> NoReturn:
     """Print one line, whatever names and values it repeats, and exit with 2."""
     from nacre.cli.screen import print_error
 
-    line = one_line(message)
+    line = one_line(f"{_whose()}{message}")
     print_error(line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ...")
     sys.exit(2)
+
+
+def _whose() -> str:
+    """What tells the line of one of several processes apart; nothing in the first."""
+    try:
+        number, most = launched()
+    except NacreError:
+        return ""
+    return f"Process {number + 1} of {most}: " if number else ""
 
 
 def _drop_output() -> None:

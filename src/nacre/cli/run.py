@@ -9,6 +9,7 @@ import typer
 
 from nacre.cli.saving import SaveEvery
 from nacre.console import print_json
+from nacre.launcher import check_single_process, launched
 
 
 def run(
@@ -75,6 +76,7 @@ def run(
     whole = read_recipe(recipe, flags, setting or [])
     whole.check_names()  # before torch is imported, which takes seconds
     if dry_run or estimate:
+        check_single_process("A dry run")
         from nacre.cli.plan import print_plan
         from nacre.runs.plan import plan_of
 
@@ -95,6 +97,8 @@ def run(
     display = Display(error=as_json, verbose=verbose)
     with display.interruptible("The same command goes on from what is saved."):
         record = carry_out(whole, display)
+    if launched()[0] > 0:
+        return
     if as_json:
         print_json(record.as_json())
     else:

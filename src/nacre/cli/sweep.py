@@ -10,6 +10,7 @@ import typer
 
 from nacre.cli.screen import WARNING, WORST, Grid, percent, say, screen
 from nacre.console import print_json
+from nacre.launcher import launched
 
 if TYPE_CHECKING:
     from nacre.sweeps.sweep import RunEnded, RunStatus, Sweep
@@ -21,7 +22,9 @@ def sweep(
         str | None, typer.Option(metavar="DIR", help="The sweep's folder; without it sweeps/ and the grid's name.")
     ] = None,
     engine: Annotated[str, typer.Option(help="local, slurm or ray.")] = "local",
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time; without it 1, or the processes of a launcher.")
+    ] = None,
     status: Annotated[bool, typer.Option("--status", help="Say how each run stands, and begin none.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print how each run stands as JSON; progress goes to standard error.")
@@ -35,6 +38,10 @@ def sweep(
     from nacre.sweeps.grid import read_grid
     from nacre.sweeps.sweep import Sweep
 
+    number, launched_jobs = launched()
+    if number > 0:  # the first one has the runs carried out
+        return
+    jobs = jobs or launched_jobs
     opened = Sweep(_place(grid, output), read_grid(grid / "grid.yaml" if grid.is_dir() else grid))
     if status:
         _conclude(opened, opened.status(), as_json)

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
+from nacre import processes
 from nacre.evaluation.candidates import Candidates, LabelSet
 from nacre.evaluation.settings import Decode, Decoding
 from nacre.events import OnEvent, RowsAnswered, ignore
@@ -95,15 +96,27 @@ def answer(
 def in_batches(reader: Callable[[Sequence[Encoded]], R], rows: Sequence[Encoded], decoding: Decoding) -> Iterator[R]:
     """What is read of rows in order of their length, batch by batch.
 
-    Fewer rows are read at once as soon as the device's memory does not hold them.
+    Fewer rows are read at once as soon as the device's memory does not hold them. Several processes share the batches
+    out; each gets what all have read. Which rows make a batch does not depend on how many processes there are.
 
     Args:
         reader: Reads a batch.
         rows: In order of their length.
         decoding: Says how many make a batch.
     """
-    size, done = decoding.batch_size, 0
-    batches = cut(rows, size, decoding.split_padding)
+    batches = cut(rows, decoding.batch_size, decoding.split_padding)
+    if processes.count() == 1:
+        yield from _read(reader, batches, decoding)
+        return
+    for pieces in processes.by_all(lambda batch: list(_read(reader, [batch], decoding)), batches):
+        yield from pieces
+
+
+def _read(
+    reader: Callable[[Sequence[Encoded]], R], batches: Sequence[Sequence[Encoded]], decoding: Decoding
+) -> Iterator[R]:
+    """What is read of batches, one after the other; of smaller ones where memory does not hold them."""
+    rows, done = [row for batch in batches for row in batch], 0
     while batches:
         batch = batches[0]
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nacre import processes
 from nacre.events import OnEvent, RowsAnswered, ignore
 from nacre.functional.losses import IGNORED, token_loss_sum
 from nacre.models.batch import Batch
@@ -74,12 +75,12 @@ def measure_text(
         row.with_fresh_masks(0, "test", task.name, number)
         for number, row in enumerate(host.family.encode_all(task.examples("test"), lengths))
     ]
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     loss, right = 0.0, []
     training = host.model.training
     host.model.eval()
     try:
-        for start in range(0, len(rows), batch_size):
-            batch_loss, batch_right = _measure(host, rows[start : start + batch_size], predictions)
+        for batch_loss, batch_right in processes.by_all(lambda batch: _measure(host, batch, predictions), batches):
             loss += batch_loss
             right += batch_right
             on_event(RowsAnswered(done=len(right), rows=len(rows)))

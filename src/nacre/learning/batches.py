@@ -68,6 +68,11 @@ def target_tokens(rows: Sequence[Encoded]) -> int:
     return sum(row.num_target_tokens for row in rows)
 
 
+def in_order(rows: Sequence[Encoded]) -> list[Encoded]:
+    """A step's rows by length, the order in which one process computes them."""
+    return sorted(rows, key=Encoded.length)
+
+
 def in_micro_batches(rows: Sequence[Encoded], at_least: int, split_padding: int | None) -> list[Sequence[Encoded]]:
     """The rows, sorted by length, as runs of which each is computed at once.
 
@@ -76,8 +81,7 @@ def in_micro_batches(rows: Sequence[Encoded], at_least: int, split_padding: int 
     micro-batch more; None: nowhere. Which rows make up the step is not touched, and the loss is a sum over its rows,
     so that the step stays the same but for rounding.
     """
-    ordered = sorted(rows, key=Encoded.length)
-    runs = split(ordered, at_least)
+    runs = split(in_order(rows), at_least)
     if split_padding is None:
         return runs
     return [run[part] for run in runs for part in least_padding([row.length() for row in run], split_padding)]
@@ -94,7 +98,7 @@ def split(rows: Sequence[Encoded], parts: int) -> list[Sequence[Encoded]]:
 class TokenCount:
     """How much a training computed on, and how much of that was padding.
 
-    tokens: those of the rows, inputs and targets, over all steps of this process. positions: with padding.
+    tokens: those of the rows, inputs and targets, over all steps. positions: with padding.
     """
 
     tokens: int = 0

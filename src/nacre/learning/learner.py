@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
+from nacre import processes
 from nacre.adapters.adapter import Adapter, PlacedAdapter
 from nacre.adapters.merged import merged_copy
 from nacre.adapters.route import Route
@@ -32,10 +32,11 @@ from nacre.functional.losses import token_loss_sum
 from nacre.learning import checkpoint
 from nacre.learning.answers import answers_to
 from nacre.learning.batches import Batches, TokenCount
+from nacre.learning.contents import taken_out
 from nacre.learning.decided import RowDecision, decided
 from nacre.learning.forgetting import take_out
 from nacre.learning.notices import report_rows, warn_of_rounding
-from nacre.learning.precision import accelerator_of, only_cpu
+from nacre.learning.precision import accelerator_of
 from nacre.learning.prefix import LearnerPrefix
 from nacre.learning.restoring import check_on_disk, method_in, take_over
 from nacre.learning.router import ChosenRoute, LearnerRouter, NoInputs, followed, routed_by
@@ -157,7 +158,7 @@ class Learner:
         self._autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
         try:
             host.family.multiple = self.optim.pad_to_multiple_of
-            host.model.to(PartialState(cpu=only_cpu()).device)
+            host.model.to(processes.device())
             if host.settle():
                 self.on_event(Warned(host.unlike))
             if self.decoding.decode == "labels":
@@ -299,6 +300,7 @@ class Learner:
             self.method.start.fill(self, tasks)
         for part in self.method.parts:
             part.begin(self, tasks)
+        self._take_from_first()
         if factors is None:
             self.on_event(TrainingPrepared(groups=[(group.name, group.size) for group in self.trainable()]))
         if not self.state.tasks:
@@ -312,8 +314,19 @@ class Learner:
             part.end(self, tasks)
         for owner in self.owners.values():
             owner.freeze()
+        self._take_from_first()
         self.state.tasks += [task.name for task in tasks]
         self.state.forms |= {task.name: TaskForm.of(task) for task in tasks}
+
+    def _take_from_first(self) -> None:
+        """Give several processes one learner: each computes starts and statistics itself, and last bits may differ."""
+        if processes.count() == 1:
+            return
+        remembered: dict[str, Tensor] = {}
+        for key, state in self.state.parts.items():
+            taken_out(as_tree(state, key), key, remembered)
+        owned = [tensor for owner in self.owners.values() for tensor in owner.tensors().values()]
+        processes.take_from_first([*owned, *remembered.values()])
 
     @torch.inference_mode()
     def _calibrate(self, tasks: Sequence[Task]) -> None:
@@ -348,7 +361,8 @@ class Learner:
             batch_size=self.optim.batch_size,
             epochs=self.epochs,
         )
-        seed = derive(self.state.seed, "learn", self.task_number)
+        apart = (processes.rank(),) if processes.rank() else ()  # dropout is drawn anew in each process
+        seed = derive(self.state.seed, "learn", self.task_number, *apart)
         with seeded(seed), accelerator_of(self.optim.mixed_precision) as accelerator:
             self._autocast = accelerator.autocast
             try:
@@ -878,7 +892,8 @@ def _example(row: Encoded) -> Example:
 
 def _shown_by_one() -> OnEvent:
     """The bar of a learner, in one of the processes that train it."""
-    return ProgressBar() if PartialState(cpu=only_cpu()).is_main_process else only_warn
+    processes.device()  # forms their group
+    return ProgressBar() if processes.is_first() else only_warn
 
 
 def _head_kind(snapshot: Snapshot) -> HeadKind:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+
+from nacre.processes import only_cpu
 
 
 @contextmanager
@@ -28,8 +29,3 @@ def accelerator_of(mixed_precision: str) -> Iterator[Accelerator]:
     finally:
         shared.clear()
         shared.update(before)
-
-
-def only_cpu() -> bool:
-    """accelerate forms a group of processes on CPUs only if it knows that there is nothing else."""
-    return not torch.accelerator.is_available()

@@ -12,9 +12,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from nacre import processes
 from nacre.errors import CheckpointError, TrainingError
 from nacre.events import OnEvent, StepTaken
-from nacre.learning.batches import Batches, TokenCount, in_micro_batches, split, target_tokens
+from nacre.learning.batches import Batches, TokenCount, in_micro_batches, in_order, split, target_tokens
+from nacre.learning.gradients import average_over_processes
 from nacre.learning.schedule import rate_factor
 from nacre.learning.settings import Optim
 from nacre.learning.training_saves import TrainingSaves
@@ -93,13 +95,13 @@ def train(
     with nullcontext() if saves is None else saves.listening():
         for step in range(first, batches.steps):
             task_loss, terms = training.take(step)
-            monitor.see(step, task_loss, terms, learner.step.rate, training.gradient_norm)
-            if saves is not None and saves.is_due(step + 1, batches.steps):
+            read = monitor.see(step, task_loss, terms, learner.step.rate, training.gradient_norm)
+            if saves is not None and saves.is_due(step + 1, batches.steps, ask=read):
                 monitor.check()
                 saves.write(training.state(step + 1))
     training.finish()
     _check_weights(training.parameters, batches)
-    return training.work
+    return training.whole_work()
 
 
 class Training:
@@ -119,7 +121,8 @@ class Training:
         )
         self.factor = functools.partial(rate_factor, optim.schedule, steps=batches.steps, warmup=optim.warmup)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
-        self.model, self.optimizer = accelerator.prepare(learner.host.model, optimizer)
+        self.model = accelerator.prepare_model(learner.host.model, evaluation_mode=True)  # see `gradients`
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.model.train()
         self.work = TokenCount()
         self.holders = [part for part in learner.method.parts if isinstance(part, Holding)]
@@ -133,17 +136,18 @@ class Training:
         the number of processes changes it. Penalties are computed in full precision, batch terms inside autocast.
 
         Returns:
-            This process's share of the task loss [], and the terms.
+            This process's share of the task loss [], and the terms; the mean over all processes is the whole.
         """
         learner, accelerator, optimizer = self.learner, self.accelerator, self.optimizer
         method, host = learner.method, learner.host
         optimizer.zero_grad()  # here, so that whoever hears of the step finds the gradients it was taken with
         rows = self.batches.at(step)
         count = _count(rows, self.batches, step)
-        own_rows, share = _own_share(rows, accelerator)
+        own_rows, share = _own_share(rows)
         # Rows of like length share a micro-batch: less padding, and the sum over all rows stays what it is.
         micro_batches = in_micro_batches(own_rows, self.optim.accumulation, self.optim.split_padding)
-        learner.begin_step(Step(step, self.batches.steps, self.rate * self.factor(step), takes_part=share > 0))
+        rate = self.rate * self.factor(step)
+        learner.begin_step(Step(step, self.batches.steps, rate, takes_part=share > 0, rows=in_order(rows)))
         number = learner.task_number
         penalties = {part.key: (part.value(learner), part.weight(number)) for part in method.penalties}
         weights = {part.key: part.weight(number) for part in method.batch_terms}
@@ -151,24 +155,25 @@ class Training:
         task_loss = torch.zeros((), device=host.device)
         for place, micro_batch in enumerate(micro_batches, start=1):
             last = place == len(micro_batches)
-            with nullcontext() if last else accelerator.no_sync(self.model):
-                with accelerator.autocast():
-                    batch = host.family.batch(micro_batch)
+            with accelerator.autocast():
+                batch = host.family.batch(micro_batch)
+                if share:
                     self.work.add(*host.family.size(batch))
-                    sums = learner.loss(self.model, micro_batch, host.on_device(batch))
-                    # Processes average their gradients: times their number, the sum over all rows is back.
-                    scale = share * accelerator.num_processes / count
-                    loss = sums.task * scale
-                    task_loss += loss.detach()
-                    for key, term in sums.terms.items():
-                        loss = loss + term * (weights[key] * scale)
-                        terms[key] += term.detach() * scale
-                    if last:
-                        loss = loss + sum(weight * value for value, weight in penalties.values())
-                _check_graph(loss, self.batches, step)
+                sums = learner.loss(self.model, micro_batch, host.on_device(batch))
+                # Processes average their gradients: times their number, the sum over all rows is back.
+                scale = share * processes.count() / count
+                loss = sums.task * scale
+                task_loss += loss.detach()
+                for key, term in sums.terms.items():
+                    loss = loss + term * (weights[key] * scale)
+                    terms[key] += term.detach() * scale
                 if last:
-                    learner.step = replace(learner.step, all_forward=True)
-                accelerator.backward(loss)
+                    loss = loss + sum(weight * value for value, weight in penalties.values())
+            _check_graph(loss, self.batches, step)
+            if last:
+                learner.step = replace(learner.step, all_forward=True)
+            accelerator.backward(loss)
+        average_over_processes(self.parameters)
         accelerator.unscale_gradients(optimizer)
         for rule in method.gradient_rules:
             rule.apply(learner)
@@ -184,6 +189,11 @@ class Training:
             self.schedule.step()
         return task_loss, {**penalties, **{key: (term, weights[key]) for key, term in terms.items()}}
 
+    def whole_work(self) -> TokenCount:
+        """How much training all processes have done."""
+        works = processes.gathered((self.work.tokens, self.work.positions))
+        return TokenCount(sum(tokens for tokens, _ in works), sum(positions for _, positions in works))
+
     def state(self, step: int) -> TrainingState:
         """Everything that the steps behind the first ``step`` ones depend on. Tensors are not copied."""
         kept = self.optimizer.state
@@ -195,14 +205,14 @@ class Training:
             rates=[group["lr"] for group in self.optimizer.param_groups],
             schedule=self.schedule.state_dict(),
             scaler={} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
-            random=random_states(),
+            random=processes.gathered(random_states()),
             parts=held_by(self.holders, self.learner),
-            work=self.work,
+            work=self.whole_work(),
         )
 
     def go_on(self, saves: TrainingSaves) -> int:
         """Go on where training was saved. Returns how many steps have been taken by then."""
-        if (state := saves.newest()) is None:
+        if (state := processes.by_first(saves.newest)) is None:
             return 0
         try:
             state.check_fits(self.parameters, self.batches.steps, self.holders, str(saves.folder))
@@ -223,8 +233,9 @@ class Training:
         self.schedule.load_state_dict(state.schedule)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.scaler)
-        set_random_states(state.random)
-        self.work = state.work
+        if processes.rank() < len(state.random):  # of more processes than before, those behind begin as they are
+            set_random_states(state.random[processes.rank()])
+        self.work = state.work if processes.is_first() else TokenCount()
         last = state.step - 1
         self.learner.step = Step(last, self.batches.steps, self.rate * self.factor(last), all_forward=True)
         saves.went_on(state)
@@ -248,7 +259,8 @@ class LossMonitor:
     accelerator: Accelerator
     first_bad: Tensor | None = field(default=None)
 
-    def see(self, step: int, task_loss: Tensor, terms: Terms, rate: float, gradient_norm: Tensor | None) -> None:
+    def see(self, step: int, task_loss: Tensor, terms: Terms, rate: float, gradient_norm: Tensor | None) -> bool:
+        """Note a step's losses, and say them if it is time. Returns whether it was."""
         total = task_loss + sum(value.detach() * weight for value, weight in terms.values())
         norm = total if gradient_norm is None else gradient_norm
         finite = torch.stack([total.isfinite(), norm.isfinite()])
@@ -257,13 +269,14 @@ class LossMonitor:
         self.first_bad = torch.where(finite, self.first_bad, self.first_bad.clamp(max=step))
         last = step == self.batches.steps - 1
         if step % self.every and not last:
-            return
+            return False
         self.check()
-        task = self.accelerator.reduce(task_loss, reduction="mean").item()  # each process saw its own rows
+        shares = torch.stack([task_loss, *(value.detach() for value, _ in terms.values())])
+        task, *own = self.accelerator.reduce(shares, reduction="mean").tolist()  # each process saw its own rows
         values: dict[str, Any] = {"task": task}
-        for key, (value, weight) in terms.items():
-            values[key] = value.item()
-            values[f"{key}_weighted"] = value.item() * weight
+        for (key, (_, weight)), value in zip(terms.items(), own, strict=True):
+            values[key] = value
+            values[f"{key}_weighted"] = value * weight
         self.on_event(
             StepTaken(
                 step=step + 1,
@@ -273,11 +286,12 @@ class LossMonitor:
                 rate=rate,
             )
         )
+        return True
 
     def check(self) -> None:
-        """Raise ``TrainingError`` if a loss or a gradient was not finite in any step so far."""
+        """Raise ``TrainingError`` if a loss or a gradient was not finite in any step so far, in any process."""
         assert self.first_bad is not None
-        loss, gradient = self.first_bad.tolist()
+        loss, gradient = self.accelerator.gather(self.first_bad).view(-1, 2).amin(0).tolist()
         if (bad := min(loss, gradient)) < self.batches.steps:
             raise TrainingError(
                 f"The {'loss' if loss == bad else 'gradient'} is not finite at {_place(self.batches, bad)}. "
@@ -306,15 +320,15 @@ def _place(batches: Batches, step: int) -> str:
     return f"step {step + 1} of '{batches.where}', which holds the training rows {numbers}"
 
 
-def _own_share(rows: Sequence[Encoded], accelerator: Accelerator) -> tuple[Sequence[Encoded], int]:
+def _own_share(rows: Sequence[Encoded]) -> tuple[Sequence[Encoded], int]:
     """This process's rows of a step and their weight.
 
     When an epoch's last step has fewer rows than there are processes, those left over run a row of another with weight
     0, because all must take part in the exchange.
     """
-    shares = split(rows, accelerator.num_processes)
-    if accelerator.process_index < len(shares):
-        return shares[accelerator.process_index], 1
+    shares = split(rows, processes.count())
+    if processes.rank() < len(shares):
+        return shares[processes.rank()], 1
     return rows[:1], 0
 
 

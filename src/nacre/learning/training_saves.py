@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from nacre import processes
 from nacre.errors import CheckpointError
 from nacre.events import OnEvent, TrainingContinued, TrainingSaved, Warned
 from nacre.files import build_folder, put_back, to_json
@@ -55,6 +56,7 @@ class TrainingSaves:
         self.folder, self.binding, self.every = folder, binding, every
         self._on_event = on_event
         self._asked = False  # whether Ctrl-C was pressed
+        self._stops = False  # whether training stops with the next save, in all processes
         self._started, self._before = time.monotonic(), 0.0
 
     @property
@@ -85,24 +87,33 @@ class TrainingSaves:
 
     def give_up(self, error: CheckpointError) -> None:
         """Say that a save cannot be used, and remove it."""
-        self._on_event(Warned(f"{error} The task is learned from its beginning."))
-        self.remove()
+        if processes.is_first():
+            self._on_event(Warned(f"{error} The task is learned from its beginning."))
+            self.remove()
 
-    def is_due(self, step: int, steps: int) -> bool:
+    def is_due(self, step: int, steps: int, *, ask: bool) -> bool:
         """Whether to save now.
 
         Args:
             step: How many steps have been taken.
             steps: How many there are. The last one is saved, too: what follows it may take long.
+            ask: Whether several processes ask each other now if Ctrl-C was pressed, and stop at the same step.
         """
-        return self._asked or (self.every is not None and (step % self.every == 0 or step == steps))
+        if ask or processes.count() == 1:
+            self._stops = any(processes.gathered(self._asked))
+        return self._stops or (self.every is not None and (step % self.every == 0 or step == steps))
 
     def write(self, state: TrainingState) -> None:
-        """Save a state.
+        """Save a state, which is the same in all processes; the first one writes it.
 
         Raises:
             KeyboardInterrupt: When that is done, if Ctrl-C was pressed.
         """
+        processes.by_first(lambda: self._write(state))
+        if self._stops:
+            raise KeyboardInterrupt
+
+    def _write(self, state: TrainingState) -> None:
         tensors: dict[str, Tensor] = {}
         tree = taken_out(as_tree(state, "training"), "training", tensors)
 
@@ -114,8 +125,6 @@ class TrainingSaves:
 
         build_folder(self.folder, fill)
         self._on_event(TrainingSaved(step=state.step, steps=state.steps, folder=str(self.folder)))
-        if self._asked:
-            raise KeyboardInterrupt
 
     def remove(self) -> None:
         """Remove what was saved: the task is learned, or begins again."""

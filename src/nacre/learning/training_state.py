@@ -30,9 +30,9 @@ class TrainingState:
         rates: The next step's learning rate of each group of parameters.
         schedule: Where the schedule is.
         scaler: The loss scale of fp16, and when it changes.
-        random: torch's random state on the CPU and on each GPU, by name.
+        random: Of each process, torch's random state on the CPU and on each GPU, by name.
         parts: What parts hold that changes from step to step, by key.
-        work: How much training the task has taken so far.
+        work: How much training the task has taken so far, in all processes.
     """
 
     step: int
@@ -42,7 +42,7 @@ class TrainingState:
     rates: list[float]
     schedule: dict[str, Any]
     scaler: dict[str, Any]
-    random: dict[str, Tensor]
+    random: list[dict[str, Tensor]]
     parts: dict[str, Any]
     work: TokenCount
 

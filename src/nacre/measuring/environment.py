@@ -1,4 +1,4 @@
-"""What numbers were computed with: versions, machine, threads, device."""
+"""What numbers were computed with: versions, machine, threads, processes, device."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+
+from nacre.launcher import launched
 
 
 def environment() -> dict[str, Any]:
@@ -19,6 +21,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "system": platform.system(),
         "threads": torch.get_num_threads(),
+        "processes": launched()[1],
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
 

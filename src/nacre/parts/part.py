@@ -24,7 +24,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, final
 
 from nacre.errors import TrainingError
@@ -61,6 +61,7 @@ class Step:
         takes_part: Whether this process has rows of the step. Where there are fewer rows than processes, some compute
             another's row with weight 0.
         all_forward: Whether the step's forward passes are over, so that its last backward pass comes or is under way.
+        rows: Of all processes, in the order in which one process would compute them.
     """
 
     number: int
@@ -68,6 +69,7 @@ class Step:
     rate: float
     takes_part: bool = True
     all_forward: bool = False
+    rows: Sequence[Encoded] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True, eq=False)

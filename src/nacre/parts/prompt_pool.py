@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
+from nacre import processes
 from nacre.adapters.adapter import Adapter, PlacedAdapter
 from nacre.adapters.prompt import Prompt
 from nacre.adapters.route import Route
@@ -80,16 +81,16 @@ class PromptPool(Routing, Holding):
             learner.resources[self.key] = torch.zeros(self.pool, dtype=torch.long, device=learner.host.device)
 
     def held(self, learner: LearnerView) -> ChoiceCounts | None:
-        return None if self.diversify == "off" else ChoiceCounts(learner.resources[self.key])
+        return None if self.diversify == "off" else ChoiceCounts(self._counted(learner))
 
     def take_back(self, learner: LearnerView, held: ChoiceCounts) -> None:
-        learner.resources[self.key] = held.counts
+        learner.resources[self.key] = held.counts if processes.is_first() else torch.zeros_like(held.counts)
 
     def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         if self.diversify == "off":
             return
         before = learner.remembered(self, ChoiceCounts)
-        counts: Tensor = learner.resources[self.key].cpu()
+        counts = self._counted(learner).cpu()
         learner.remember(self, ChoiceCounts(counts if before is None else before.counts + counts))
 
     def route(self, learner: LearnerView, reading: Reading) -> Route | None:
@@ -100,12 +101,16 @@ class PromptPool(Routing, Holding):
         in_training = all(reading.tasks)  # at test they are unknown
         distances = key_distances(reading.query(self.query), owner.keys)
         chosen = nearest_keys(distances, self.select, self._penalties(learner) if in_training else None)
-        if in_training and self.key in learner.resources:
+        if in_training and self.key in learner.resources and learner.step.takes_part:
             counts: Tensor = learner.resources[self.key]
             # bincount would wait for the device to know the largest number.
             counts.index_add_(0, chosen.flatten(), torch.ones_like(chosen.flatten()))
         rows = chosen.unsqueeze(-1) * self.length + torch.arange(self.length, device=chosen.device)
         return Route(prompts=rows.flatten(1), scores=distances.gather(1, chosen))
+
+    def _counted(self, learner: LearnerView) -> Tensor:
+        """How often each prompt was chosen so far in this task, by all processes [M]."""
+        return torch.stack(processes.gathered(learner.resources[self.key])).sum(0)
 
     def _penalties(self, learner: LearnerView) -> Tensor | None:
         earlier = None if self.diversify == "off" else learner.remembered(self, ChoiceCounts)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from nacre.errors import DataError, RecipeError, TrainingError
+from nacre.errors import DataError, RecipeError
 from nacre.functional.dark_logits import condensed, largest_logits, target_places
 from nacre.models.families import Encoded
 from nacre.models.host import Host
 from nacre.models.masked_text import MaskedText, masking_of
 from nacre.parts.part import Holding, LearnerView, Memory, MicroBatch
+from nacre.processes import gathered
 from nacre.seeds import derive
 from nacre.tasks.task import Task
 from nacre.tasks.template import Example
@@ -82,11 +84,24 @@ class OpenReservoir:
     """The reservoir while a task is learned; it becomes a `ReservoirState` when the task ends.
 
     Attributes:
-        rows, seen: See `ReservoirState`.
+        rows, seen: See `ReservoirState`, as the step before left them.
+        passed: How many rows the step had so far, in all processes.
+        waiting: By the number of the row in the stream, its place and the row: those that the step stores in the end.
     """
 
     rows: list[StoredRow] = field(default_factory=list)
     seen: int = 0
+    passed: int = 0
+    waiting: dict[int, tuple[int, StoredRow]] = field(default_factory=dict)
+
+    def settle(self) -> None:
+        """Store what waits, of all processes, in the order of the stream: a step is over."""
+        if not self.passed:
+            return
+        own = [(number, place, vars(row)) for number, (place, row) in self.waiting.items()]
+        for _, place, row in sorted((each for found in gathered(own) for each in found), key=itemgetter(0)):
+            self.rows[place : place + 1] = [StoredRow(**row)]  # at the end, one more
+        self.seen, self.passed, self.waiting = self.seen + self.passed, 0, {}
 
 
 @dataclass(frozen=True)
@@ -131,15 +146,19 @@ class Reservoir(Memory, Holding):
         return () if remembered is None else {row.task for row in remembered.rows}
 
     def prepare(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            raise TrainingError("The reservoir sees the rows of one process only: train in a single process.")
         remembered = learner.remembered(self, ReservoirState) or ReservoirState([], 0)
         if not learner.host.family.is_generative:
             _check_kind(remembered.rows, tasks)
         self.take_back(learner, remembered)
 
+    def before_step(self, learner: LearnerView) -> None:
+        reservoir = open_reservoir(learner)
+        reservoir.settle()
+        reservoir.passed = len(learner.step.rows)
+
     def held(self, learner: LearnerView) -> ReservoirState:
         reservoir = open_reservoir(learner)
+        reservoir.settle()
         return ReservoirState([*reservoir.rows], reservoir.seen)
 
     def take_back(self, learner: LearnerView, held: ReservoirState) -> None:
@@ -147,17 +166,17 @@ class Reservoir(Memory, Holding):
 
     def observe(self, learner: LearnerView, batch: MicroBatch) -> None:
         """Offer each row to the reservoir; only the logits of those that are stored are read."""
+        if not learner.step.takes_part:
+            return
         reservoir = open_reservoir(learner)
+        numbers = {id(row): number for number, row in enumerate(learner.step.rows, start=reservoir.seen)}
         sizes = [row.num_target_tokens for row in batch.rows]
         places = torch.split(target_places(batch.labels, batch.num_target_tokens), sizes)
         logits = batch.logits.detach().flatten(0, -2)
         for row, own in zip(batch.rows, places, strict=True):
-            place = self.place(learner.state.seed, reservoir.seen)
-            reservoir.seen += 1
-            if place is None:
-                continue
-            stored = StoredRow.of(row, logits[own], self.top_k)
-            reservoir.rows[place : place + 1] = [stored]  # at the end, one more
+            place = self.place(learner.state.seed, numbers[id(row)])
+            if place is not None:
+                reservoir.waiting[numbers[id(row)]] = place, StoredRow.of(row, logits[own], self.top_k)
 
     def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         learner.remember(self, self.held(learner))

@@ -97,6 +97,15 @@ class RunDirectory:
             self._write_json("checks.json", checks())
             self._write_json("protocol.json", {"hash": hash_of(protocol), "protocol": protocol})
 
+    def check_shared(self) -> None:
+        """Refuse a folder that the first process has begun, and this one does not see.
+
+        Raises:
+            RecipeError: If it is another machine's folder of that name.
+        """
+        if not (self.path / "recipe.yaml").exists():
+            raise RecipeError(f"Output '{self.path}' must be a folder that all processes see.")
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder against a second process.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from nacre import processes
 from nacre.evaluation.scoring import normalize
 from nacre.events import (
     EvaluationStarted,
@@ -21,8 +23,8 @@ from nacre.events import (
     ignore,
     is_kept,
 )
+from nacre.launcher import launched, told_to_end
 from nacre.learning.learner import Learner
-from nacre.learning.processes import check_single_process
 from nacre.measuring.environment import environment
 from nacre.measuring.measure import measure
 from nacre.models.host import Host
@@ -59,27 +61,39 @@ def run(recipe: Recipe, on_event: OnEvent) -> RunRecord:
         recipe: What to do; defaults and places need not be written out.
         on_event: Is called with what happens, which `events.jsonl` says too.
 
+    Several processes that a launcher has started carry it out together: they share out each step's rows and the
+    answers. The first one writes; what it needs alone, the others wait for.
+
     Returns:
         The record, as `results.json` holds it.
 
     Raises:
         NacreError: Whatever the user can mend, before anything is written.
     """
-    check_single_process()
-    recipe = recipe.resolved()
-    directory = RunDirectory(Path(recipe.output or ""))
-    directory.check_place()
-    directory.check_same(recipe)
-    if directory.results.exists():
-        record = read_record(directory.results)
-        on_event(RunFinished(path=str(directory.path), already=True))
-        return record
-    experiment = Experiment(recipe, directory, on_event)
-    with directory.locked():
-        experiment.begin()
+    with told_to_end(), ExitStack() as stack:
+        if launched()[1] > 1:
+            processes.device()  # forms their group
+        if not processes.is_first():
+            on_event = ignore
+        with processes.together():
+            recipe = recipe.resolved()
+            directory = RunDirectory(Path(recipe.output or ""))
+            directory.check_place()
+            directory.check_same(recipe)
+            finished = directory.results.exists()
+        if finished:
+            record = read_record(directory.results)
+            on_event(RunFinished(path=str(directory.path), already=True))
+            return record
+        with processes.together():
+            experiment = Experiment(recipe, directory, on_event)
+        processes.by_first(lambda: stack.enter_context(directory.locked()))
+        processes.by_first(experiment.begin)
+        with processes.together():
+            directory.check_shared()
         rows = experiment.stages()
-        probes = experiment.probe()
-        return experiment.finish(rows, probes)
+        probes = processes.by_first(lambda: experiment.probe())
+        return processes.by_first(lambda: experiment.finish(rows, probes))
 
 
 class Experiment:
@@ -125,7 +139,9 @@ class Experiment:
         self.places = _places(self.saved, self.curriculum)
 
     def emit(self, event: Event) -> None:
-        """Write an event down, if it is kept, and pass it on."""
+        """Write an event down, if it is kept, and pass it on; the first process does."""
+        if not processes.is_first():
+            return
         if isinstance(event, PseudoRowsGenerated):
             self._written.append(event)
         if is_kept(event):
@@ -174,12 +190,12 @@ class Experiment:
         self.learner.on_event = self.emit
         first, *others = self.places
         tasks = self.tasks if self.recipe.matrix == "full" else []
-        there = self.saved.read(first, self.learner)
+        there = self._read(first)
         rows = {0: there if isinstance(there, StageRow) else self.measure(first, tasks, None, None)}
         self._tell(rows[0])
         before = first
         for stage, place in zip(self.curriculum, others, strict=True):
-            there = self.saved.read(place, self.learner)
+            there = self._read(place)
             if not isinstance(there, StageRow):
                 learned = self._learned(stage, place, before) if there is None else self._learned_before(place, there)
                 there = self.measure(
@@ -206,7 +222,8 @@ class Experiment:
         # A task whose own, unchanged copy answers it keeps its score: that is what "independent" means.
         kept = previous if place.row > 1 and not continues else None
         row = stage_row(place.row, self.learner, self.tasks, scores, learned, kept)
-        self.saved.write_measured(place, row, scores, last_time=is_last or not continues)
+        last_time = is_last or not continues
+        processes.by_first(lambda: self.saved.write_measured(place, row, scores, last_time=last_time))
         return row
 
     def probe(self) -> dict[str, ProbeRecord]:
@@ -267,8 +284,8 @@ class Experiment:
         self._written.clear()
         self.learner.learn(*stage.tasks, saves=training)
         learned = learned_of(self.learner, training.seconds, self._written)
-        self.saved.write_learned(place, self.learner, learned)
-        training.remove()
+        processes.by_first(lambda: self.saved.write_learned(place, self.learner, learned))
+        processes.by_first(training.remove)
         return learned
 
     def _learned_before(self, place: Place, learned: Learned) -> Learned:
@@ -281,8 +298,12 @@ class Experiment:
         if self.learner.state.tasks:
             self.learner = self.learner.restart()
 
+    def _read(self, place: Place) -> StageRow | Learned | None:
+        return processes.by_first(lambda: self.saved.read(place, self.learner))
+
     def _restore(self, place: Place) -> None:
-        self.saved.learner(place, self.learner)
+        with processes.together():
+            self.saved.learner(place, self.learner)
         self.emit(Resumed(folder=str(place.folder), tasks=list(self.learner.state.tasks)))
 
     def _as_saved(self, folder: Path) -> Learner:

@@ -12,10 +12,10 @@ from nacre.evaluation.scoring import normalize
 from nacre.events import EvaluationStarted, OnEvent, Resumed, StageStarted, Warned
 from nacre.files import build_folder, hash_of, user_path
 from nacre.interop.peft_files import PeftLora
+from nacre.launcher import check_single_process
 from nacre.learning import checkpoint
 from nacre.learning.contents import Contents
 from nacre.learning.learner import Learner
-from nacre.learning.processes import check_single_process
 from nacre.learning.snapshot import Snapshot
 from nacre.learning.training_saves import TrainingSaves
 from nacre.manifest import MANIFEST, Binding, hash_of_manifest, read_manifest, write_manifest
@@ -74,7 +74,7 @@ def create(place: str | Path, settings: StoreSettings, on_event: OnEvent) -> Sto
     Raises:
         NacreError: If the model, the method or the place cannot be used.
     """
-    check_single_process()
+    check_single_process("A store")
     Store.check_place(user_path(place))
     learner = fresh_learner(settings, on_event)
     return Store.make(place, settings, lambda store: _first(store, "init", learner, (), on_event))
@@ -101,7 +101,7 @@ def adopt(
         NacreError: If the learner does not fit the settings, or if test rows are to be read again later that are not
             there.
     """
-    check_single_process()
+    check_single_process("A store")
     Store.check_place(user_path(place))
     learner = fresh_learner(settings, on_event)
     learner.restore(snapshot)
@@ -122,7 +122,7 @@ def adopt_peft(place: str | Path, settings: StoreSettings, lora: PeftLora, sourc
     Raises:
         NacreError: If the LoRA does not fit the settings, or if the task cannot be read.
     """
-    check_single_process()
+    check_single_process("A store")
     Store.check_place(user_path(place))
     task = source.read(settings.identity)
     learner = fresh_learner(settings, on_event)
@@ -156,7 +156,7 @@ def learn(
     Raises:
         NacreError: Whatever the user can mend; the current version stays as it was.
     """
-    check_single_process()
+    check_single_process("A store")
     gate = _gate(store, must_keep)
     with store.locked():
         before = store.current
@@ -193,7 +193,7 @@ def forget(store: Store, task: str, on_event: OnEvent, *, must_keep: str | None 
         DataError: If no such task has been learned.
         ModelError: If the method's tasks do not lie apart.
     """
-    check_single_process()
+    check_single_process("A store")
     gate = _gate(store, must_keep)
     with store.locked():
         before = store.current

@@ -57,6 +57,7 @@ class RunResources(Settings):
     """What each run is given."""
 
     threads: int | None = Field(default=None, ge=1, description="None: an equal share of the processor's")
+    processes: int = Field(default=1, ge=1, description="that carry it out together, on one machine")
     gpus: int = Field(default=0, ge=0, description="of its own; engines other than local see to that")
     slurm: dict[str, Any] = Field(default_factory=dict, description="parameters of submitit, such as slurm_partition")
 

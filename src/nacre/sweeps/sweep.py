@@ -27,10 +27,12 @@ from nacre.errors import NacreError, RecipeError
 from nacre.evaluation.matrix import RUN_METRICS
 from nacre.files import write_atomically
 from nacre.journal import Journal, held
+from nacre.launcher import torchrun
 from nacre.records.reading import read_record
 from nacre.records.run import RunRecord
 from nacre.runs.directory import RunDirectory
 from nacre.sweeps.engines.engine import Resources, RunEngine
+from nacre.sweeps.engines.leashed import ANY
 from nacre.sweeps.grid import Cell, Combination, SweepSettings, cell_of, combinations
 
 RunState = Literal["new", "begun", "failed", "finished", "waiting"]
@@ -104,8 +106,8 @@ class Sweep:
         return "average_accuracy" if self.grid.choose is None else self.grid.choose.by
 
     def usual_threads(self, jobs: int) -> int:
-        """An equal share of the processor for each of so many runs at a time."""
-        return max(1, (os.cpu_count() or 1) // jobs)
+        """An equal share of the processor for each process of so many runs at a time."""
+        return max(1, (os.cpu_count() or 1) // (jobs * self.grid.resources.processes))
 
     def candidates(self) -> list[Cell]:
         """The runs that choose; combinations may share some."""
@@ -140,7 +142,7 @@ class Sweep:
 
         Args:
             engine: Where.
-            threads: Of each run.
+            threads: Of each process of a run.
             on_end: Is called when a run has ended.
 
         Returns:
@@ -171,6 +173,8 @@ class Sweep:
             recipe.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(recipe, cell.recipe.yaml())
             words = [sys.executable, "-m", "nacre", "run", str(recipe), "--output", str(self._folder(cell))]
+            if (together := self.grid.resources.processes) > 1:
+                words = [*torchrun(together), "nacre.sweeps.engines.leashed", ANY, *words]
             resources = Resources(threads, self.grid.resources.gpus, self._log(cell))
             waiting[engine.submit(words, resources)] = cell
         while waiting:
@@ -189,8 +193,7 @@ class Sweep:
         if code == 0 and self._is_finished(cell):
             return code, ""
         said = self._log(cell).read_text(encoding="utf-8", errors="replace").splitlines()
-        errors = [line for line in said if line.startswith("Error: ")]
-        if code == 2 and errors:
+        if errors := [line for line in said if line.startswith("Error: ")]:
             return code, errors[-1].removeprefix("Error: ")
         return code, f"it ended with exit code {code}; see {self._log(cell)}"
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from nacre.launcher import without_launcher
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -57,6 +59,6 @@ def carry_out(command: Sequence[str], resources: Resources, folder: str) -> int:
     resources.log.parent.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-m", "nacre.sweeps.engines.leashed", str(os.getpid()), *command]
     with resources.log.open("w", encoding="utf-8") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(resources.threads)}
+        environment = {**without_launcher(os.environ), "OMP_NUM_THREADS": str(resources.threads)}
         done = subprocess.run(words, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
     return done.returncode

@@ -1,4 +1,4 @@
-"""Becomes a command that does not outlive the process which started it: `... leashed PROCESS WORDS`.
+"""Becomes a command that does not outlive the process which started it: `... leashed PARENT WORDS`.
 
 A sweep that is killed with SIGKILL cannot end its runs. If they went on alone, the same command would meet them in
 their folders. On Linux the kernel ends them; elsewhere they go on, and the sweep says that another process is there.
@@ -11,6 +11,12 @@ import os
 import signal
 import sys
 
+ANY = "any"
+"""The parent's number where it is not known: whoever starts this."""
+
+ADOPTS = 1
+"""The process that becomes the parent of those whose own has ended."""
+
 SET_DEATH_SIGNAL = 1
 """`PR_SET_PDEATHSIG`: it stays with the process when that becomes another program."""
 
@@ -20,7 +26,8 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
     parent, *words = sys.argv[1:]
-    if os.getppid() != int(parent):  # it was too late
+    own = os.getppid()
+    if own == ADOPTS if parent == ANY else own != int(parent):  # it was too late
         sys.exit(1)
     os.execvp(words[0], words)
 

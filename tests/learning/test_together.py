@@ -1,0 +1,82 @@
+"""Two processes that learn together end where one ends that learns alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers.contract import VARIANTS, held_method, refused, tensors_in
+from helpers.together import launched
+
+NAMED = ("seq_ft+migu", "am_lora", "o_lora", "ewc", "der_pp", "epi")
+
+BY_MICRO_BATCH = ("das", "das-update")
+"""They contrast the rows of a micro-batch with each other, and so depend on `optim.accumulation` as well."""
+
+UNSTEADY = ("gain_lora", "l_cl", "lb_cl")
+"""Rounding alone, as of another `optim.accumulation`, moves them further: where a gradient is nearly 0, AdamW's step is
+not."""
+
+
+def both(tmp_path: Path, architecture: str, dtype: str, variants: Sequence[str]) -> list[dict[str, Any]]:
+    """What one process has learned alone, and what each of two has."""
+    for count in (1, 2):
+        done = launched(
+            count, ["-m", "helpers.together", str(tmp_path / f"{count}"), architecture, dtype, *variants], 1800
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    files = [tmp_path / f"{count}-{number}.pt" for count in (1, 2) for number in range(count)]
+    counts, found = zip(*(torch.load(file, weights_only=False) for file in files), strict=True)
+    assert counts == (1, 2, 2)
+    return list(found)
+
+
+def distances(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
+    """By tensor, how far the values of two learners lie apart; of the larger ones, as a share of the largest."""
+    here, there = dict(tensors_in(one, "")), dict(tensors_in(other, ""))
+    assert here.keys() == there.keys()
+    return {
+        name: float((tensor.double() - there[name].double()).abs().max() / tensor.double().abs().max().clamp(min=1))
+        for name, tensor in here.items()
+        # A key's bias changes no attention: its gradient is rounding.
+        if tensor.numel() and not name.endswith("key.bias")
+    }
+
+
+def assert_alike(found: Sequence[dict[str, Any]], variants: Sequence[str], bound: float) -> None:
+    alone, *others = found
+    for variant in variants:
+        for other in others:
+            apart = distances(alone[variant]["tensors"], other[variant]["tensors"])
+            assert apart, variant
+            assert max(apart.values()) < bound, (variant, max(apart, key=lambda name: apart[name]), max(apart.values()))
+            assert other[variant]["answers"] == alone[variant]["answers"], variant
+            assert other[variant]["work"] == alone[variant]["work"], variant
+        first, second = (dict(tensors_in(other[variant]["tensors"], "")) for other in others)
+        assert all(torch.equal(tensor, second[name]) for name, tensor in first.items()), variant
+
+
+def test_two_processes_learn_as_one(tmp_path: Path) -> None:
+    """Steps of 5, 5 and 2 rows; in the last of them each process has one."""
+    variants = ("seq_ft+migu", "der_pp")
+    assert_alike(both(tmp_path, "t5", "float32", variants), variants, 1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("architecture", ["t5", "llama", "roberta"])
+def test_the_named_ones_in_float32(tmp_path: Path, architecture: str) -> None:
+    assert_alike(both(tmp_path, architecture, "float32", NAMED), NAMED, 1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("architecture", ["t5", "llama", "roberta"])
+def test_every_method_in_float64(tmp_path: Path, architecture: str) -> None:
+    variants = [name for name in VARIANTS if not refused(held_method(name), architecture)]
+    found = both(tmp_path, architecture, "float64", variants)
+    steady = [name for name in variants if name not in (*UNSTEADY, *BY_MICRO_BATCH)]
+    assert_alike(found, steady, 1e-5)
+    assert_alike(found, [name for name in variants if name in UNSTEADY], 2e-2)
