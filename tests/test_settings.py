@@ -85,7 +85,7 @@ def test_refused_in_python(name: str) -> None:
 
 
 ON_THE_COMMAND_LINE = {
-    "optim.gradient_checkpointing=1": "there is no key 'optim.gradient_checkpointing'.",
+    "optim.checkpointing=1": "there is no key 'optim.checkpointing'.",
     "optim.fingerprint=1": "there is no key 'optim.fingerprint'.",
     "end_tasks.point=1": "there is no key 'end_tasks.point'.",
     "evaluation.tuple=1": "there is no key 'evaluation.tuple'.",

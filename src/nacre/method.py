@@ -169,6 +169,20 @@ class Method:
                     "needs: take an encoder-decoder or a decoder-only model."
                 )
 
+    def check_computed_again(self) -> None:
+        """Check that layers may be computed again in the backward pass (`optim.gradient_checkpointing`).
+
+        Raises:
+            RecipeError: A part changes how they compute, and only until the backward pass.
+        """
+        for part in self.parts:
+            if part.changes_passes:
+                raise RecipeError(
+                    f"optim.gradient_checkpointing: {part.key} of {self.display_name} changes how layers compute while "
+                    "they read a batch, and in the backward pass they would compute otherwise: raise "
+                    "optim.accumulation instead."
+                )
+
     def check(self, task: Task) -> None:
         """Check that every part works with this kind of task.
 

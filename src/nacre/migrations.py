@@ -23,8 +23,8 @@ def upgraded_recipe(document: Mapping[str, Any]) -> OldDocument:
     Args:
         document: The file's content; it is not changed.
     """
-    answers = document.get("evaluation")
-    added = {"evaluation": {**_ADDED_TO_EVALUATION, **answers}} if isinstance(answers, Mapping) else {}
+    groups = {"evaluation": _ADDED_TO_EVALUATION, "optim": _ADDED_TO_OPTIM}
+    added = {key: {**more, **group} for key, more in groups.items() if isinstance(group := document.get(key), Mapping)}
     return {**_ADDED_TO_RECIPES, **document, **added}
 
 
@@ -33,11 +33,17 @@ _ADDED_TO_RECIPES: OldDocument = {
     "skip_bad_rows": False,
     "fold_labels": False,
     "method_hash": None,  # every method had a name
+    "model_dtype": "float32",
+    "model_quantization": "none",
+    "model_attention": None,
 }
 """Keys that recipes did not have from the beginning, with the value of what happened before."""
 
 _ADDED_TO_EVALUATION: OldDocument = {"label_scores": "sum", "candidates": "true_task", "pseudo_rows": 20.0}
 """The same, of their group `evaluation`."""
+
+_ADDED_TO_OPTIM: OldDocument = {"gradient_checkpointing": False}
+"""The same, of their group `optim`."""
 
 
 def upgraded_record(document: Mapping[str, Any]) -> OldDocument:

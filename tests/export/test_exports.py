@@ -25,7 +25,8 @@ from nacre.export.package import export_package, load_model
 from nacre.export.peft_adapter import export_peft
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
-from nacre.models.loading import load_host
+from nacre.models.loaded_as import LoadedAs
+from nacre.models.loading import load_host, load_host_as
 from nacre.registry import build_method
 from nacre.tasks.prompts import prompt_example
 
@@ -215,14 +216,14 @@ def test_an_export_that_answers_otherwise_is_not_written(
 ) -> None:
     learner = learned(tiny_model("t5"), "inc_lora", NAMES[:1])
 
-    def other(name: str) -> object:
-        host = load_host(name)
+    def other(name: str, loaded_as: LoadedAs) -> object:
+        host = load_host_as(name, loaded_as)
         with torch.no_grad():
             next(host.model.parameters()).mul_(1.01)
         return host
 
     for module in ("merged", "peft_adapter"):
-        monkeypatch.setattr(f"nacre.export.{module}.load_host", other)
+        monkeypatch.setattr(f"nacre.export.{module}.load_host_as", other)
     with pytest.raises(ModelError, match="loaded again, it answers otherwise"):
         write(learner, tmp_path / "export", rows(learner))
     assert list(tmp_path.iterdir()) == []

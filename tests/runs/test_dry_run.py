@@ -51,7 +51,7 @@ def test_nothing_is_loaded_or_written(
     def refuse(*arguments: object, **settings: object) -> None:
         raise AssertionError("a dry run needs no model")
 
-    monkeypatch.setattr(runs, "load_host", refuse)
+    monkeypatch.setattr(runs, "load_host_as", refuse)
     monkeypatch.chdir(tmp_path)
     said = nacre(*usual, "--method", "seq_lora", "--model", "t5-large", "--dry-run")
     assert said.code == 0

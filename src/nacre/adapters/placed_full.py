@@ -35,16 +35,24 @@ class PlacedFull(PlacedAdapter):
             model: The host's body.
 
         Raises:
-            ModelError: Every parameter of the host is frozen.
+            ModelError: Every parameter of the host is frozen, or its weights are quantized.
         """
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ModelError(
                 "Full fine-tuning has nothing to train: every parameter of the host is frozen (requires_grad=False)."
             )
+        if not all(parameter.is_floating_point() for parameter in model.parameters()):
+            raise ModelError(
+                "Full fine-tuning cannot train quantized weights: take a method with an adapter, or "
+                "model_quantization=none."
+            )
         super().__init__(model)
         trained = {parameter for parameter, was_trained in self.trained_before if was_trained}
         self.trained = {name: parameter for name, parameter in model.named_parameters() if parameter in trained}
-        self.untrained = {name: value.detach().to("cpu", copy=True) for name, value in self.trained.items()}
+        self.untrained = {
+            name: value.detach().to("meta" if value.is_meta else "cpu", copy=True)  # a model may have shapes alone
+            for name, value in self.trained.items()
+        }
 
     def grow(self) -> bool:
         self.tasks += 1

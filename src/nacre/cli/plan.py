@@ -48,6 +48,7 @@ def _lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
     yield "rows a step", f"{optim.batch_size}, in {optim.accumulation} micro-batch(es) on each device"
     yield "lengths", f"{optim.max_source_length} tokens of input, {optim.max_target_length} of target"
     yield "model", recipe.model
+    yield "needs", "unknown" if plan.needs is None else str(plan.needs)
     yield "stream", recipe.stream_name
     yield "data", recipe.data or "none"
     yield "identity", f"{recipe.identity} (lines in the prompt that name the task)"

@@ -10,7 +10,7 @@ import torch
 from nacre.export.exported import Exported, LoadedModel, check_writes, export
 from nacre.learning.learner import Learner
 from nacre.models.families import Encoded
-from nacre.models.loading import load_host
+from nacre.models.loading import load_host_as
 
 BOUND = 1e-4
 """Of the logits: a weight and its updates are rounded together, where the learner may have added them in parts."""
@@ -35,6 +35,6 @@ def export_merged(learner: Learner, folder: Path, rows: Sequence[Encoded]) -> Ex
         learner.host.tokenizer.save_pretrained(place)
 
     def load(place: Path) -> torch.nn.Module:
-        return load_host(str(place)).model
+        return load_host_as(str(place), learner.host.loaded_as).model
 
     return export("merged", learner, folder, rows, write, [LoadedModel(load)], BOUND)

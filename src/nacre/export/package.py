@@ -25,7 +25,8 @@ from nacre.files import read_text, to_json, user_path
 from nacre.learning.learner import Learner
 from nacre.models.batch import Batch
 from nacre.models.families import Encoded
-from nacre.models.loading import load_host
+from nacre.models.loaded_as import LoadedAs
+from nacre.models.loading import load_host_as
 
 FILE, MODEL, LEARNER = "package.json", "model", "learner"
 SCHEMA = "nacre.package/1"
@@ -47,11 +48,13 @@ def export_package(learner: Learner, folder: Path, rows: Sequence[Encoded]) -> E
     _check(learner)
 
     def write(place: Path) -> None:
-        bare = load_host(learner.host.name)
+        bare = load_host_as(learner.host.name, learner.host.loaded_as)
         bare.body.save_pretrained(place / MODEL)  # type: ignore[operator]
         bare.tokenizer.save_pretrained(place / MODEL)
         learner.save(place / LEARNER)
-        document = {"schema": SCHEMA, "method": learner.method.name, "tasks": list(learner.state.tasks)}
+        document: dict[str, Any] = {"schema": SCHEMA, "method": learner.method.name, "tasks": list(learner.state.tasks)}
+        if not_as_usual := learner.host.loaded_as.document():
+            document["loaded_as"] = not_as_usual
         (place / FILE).write_text(to_json(document) + "\n", encoding="utf-8")
 
     with learner.serving():
@@ -83,7 +86,7 @@ def load_model(folder: str | Path) -> nn.Module:
         known = False
     if not known:
         raise CheckpointError(f"{path / FILE} is damaged, or of a newer version of nacre.")
-    host = load_host(str(path / MODEL))
+    host = load_host_as(str(path / MODEL), LoadedAs.of(document.get("loaded_as", {})))
     learner = Learner.load(path / LEARNER, host)
     learner.on_event = only_warn
     _check(learner)

@@ -25,7 +25,7 @@ from nacre.files import numbered_name, to_json
 from nacre.learning.learner import Learner
 from nacre.models.families import Encoded
 from nacre.models.generative import EncoderDecoder
-from nacre.models.loading import load_host
+from nacre.models.loading import load_host_as
 from nacre.optional import need
 from nacre.parts.slots_of_tasks import tasks_of_slots
 
@@ -135,7 +135,7 @@ def _write(learner: Learner, placed: PlacedLowRank, peft: Any, factors: SiteFact
 
 
 def _load(learner: Learner, peft: Any, place: Path) -> nn.Module:
-    plain = load_host(learner.host.name).model
+    plain = load_host_as(learner.host.name, learner.host.loaded_as).model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is about to go
         model: nn.Module = peft.PeftModel.from_pretrained(plain, str(place))

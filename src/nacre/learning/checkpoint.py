@@ -123,6 +123,7 @@ class _SavedHost(BaseModel):
 
     name: str
     hash: str
+    loaded_as: dict[str, str] = {}
 
 
 class _Continues(BaseModel):

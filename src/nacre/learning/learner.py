@@ -48,7 +48,8 @@ from nacre.method import Method
 from nacre.models.batch import Batch
 from nacre.models.families import Encoded, Lengths
 from nacre.models.host import Host
-from nacre.models.loading import load_host
+from nacre.models.loaded_as import LoadedAs
+from nacre.models.loading import load_host_as
 from nacre.models.named import HeadKind
 from nacre.models.owner import Owner, ParameterGroup
 from nacre.models.pooled_states import PooledStates, pooled_states
@@ -137,6 +138,8 @@ class Learner:
             )
         decoding = decoding or Decoding()
         decoding.check_method(method, head)
+        if optim is not None and optim.gradient_checkpointing:
+            method.check_computed_again()
         host.claim(method.display_name)
         self.host = host
         self.method = method
@@ -158,7 +161,7 @@ class Learner:
         self._autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
         try:
             host.family.multiple = self.optim.pad_to_multiple_of
-            host.model.to(processes.device())
+            host.move_to(processes.device())
             if host.settle():
                 self.on_event(Warned(host.unlike))
             if self.decoding.decode == "labels":
@@ -190,7 +193,7 @@ class Learner:
     def pretrained(self) -> str:
         """Hash of the pretrained model, without what was learned; computed when somebody first asks."""
         if self._pretrained is None:
-            self._pretrained = self.host.fingerprint_of(self.adapter.pristine())
+            self._pretrained = self.host.pretrained_hash(self.adapter.pristine)
         return self._pretrained
 
     @property
@@ -746,7 +749,7 @@ class Learner:
             method={"name": self.method.name, "parameters": dict(self.method.parameters)},
             optim=self.optim.model_dump(),
             decoding=self.decoding.model_dump(),
-            host={"name": self.host.name, "hash": self.pretrained},
+            host={"name": self.host.name, "hash": self.pretrained, "loaded_as": self.host.loaded_as.document()},
             forms={name: as_tree(form, name) for name, form in self.state.forms.items()},
             calibrations={name: as_tree(own, name) for name, own in self.state.calibrations.items()},
         )
@@ -785,7 +788,7 @@ class Learner:
 
         Args:
             folder: Where it was saved.
-            host: The pretrained model; by default loaded by the name that it had then.
+            host: The pretrained model; by default loaded by the name that it had then, and held as then.
             method: Needed only for one that was put together by hand or stands in a file of one's own.
             slots_in_memory: How many earlier tasks' slots stay in memory between batches, those that answered last; the
                 others are read from their files when they answer. None: all of them, from the beginning.
@@ -801,7 +804,7 @@ class Learner:
         if on_disk is not None:
             check_on_disk(method)
         learner = cls(
-            load_host(snapshot.host["name"]) if host is None else host,
+            load_host_as(snapshot.host["name"], LoadedAs.of(snapshot.host["loaded_as"])) if host is None else host,
             method,
             seed=snapshot.seed,
             optim=Optim(**snapshot.optim),

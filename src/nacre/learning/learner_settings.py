@@ -13,6 +13,7 @@ from nacre.evaluation.settings import Decoding
 from nacre.files import hash_of
 from nacre.learning.settings import Optim
 from nacre.method_files import MethodFile
+from nacre.models.loaded_as import Attention, Dtype, LoadedAs, Quantization
 from nacre.models.named import HeadKind
 from nacre.registry import build_method, check_spelling
 from nacre.settings import Settings, keys_of
@@ -50,6 +51,16 @@ class LearnerSettings(Settings, ABC):
     model_dropout: float | None = Field(
         default=None, ge=0, lt=1, description="dropout inside the pretrained model; None: what its configuration says"
     )
+    model_dtype: Dtype = Field(
+        default="float32",
+        description="of the pretrained weights in memory; what adapters train stays float32 at least",
+    )
+    model_quantization: Quantization = Field(
+        default="none", description="of its linear maps: none, int8, or nf4 (4 bits); needs an adapter method"
+    )
+    model_attention: Attention | None = Field(
+        default=None, description="how attention is computed; None: as transformers chooses"
+    )
     head: HeadKind = Field(
         default="growing",
         description="how an encoder-only host chooses: one head that grows with the tasks' labels, or per_task: a head "
@@ -60,6 +71,11 @@ class LearnerSettings(Settings, ABC):
     evaluation: Decoding = Field(default_factory=Decoding, json_schema_extra=NOT_TRAINING)
     parameters: dict[str, Any] = Field(default_factory=dict, alias="set")
     _method: Method | None = PrivateAttr(default=None)  # one that was put together in Python has no name to build it by
+
+    @property
+    def loaded_as(self) -> LoadedAs:
+        """How the model is held in memory."""
+        return LoadedAs(self.model_dtype, self.model_quantization, self.model_attention, self.model_dropout)
 
     def build(self) -> Method:
         """The method with its parameters.

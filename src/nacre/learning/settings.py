@@ -53,6 +53,11 @@ class Optim(Settings):
     warmup: float = Field(
         default=0.0, ge=0, lt=1, description="share of a task's steps over which the rate rises; the first is not 0"
     )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="what a layer computed is computed again in the backward pass: about a third more time, and memory "
+        "for one layer; changes no result",
+    )
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     max_source_length: int = Field(default=512, ge=8, description="tokens of an input; only the text field is cut")
     max_target_length: int = Field(default=50, ge=1, description="tokens of a target in training")

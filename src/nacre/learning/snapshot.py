@@ -69,7 +69,7 @@ class Snapshot:
         head: The kind of classification head, as the recipe names it.
         method: Name and parameters; an empty name if the method was put together by hand.
         optim, decoding: Settings, as plain values.
-        host: Name and hash of the pretrained model.
+        host: Name and hash of the pretrained model, and how it is held in memory.
         forms: How each task learned is asked, as trees; of some tasks unknown, in folders of older versions.
         calibrations: What labels' scores are calibrated by, as trees.
     """
@@ -82,7 +82,7 @@ class Snapshot:
     method: Mapping[str, Any]
     optim: Mapping[str, Any]
     decoding: Mapping[str, Any]
-    host: Mapping[str, str]
+    host: Mapping[str, Any]
     forms: Mapping[str, Tree] = field(default_factory=dict)
     calibrations: Mapping[str, Tree] = field(default_factory=dict)
 

@@ -124,6 +124,8 @@ class Training:
         self.model = accelerator.prepare_model(learner.host.model, evaluation_mode=True)  # see `gradients`
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.model.train()
+        if optim.gradient_checkpointing:
+            learner.host.compute_again(True)
         self.work = TokenCount()
         self.holders = [part for part in learner.method.parts if isinstance(part, Holding)]
         self.gradient_norm: Tensor | None = None  # of the newest step, []; None without clipping, or if it was skipped
@@ -244,6 +246,8 @@ class Training:
     def finish(self) -> None:
         """Leave the model unwrapped and in evaluation mode."""
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False).eval()
+        if self.optim.gradient_checkpointing:
+            self.learner.host.compute_again(False)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from nacre.models.encoder_only import EncoderOnly, is_encoder
 from nacre.models.families import Encoded, Family, Tokenizer
 from nacre.models.generative import DecoderOnly, EncoderDecoder, Generative
 from nacre.models.label_tree import Labels
+from nacre.models.loaded_as import LoadedAs
 from nacre.models.mlm_head import has_mlm_head, mlm_head_of
 from nacre.models.named import HeadKind
 from nacre.models.sampling import Sampling
@@ -33,6 +35,8 @@ R = TypeVar("R")
 
 WRAPPED = {"_orig_mod": "torch.compile's wrapper", "module": "a wrapper (DataParallel and its like)"}
 """Under which name a wrapper holds the model. Adapters change the model's own maps, and hashes have their names."""
+
+AS_IT_IS = LoadedAs()
 
 _CLAIMED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 """By body: who learns in it. Beside the hosts, because several may hold one model."""
@@ -47,12 +51,20 @@ class Host:
     Attributes:
         name: What the user called it.
         folder: Where it was loaded from; None if not from a folder.
+        loaded_as: How it is held in memory, where it was loaded by its name.
         family: How text becomes tensors and tensors become answers here.
         model: What is run.
         tokenizer: The model's.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, name: str = "", folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        name: str = "",
+        folder: Path | None = None,
+        loaded_as: LoadedAs = AS_IT_IS,
+    ) -> None:
         """A host of a model that is already loaded.
 
         Args:
@@ -61,6 +73,7 @@ class Host:
             tokenizer: Its tokenizer.
             name: What to call it; by default what its configuration says.
             folder: Where it lies.
+            loaded_as: How it is held in memory, where it was loaded by its name.
 
         Raises:
             ModelError: If there is no family for it, if it carries PEFT's adapters, or if the tokenizer is another
@@ -69,11 +82,14 @@ class Host:
         _check_bare(model)
         self.name = name or str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
         self.folder = folder
+        self.loaded_as = loaded_as
         self.family = _family(model, tokenizer)
         self.model = self.family.model
         self.tokenizer = tokenizer
         self._settled = False
         check_vocabulary(self.body, tokenizer)
+        # On CPUs bitsandbytes orders weights anew when they are first used: the hash is taken before.
+        self._quantized_hash = None if loaded_as.quantization == "none" else self.fingerprint
 
     def __repr__(self) -> str:
         return f"Host({self.name}, {self.family.name})"
@@ -88,6 +104,29 @@ class Host:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    def move_to(self, device: torch.device) -> None:
+        """Put the model on a device. A quantized one was loaded where it is."""
+        if self.loaded_as.quantization == "none":
+            self.model.to(device)
+
+    def compute_again(self, wanted: bool) -> None:
+        """Whether training keeps what enters a layer alone, and computes the rest again in the backward pass.
+
+        Raises:
+            ModelError: If the architecture cannot do that.
+        """
+        if not getattr(self.body, "supports_gradient_checkpointing", False):
+            raise ModelError(
+                f"optim.gradient_checkpointing: transformers does not know how to do that in '{self.name}' "
+                f"({config_of(self.model).model_type}); raise optim.accumulation instead."
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # newer versions call it by another name, older ones do not
+            if wanted:
+                self.body.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            else:
+                self.body.gradient_checkpointing_disable()  # type: ignore[operator]
+
     @property
     def fingerprint(self) -> str:
         """Which weights these are: `fingerprint_of` the pretrained tensors as they are now."""
@@ -101,6 +140,14 @@ class Host:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def pretrained_hash(self, pristine: Callable[[], Mapping[str, Tensor]]) -> str:
+        """Which pretrained model this is: `fingerprint_of` its tensors, as they were loaded.
+
+        Args:
+            pristine: Gives the bare host's tensors.
+        """
+        return self._quantized_hash or self.fingerprint_of(pristine())
 
     def claim(self, name: str) -> None:
         """Note that a learner learns in this model.

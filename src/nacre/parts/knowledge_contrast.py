@@ -33,6 +33,7 @@ class KnowledgeContrast(BatchTerm):
 
     State: ClassVar[type[SoftMaskState]] = SoftMaskState
     remembers: ClassVar[str] = "soft_mask"
+    changes_passes: ClassVar[bool] = True
 
     strength: PerTask = 1.0
     temperature: float = 0.05

@@ -289,6 +289,10 @@ class Part(ABC):
     grows: ClassVar[bool] = False
     """Whether what the part remembers grows with the tasks by more than a few vectors for each."""
 
+    changes_passes: ClassVar[bool] = False
+    """Whether the part changes how the model computes for single forward passes in training, as routes do. A layer that
+    is computed again in the backward pass would then be computed otherwise."""
+
     remembers: ClassVar[str | None] = None
     """The key of the part whose state this one shares; None: its own."""
 
@@ -497,6 +501,8 @@ class Reading:
 
 class Routing(Part, ABC):
     """Chooses, row by row, which learned parameters answer. It may own trained parameters itself."""
+
+    changes_passes: ClassVar[bool] = True
 
     groups: ClassVar[tuple[str, ...]] = ()
     """Names of the parameter groups of the owner that `place` returns."""

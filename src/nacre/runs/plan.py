@@ -17,6 +17,7 @@ from nacre.per_task import PerTask, value_of
 from nacre.registry import per_task_parameters
 from nacre.runs.directory import FolderState, RunDirectory
 from nacre.runs.estimate import Estimate
+from nacre.runs.memory import MemoryNeed, memory_need
 from nacre.runs.recipe import MatrixKind, Recipe, places
 from nacre.tasks.published.streams import get_stream
 from nacre.tasks.reading.hub import PREFIX
@@ -81,6 +82,7 @@ class RunPlan(BaseModel):
         answers: Test rows that are answered in all, those before any learning included; None without the data. Probes
             are not counted.
         folder: How far a run in the output folder has come.
+        needs: What it needs of memory at least; None where the model is not there, or its values decide.
         estimate: What it takes, where that was asked for.
         missing: What a real run would not find, a sentence each.
         recipe: With every default written out.
@@ -99,6 +101,7 @@ class RunPlan(BaseModel):
     answers: int | None
     folder: FolderState
     missing: list[str]
+    needs: MemoryNeed | None = None
     estimate: Estimate | None = None
     recipe: Recipe
 
@@ -117,6 +120,8 @@ def plan_of(recipe: Recipe) -> RunPlan:
     """
     method = recipe.build()
     recipe = recipe.completed()
+    if recipe.optim.gradient_checkpointing:
+        method.check_computed_again()
     for probe in recipe.probes.values():
         probe.check(method)
     unset: dict[str, str] = {}  # a place's key -> why it is not known
@@ -141,6 +146,9 @@ def plan_of(recipe: Recipe) -> RunPlan:
     recipe.evaluation.check_method(method, recipe.head)
     if not no_data:
         recipe.evaluation.check(tasks)
+    needs = None if "model" in unset else memory_need(recipe, method, len(tasks))
+    if needs is not None and (refusal := needs.refusal()) is not None:
+        missing.append(refusal)
     planned = _stages(method, recipe, stages, tasks, counted=not no_data)
     before = _rows(tasks) if recipe.matrix == "full" else 0
     return RunPlan(
@@ -155,6 +163,7 @@ def plan_of(recipe: Recipe) -> RunPlan:
         answers=None if no_data else before + sum(stage.answers or 0 for stage in planned),
         folder=directory.state,
         missing=missing,
+        needs=needs,
         recipe=recipe,
     )
 

@@ -28,7 +28,7 @@ from nacre.learning.learner import Learner
 from nacre.measuring.environment import environment
 from nacre.measuring.measure import measure
 from nacre.models.host import Host
-from nacre.models.loading import load_host
+from nacre.models.loading import load_host_as
 from nacre.models.quiet import quiet_transformers
 from nacre.parts.curriculum import Stage
 from nacre.records.probe import BEFORE, ProbeRecord
@@ -120,7 +120,7 @@ class Experiment:
         check_lists(self.method, recipe.optim, self.curriculum)
         recipe.evaluation.check_method(self.method, recipe.head)
         recipe.evaluation.check(self.tasks)
-        self.host = load_host(recipe.model, dropout=recipe.model_dropout)
+        self.host = load_host_as(recipe.model, recipe.loaded_as)
         self.learner = Learner(
             self.host,
             self.method,

@@ -14,7 +14,7 @@ from nacre.errors import RecipeError
 from nacre.events import Event, StepTaken
 from nacre.learning.learner import Learner
 from nacre.measuring.measure import measure
-from nacre.models.loading import load_host
+from nacre.models.loading import load_host_as
 from nacre.parts.curriculum import Stage
 from nacre.runs.estimate import Estimate, StageEstimate
 from nacre.runs.plan import PlannedStage, RunPlan, scored_tasks
@@ -46,7 +46,7 @@ def estimated(plan: RunPlan) -> RunPlan:
     if plan.missing:
         raise RecipeError(f"--estimate needs all that a run needs. {plan.missing[0]}")
     recipe, started = plan.recipe, time.monotonic()
-    host = load_host(recipe.model, dropout=recipe.model_dropout)
+    host = load_host_as(recipe.model, recipe.loaded_as)
     timer = _StepTimer()
     learner = Learner(
         host,

@@ -7,7 +7,7 @@ from pathlib import Path
 from nacre.events import OnEvent
 from nacre.learning import checkpoint
 from nacre.learning.learner import Learner
-from nacre.models.loading import load_host
+from nacre.models.loading import load_host_as
 from nacre.models.quiet import quiet_transformers
 from nacre.store.settings import StoreSettings
 from nacre.store.store import Store
@@ -20,7 +20,7 @@ def fresh_learner(settings: StoreSettings, on_event: OnEvent) -> Learner:
         NacreError: If the model cannot be loaded, or if the method does not fit it.
     """
     return Learner(
-        load_host(settings.model, dropout=settings.model_dropout),
+        load_host_as(settings.model, settings.loaded_as),
         settings.build(),
         seed=settings.seed,
         optim=settings.optim,
