@@ -19,6 +19,7 @@ from nacre.cli.learn import forget, learn
 from nacre.cli.predict import evaluate, predict
 from nacre.cli.pretrain import pretrain
 from nacre.cli.report import report
+from nacre.cli.reproduce import reproduce
 from nacre.cli.run import run
 from nacre.cli.serve import serve
 from nacre.cli.sheets import methods, streams
@@ -42,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, check, run, sweep, report, compare, methods, streams, pretrain):
+for command in (demo, check, run, sweep, reproduce, report, compare, methods, streams, pretrain):
     app.command()(command)
 for of_a_store in (init, learn, predict, status, versions, show, rollback, forget, export, serve):
     app.command(rich_help_panel=STORE)(of_a_store)

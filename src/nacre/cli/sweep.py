@@ -34,18 +34,39 @@ def sweep(
 
     Exits with 1 if one of them failed. The same command goes on after a crash, and tries again what failed.
     """
-    from nacre.sweeps.engines.choice import engine_of
+    if launched()[0] > 0:  # the first process has the runs carried out
+        return
+    opened = sweep_in(grid, output)
+    found = opened.status() if status else carry_out(opened, engine, jobs)
+    _conclude(opened, found, as_json)
+
+
+def sweep_in(grid: Path, output: str | None) -> Sweep:
+    """The sweep of a grid's file, or of a folder.
+
+    Raises:
+        RecipeError: If it cannot be.
+    """
     from nacre.sweeps.grid import read_grid
     from nacre.sweeps.sweep import Sweep
 
-    number, launched_jobs = launched()
-    if number > 0:  # the first one has the runs carried out
-        return
-    jobs = jobs or launched_jobs
-    opened = Sweep(_place(grid, output), read_grid(grid / "grid.yaml" if grid.is_dir() else grid))
-    if status:
-        _conclude(opened, opened.status(), as_json)
-        return
+    return Sweep(_place(grid, output), read_grid(grid / "grid.yaml" if grid.is_dir() else grid))
+
+
+def carry_out(opened: Sweep, engine: str, jobs: int | None) -> list[RunStatus]:
+    """Carry out what is not finished, and say what has ended.
+
+    Args:
+        opened: The sweep.
+        engine: The engine's name.
+        jobs: Runs at a time; None: one, or as many as a launcher has started processes.
+
+    Returns:
+        How each run stands.
+    """
+    from nacre.sweeps.engines.choice import engine_of
+
+    jobs = jobs or launched()[1]
     threads = opened.grid.resources.threads or opened.usual_threads(jobs)
     console = screen(error=True)
 
@@ -57,13 +78,12 @@ def sweep(
         engine, jobs=jobs, threads=threads, folder=opened.path / "jobs", slurm=opened.grid.resources.slurm
     )
     try:
-        found = opened.carry_out(runner, threads, tell)
+        return opened.carry_out(runner, threads, tell)
     except KeyboardInterrupt:
         say(console, "Interrupted. The same command goes on from what is saved.")
         raise typer.Exit(130) from None
     finally:
         runner.close()
-    _conclude(opened, found, as_json)
 
 
 def _place(grid: Path, output: str | None) -> Path:

@@ -19,6 +19,7 @@ from nacre.files import hash_of
 from nacre.records.plain import NO_RESULT
 from nacre.runs.recipe import Recipe
 from nacre.settings import Settings
+from nacre.sweeps.published import PublishedTable
 
 ListedValues = Annotated[list[Any], Field(min_length=1)]
 NamedGroups = Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
@@ -62,6 +63,15 @@ class RunResources(Settings):
     slurm: dict[str, Any] = Field(default_factory=dict, description="parameters of submitit, such as slurm_partition")
 
 
+class Where(Settings):
+    """Settings of some of a grid's runs."""
+
+    runs: Annotated[dict[str, str | list[str]], Field(min_length=1)] = Field(
+        description="by what is varied, the name of its value, or several; a run must have one of each"
+    )
+    use: Annotated[dict[str, Any], Field(min_length=1)] = Field(description="the settings of these runs, by key")
+
+
 class SweepSettings(Settings):
     """The content of a grid's file."""
 
@@ -73,10 +83,22 @@ class SweepSettings(Settings):
         description="by key, the values that are combined with each other; or, by a name of one's own, groups of "
         "settings, each by its name",
     )
+    where: list[Where] = Field(
+        default_factory=list, description="settings of some of the combinations, which override what is varied"
+    )
     choose: Selection | None = Field(
         default=None, description="what is chosen first, for each combination but its seed"
     )
+    published: PublishedTable | None = Field(default=None, description="what others published of these runs")
     resources: RunResources = Field(default_factory=RunResources)
+
+    @property
+    def axes(self) -> dict[str, list[str]]:
+        """The names of the values of everything that is varied."""
+        return {
+            key: [str(name) for name in values] if isinstance(values, Mapping) else [_text(value) for value in values]
+            for key, values in self.vary.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -87,11 +109,13 @@ class Cell:
         name: Its own, and its folder's.
         settings: What tells it apart, by key.
         recipe: All of it.
+        names: Its values of everything that is varied, as text.
     """
 
     name: str
     settings: Mapping[str, Any]
     recipe: Recipe
+    names: Mapping[str, str]
 
     @property
     def chooses(self) -> bool:
@@ -136,7 +160,21 @@ def read_grid(path: Path) -> SweepSettings:
     grid = validated(SweepSettings, read_document(path, "Grid"), f"Grid '{path}'")
     if grid.choose is not None and (twice := grid.choose.vary.keys() & grid.vary.keys()):
         raise RecipeError(f"Grid '{path}': {', '.join(sorted(twice))} is varied, and cannot be chosen as well.")
+    for each in grid.where:
+        _check_where(each, grid.axes, path)
+    if grid.published is not None:
+        grid.published.check(grid.axes)
     return grid
+
+
+def _check_where(where: Where, axes: Mapping[str, Sequence[str]], path: Path) -> None:
+    for key, names in where.runs.items():
+        for name in [names] if isinstance(names, str) else names:
+            if name not in axes.get(key, ()):
+                known = ", ".join(axes.get(key, axes))
+                raise RecipeError(
+                    f"Grid '{path}', where: there is no '{name if key in axes else key}'; known: {known}."
+                )
 
 
 def combinations(grid: SweepSettings) -> list[Combination]:
@@ -183,6 +221,10 @@ def _candidates(grid: SweepSettings, point: Variation) -> list[Cell]:
 
 def _cell(grid: SweepSettings, point: Variation, chosen: Mapping[str, Any], before: str) -> Cell:
     settings = {**point.settings, **chosen}
+    fixed = {*chosen, *(grid.choose.with_ if grid.choose is not None and before else ())}
+    for where in grid.where:
+        if all(point.names.get(key) in ([own] if isinstance(own, str) else own) for key, own in where.runs.items()):
+            settings |= {key: value for key, value in where.use.items() if key not in fixed}
     name = before + _name(point.names)
     document = copy.deepcopy(grid.recipe)
     for key in list(document):
@@ -199,7 +241,7 @@ def _cell(grid: SweepSettings, point: Variation, chosen: Mapping[str, Any], befo
         recipe.check_names()
     except NacreError as error:
         raise RecipeError(f"Run '{name}': {error}") from None
-    return Cell(name, settings, recipe)
+    return Cell(name, settings, recipe, point.names)
 
 
 def _points(vary: Mapping[str, Sequence[Any] | Mapping[str, Mapping[str, Any]]]) -> Iterator[Variation]:

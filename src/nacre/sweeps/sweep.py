@@ -34,6 +34,7 @@ from nacre.runs.directory import RunDirectory
 from nacre.sweeps.engines.engine import Resources, RunEngine
 from nacre.sweeps.engines.leashed import ANY
 from nacre.sweeps.grid import Cell, Combination, SweepSettings, cell_of, combinations
+from nacre.sweeps.published import Found
 
 RunState = Literal["new", "begun", "failed", "finished", "waiting"]
 
@@ -123,6 +124,10 @@ class Sweep:
             if (chosen := self._chosen(combination, reasons)) is not None
             for cell in self._cells(combination, chosen)
         ]
+
+    def found(self) -> list[Found]:
+        """The grid's own runs that are finished."""
+        return [Found(cell.names, record) for cell in self.runs() if (record := self._record(cell)) is not None]
 
     def status(self) -> list[RunStatus]:
         """How each run stands, those that choose first."""
