@@ -88,6 +88,11 @@ def by_first(action: Callable[[], R]) -> R:
     return value
 
 
+def said_once(error: NacreError) -> NacreError:
+    """The error to raise where all processes have found it together, so that one of them says it."""
+    return error if is_first() else FailedElsewhere(f"Process 1 of {count()} says: {error}")
+
+
 @contextmanager
 def together() -> Iterator[None]:
     """Inside, all processes do the same, and none waits for another. If one fails, all end.

@@ -297,9 +297,11 @@ class LossMonitor:
         assert self.first_bad is not None
         loss, gradient = self.accelerator.gather(self.first_bad).view(-1, 2).amin(0).tolist()
         if (bad := min(loss, gradient)) < self.batches.steps:
-            raise TrainingError(
-                f"The {'loss' if loss == bad else 'gradient'} is not finite at {_place(self.batches, bad)}. "
-                "Lower optim.learning_rate or look at the rows."
+            raise processes.said_once(
+                TrainingError(
+                    f"The {'loss' if loss == bad else 'gradient'} is not finite at {_place(self.batches, bad)}. "
+                    "Lower optim.learning_rate or look at the rows."
+                )
             )
 
 
@@ -307,8 +309,10 @@ def _check_weights(parameters: Sequence[nn.Parameter], batches: Batches) -> None
     """The last step's weights appear in no loss."""
     finite = [parameter.detach().isfinite().all() for parameter in parameters]
     if not torch.stack(finite).all():
-        raise TrainingError(
-            f"Learning '{batches.where}' ended with weights that are not finite. Lower optim.learning_rate."
+        raise processes.said_once(
+            TrainingError(
+                f"Learning '{batches.where}' ended with weights that are not finite. Lower optim.learning_rate."
+            )
         )
 
 
