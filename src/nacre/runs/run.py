@@ -55,14 +55,12 @@ from nacre.tasks.task import Task
 def run(recipe: Recipe, on_event: OnEvent) -> RunRecord:
     """Carry out a recipe in its output folder, or what of it is not done yet.
 
-    A finished folder is read, not run again.
+    A finished folder is read, not run again. Several processes that a launcher has started carry it out together: they
+    share out each step's rows and the answers, and the first one writes.
 
     Args:
         recipe: What to do; defaults and places need not be written out.
-        on_event: Is called with what happens, which `events.jsonl` says too.
-
-    Several processes that a launcher has started carry it out together: they share out each step's rows and the
-    answers. The first one writes; what it needs alone, the others wait for.
+        on_event: Is called with what happens, which `events.jsonl` says too; in the first process.
 
     Returns:
         The record, as `results.json` holds it.
@@ -92,7 +90,7 @@ def run(recipe: Recipe, on_event: OnEvent) -> RunRecord:
         with processes.together():
             directory.check_shared()
         rows = experiment.stages()
-        probes = processes.by_first(lambda: experiment.probe())
+        probes = processes.by_first(experiment.probe)
         return processes.by_first(lambda: experiment.finish(rows, probes))
 
 
