@@ -121,6 +121,7 @@ def stopped(
     return said, time.monotonic() - began
 
 
+@pytest.mark.long
 def test_a_killed_process_ends_all_and_one_goes_on(words: Sequence[str], tmp_path: Path) -> None:
     run = [*words, "inc_lora", *NO_DROPOUT, "--set", "optim.epochs=10"]
     command = [*run, "--output", str(tmp_path / "run")]
