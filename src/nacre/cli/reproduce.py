@@ -9,6 +9,7 @@ import typer
 
 from nacre.cli.screen import WORST, Grid, say, screen
 from nacre.cli.sweep import carry_out, sweep_in
+from nacre.cli.sweeping import EngineName, Jobs, SweepFolder
 from nacre.console import print_json
 from nacre.errors import RecipeError
 from nacre.launcher import launched
@@ -18,13 +19,9 @@ def reproduce(
     grid: Annotated[
         Path, typer.Argument(metavar="GRID", help="A grid with what was published: recipes/PAPER/table_1.yaml.")
     ],
-    output: Annotated[
-        str | None, typer.Option(metavar="DIR", help="The sweep's folder; without it sweeps/ and the grid's name.")
-    ] = None,
-    engine: Annotated[str, typer.Option(help="local, slurm or ray.")] = "local",
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time; without it 1, or the processes of a launcher.")
-    ] = None,
+    output: SweepFolder = None,
+    engine: EngineName = "local",
+    jobs: Jobs = None,
     show: Annotated[bool, typer.Option("--show", help="Print the table as it stands, and begin no run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:

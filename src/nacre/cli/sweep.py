@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nacre.cli.screen import WARNING, WORST, Grid, percent, say, screen
+from nacre.cli.sweeping import EngineName, Jobs, SweepFolder
 from nacre.console import print_json
 from nacre.launcher import launched
 
@@ -18,13 +19,9 @@ if TYPE_CHECKING:
 
 def sweep(
     grid: Annotated[Path, typer.Argument(metavar="GRID", help="A grid in YAML, or the folder of a sweep.")],
-    output: Annotated[
-        str | None, typer.Option(metavar="DIR", help="The sweep's folder; without it sweeps/ and the grid's name.")
-    ] = None,
-    engine: Annotated[str, typer.Option(help="local, slurm or ray.")] = "local",
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time; without it 1, or the processes of a launcher.")
-    ] = None,
+    output: SweepFolder = None,
+    engine: EngineName = "local",
+    jobs: Jobs = None,
     status: Annotated[bool, typer.Option("--status", help="Say how each run stands, and begin none.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print how each run stands as JSON; progress goes to standard error.")

@@ -104,7 +104,7 @@ def memory_need(recipe: Recipe, method: Method, tasks: int) -> MemoryNeed | None
     try:
         placed = method.adapter.place(body)
         placed.grow()
-    except NotImplementedError:  # as of a singular value decomposition: there are no values
+    except NotImplementedError:  # torch's, where a value is read: osf and latent_lora decompose the weights
         return None
     trained = [parameter for group in placed.parameter_groups() for parameter in group.parameters]
     added = _size([parameter for parameter in trained if id(parameter) not in own])

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from nacre.assignments import put, read_document, validated
 from nacre.errors import NacreError, RecipeError
-from nacre.evaluation.matrix import RUN_METRICS
 from nacre.files import hash_of
 from nacre.records.plain import NO_RESULT
 from nacre.runs.recipe import Recipe
 from nacre.settings import Settings
 from nacre.sweeps.published import PublishedTable
+from nacre.sweeps.run_metric import RunMetricKey
 
 ListedValues = Annotated[list[Any], Field(min_length=1)]
 NamedGroups = Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
@@ -43,15 +43,7 @@ class Selection(Settings):
     with_: dict[str, Any] = Field(
         default_factory=dict, alias="with", description="settings of the runs that choose, instead of the grid's"
     )
-    by: str = Field(default="average_accuracy", description="what a run is chosen by: a metric of its record")
-
-    @field_validator("by")
-    @classmethod
-    def _is_metric(cls, by: str) -> str:
-        known = [metric.key for metric in RUN_METRICS]
-        if by not in known:
-            raise ValueError(f"there is no metric '{by}'; there are {', '.join(known)}")
-        return by
+    by: RunMetricKey = Field(default="average_accuracy", description="what a run is chosen by: a metric of its record")
 
 
 class RunResources(Settings):

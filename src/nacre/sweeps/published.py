@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from nacre.errors import RecipeError
-from nacre.evaluation.matrix import RUN_METRICS
 from nacre.records.run import RunRecord
 from nacre.settings import AS_LIST, Settings
+from nacre.sweeps.run_metric import RunMetricKey
 
 Percentage = float | None
 Numbers = dict[str, dict[str, Percentage]]
@@ -26,7 +26,7 @@ class PublishedTable(Settings):
     source: str = Field(description="where it stands: paper, table, model")
     rows: str = Field(description="what of the grid is varied down the table")
     columns: str | None = Field(default=None, description="what is varied across it; None: there is one column")
-    by: str = Field(default="average_accuracy", description="the metric of a run that stands in it")
+    by: RunMetricKey = Field(default="average_accuracy", description="the metric of a run that stands in it")
     numbers: dict[str, Numbers] = Field(
         default_factory=dict, description="by who says so (paper, released code): by row and column, or by row alone"
     )
@@ -43,14 +43,6 @@ class PublishedTable(Settings):
     @classmethod
     def _ranges_of_one_column(cls, expected: Any) -> Any:
         return _one_column(expected)
-
-    @field_validator("by")
-    @classmethod
-    def _is_metric(cls, by: str) -> str:
-        known = [metric.key for metric in RUN_METRICS]
-        if by not in known:
-            raise ValueError(f"there is no metric '{by}'; there are {', '.join(known)}")
-        return by
 
     def check(self, axes: Mapping[str, Sequence[str]]) -> None:
         """Refuse rows and columns that the grid does not have.
