@@ -30,6 +30,11 @@ OPTIM = Optim(batch_size=5, accumulation=2, epochs=2, learning_rate=1e-3, max_ta
 """Twelve rows in steps of five, five and two."""
 
 
+UNSTEADY = ("gain_lora", "l_cl", "lb_cl")
+"""Variants that rounding alone, as of another `optim.accumulation`, moves far: where a gradient is nearly 0, AdamW's
+step is not."""
+
+
 def environment() -> dict[str, str]:
     """Of a process that finds what this one finds."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}

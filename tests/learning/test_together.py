@@ -10,16 +10,12 @@ import pytest
 import torch
 
 from helpers.contract import VARIANTS, held_method, refused, tensors_in
-from helpers.together import launched
+from helpers.together import UNSTEADY, launched
 
 NAMED = ("seq_ft+migu", "am_lora", "o_lora", "ewc", "der_pp", "epi")
 
 BY_MICRO_BATCH = ("das", "das-update")
 """They contrast the rows of a micro-batch with each other, and so depend on `optim.accumulation` as well."""
-
-UNSTEADY = ("gain_lora", "l_cl", "lb_cl")
-"""Rounding alone, as of another `optim.accumulation`, moves them further: where a gradient is nearly 0, AdamW's step is
-not."""
 
 
 def both(tmp_path: Path, architecture: str, dtype: str, variants: Sequence[str]) -> list[dict[str, Any]]:
