@@ -19,6 +19,13 @@ OF_LAUNCHERS = re.compile(
 )
 """The variables by which they tell a process its place."""
 
+OTHER_ENGINES = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a mesh of several kinds of parallelism",
+}
+"""By the variable that accelerate sets for it."""
+
 OF_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """The variables by which MPI says how many processes there are."""
 
@@ -51,6 +58,32 @@ def check_single_process(what: str) -> None:
         raise FailedElsewhere("The first process says why.")
     if most > 1:
         raise RecipeError(f"{what} works in one process, and {most} were started: call it without a launcher.")
+
+
+def asks_for_sharding() -> bool:
+    """Whether accelerate's configuration asks for a sharded host (FSDP, version 2).
+
+    nacre cuts the host itself, so accelerate is not asked any more afterwards.
+
+    Raises:
+        RecipeError: If it asks for another engine, or for what nacre does not do.
+    """
+    for variable, engine in OTHER_ENGINES.items():
+        if os.environ.get(variable, "").lower() == "true":
+            raise RecipeError(
+                f"accelerate's configuration asks for {engine}, which nacre does not use: take "
+                "distributed_type: MULTI_GPU for a model that fits each device, FSDP with fsdp_version: 2 for others."
+            )
+    if os.environ.pop("ACCELERATE_USE_FSDP", "").lower() != "true":
+        return False
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise RecipeError("accelerate's configuration asks for the first version of FSDP: set fsdp_version: 2.")
+    if os.environ.get("FSDP_OFFLOAD_PARAMS", "").lower() == "true":
+        raise RecipeError(
+            "accelerate's configuration asks for weights in main memory (fsdp_offload_params), which nacre does not "
+            "do: set it to false."
+        )
+    return True
 
 
 def torchrun(count: int) -> list[str]:

@@ -162,6 +162,8 @@ class Method:
         Raises:
             ModelError: It cannot.
         """
+        if "host" in self.adapter.groups:
+            host.check_whole(f"{self.display_name}, which trains the host's own weights,")
         for part in self.parts:
             if part.writes and not host.family.is_generative:
                 raise ModelError(

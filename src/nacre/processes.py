@@ -55,6 +55,11 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def is_alone() -> bool:
+    """Whether this process does something while the others wait (`by_first`)."""
+    return _ALONE.get()
+
+
 def by_first(action: Callable[[], R]) -> R:
     """What the first process does alone, while the others wait.
 
@@ -133,14 +138,15 @@ def gathered(own: R) -> list[R]:
     return everything
 
 
-def by_all(work: Callable[[S], R], items: Sequence[S]) -> Iterator[R]:
+def by_all(work: Callable[[S], R], items: Sequence[S], *, in_step: bool = False) -> Iterator[R]:
     """What work makes of each item, in their order. Several processes share the items out, and each gets everything.
 
     Args:
         work: The same in every process.
         items: The same ones in every process.
+        in_step: Whether no process can work without the others, so that each must do everything.
     """
-    if count() == 1:
+    if count() == 1 or in_step:
         yield from map(work, items)
         return
     shares = gathered([work(item) for item in items[rank() :: count()]])

@@ -1,6 +1,6 @@
 """Several processes that learn together, and one that learns the same alone: run as a script, under a launcher or not.
 
-python -m helpers.together FILE ARCHITECTURE DTYPE VARIANT...
+python -m helpers.together FILE ARCHITECTURE DTYPE [--sharded] VARIANT...
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ from typing import Any
 
 import torch
 
-from helpers.contract import PROOFS, VARIANTS
+from helpers.contract import PROOFS, VARIANTS, held_method
 from helpers.tiny import tiny_host, tiny_task
 from nacre import processes
+from nacre.adapters.latent import Latent
+from nacre.adapters.spectral import Spectral
 from nacre.events import ignore
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.method import Method
+from nacre.parts.distillation import Distillation
+from nacre.parts.evidence_offset import EvidenceOffset
 from nacre.registry import METHODS, build_method, parameters_of
 
 OPTIM = Optim(batch_size=5, accumulation=2, epochs=2, learning_rate=1e-3, max_target_length=8, log_every=1)
@@ -33,6 +37,20 @@ OPTIM = Optim(batch_size=5, accumulation=2, epochs=2, learning_rate=1e-3, max_ta
 UNSTEADY = ("gain_lora", "l_cl", "lb_cl")
 """Variants that rounding alone, as of another `optim.accumulation`, moves far: where a gradient is nearly 0, AdamW's
 step is not."""
+
+
+def needs_whole_host(variant: str, architecture: str) -> bool:
+    """Whether the variant is refused where the host is sharded.
+
+    Such ones train, split or copy the host's own weights, or train on label scores of a decoder-only host.
+    """
+    method = held_method(variant)
+    if isinstance(method.adapter, Latent | Spectral) or "host" in method.adapter.groups:
+        return True
+    return any(
+        isinstance(part, Distillation) or (isinstance(part, EvidenceOffset) and architecture == "llama")
+        for part in method.parts
+    )
 
 
 def environment() -> dict[str, str]:
@@ -65,9 +83,14 @@ def without_dropout(variant: str) -> Method:
     return build_method(name, {**parameters, "dropout": 0.0} if "dropout" in takes else parameters)
 
 
-def learned(variant: str, architecture: str, dtype: torch.dtype) -> dict[str, Any]:
+def learned(variant: str, architecture: str, dtype: torch.dtype, *, sharded: bool = False) -> dict[str, Any]:
     """Everything that a learner of the variant has become after three tasks, and what it answers."""
-    learner = Learner(tiny_host(architecture, dtype), without_dropout(variant), seed=2, optim=OPTIM, on_event=ignore)
+    host = tiny_host(architecture, dtype)
+    if sharded:
+        processes.device()  # forms their group
+        host.shard()
+        assert host.is_sharded
+    learner = Learner(host, without_dropout(variant), seed=2, optim=OPTIM, on_event=ignore)
     tasks = [tiny_task(name) for name in ("animals", "birds", "fish")]
     stages = learner.method.curriculum.stages(tasks)
     for stage in stages:
@@ -88,9 +111,10 @@ def learned(variant: str, architecture: str, dtype: torch.dtype) -> dict[str, An
 def main(file: str, architecture: str, dtype: str, *variants: str) -> None:
     torch.set_num_threads(1)
     found = {}
-    for variant in variants:
+    sharded = variants[0] == "--sharded"
+    for variant in variants[sharded:]:
         try:
-            found[variant] = learned(variant, architecture, getattr(torch, dtype))
+            found[variant] = learned(variant, architecture, getattr(torch, dtype), sharded=sharded)
         except Exception as error:
             if os.environ.get("EXPLORE") is None:
                 raise

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers.contract import VARIANTS, held_method, refused, tensors_in
-from helpers.together import UNSTEADY, launched
+from helpers.together import UNSTEADY, launched, needs_whole_host
 
 NAMED = ("seq_ft+migu", "am_lora", "o_lora", "ewc", "der_pp", "epi")
 
@@ -18,11 +18,14 @@ BY_MICRO_BATCH = ("das", "das-update")
 """They contrast the rows of a micro-batch with each other, and so depend on `optim.accumulation` as well."""
 
 
-def both(tmp_path: Path, architecture: str, dtype: str, variants: Sequence[str]) -> list[dict[str, Any]]:
-    """What one process has learned alone, and what each of two has."""
+def both(
+    tmp_path: Path, architecture: str, dtype: str, variants: Sequence[str], *, sharded: bool = False
+) -> list[dict[str, Any]]:
+    """What one process has learned alone, and what each of two has, each with a part of the host if it is sharded."""
     for count in (1, 2):
+        words = [*(["--sharded"] if sharded and count > 1 else []), *variants]
         done = launched(
-            count, ["-m", "helpers.together", str(tmp_path / f"{count}"), architecture, dtype, *variants], 1800
+            count, ["-m", "helpers.together", str(tmp_path / f"{count}"), architecture, dtype, *words], 1800
         )
         assert done.returncode == 0, done.stderr[-3000:]
     files = [tmp_path / f"{count}-{number}.pt" for count in (1, 2) for number in range(count)]
@@ -62,6 +65,11 @@ def test_two_processes_learn_as_one(tmp_path: Path) -> None:
     assert_alike(both(tmp_path, "t5", "float32", variants), variants, 1e-5)
 
 
+def test_with_a_sharded_host(tmp_path: Path) -> None:
+    variants = ("am_lora", "epi")
+    assert_alike(both(tmp_path, "t5", "float32", variants, sharded=True), variants, 1e-5)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("architecture", ["t5", "llama", "roberta"])
 def test_the_named_ones_in_float32(tmp_path: Path, architecture: str) -> None:
@@ -75,4 +83,18 @@ def test_every_method_in_float64(tmp_path: Path, architecture: str) -> None:
     found = both(tmp_path, architecture, "float64", variants)
     steady = [name for name in variants if name not in (*UNSTEADY, *BY_MICRO_BATCH)]
     assert_alike(found, steady, 1e-5)
+    assert_alike(found, [name for name in variants if name in UNSTEADY], 2e-2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("architecture", ["t5", "llama", "roberta"])
+def test_every_method_with_a_sharded_host(tmp_path: Path, architecture: str) -> None:
+    """Those that need the whole host are refused (`tests/models/test_sharding.py`)."""
+    variants = [
+        name
+        for name in VARIANTS
+        if not refused(held_method(name), architecture) and not needs_whole_host(name, architecture)
+    ]
+    found = both(tmp_path, architecture, "float64", variants, sharded=True)
+    assert_alike(found, [name for name in variants if name not in UNSTEADY], 1e-5)
     assert_alike(found, [name for name in variants if name in UNSTEADY], 2e-2)

@@ -76,12 +76,37 @@ def test_processes_without_a_number_are_refused(variable: str, tmp_path: Path) -
 
 
 def test_two_processes_leave_what_one_leaves(words: Sequence[str], tmp_path: Path) -> None:
-    for count in (1, 2):
-        done = launched(count, [*words, "am_lora", *NO_DROPOUT, "--output", str(tmp_path / str(count))])
+    ways: dict[str, tuple[int, list[str]]] = {"one": (1, []), "two": (2, []), "sharded": (2, ["--sharded"])}
+    for name, (count, flags) in ways.items():
+        run = [*words, "am_lora", *NO_DROPOUT, "--output", str(tmp_path / name), *flags]
+        done = launched(count, run)
         assert done.returncode == 0, done.stderr[-2000:]
-    assert_alike(tmp_path / "2", tmp_path / "1")
-    assert events(tmp_path / "2") == events(tmp_path / "1")
-    assert done.stdout.count("The page: ") == 1
+        assert done.stdout.count("The page: ") == 1
+    for name in ("two", "sharded"):
+        assert_alike(tmp_path / name, tmp_path / "one")
+        assert events(tmp_path / name) == events(tmp_path / "one")
+
+
+def test_one_process_has_nothing_to_shard(words: Sequence[str], tmp_path: Path) -> None:
+    done = launched(1, [*words, "seq_lora", "--output", str(tmp_path / "run"), "--sharded"])
+    assert done.returncode == 2
+    assert "sharded over several processes, and there is one: start them with torchrun" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.long
+def test_a_sharded_run_goes_on_with_one_process(words: Sequence[str], tmp_path: Path) -> None:
+    run = [*words, "inc_lora", *NO_DROPOUT, "--set", "optim.epochs=10"]
+    command = [*run, "--output", str(tmp_path / "run")]
+    said, seconds = stopped(
+        2, [*command, "--sharded"], tmp_path / "run", lambda _, own: os.kill(own[-1], signal.SIGKILL)
+    )
+    assert seconds < 60
+    assert said.count("\nError: ") + said.startswith("Error: ") == 1, said
+    assert launched(1, command).returncode == 0
+    assert launched(1, [*run, "--output", str(tmp_path / "straight")]).returncode == 0
+    assert events(tmp_path / "run")["continued"] == 1
+    assert_alike(tmp_path / "run", tmp_path / "straight")
 
 
 def test_a_mistake_is_said_once(words: Sequence[str], tmp_path: Path) -> None:

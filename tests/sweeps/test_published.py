@@ -69,6 +69,12 @@ def test_a_table_is_reproduced(grid: Callable[..., Path], tmp_path: Path, nacre:
     table = (place / "table.md").read_text().splitlines()
     assert table[2] == "| method | paper | released code | nacre | runs | expected | the mean is |"
     assert table[4].startswith("| seq_lora | 12.5 | 13.0 | ")
+    drawn = nacre("report", place)
+    assert (drawn.code, drawn.out.strip()) == (0, str(place / "figure.png"))
+    assert (place / "figure.png").read_bytes().startswith(b"\x89PNG")
+    refused = nacre("report", place, "--output", place / "figure.txt")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "its name has to end with .png, .svg, .pdf" in refused.err
 
 
 def test_a_grid_without_a_table_is_refused(grid: Callable[..., Path], nacre: Call) -> None:

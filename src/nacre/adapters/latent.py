@@ -76,8 +76,8 @@ class Latent(Adapter):
             site = LatentSite(linear, self)
             if (obstacle := site.why_not_plain()) is not None:
                 raise ModelError(
-                    f"{name} has no weight whose singular vectors could be taken: {obstacle}. Load the model without "
-                    "quantization."
+                    f"{name} has no weight whose singular vectors could be taken: {obstacle}. Take the host whole and "
+                    "without quantization."
                 )
             if self.rank > (most := min(site.d_in, site.d_out)):
                 raise RecipeError(f"rank: {self.rank} singular vectors were asked for, and {name} has {most}.")

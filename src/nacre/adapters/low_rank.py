@@ -337,8 +337,8 @@ class LowRankSite(SlottedSite):
         """
         if (obstacle := self.why_not_plain()) is not None:
             raise ModelError(
-                f"Updates cannot be added to a weight here: {obstacle}. Load the model without quantization to merge "
-                "updates or to compare rows of weights."
+                f"Updates cannot be added to a weight here: {obstacle}. Take the host whole and without quantization "
+                "to merge updates or to compare rows of weights."
             )
         base = self.base_weight().to(self.slots.dtype)
         if not self.is_open:

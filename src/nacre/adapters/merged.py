@@ -35,7 +35,8 @@ def merged_copy(model: nn.Module) -> nn.Module:
             )
         if isinstance(module, Site) and (obstacle := module.why_not_plain()) is not None:
             raise ModelError(
-                f"{name} cannot be merged and trained further: {obstacle}. Load the model without quantization."
+                f"{name} cannot be merged and trained further: {obstacle}. Take the host whole and without "
+                "quantization."
             )
     plain = copy.deepcopy(model)
     merged = {}

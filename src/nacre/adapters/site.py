@@ -17,6 +17,7 @@ from nacre.adapters.slots_on_disk import ALL_AT_ONCE, SlotsOfSite
 from nacre.errors import ModelError
 from nacre.models.fit import Form
 from nacre.models.owner import ParameterGroup, stop_training
+from nacre.models.sharding import is_part
 
 
 class Site(nn.Module, ABC):
@@ -150,6 +151,8 @@ class Site(nn.Module, ABC):
         kind = type(self.base)
         if kind not in (nn.Linear, Conv1D) or "forward" in vars(self.base):
             return f"the linear map ({kind.__name__}) computes in a way of its own, as quantized ones do"
+        if is_part(self.weight):
+            return "the host is sharded, and no process has the whole weight of the linear map"
         stored = type(self.weight)
         if stored not in (Tensor, nn.Parameter) or not self.weight.is_floating_point():
             return f"the linear map keeps its weight as {stored.__name__} of {self.weight.dtype}"

@@ -64,8 +64,8 @@ class Spectral(Adapter):
             site = SpectralSite(linear, self, lambda: 1)
             if (obstacle := site.why_not_plain()) is not None:
                 raise ModelError(
-                    f"{name} has no weight whose singular values could be taken: {obstacle}. Load the model without "
-                    "quantization."
+                    f"{name} has no weight whose singular values could be taken: {obstacle}. Take the host whole and "
+                    "without quantization."
                 )
             if min(site.d_in, site.d_out) == 1:
                 raise RecipeError(f"{name} has a single singular value: none is left to learn with. Leave the map out.")

@@ -1,4 +1,4 @@
-"""`nacre report`: the page of one run, or of several side by side."""
+"""`nacre report`: the page of one run, or of several side by side; of a sweep, its figure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from nacre.printable import one_line
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
-    output: Annotated[Path | None, typer.Option(help="The page; for one run its report.html.")] = None,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs, or of one sweep.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The page, by default a run's report.html; or the figure (.png, .svg, .pdf), figure.png."),
+    ] = None,
 ) -> None:
-    """Write one self-contained page that shows the runs; it opens offline."""
+    """Write one self-contained page that shows the runs; it opens offline. Of a sweep, draw the figure."""
     from nacre.errors import RecipeError
+
+    if len(runs) == 1 and (runs[0] / "grid.yaml").is_file():
+        typer.echo(one_line(str(_drawn(runs[0], output))))
+        return
     from nacre.records.reading import read_record
     from nacre.records.view import view_of
     from nacre.report import write_report
@@ -28,3 +35,21 @@ def report(
         raise RecipeError(f"Output '{page}' is a folder, or lies in a folder that does not exist.")
     write_report(page, views)
     typer.echo(one_line(str(page)))
+
+
+def _drawn(sweep: Path, output: Path | None) -> Path:
+    """Draw a sweep's figure. Returns where it is."""
+    from nacre.cli.sweep import sweep_in
+    from nacre.errors import RecipeError
+    from nacre.files import write_atomically
+    from nacre.sweeps.figure import KINDS, as_file, figure_of
+
+    target = output or sweep / "figure.png"
+    if (kind := target.suffix.removeprefix(".").lower()) not in KINDS:
+        raise RecipeError(f"Output '{target}' is no picture: its name has to end with .{', .'.join(KINDS)}.")
+    if target.is_dir() or not target.parent.is_dir():
+        raise RecipeError(f"Output '{target}' is a folder, or lies in a folder that does not exist.")
+    opened = sweep_in(sweep, None)
+    figure = figure_of(opened.grid.shown, opened.grid.axes, opened.found())
+    write_atomically(target, as_file(figure, kind))
+    return target

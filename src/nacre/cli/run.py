@@ -9,7 +9,7 @@ import typer
 
 from nacre.cli.saving import SaveEvery
 from nacre.console import print_json
-from nacre.launcher import check_single_process, launched
+from nacre.launcher import asks_for_sharding, check_single_process, launched
 
 
 def run(
@@ -37,6 +37,9 @@ def run(
         bool, typer.Option("--fold-labels", help="Labels that differ only in case or white space are one label.")
     ] = False,
     save_every: SaveEvery = None,
+    sharded: Annotated[
+        bool, typer.Option("--sharded", help="Under a launcher: each process holds a part of the model's layers.")
+    ] = False,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other key: rank=4, optim.batch_size=16. Repeatable."),
@@ -96,7 +99,7 @@ def run(
 
     display = Display(error=as_json, verbose=verbose)
     with display.interruptible("The same command goes on from what is saved."):
-        record = carry_out(whole, display)
+        record = carry_out(whole, display, sharded=asks_for_sharding() or sharded)
     if launched()[0] > 0:
         return
     if as_json:

@@ -85,7 +85,7 @@ def answer(
     for label_set, same in groupby(order, key=lambda index: label_sets[index]):
         waiting = list(same)
         own = answerer or _answerer(host, label_set, max_new_tokens, decoding, decode)
-        for texts in in_batches(own, [rows[index] for index in waiting], decoding):
+        for texts in in_batches(own, [rows[index] for index in waiting], decoding, in_step=host.is_sharded):
             answered, waiting = waiting[: len(texts)], waiting[len(texts) :]
             by_index.update(zip(answered, texts, strict=True))
             on_event(RowsAnswered(done=len(by_index), rows=len(rows)))
@@ -93,7 +93,9 @@ def answer(
     return [[next(remaining) for _ in group] for group in groups]
 
 
-def in_batches(reader: Callable[[Sequence[Encoded]], R], rows: Sequence[Encoded], decoding: Decoding) -> Iterator[R]:
+def in_batches(
+    reader: Callable[[Sequence[Encoded]], R], rows: Sequence[Encoded], decoding: Decoding, *, in_step: bool
+) -> Iterator[R]:
     """What is read of rows in order of their length, batch by batch.
 
     Fewer rows are read at once as soon as the device's memory does not hold them. Several processes share the batches
@@ -103,8 +105,13 @@ def in_batches(reader: Callable[[Sequence[Encoded]], R], rows: Sequence[Encoded]
         reader: Reads a batch.
         rows: In order of their length.
         decoding: Says how many make a batch.
+        in_step: Whether all processes must read everything (`processes.by_all`), as with a sharded host; fewer rows at
+            once are not tried then.
     """
     batches = cut(rows, decoding.batch_size, decoding.split_padding)
+    if in_step and processes.count() > 1:
+        yield from map(reader, batches)
+        return
     if processes.count() == 1:
         yield from _read(reader, batches, decoding)
         return

@@ -80,7 +80,8 @@ def measure_text(
     training = host.model.training
     host.model.eval()
     try:
-        for batch_loss, batch_right in processes.by_all(lambda batch: _measure(host, batch, predictions), batches):
+        measured = processes.by_all(lambda batch: _measure(host, batch, predictions), batches, in_step=host.is_sharded)
+        for batch_loss, batch_right in measured:
             loss += batch_loss
             right += batch_right
             on_event(RowsAnswered(done=len(right), rows=len(rows)))

@@ -81,7 +81,8 @@ def in_row_order(
     """
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].source))
     found: list[R] = []
-    for own in in_batches(reader, [rows[number] for number in order], learner.decoding):
+    by_length = [rows[number] for number in order]
+    for own in in_batches(reader, by_length, learner.decoding, in_step=learner.host.is_sharded):
         if own is None:
             return None
         found += own

@@ -87,6 +87,20 @@ def in_micro_batches(rows: Sequence[Encoded], at_least: int, split_padding: int 
     return [run[part] for run in runs for part in least_padding([row.length() for row in run], split_padding)]
 
 
+def as_many_micro_batches(
+    own: Sequence[Encoded], all_rows: int, processes: int, at_least: int
+) -> list[Sequence[Encoded]]:
+    """A process's rows of a step as as many runs as every other process makes of its own.
+
+    Args:
+        own: Its share.
+        all_rows: How many rows the step has in all processes, which share them out evenly.
+        processes: How many there are.
+        at_least: The wanted number of runs; there are fewer where a process has fewer rows.
+    """
+    return split(in_order(own), min(at_least, max(all_rows // processes, 1)))
+
+
 def split(rows: Sequence[Encoded], parts: int) -> list[Sequence[Encoded]]:
     """Up to ``parts`` runs of nearly equal size, none of them empty."""
     parts = min(parts, len(rows))

@@ -341,7 +341,7 @@ class Learner:
             scored = partial(self.label_scores, labels=task.labels)
             scores: list[Tensor] = []
             with self.serving():
-                for found in in_batches(scored, rows, self.decoding):
+                for found in in_batches(scored, rows, self.decoding, in_step=self.host.is_sharded):
                     scores.append(found)
                     self.on_event(RowsAnswered(done=sum(map(len, scores)), rows=len(rows)))
             self.state.calibrations[task.name] = Calibration.of(self.decoding, task, torch.cat(scores))
@@ -724,10 +724,12 @@ class Learner:
         It shares nothing with the host, so that `learner.merged().save_pretrained(folder)` writes an ordinary model.
 
         Raises:
-            ModelError: If the method's updates depend on the input or the task, and no one weight holds them.
+            ModelError: If the method's updates depend on the input or the task, and no one weight holds them; or if the
+                host is sharded.
             TrainingError: If learning a task stopped halfway.
         """
         self.check_usable()
+        self.host.check_whole("A merged model")
         chosen_anew = self.method.routing is not None or self.method.readout is not None
         merged = None if chosen_anew else merged_copy(self.host.body)
         if merged is None or any(isinstance(module, Site) for module in merged.modules()):

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from nacre import processes
 from nacre.errors import CheckpointError, TrainingError
 from nacre.events import OnEvent, StepTaken
-from nacre.learning.batches import Batches, TokenCount, in_micro_batches, in_order, split, target_tokens
+from nacre.learning.batches import (
+    Batches,
+    TokenCount,
+    as_many_micro_batches,
+    in_micro_batches,
+    in_order,
+    split,
+    target_tokens,
+)
 from nacre.learning.gradients import average_over_processes
 from nacre.learning.schedule import rate_factor
 from nacre.learning.settings import Optim
@@ -147,7 +155,11 @@ class Training:
         count = _count(rows, self.batches, step)
         own_rows, share = _own_share(rows)
         # Rows of like length share a micro-batch: less padding, and the sum over all rows stays what it is.
-        micro_batches = in_micro_batches(own_rows, self.optim.accumulation, self.optim.split_padding)
+        if host.is_sharded:
+            at_least = self.optim.accumulation
+            micro_batches = as_many_micro_batches(own_rows, len(rows), processes.count(), at_least)
+        else:
+            micro_batches = in_micro_batches(own_rows, self.optim.accumulation, self.optim.split_padding)
         rate = self.rate * self.factor(step)
         learner.begin_step(Step(step, self.batches.steps, rate, takes_part=share > 0, rows=in_order(rows)))
         number = learner.task_number

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from nacre import processes
 from nacre.errors import ModelError
 from nacre.models.architectures import architecture_of, config_of, model_types_of
 from nacre.models.batch import Batch
@@ -27,6 +28,7 @@ from nacre.models.mlm_head import has_mlm_head, mlm_head_of
 from nacre.models.named import HeadKind
 from nacre.models.sampling import Sampling
 from nacre.models.self_check import find_ways
+from nacre.models.sharding import shard_layers
 from nacre.models.vocabulary import check_vocabulary
 from nacre.models.ways import by_length
 from nacre.seeds import derive
@@ -55,6 +57,7 @@ class Host:
         family: How text becomes tensors and tensors become answers here.
         model: What is run.
         tokenizer: The model's.
+        is_sharded: Whether each process holds a part of its layers, so that none can compute without the others.
     """
 
     def __init__(
@@ -88,8 +91,9 @@ class Host:
         self.tokenizer = tokenizer
         self._settled = False
         check_vocabulary(self.body, tokenizer)
+        self.is_sharded = False
         # On CPUs bitsandbytes orders weights anew when they are first used: the hash is taken before.
-        self._quantized_hash = None if loaded_as.quantization == "none" else self.fingerprint
+        self._loaded_hash = None if loaded_as.quantization == "none" else self.fingerprint
 
     def __repr__(self) -> str:
         return f"Host({self.name}, {self.family.name})"
@@ -108,6 +112,39 @@ class Host:
         """Put the model on a device. A quantized one was loaded where it is."""
         if self.loaded_as.quantization == "none":
             self.model.to(device)
+
+    def shard(self) -> None:
+        """Cut the layers over all processes, before a learner learns in them. The host then answers as it did.
+
+        With one process, nothing is cut.
+
+        Raises:
+            ModelError: If the model cannot be cut.
+        """
+        if self.is_sharded or processes.count() == 1:
+            return
+        if self.loaded_as.quantization != "none":
+            raise ModelError(
+                "Quantized weights cannot be sharded: bitsandbytes keeps each as one piece. Leave model_quantization "
+                "at none, or give every process the whole model."
+            )
+        self._loaded_hash = self.fingerprint  # while this process has all weights
+        shard_layers(self.body)
+        self.is_sharded = True
+
+    def check_whole(self, what: str) -> None:
+        """Check that this process has all of the model.
+
+        Args:
+            what: What needs that, as the beginning of a sentence.
+
+        Raises:
+            ModelError: If the host is sharded.
+        """
+        if self.is_sharded:
+            raise ModelError(
+                f"{what} needs the whole host, of which each process holds a part here: go on without sharding."
+            )
 
     def compute_again(self, wanted: bool) -> None:
         """Whether training keeps what enters a layer alone, and computes the rest again in the backward pass.
@@ -147,7 +184,7 @@ class Host:
         Args:
             pristine: Gives the bare host's tensors.
         """
-        return self._quantized_hash or self.fingerprint_of(pristine())
+        return self._loaded_hash or self.fingerprint_of(pristine())
 
     def claim(self, name: str) -> None:
         """Note that a learner learns in this model.
@@ -296,7 +333,14 @@ class Host:
     def read_for_labels(
         self, rows: Sequence[Encoded], reader: Callable[[Batch, Sequence[int]], Iterable[R]]
     ) -> list[R]:
-        """Read rows' inputs in batches whose labels can be compared; see `read`."""
+        """Read rows' inputs in batches whose labels can be compared; see `read`.
+
+        Raises:
+            ModelError: If the host is sharded, and a gradient would lead through keys and values that are kept for all
+                labels: FSDP gathers a layer again for what leaves it, and they do not.
+        """
+        if torch.is_grad_enabled() and isinstance(self.family, DecoderOnly):
+            self.check_whole("Training on label scores")
         self.family.ways.check_labels()
         return self.read(rows, reader, apart=not self.family.ways.labels_cached)
 

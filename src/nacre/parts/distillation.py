@@ -53,6 +53,7 @@ class Distillation(BatchTerm):
 
     def prepare(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         family = learner.host.family
+        learner.host.check_whole("distillation, which copies its teacher from it,")
         if family.router is not None:
             raise RecipeError(f"distillation cannot go with a routing: {NO_ROUTING}.")
         if family.head is not None and family.head.kind == "per_task":

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nacre import processes
+from nacre.errors import RecipeError
 from nacre.evaluation.scoring import normalize
 from nacre.events import (
     EvaluationStarted,
@@ -52,7 +53,7 @@ from nacre.tasks.task import Task
 
 
 @quiet_transformers()
-def run(recipe: Recipe, on_event: OnEvent) -> RunRecord:
+def run(recipe: Recipe, on_event: OnEvent, *, sharded: bool = False) -> RunRecord:
     """Carry out a recipe in its output folder, or what of it is not done yet.
 
     A finished folder is read, not run again. Several processes that a launcher has started carry it out together: they
@@ -61,6 +62,7 @@ def run(recipe: Recipe, on_event: OnEvent) -> RunRecord:
     Args:
         recipe: What to do; defaults and places need not be written out.
         on_event: Is called with what happens, which `events.jsonl` says too; in the first process.
+        sharded: Whether each process holds a part of the host's layers only. It changes no result.
 
     Returns:
         The record, as `results.json` holds it.
@@ -84,7 +86,7 @@ def run(recipe: Recipe, on_event: OnEvent) -> RunRecord:
             on_event(RunFinished(path=str(directory.path), already=True))
             return record
         with processes.together():
-            experiment = Experiment(recipe, directory, on_event)
+            experiment = Experiment(recipe, directory, on_event, sharded=sharded)
         processes.by_first(lambda: stack.enter_context(directory.locked()))
         processes.by_first(experiment.begin)
         with processes.together():
@@ -101,12 +103,13 @@ class Experiment:
         recipe: With every default and place written out.
         directory: The run's folder.
         on_event: Is called with what happens.
+        sharded: Whether each process holds a part of the host's layers only.
 
     Raises:
         NacreError: Whatever would stop the run; nothing is written before.
     """
 
-    def __init__(self, recipe: Recipe, directory: RunDirectory, on_event: OnEvent) -> None:
+    def __init__(self, recipe: Recipe, directory: RunDirectory, on_event: OnEvent, *, sharded: bool) -> None:
         self.recipe, self.directory, self._on_event = recipe, directory, on_event
         self._written: list[PseudoRowsGenerated] = []  # of the stage that is being learned
         self.trackers = Trackers(recipe.track, directory.path, self.emit)
@@ -119,6 +122,8 @@ class Experiment:
         recipe.evaluation.check_method(self.method, recipe.head)
         recipe.evaluation.check(self.tasks)
         self.host = load_host_as(recipe.model, recipe.loaded_as)
+        if sharded:
+            self._shard()
         self.learner = Learner(
             self.host,
             self.method,
@@ -252,6 +257,16 @@ class Experiment:
         self.trackers.finish(record)
         self.emit(RunFinished(path=str(self.directory.path), already=False))
         return record
+
+    def _shard(self) -> None:
+        if processes.count() == 1:
+            raise RecipeError("A host is sharded over several processes, and there is one: start them with torchrun.")
+        if probes := list(self.recipe.probes):
+            raise RecipeError(
+                f"{probes[0]} is measured by one process, which cannot compute with a sharded host alone: leave it "
+                "out, or give every process the whole host."
+            )
+        self.host.shard()
 
     def _check_host(self) -> None:
         """Raise if the host cannot learn a task, or if a prompt leaves no room for a text."""

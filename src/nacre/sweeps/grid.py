@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nacre.assignments import put, read_document, validated
 from nacre.errors import NacreError, RecipeError
@@ -51,8 +51,15 @@ class RunResources(Settings):
 
     threads: int | None = Field(default=None, ge=1, description="None: an equal share of the processor's")
     processes: int = Field(default=1, ge=1, description="that carry it out together, on one machine")
+    sharded: bool = Field(default=False, description="whether each of them holds a part of the model's layers only")
     gpus: int = Field(default=0, ge=0, description="of its own; engines other than local see to that")
     slurm: dict[str, Any] = Field(default_factory=dict, description="parameters of submitit, such as slurm_partition")
+
+    @model_validator(mode="after")
+    def _several_share_the_layers(self) -> RunResources:
+        if self.sharded and self.processes == 1:
+            raise ValueError("sharded: there is one process, which would hold all layers; raise processes")
+        return self
 
 
 class Where(Settings):
@@ -91,6 +98,23 @@ class SweepSettings(Settings):
             key: [str(name) for name in values] if isinstance(values, Mapping) else [_text(value) for value in values]
             for key, values in self.vary.items()
         }
+
+    @property
+    def shown(self) -> PublishedTable:
+        """What stands where in a figure of the sweep: as published, or the first thing that is varied, and the second.
+
+        Raises:
+            RecipeError: If it is not clear.
+        """
+        if self.published is not None:
+            return self.published
+        varied = [key for key in self.vary if key != "seed"]
+        if not 1 <= len(varied) <= 2:
+            raise RecipeError(
+                f"The grid varies {', '.join(varied) or 'nothing but seeds'}: name the figure's rows under published, "
+                "and its columns."
+            )
+        return PublishedTable(rows=varied[0], columns=(*varied, None)[1])
 
 
 @dataclass(frozen=True)

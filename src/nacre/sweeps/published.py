@@ -23,10 +23,13 @@ Range = Annotated[tuple[float, float], AS_LIST]
 class PublishedTable(Settings):
     """A table or figure, and what it says of the grid's runs, in percent."""
 
-    source: str = Field(description="where it stands: paper, table, model")
+    source: str = Field(default="", description="where it stands: paper, table, model")
     rows: str = Field(description="what of the grid is varied down the table")
     columns: str | None = Field(default=None, description="what is varied across it; None: there is one column")
     by: RunMetricKey = Field(default="average_accuracy", description="the metric of a run that stands in it")
+    follow: int | None = Field(
+        default=None, ge=1, description="in a figure, follow so many of the first tasks from stage to stage instead"
+    )
     numbers: dict[str, Numbers] = Field(
         default_factory=dict, description="by who says so (paper, released code): by row and column, or by row alone"
     )

@@ -180,6 +180,8 @@ class Sweep:
             words = [sys.executable, "-m", "nacre", "run", str(recipe), "--output", str(self._folder(cell))]
             if (together := self.grid.resources.processes) > 1:
                 words = [*torchrun(together), "nacre.sweeps.engines.leashed", ANY, *words]
+            if self.grid.resources.sharded:
+                words.append("--sharded")
             resources = Resources(threads, self.grid.resources.gpus, self._log(cell))
             waiting[engine.submit(words, resources)] = cell
         while waiting:

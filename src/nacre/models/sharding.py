@@ -1,0 +1,58 @@
+"""A host's layers, cut over the processes by torch's fully sharded data parallelism (FSDP2).
+
+Each process keeps its part of a layer's weights, and has the whole ones while the layer computes. Whatever is not in a
+layer, and every embedding, stays whole on every process, and so does an adapter, which is placed afterwards.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from nacre import processes
+from nacre.errors import ModelError, TrainingError
+from nacre.models.architectures import config_of
+
+
+def shard_layers(model: nn.Module) -> None:
+    """Cut each layer's weights over all processes, row by row.
+
+    All processes must run the model from then on, and equally often: a layer waits for all of them.
+
+    Args:
+        model: Every process's own, with the same weights.
+
+    Raises:
+        ModelError: It has no layers that transformers knows, or skips some of them at random.
+    """
+    kind = config_of(model).model_type
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ModelError(f"This host cannot be sharded: transformers does not say what the layers of '{kind}' are.")
+    if skipped := [name for name, value in vars(config_of(model)).items() if "layerdrop" in name and value]:
+        raise ModelError(
+            f"This host cannot be sharded: its configuration skips layers at random ({skipped[0]}), each process other "
+            "ones, and all must compute the same layers."
+        )
+    mesh = init_device_mesh(processes.device().type, (processes.count(),))
+    for layer in layers:
+        # T5's positions are a small embedding of its first layer, which is read on its own as well.
+        embeddings = {
+            own for module in layer.modules() if isinstance(module, nn.Embedding) for own in module.parameters()
+        }
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=embeddings)
+        layer.register_forward_pre_hook(_refuse_alone, prepend=True)
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Whether this is a sharded tensor, of which each process holds a part."""
+    return isinstance(tensor, DTensor)
+
+
+def _refuse_alone(*_: object) -> None:
+    """Without the others, the first process would wait for them for ever."""
+    if processes.is_alone():
+        raise TrainingError("One process alone cannot compute with a sharded host, of which it holds a part.")

@@ -1,0 +1,121 @@
+"""A sharded host computes what the whole one computes, and refuses what needs the whole one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import BartConfig, BartForConditionalGeneration
+
+from helpers.contract import held_method
+from helpers.tiny import tiny_host, tiny_task
+from helpers.together import launched
+from nacre import processes
+from nacre.errors import ModelError, NacreError
+from nacre.events import ignore
+from nacre.learning.learner import Learner
+from nacre.learning.settings import Optim
+from nacre.models.host import Host
+from nacre.models.loaded_as import LoadedAs
+from nacre.models.sharding import shard_layers
+
+OPTIM = Optim(batch_size=4, epochs=1, learning_rate=1e-3, max_target_length=8)
+
+
+def test_in_two_processes() -> None:
+    in_two("t5")
+
+
+@pytest.mark.long
+def test_other_architectures() -> None:
+    in_two("llama", "roberta", "gpt2", "bart")
+
+
+def in_two(*architectures: str) -> None:
+    done = launched(2, [__file__, *architectures])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(done.stdout.split()) == ["done", "done"]
+
+
+def test_one_process_keeps_everything() -> None:
+    host = tiny_host("t5")
+    host.shard()
+    assert not host.is_sharded
+
+
+def main(architectures: Sequence[str]) -> None:
+    """What each of two processes does and finds."""
+    torch.set_num_threads(1)
+    processes.device()
+    assert processes.count() == 2
+    for architecture in architectures:
+        it_answers_as_the_whole_one(architecture)
+    it_refuses_what_needs_the_whole_one()
+    print("done")
+
+
+def sharded(architecture: str) -> Host:
+    host = tiny_host(architecture)
+    host.shard()
+    return host
+
+
+def it_answers_as_the_whole_one(architecture: str) -> None:
+    whole, host = tiny_host(architecture), sharded(architecture)
+    assert host.pretrained_hash(dict) == whole.fingerprint
+    parts = [parameter for parameter in host.model.parameters() if isinstance(parameter, DTensor)]
+    assert parts
+    assert all(part.to_local().numel() <= -(-part.shape[0] // 2) * part[0].numel() for part in parts)
+    task = tiny_task("animals")
+    found = []
+    for each in (whole, host):
+        learner = Learner(each, held_method("seq_lora"), seed=1, optim=OPTIM, on_event=ignore)
+        learner.learn(task)
+        found.append((learner.evaluate([task]), learner.adapter.tensors()))
+    assert found[0][0] == found[1][0]
+    for name, tensor in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], tensor, atol=1e-5, rtol=0)
+
+
+def it_refuses_what_needs_the_whole_one() -> None:
+    for variant in ("seq_ft", "ewc", "hat"):
+        assert "trains the host's own weights, needs the whole host" in said(
+            lambda variant=variant: Learner(sharded("t5"), held_method(variant), on_event=ignore)
+        )
+    for variant in ("latent_lora", "osf"):
+        assert "the host is sharded, and no process has the whole weight" in said(
+            lambda variant=variant: Learner(sharded("t5"), held_method(variant), on_event=ignore)
+        )
+    learner = Learner(sharded("t5"), held_method("inc_lora"), on_event=ignore)
+    assert "A merged model needs the whole host" in said(learner.merged)
+    alone = said(lambda: processes.by_first(lambda: learner.predict(["Is it an animal ?"])))
+    assert "One process alone cannot compute with a sharded host" in alone
+    learner.remove()
+    scoring = Learner(sharded("llama"), held_method("inc_lora+gaussian_routing+evidence"), optim=OPTIM, on_event=ignore)
+    assert "Training on label scores needs the whole host" in said(lambda: scoring.learn(tiny_task("animals")))
+    copying = Learner(sharded("t5"), held_method("am_lora+distill"), optim=OPTIM, on_event=ignore)
+    assert "distillation, which copies its teacher from it, needs the whole host" in said(
+        lambda: copying.learn(tiny_task("animals"))
+    )
+    small = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "vocab_size": 30}
+    skipping = BartForConditionalGeneration(BartConfig(**small, **heads, decoder_layerdrop=0.1))
+    assert "skips layers at random (decoder_layerdrop)" in said(lambda: shard_layers(skipping))
+    quantized = tiny_host("t5")
+    quantized.loaded_as = LoadedAs(quantization="nf4")
+    assert "Quantized weights cannot be sharded" in said(quantized.shard)
+
+
+def said(action: Callable[[], object]) -> str:
+    """The sentence with which it is refused."""
+    with pytest.raises(NacreError) as refused:
+        action()
+    assert isinstance(refused.value, ModelError) or "alone" in str(refused.value)
+    return str(refused.value)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

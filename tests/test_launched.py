@@ -1,0 +1,43 @@
+"""What a launcher's configuration may ask for."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from nacre.errors import RecipeError
+from nacre.launcher import asks_for_sharding
+
+
+def test_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    assert not asks_for_sharding()
+
+
+def test_accelerate_asks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "false")
+    assert asks_for_sharding()
+    assert "ACCELERATE_USE_FSDP" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "asks for DeepSpeed, which nacre does not use"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "asks for Megatron-LM"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "several kinds of parallelism"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "set fsdp_version: 2"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "set fsdp_version: 2"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
+    ],
+)
+def test_what_nacre_does_not_do_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], sentence: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RecipeError, match=sentence):
+        asks_for_sharding()
