@@ -7,7 +7,34 @@ import os
 import pytest
 
 from nacre.errors import RecipeError
-from nacre.launcher import asks_for_sharding
+from nacre.launcher import OF_MPI, asks_for_sharding, launched
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, (0, 1)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, (0, 1)),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, (1, 2)),
+        ({"RANK": "1", "WORLD_SIZE": "2", "PMI_SIZE": "2"}, (1, 2)),
+    ],
+)
+def test_a_process_knows_its_place(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], found: tuple[int, int]
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", *OF_MPI):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert launched() == found
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", *OF_MPI])
+def test_processes_without_a_number_are_refused(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv(variable, "2")
+    with pytest.raises(RecipeError, match="2 processes were started by something else"):
+        launched()
 
 
 def test_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:

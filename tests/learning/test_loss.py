@@ -233,6 +233,7 @@ for name in ("am_lora", "seq_ft"):
 """
 
 
+@pytest.mark.long
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     """Steps of 5, 3 rows with unequal targets, shared by two processes: the same parameters as alone."""
     script = tmp_path / "worker.py"

@@ -372,6 +372,7 @@ torch.save(found, f"{sys.argv[2]}-{PartialState().process_index}.pt")
 """
 
 
+@pytest.mark.long
 def test_three_processes_make_the_masks_of_one(tmp_path: Path) -> None:
     script = tmp_path / "worker.py"
     script.write_text(WORKER)

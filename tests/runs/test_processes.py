@@ -60,11 +60,10 @@ def assert_alike(folder: Path, other: Path) -> None:
             torch.testing.assert_close(tensor, theirs[key], atol=1e-4, rtol=0, msg=f"{name}: {key}")
 
 
-@pytest.mark.parametrize("variable", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
-def test_processes_without_a_number_are_refused(variable: str, tmp_path: Path) -> None:
+def test_processes_of_something_else_end_with_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "nacre", "run", "--method", "seq_lora", "--output", str(tmp_path / "run")],
-        env={**os.environ, variable: "2"},
+        env={**os.environ, "OMPI_COMM_WORLD_SIZE": "2"},
         capture_output=True,
         text=True,
         check=False,
