@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, get_type_hints
 
 from nacre.adapters.adapter import Adapter
+from nacre.adapters.full import Full
 from nacre.documents import shown, shown_text
 from nacre.errors import DataError, ModelError, NacreError, RecipeError, SlotTaken
 from nacre.parts.curriculum import Curriculum, Joint, Sequential
@@ -162,8 +163,12 @@ class Method:
         Raises:
             ModelError: It cannot.
         """
-        if "host" in self.adapter.groups:
-            host.check_whole(f"{self.display_name}, which trains the host's own weights,")
+        if host.is_sharded and "host" in self.adapter.groups:
+            if not isinstance(self.adapter, Full):
+                host.check_whole(f"{self.display_name}, which trains the host's own weights and more,")
+            for part in self.parts:
+                if not part.shardable:
+                    host.check_whole(f"{part.key} of {self.display_name}, which trains the host's own weights,")
         for part in self.parts:
             if part.writes and not host.family.is_generative:
                 raise ModelError(

@@ -20,6 +20,8 @@ import torch
 from helpers.contract import PROOFS, VARIANTS, held_method
 from helpers.tiny import tiny_host, tiny_task
 from nacre import processes
+from nacre.adapters.full import Full
+from nacre.adapters.gated_host import GatedHost
 from nacre.adapters.latent import Latent
 from nacre.adapters.spectral import Spectral
 from nacre.events import ignore
@@ -45,7 +47,9 @@ def needs_whole_host(variant: str, architecture: str) -> bool:
     Such ones train, split or copy the host's own weights, or train on label scores of a decoder-only host.
     """
     method = held_method(variant)
-    if isinstance(method.adapter, Latent | Spectral) or "host" in method.adapter.groups:
+    if isinstance(method.adapter, Latent | Spectral | GatedHost):
+        return True
+    if isinstance(method.adapter, Full) and not all(part.shardable for part in method.parts):
         return True
     return any(
         isinstance(part, Distillation) or (isinstance(part, EvidenceOffset) and architecture == "llama")

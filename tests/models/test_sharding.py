@@ -21,6 +21,7 @@ from nacre.learning.settings import Optim
 from nacre.models.host import Host
 from nacre.models.loaded_as import LoadedAs
 from nacre.models.sharding import shard_layers
+from nacre.registry import build_method
 
 OPTIM = Optim(batch_size=4, epochs=1, learning_rate=1e-3, max_target_length=8)
 
@@ -81,14 +82,19 @@ def it_answers_as_the_whole_one(architecture: str) -> None:
 
 
 def it_refuses_what_needs_the_whole_one() -> None:
-    for variant in ("seq_ft", "ewc", "hat"):
-        assert "trains the host's own weights, needs the whole host" in said(
-            lambda variant=variant: Learner(sharded("t5"), held_method(variant), on_event=ignore)
-        )
+    by_weight = build_method("seq_ft+migu", {"migu": {"by": "weight"}})
+    for method in (held_method("hat"), held_method("das"), by_weight):
+        sentence = said(lambda method=method: Learner(sharded("roberta"), method, on_event=ignore))
+        assert "trains the host's own weights" in sentence
+        assert "needs the whole host" in sentence
     for variant in ("latent_lora", "osf"):
         assert "the host is sharded, and no process has the whole weight" in said(
             lambda variant=variant: Learner(sharded("t5"), held_method(variant), on_event=ignore)
         )
+    half = Optim(mixed_precision="fp16")
+    assert "by the whole gradient, needs the whole host" in said(
+        lambda: Learner(sharded("t5"), held_method("seq_ft"), optim=half, on_event=ignore)
+    )
     learner = Learner(sharded("t5"), held_method("inc_lora"), on_event=ignore)
     assert "A merged model needs the whole host" in said(learner.merged)
     alone = said(lambda: processes.by_first(lambda: learner.predict(["Is it an animal ?"])))

@@ -94,8 +94,9 @@ def test_one_process_has_nothing_to_shard(words: Sequence[str], tmp_path: Path) 
 
 
 @pytest.mark.long
-def test_a_sharded_run_goes_on_with_one_process(words: Sequence[str], tmp_path: Path) -> None:
-    run = [*words, "inc_lora", *NO_DROPOUT, "--set", "optim.epochs=10"]
+@pytest.mark.parametrize("method", ["inc_lora", "ewc"])
+def test_a_sharded_run_goes_on_with_one_process(words: Sequence[str], tmp_path: Path, method: str) -> None:
+    run = [*words, method, *(NO_DROPOUT if method == "inc_lora" else ()), "--set", "optim.epochs=10"]
     command = [*run, "--output", str(tmp_path / "run")]
     said, seconds = stopped(
         2, [*command, "--sharded"], tmp_path / "run", lambda _, own: os.kill(own[-1], signal.SIGKILL)

@@ -46,7 +46,7 @@ def learn(path: Path, method: str, count: int, whole_at: tuple[int, ...] = ()) -
     saved, learner = Stages(path, RUN, count, ignore), new_learner(method)
     for place in places(path, count):
         learner.learn(tiny_task(place.tasks[-1], 4))
-        saved.write_learned(place, learner, learned_of(learner, 0.0))
+        saved.write_learned(place, learner.snapshot(), learned_of(learner, 0.0))
         if place.row in whole_at:
             learner.save(path / f"whole{place.row}")
     return [place.folder for place in places(path, count)]
@@ -121,7 +121,7 @@ def test_a_stage_that_continues_writes_the_same_when_it_is_learned_again(run: Pa
     saved.learner(all_places[2], learner)
     for place in all_places[3:]:
         learner.learn(tiny_task(place.tasks[-1], 4))
-        saved.write_learned(place, learner, learned_of(learner, 0.0))
+        saved.write_learned(place, learner.snapshot(), learned_of(learner, 0.0))
     for number in (4, 5):
         for file in filter(lambda each: checkpoint.is_learners(each.name), stage(run, number).iterdir()):
             assert sha256(file) == sha256(stage(straight, number) / file.name)
@@ -207,7 +207,7 @@ def test_a_learner_that_begins_anew_continues_nothing(tmp_path: Path) -> None:
     for place in (first, Place(second.folder, 2, first.folder, ("task2",))):
         learner = new_learner("inc_lora")
         learner.learn(tiny_task(place.tasks[0], 4))
-        saved.write_learned(place, learner, learned_of(learner, 0.0))
+        saved.write_learned(place, learner.snapshot(), learned_of(learner, 0.0))
         assert "continues" not in json.loads((place.folder / "state.json").read_text())
         assert isinstance(saved.read(place, learner), Learned)
     assert read_manifest(second.folder).previous is not None

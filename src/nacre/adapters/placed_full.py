@@ -17,6 +17,7 @@ from nacre.errors import CheckpointError, ModelError
 from nacre.models.fit import Form, check_fit, count_of
 from nacre.models.owner import ParameterGroup, stop_training
 from nacre.models.roles import ARCHITECTURES, ROLES, find_linears, roles_of
+from nacre.models.sharding import is_part, own_part, rows_of, whole_of
 
 
 @final
@@ -25,7 +26,8 @@ class PlacedFull(PlacedAdapter):
 
     Attributes:
         trained: The trained parameters by name.
-        untrained: A pristine copy of them in main memory, from which `remove` restores them.
+        untrained: A pristine copy of them in main memory, of a sharded one this process's rows, from which `remove`
+            restores them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -50,7 +52,8 @@ class PlacedFull(PlacedAdapter):
         trained = {parameter for parameter, was_trained in self.trained_before if was_trained}
         self.trained = {name: parameter for name, parameter in model.named_parameters() if parameter in trained}
         self.untrained = {
-            name: value.detach().to("meta" if value.is_meta else "cpu", copy=True)  # a model may have shapes alone
+            # A model may have shapes alone.
+            name: own_part(value.detach()).to("meta" if value.is_meta else "cpu", copy=True)
             for name, value in self.trained.items()
         }
 
@@ -79,7 +82,7 @@ class PlacedFull(PlacedAdapter):
     def tensors(self) -> dict[str, Tensor]:
         if self.tasks == 0:
             return {}
-        return {name: parameter.detach() for name, parameter in self.trained.items()}
+        return {name: whole_of(parameter.detach()) for name, parameter in self.trained.items()}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -95,7 +98,7 @@ class PlacedFull(PlacedAdapter):
             self.take_out()
             return
         for name, parameter in self.trained.items():
-            parameter.copy_(tensors[name])
+            own_part(parameter).copy_(rows_of(tensors[name], parameter))
 
     def folding_summary(self) -> dict[str, Any]:
         """There is no update apart from the weights."""
@@ -111,6 +114,8 @@ class PlacedFull(PlacedAdapter):
         The parameters stay the same objects, and a graph that was made before is not disturbed. Inside they are
         constants, as the host's parameters are below other adapters.
         """
+        if any(map(is_part, self.trained.values())):
+            raise ModelError("A sharded host whose own weights are trained cannot answer as it was before.")
         before = [(parameter, parameter.data, parameter.requires_grad) for parameter in self.trained.values()]
         for name, parameter in self.trained.items():
             # Autocast remembers the casts of tensors that require gradients: it must not mistake one value for another.
@@ -137,7 +142,7 @@ class PlacedFull(PlacedAdapter):
     @torch.no_grad()
     def take_out(self) -> None:
         for name, parameter in self.trained.items():
-            parameter.copy_(self.untrained[name])
+            own_part(parameter).copy_(self.untrained[name])
 
 
 def host_feature_maps(model: nn.Module) -> list[FeatureMap]:

@@ -12,6 +12,7 @@ from nacre.adapters.adapter import FeatureMap
 from nacre.errors import RecipeError
 from nacre.functional.masking import restore_masked_, zero_masked_
 from nacre.models.roles import ROLES, Role
+from nacre.models.sharding import own_part, rows_of
 
 Masked = Literal["gradient", "update"]
 
@@ -53,16 +54,17 @@ class MaskedStep:
             for parameter, axis in feature_map.parameters:
                 if parameter.grad is None:
                     continue  # the optimizer will not touch it
+                rows = rows_of(mask, parameter) if axis == 0 else mask  # sharded parameters are cut along axis 0
                 if not is_masked(parameter):
-                    zero_masked_(parameter.grad, mask, axis)
+                    zero_masked_(own_part(parameter.grad), rows, axis)
                 if self.masked == "update":
-                    self.held.append((parameter, axis, mask, parameter.detach().clone()))
+                    self.held.append((parameter, axis, rows, own_part(parameter.detach()).clone()))
 
     @torch.no_grad()
     def after(self) -> None:
         """Restore masked features: to be called after the optimizer's step."""
         for parameter, axis, mask, before in self.held:
-            restore_masked_(parameter, before, mask, axis)
+            restore_masked_(own_part(parameter), before, mask, axis)
         self.held = []
 
 

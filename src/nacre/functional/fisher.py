@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,12 @@ from torch import Tensor
 from nacre.functional.losses import IGNORED
 
 
-def mean_squared_gradients(losses: Iterable[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
+def mean_squared_gradients(
+    losses: Iterable[Tensor],
+    parameters: Sequence[Tensor],
+    *,
+    of: Callable[[Tensor], Sequence[Tensor | None]] | None = None,
+) -> list[Tensor]:
     """F_j = 1/m sum_n (d loss_n / d theta_j)^2, for every entry j of every parameter.
 
     The mean is taken of squares: the square of a batch's mean gradient would be smaller by about the size of the batch.
@@ -20,6 +25,7 @@ def mean_squared_gradients(losses: Iterable[Tensor], parameters: Sequence[Tensor
         losses: One scalar for each of the m >= 1 examples. An iterator is drawn from one by one, so that a single graph
             is alive at a time.
         parameters: Leaves that the losses depend on.
+        of: Computes a loss's gradients by all parameters in another way; None: autograd does.
 
     Returns:
         F in the parameters' shapes, in float32 at least; 0 for a parameter that no loss depends on.
@@ -27,7 +33,7 @@ def mean_squared_gradients(losses: Iterable[Tensor], parameters: Sequence[Tensor
     totals = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in parameters]
     count = 0
     for loss in losses:
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True) if of is None else of(loss)
         for total, gradient in zip(totals, gradients, strict=True):
             if gradient is not None:
                 total += gradient.to(total.dtype).square()  # squared only then: half precision would underflow

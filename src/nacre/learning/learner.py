@@ -140,6 +140,8 @@ class Learner:
         decoding.check_method(method, head)
         if optim is not None and optim.gradient_checkpointing:
             method.check_computed_again()
+        if optim is not None and optim.mixed_precision == "fp16" and "host" in method.adapter.groups:
+            host.check_whole("optim.mixed_precision=fp16, which skips steps by the whole gradient,")
         host.claim(method.display_name)
         self.host = host
         self.method = method

@@ -24,7 +24,7 @@ from nacre.learning.batches import (
     split,
     target_tokens,
 )
-from nacre.learning.gradients import average_over_processes
+from nacre.learning.gradients import average_over_processes, clip
 from nacre.learning.schedule import rate_factor
 from nacre.learning.settings import Optim
 from nacre.learning.training_saves import TrainingSaves
@@ -32,6 +32,7 @@ from nacre.learning.training_state import TrainingState, give_back, held_by, ran
 from nacre.method import Method
 from nacre.models.batch import Batch
 from nacre.models.families import Encoded
+from nacre.models.sharding import as_part, is_part, own_part, rows_of, whole_of
 from nacre.parts.part import Holding, LearnerView, Step
 
 Terms = dict[str, tuple[Tensor, float]]
@@ -125,7 +126,7 @@ class Training:
             lr=self.rate,
             betas=optim.betas,
             weight_decay=optim.weight_decay,
-            fused=all(p.device.type in FUSED for p in self.parameters),
+            fused=not any(map(is_part, self.parameters)) and all(p.device.type in FUSED for p in self.parameters),
         )
         self.factor = functools.partial(rate_factor, optim.schedule, steps=batches.steps, warmup=optim.warmup)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
@@ -164,6 +165,10 @@ class Training:
         learner.begin_step(Step(step, self.batches.steps, rate, takes_part=share > 0, rows=in_order(rows)))
         number = learner.task_number
         penalties = {part.key: (part.value(learner), part.weight(number)) for part in method.penalties}
+        pull: Tensor | float = sum(weight * value for value, weight in penalties.values())
+        if host.is_sharded and isinstance(pull, Tensor) and pull.requires_grad:
+            accelerator.backward(pull)  # by itself: FSDP expects each pass to be gone back before the next one
+            pull = 0.0
         weights = {part.key: part.weight(number) for part in method.batch_terms}
         terms = {key: torch.zeros((), device=host.device) for key in weights}
         task_loss = torch.zeros((), device=host.device)
@@ -182,7 +187,7 @@ class Training:
                     loss = loss + term * (weights[key] * scale)
                     terms[key] += term.detach() * scale
                 if last:
-                    loss = loss + sum(weight * value for value, weight in penalties.values())
+                    loss = loss + pull
             _check_graph(loss, self.batches, step)
             if last:
                 learner.step = replace(learner.step, all_forward=True)
@@ -193,7 +198,7 @@ class Training:
             rule.apply(learner)
         self.gradient_norm = None
         if self.optim.max_grad_norm is not None:
-            self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.max_grad_norm)
+            self.gradient_norm = clip(self.parameters, self.optim.max_grad_norm)
         optimizer.step()
         if accelerator.optimizer_step_was_skipped:  # as fp16 does where a gradient overflows
             self.gradient_norm = None
@@ -214,8 +219,11 @@ class Training:
         return TrainingState(
             step=step,
             steps=self.batches.steps,
-            weights=[parameter.detach() for parameter in self.parameters],
-            moments=[dict(kept.get(parameter, {})) for parameter in self.parameters],
+            weights=[whole_of(parameter.detach()) for parameter in self.parameters],
+            moments=[
+                {name: whole_of(value) for name, value in kept.get(parameter, {}).items()}
+                for parameter in self.parameters
+            ],
             rates=[group["lr"] for group in self.optimizer.param_groups],
             schedule=self.schedule.state_dict(),
             scaler={} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
@@ -236,11 +244,15 @@ class Training:
             return 0
         with torch.no_grad():
             for parameter, weight in zip(self.parameters, state.weights, strict=True):
-                parameter.copy_(weight)
+                own_part(parameter).copy_(rows_of(weight, parameter))
+        moments = [
+            {name: _as(parameter, value) for name, value in kept.items()}
+            for parameter, kept in zip(self.parameters, state.moments, strict=True)
+        ]
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict(
             {
-                "state": {number: kept for number, kept in enumerate(state.moments) if kept},
+                "state": {number: kept for number, kept in enumerate(moments) if kept},
                 "param_groups": [{**group, "lr": rate} for group, rate in zip(groups, state.rates, strict=True)],
             }
         )
@@ -319,13 +331,20 @@ class LossMonitor:
 
 def _check_weights(parameters: Sequence[nn.Parameter], batches: Batches) -> None:
     """The last step's weights appear in no loss."""
-    finite = [parameter.detach().isfinite().all() for parameter in parameters]
-    if not torch.stack(finite).all():
+    finite = torch.stack([own_part(parameter.detach()).isfinite().all() for parameter in parameters])
+    if not all(processes.gathered(bool(finite.all()))):
         raise processes.said_once(
             TrainingError(
                 f"Learning '{batches.where}' ended with weights that are not finite. Lower optim.learning_rate."
             )
         )
+
+
+def _as(parameter: nn.Parameter, moment: Tensor) -> Tensor:
+    """What AdamW keeps of a parameter, with this process's rows of it where it is sharded."""
+    if moment.shape != parameter.shape:  # the number of steps
+        return moment
+    return as_part(rows_of(moment, parameter).to(parameter.device, copy=is_part(parameter)), parameter)
 
 
 def _count(rows: Sequence[Encoded], batches: Batches, step: int) -> int:

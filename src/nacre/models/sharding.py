@@ -52,6 +52,41 @@ def is_part(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """This process's rows of a sharded tensor, which share its memory; of another tensor all of it."""
+    part: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return part
+
+
+def rows_of(whole: Tensor, sharded: Tensor) -> Tensor:
+    """The rows of a whole tensor that this process has of a sharded one: a view; all where it is not sharded.
+
+    Args:
+        whole: [n, ...].
+        sharded: [n, ...].
+    """
+    if not is_part(sharded):
+        return whole
+    size = -(-len(sharded) // processes.count())
+    return whole[processes.rank() * size :][:size]
+
+
+def as_part(rows: Tensor, sharded: Tensor) -> Tensor:
+    """This process's rows as a sharded tensor, cut as another one; where that is not sharded, themselves."""
+    if not isinstance(sharded, DTensor):
+        return rows
+    made: Tensor = DTensor.from_local(
+        rows, sharded.device_mesh, sharded.placements, shape=sharded.shape, stride=sharded.stride()
+    )
+    return made
+
+
+def whole_of(tensor: Tensor) -> Tensor:
+    """A sharded tensor with the rows of all processes, which must all ask for it; another tensor itself."""
+    whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole
+
+
 def _refuse_alone(*_: object) -> None:
     """Without the others, the first process would wait for them for ever."""
     if processes.is_alone():

@@ -36,6 +36,10 @@ class DarkLogits(Penalty):
     rows: int = 16
     distance: Literal["mean", "sum"] = "mean"
 
+    @property
+    def shardable(self) -> bool:
+        return True
+
     def __post_init__(self) -> None:
         check_not_negative(self.strength, "The weight of stored logits")
         check_rows(self.rows)
@@ -68,6 +72,10 @@ class StoredLabels(Penalty):
 
     strength: PerTask = 0.5
     rows: int = 16
+
+    @property
+    def shardable(self) -> bool:
+        return True
 
     def __post_init__(self) -> None:
         check_not_negative(self.strength, "The weight of stored labels")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from nacre import processes
 from nacre.adapters.adapter import Adapter
+from nacre.adapters.placed_full import PlacedFull
 from nacre.errors import RecipeError
 from nacre.functional.fisher import divided_by_mean, drawn_labels, mean_squared_gradients
 from nacre.functional.losses import token_loss_sum
 from nacre.functional.penalties import elastic
+from nacre.models.sharding import as_part, is_part, own_part, rows_of, whole_of
 from nacre.parts.part import LearnerView, Penalty
 from nacre.per_task import PerTask, check_not_negative
 from nacre.seeds import derive
@@ -76,6 +79,10 @@ class ElasticWeights(Penalty):
             raise RecipeError(f"decay: {self.decay} has no meaning with mode 'separate', which sums no Fishers.")
 
     @property
+    def shardable(self) -> bool:
+        return True
+
+    @property
     def needs_boundaries(self) -> bool:
         return True
 
@@ -93,21 +100,22 @@ class ElasticWeights(Penalty):
         if remembered is None:
             return torch.zeros((), device=learner.host.device)
         parameters = _trained(learner)
-        terms = [
-            elastic(
-                list(parameters.values()), [anchor[name] for name in parameters], [fisher[name] for name in parameters]
-            )
-            for anchor, fisher in zip(remembered.anchor, remembered.fisher, strict=True)
-        ]
-        return torch.stack(terms).sum()
+        sharded = {name: parameter for name, parameter in parameters.items() if is_part(parameter)}
+        if not sharded:
+            return _pull(remembered, parameters)
+        own = _pull(remembered, sharded)
+        here = own.item()
+        elsewhere = sum(processes.gathered(here)) - here  # the rows of other processes are theirs to pull
+        whole = {name: parameter for name, parameter in parameters.items() if name not in sharded}
+        return own + elsewhere + (_pull(remembered, whole) if whole else 0)
 
     def end(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         parameters, chosen = _trained(learner), self._chosen(learner, tasks)
-        importances = mean_squared_gradients(self._losses(learner, chosen), list(parameters.values()))
+        importances = _importances(self._losses(learner, chosen), list(parameters.values()))
         if self.normalize:
             importances = divided_by_mean(importances)
         fisher = dict(zip(parameters, importances, strict=True))
-        anchor = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        anchor = {name: whole_of(parameter.detach()).clone() for name, parameter in parameters.items()}
         before = learner.remembered(self, ElasticState) or ElasticState([], [], [])
         examples = [*before.examples, len(chosen)]
         if self.mode == "separate":
@@ -139,6 +147,39 @@ class ElasticWeights(Penalty):
             yield token_loss_sum(logits, drawn_labels(logits, labels, generator))
 
 
+def _pull(state: ElasticState, parameters: Mapping[str, nn.Parameter]) -> Tensor:
+    """The penalties of some parameters, [], of a sharded one on this process's rows alone."""
+    terms = [
+        elastic(
+            [own_part(parameter) for parameter in parameters.values()],
+            [rows_of(anchor[name], parameter) for name, parameter in parameters.items()],
+            [rows_of(fisher[name], parameter) for name, parameter in parameters.items()],
+        )
+        for anchor, fisher in zip(state.anchor, state.fisher, strict=True)
+    ]
+    return torch.stack(terms).sum()
+
+
+def _importances(losses: Iterable[Tensor], parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """The Fisher's entries of all parameters, whole."""
+    if not any(map(is_part, parameters)):
+        return mean_squared_gradients(losses, parameters)
+    own = mean_squared_gradients(losses, [own_part(each.detach()) for each in parameters], of=_by_backward(parameters))
+    return [whole_of(as_part(mean, parameter)) for mean, parameter in zip(own, parameters, strict=True)]
+
+
+def _by_backward(parameters: Sequence[nn.Parameter]) -> Callable[[Tensor], list[Tensor | None]]:
+    """Gradients as FSDP leaves them: of a sharded parameter this process's rows, which it gives to nobody else."""
+
+    def gradients(loss: Tensor) -> list[Tensor | None]:
+        for parameter in parameters:
+            parameter.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        return [None if parameter.grad is None else own_part(parameter.grad) for parameter in parameters]
+
+    return gradients
+
+
 def _trained(learner: LearnerView) -> dict[str, nn.Parameter]:
     """The adapter's trained parameters, by the body's name in the model and their public names.
 
@@ -147,6 +188,8 @@ def _trained(learner: LearnerView) -> dict[str, nn.Parameter]:
     """
     model, body = learner.host.model, learner.host.body
     place = next(name for name, module in model.named_modules() if module is body)
+    if isinstance(learner.adapter, PlacedFull):
+        return {f"{place}.{name}" if place else name: each for name, each in learner.adapter.trained.items()}
     public = {tensor.data_ptr(): name for name, tensor in learner.adapter.tensors().items()}
     own = {
         public.get(parameter.data_ptr(), f"{group.name}.{number}"): parameter

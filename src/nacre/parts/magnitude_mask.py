@@ -92,6 +92,11 @@ class MagnitudeMask(GradientRule):
         return None
 
     @property
+    def shardable(self) -> bool:
+        """True where neither weights nor gradients decide, whose rows lie in several processes."""
+        return self.by in ("magnitude", "random") and self.clusters == 0
+
+    @property
     def needs_boundaries(self) -> bool:
         """True where the rule spares the first task, or takes a new threshold or new clusters for each."""
         return not self.first_task or self.clusters > 0 or isinstance(self.threshold, tuple)

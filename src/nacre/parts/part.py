@@ -302,6 +302,11 @@ class Part(ABC):
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
     @property
+    def shardable(self) -> bool:
+        """Whether the part works where the host's own weights are trained, and each process holds its rows of them."""
+        return False
+
+    @property
     def needs_boundaries(self) -> bool:
         """Whether the part must know in training when one task ends and the next begins.
 

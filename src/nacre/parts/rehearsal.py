@@ -66,6 +66,10 @@ class Rehearsal(Memory):
         if self.per_task is not None and self.per_task < 0:
             raise RecipeError(f"per_task: {self.per_task} is not a number of rows to keep.")
 
+    @property
+    def shardable(self) -> bool:
+        return True
+
     def examples(self, learner: LearnerView, tasks: Sequence[Task]) -> list[Example]:
         return [_example(values, kept.task) for kept in self._kept(learner) for values in kept.examples]
 

@@ -133,6 +133,10 @@ class Reservoir(Memory, Holding):
             raise RecipeError(f"top_k: {self.top_k} is not a positive number of logits to keep of each token.")
 
     @property
+    def shardable(self) -> bool:
+        return True
+
+    @property
     def needs_boundaries(self) -> bool:
         """False: rows are stored step by step; between tasks the reservoir is only written down."""
         return False

@@ -20,6 +20,10 @@ from nacre.tasks.task import Task
 class Fresh(Start):
     """The adapter's usual random start, drawn from the run's seed and the task's number."""
 
+    @property
+    def shardable(self) -> bool:
+        return True
+
     def fill(self, learner: LearnerView, tasks: Sequence[Task]) -> None:
         learner.adapter.fresh(derive(learner.state.seed, "start", learner.task_number))
 

@@ -297,7 +297,8 @@ class Experiment:
         self._written.clear()
         self.learner.learn(*stage.tasks, saves=training)
         learned = learned_of(self.learner, training.seconds, self._written)
-        processes.by_first(lambda: self.saved.write_learned(place, self.learner, learned))
+        snapshot = self.learner.snapshot()  # by all processes: of sharded weights each has its part
+        processes.by_first(lambda: self.saved.write_learned(place, snapshot, learned))
         processes.by_first(training.remove)
         return learned
 

@@ -128,15 +128,15 @@ class Stages:
         """Remove what is left of a stage's training where all stages are learned."""
         shutil.rmtree(self.saves, ignore_errors=True)
 
-    def write_learned(self, place: Place, learner: Learner, learned: Learned) -> None:
+    def write_learned(self, place: Place, snapshot: Snapshot, learned: Learned) -> None:
         """Commit a learner that is not measured yet: what of it is new since the stage before.
 
         Args:
             place: Of the stage.
-            learner: After it.
+            snapshot: Of the learner after it.
             learned: What learning took.
         """
-        held = Contents.of(learner.snapshot())
+        held = Contents.of(snapshot)
         if self._latest is not None and self._latest[0] == place.previous:
             held, outline = held.since(self._latest[1], place.previous.name)
         else:
