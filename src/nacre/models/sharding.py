@@ -43,7 +43,10 @@ def shard_layers(model: nn.Module) -> None:
         embeddings = {
             own for module in layer.modules() if isinstance(module, nn.Embedding) for own in module.parameters()
         }
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=embeddings)
+        cut = fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=embeddings)
+        # Whole weights are allocated with the first pass: of one in inference mode no later pass could be gone back.
+        cut.unshard()
+        cut.reshard()
         layer.register_forward_pre_hook(_refuse_alone, prepend=True)
 
 
