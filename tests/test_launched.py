@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
 from nacre.errors import RecipeError
 from nacre.launcher import OF_MPI, asks_for_sharding, launched
@@ -68,3 +70,21 @@ def test_what_nacre_does_not_do_is_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(RecipeError, match=sentence):
         asks_for_sharding()
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[1] / "recipes" / "accelerate").iterdir()), ids=lambda file: file.stem
+)
+def test_accelerate_reads_the_configurations(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `accelerate launch` makes of each, as the launched processes find it."""
+    arguments = launch_command_parser().parse_args(["--config_file", str(file), "-m", "nacre"])
+    arguments, config, _ = _validate_launch_command(arguments)
+    assert config is not None
+    assert arguments.num_processes == (2 if "two" in file.stem else 8)
+    assert arguments.use_fsdp == (file.stem == "sharded")
+    assert (arguments.use_fsdp or arguments.multi_gpu) and not arguments.cpu  # otherwise it starts one process
+    if arguments.use_fsdp:
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+        monkeypatch.setenv("FSDP_VERSION", str(arguments.fsdp_version))
+        monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", str(arguments.fsdp_offload_params).lower())
+        assert asks_for_sharding()
