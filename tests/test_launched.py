@@ -82,7 +82,8 @@ def test_accelerate_reads_the_configurations(file: Path, monkeypatch: pytest.Mon
     assert config is not None
     assert arguments.num_processes == (2 if "two" in file.stem else 8)
     assert arguments.use_fsdp == (file.stem == "sharded")
-    assert (arguments.use_fsdp or arguments.multi_gpu) and not arguments.cpu  # otherwise it starts one process
+    assert arguments.use_fsdp or arguments.multi_gpu  # otherwise it starts one process
+    assert not arguments.cpu
     if arguments.use_fsdp:
         monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
         monkeypatch.setenv("FSDP_VERSION", str(arguments.fsdp_version))
