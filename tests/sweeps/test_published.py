@@ -72,6 +72,15 @@ def test_a_table_is_reproduced(grid: Callable[..., Path], tmp_path: Path, nacre:
     drawn = nacre("report", place)
     assert (drawn.code, drawn.out.strip()) == (0, str(place / "figure.png"))
     assert (place / "figure.png").read_bytes().startswith(b"\x89PNG")
+    settings = yaml.safe_load((place / "grid.yaml").read_text())
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "grid.yaml").write_text(
+        yaml.safe_dump({**settings, "recipe": {**settings["recipe"], "model": "$NOWHERE"}})
+    )
+    (place / "runs").rename(tmp_path / "moved" / "runs")
+    unknown = nacre("report", tmp_path / "moved")
+    assert (unknown.code, unknown.err.count("\n")) == (2, 1)
+    assert "counts as finished. The first: model = $NOWHERE: the environment variable NOWHERE is not set" in unknown.err
     refused = nacre("report", place, "--output", place / "figure.txt")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "its name has to end with .png, .svg, .pdf" in refused.err

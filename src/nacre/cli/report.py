@@ -50,6 +50,9 @@ def _drawn(sweep: Path, output: Path | None) -> Path:
     if target.is_dir() or not target.parent.is_dir():
         raise RecipeError(f"Output '{target}' is a folder, or lies in a folder that does not exist.")
     opened = sweep_in(sweep, None)
-    figure = figure_of(opened.grid.shown, opened.grid.axes, opened.found())
+    found = opened.found()
+    if not found and (reasons := [run.reason for run in opened.status() if run.reason]):
+        raise RecipeError(f"No run of sweep '{sweep}' counts as finished. The first: {reasons[0]}")
+    figure = figure_of(opened.grid.shown, opened.grid.axes, found)
     write_atomically(target, as_file(figure, kind))
     return target

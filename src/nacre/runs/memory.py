@@ -76,7 +76,8 @@ class MemoryNeed(BaseModel):
             return None
         return (
             f"memory: the run needs {spoken(self.total)} at least, and the {self.device} has {spoken(self.available)}: "
-            "set model_dtype=bfloat16 or model_quantization=nf4, or take a method that trains less."
+            "set model_dtype=bfloat16 or model_quantization=nf4, take a method that trains less, or cut the model over "
+            "several devices (--sharded)."
         )
 
 
