@@ -82,7 +82,7 @@ ELSEWHERE = {
     "RUN/recipe.yaml --seed 5": "runs/test_own_methods.py::test_a_runs_recipe_with_another_seed_is_another_run",
     "interrupted between two answers": "runs/test_resume.py::test_stopped_between_two_answers",
     "time and memory on request": "runs/test_dry_run.py::test_a_run_is_estimated_from_a_few_steps",
-    "torchrun": "runs/test_processes.py::test_processes_without_a_number_are_refused",
+    "torchrun": "runs/test_processes.py::test_processes_of_something_else_end_with_one_line",
     "rights of saved files": "learning/test_saving.py::test_saved_files_are_for_whoever_may_read_new_files",
     "save_pretrained, merged": "learning/test_learner.py::test_what_depends_on_the_input_cannot_be_merged",
     "CSV, Markdown, LaTeX": "records/test_compare.py::test_csv_holds_every_digit",

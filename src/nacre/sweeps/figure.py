@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -149,7 +150,7 @@ def _empty(down: int, across: int, width: float) -> tuple[Any, list[Any]]:
 def _entitle(figure: Any, table: PublishedTable, lines: Sequence[Any], labels: Sequence[str]) -> None:
     figure.legend(lines, labels, loc="outside right upper", fontsize="small", frameon=False)
     if table.source:
-        figure.suptitle(table.source, fontsize="medium", wrap=True)
+        figure.suptitle(textwrap.fill(table.source, int(11 * figure.get_figwidth()) - 15), fontsize="medium")
 
 
 def _numbers(rows: Sequence[str]) -> list[float] | None:
