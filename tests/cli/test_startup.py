@@ -174,3 +174,12 @@ def test_third_parties_are_left_to_themselves(monkeypatch: pytest.MonkeyPatch) -
     check_spelling("somebodys+migu", {"anything": 1, "migu": {"threshold": 0.5}})
     with pytest.raises(RecipeError, match="threshold = 'x'"):
         check_spelling("somebodys+migu", {"migu": {"threshold": "x"}})
+
+
+def test_a_method_is_built_without_what_shards_hosts(tmp_path: Path) -> None:
+    """It took as long again as everything else that a dry run imports."""
+    script = "import sys, nacre.registry; nacre.registry.build_method('am_lora+migu', {}); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
+    loaded = set(done.stdout.split())
+    assert "nacre.models.sharding" in loaded
+    assert not {"torch.distributed.tensor", "torch.distributed.fsdp"} & loaded

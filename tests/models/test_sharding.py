@@ -15,7 +15,7 @@ from helpers.tiny import tiny_host, tiny_task
 from helpers.together import launched
 from nacre import processes
 from nacre.errors import ModelError, NacreError
-from nacre.events import ignore
+from nacre.events import Event, StepTaken, ignore
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.models.host import Host
@@ -54,6 +54,7 @@ def main(architectures: Sequence[str]) -> None:
     assert processes.count() == 2
     for architecture in architectures:
         it_answers_as_the_whole_one(architecture)
+    it_says_the_whole_penalty()
     it_refuses_what_needs_the_whole_one()
     print("done")
 
@@ -79,6 +80,27 @@ def it_answers_as_the_whole_one(architecture: str) -> None:
     assert found[0][0] == found[1][0]
     for name, tensor in found[0][1].items():
         torch.testing.assert_close(found[1][1][name], tensor, atol=1e-5, rtol=0)
+
+
+def it_says_the_whole_penalty() -> None:
+    """Each process pulls its own rows of the weights; what a step reports is the pull on all of them."""
+    said: list[list[float]] = []
+    for host in (tiny_host("t5"), sharded("t5")):
+        steps: list[float] = []
+        said.append(steps)
+
+        def watch(event: Event, steps: list[float] = steps) -> None:
+            if isinstance(event, StepTaken):
+                steps.append(event.terms["elastic_weights"])
+
+        learner = Learner(
+            host, held_method("ewc"), seed=1, optim=OPTIM.model_copy(update={"log_every": 1}), on_event=watch
+        )
+        for name in ("animals", "birds"):
+            learner.learn(tiny_task(name))
+    whole, parts = said
+    assert max(whole) > 0
+    torch.testing.assert_close(torch.tensor(parts), torch.tensor(whole), rtol=1e-3, atol=1e-9)
 
 
 def it_refuses_what_needs_the_whole_one() -> None:

@@ -246,7 +246,7 @@ class Training:
             for parameter, weight in zip(self.parameters, state.weights, strict=True):
                 own_part(parameter).copy_(rows_of(weight, parameter))
         moments = [
-            {name: _as(parameter, value) for name, value in kept.items()}
+            {name: _own_moment(parameter, value) for name, value in kept.items()}
             for parameter, kept in zip(self.parameters, state.moments, strict=True)
         ]
         groups = self.optimizer.state_dict()["param_groups"]
@@ -340,7 +340,7 @@ def _check_weights(parameters: Sequence[nn.Parameter], batches: Batches) -> None
         )
 
 
-def _as(parameter: nn.Parameter, moment: Tensor) -> Tensor:
+def _own_moment(parameter: nn.Parameter, moment: Tensor) -> Tensor:
     """What AdamW keeps of a parameter, with this process's rows of it where it is sharded."""
     if moment.shape != parameter.shape:  # the number of steps
         return moment

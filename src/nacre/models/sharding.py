@@ -6,11 +6,10 @@ layer, and every embedding, stays whole on every process, and so does an adapter
 
 from __future__ import annotations
 
+import sys
+from typing import Any, cast
+
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nacre import processes
 from nacre.errors import ModelError, TrainingError
@@ -28,6 +27,11 @@ def shard_layers(model: nn.Module) -> None:
     Raises:
         ModelError: It has no layers that transformers knows, or skips some of them at random.
     """
+    # Here, because they take seconds, and adapters are built without them.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
     kind = config_of(model).model_type
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
@@ -52,12 +56,13 @@ def shard_layers(model: nn.Module) -> None:
 
 def is_part(tensor: Tensor) -> bool:
     """Whether this is a sharded tensor, of which each process holds a part."""
-    return isinstance(tensor, DTensor)
+    loaded = sys.modules.get("torch.distributed.tensor")  # as long as nobody has loaded it, no tensor is sharded
+    return loaded is not None and isinstance(tensor, loaded.DTensor)
 
 
 def own_part(tensor: Tensor) -> Tensor:
     """This process's rows of a sharded tensor, which share its memory; of another tensor all of it."""
-    part: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    part: Tensor = cast(Any, tensor).to_local() if is_part(tensor) else tensor
     return part
 
 
@@ -76,17 +81,18 @@ def rows_of(whole: Tensor, sharded: Tensor) -> Tensor:
 
 def as_part(rows: Tensor, sharded: Tensor) -> Tensor:
     """This process's rows as a sharded tensor, cut as another one; where that is not sharded, themselves."""
-    if not isinstance(sharded, DTensor):
+    if not is_part(sharded):
         return rows
-    made: Tensor = DTensor.from_local(
-        rows, sharded.device_mesh, sharded.placements, shape=sharded.shape, stride=sharded.stride()
+    like: Any = sharded
+    made: Tensor = sys.modules["torch.distributed.tensor"].DTensor.from_local(
+        rows, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
     )
     return made
 
 
 def whole_of(tensor: Tensor) -> Tensor:
     """A sharded tensor with the rows of all processes, which must all ask for it; another tensor itself."""
-    whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    whole: Tensor = cast(Any, tensor).full_tensor() if is_part(tensor) else tensor
     return whole
 
 
