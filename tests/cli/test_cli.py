@@ -9,7 +9,6 @@ import gzip
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -112,18 +111,17 @@ def protocol(run: Path) -> dict[str, Any]:
 
 
 def test_help_needs_neither_torch_nor_transformers() -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    """Seconds are measured by the long tests; here it is what costs them: the modules."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "nacre", "--help"], capture_output=True, text=True, timeout=60
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     assert {"run", "methods", "streams", "report"} <= set(done.stdout.split())
-    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
-    assert {"nacre", "typer"} <= imported
-    assert not imported & {"torch", "transformers", "accelerate", "numpy", "datasets", "tokenizers", "safetensors"}
-    seconds = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-    assert seconds < 1.0  # of the processor's time; the machine may be busy
+    modules = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]
+    packages = {module.partition(".")[0] for module in modules}
+    assert {"nacre", "typer"} <= packages
+    assert not packages & {"torch", "transformers", "accelerate", "numpy", "datasets", "tokenizers", "safetensors"}
+    assert len(modules) < 450
 
 
 def test_version(nacre: Call) -> None:
