@@ -76,7 +76,6 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
 
 ELSEWHERE = {
     "a typo costs no heavy import": "cli/test_startup.py::test_it_is_answered_without_torch",
-    "and no half second": "cli/test_startup.py::test_it_is_answered_without_torch",
     "nacre.run": "runs/test_own_methods.py::test_a_method_put_together_in_python_is_run",
     "folders tell runs apart": "runs/test_own_methods.py::test_folders_tell_runs_apart",
     "RUN/recipe.yaml --seed 5": "runs/test_own_methods.py::test_a_runs_recipe_with_another_seed_is_another_run",
