@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,3 +60,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def host(request: pytest.FixtureRequest) -> Host:
     """A fresh tiny host of each family."""
     return tiny_host(request.param)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Where the minutes of a long suite go: the seconds of the slowest files, of all workers together."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    if seconds.total() < 300:
+        return
+    terminalreporter.section(f"seconds by file, {seconds.total():.0f} in all")
+    for file, own in seconds.most_common(40):
+        terminalreporter.write_line(f"{own:6.0f} {file}")
