@@ -27,6 +27,7 @@ from nacre.functional.gating import (
     selector_keys,
     selector_scores,
 )
+from nacre.functional.grouped import computed_in
 from nacre.models.fit import Form
 from nacre.seeds import derive
 
@@ -176,15 +177,13 @@ class GatedSite(MixingSite):
     def can_fuse(self, x: Tensor) -> bool:
         """Whether the hand-written backward pass applies to an input x.
 
-        It supports one input for all LoRAs, one precision, and gradients of the newest task's tensors only. Where tasks
-        are chosen, the newest is not always among them in evaluation.
+        It supports one input for all LoRAs and gradients of the newest task's tensors only. Where tasks are chosen, the
+        newest is not always among them in evaluation.
         """
-        drops = self.training and self.settings.dropout > 0
-        one_input = self.settings.dropout_on == "all" or not drops or len(self.slots.past_down) == 0
+        one_input = self.settings.dropout_on == "all" or not self.drops or len(self.slots.past_down) == 0
         past_frozen = not any(stack.requires_grad for stack in self.slots.past_pairs())
         newest_taken = self.training or not self.chooses or not torch.is_grad_enabled()
-        is_plain = self.row_offsets is None and not torch.is_autocast_enabled(x.device.type)
-        return one_input and past_frozen and newest_taken and is_plain
+        return one_input and past_frozen and newest_taken and self.row_offsets is None
 
     def fused(self, x: Tensor) -> Tensor:
         """The forward pass through `functional/fused_gating` or `gates_first`: x [..., d_in] -> [..., d_out].
@@ -199,38 +198,53 @@ class GatedSite(MixingSite):
             activation=settings.activation,
             offset=self.offset,
         )
-        seen = self.dropped(x)
-        base = self.plain_base(x.dtype) if x.dtype == self.slots.dtype else None
+        kind = computed_in(self.slots.down.weight)
+        seen = self.dropped(x).to(kind) if self.drops else x.to(kind)
+        base = self._base_in(kind, x)
+        undropped = x.to(kind) if base is not None and self.drops else None
         zero_score = self.zero_score if settings.zero_lora == "learned" else None
         trained = (self.slots.down.weight, self.slots.up.weight, self.selector, zero_score)
-        undropped = x if base is not None and seen is not x else None
         if self.chooses:
             assert settings.keep_gates is not None
             fused = fused_gates_first(
-                seen, *trained, *self._stacked(), mixture, base, undropped,
+                seen, *trained, *self._stacked(kind), mixture, base, undropped,
                 keep=settings.keep_gates, with_newest=self.training
             )  # fmt: skip
         else:
-            fused = fused_mixture(seen, *trained, *self._stacked(), mixture, base, undropped)
+            fused = fused_mixture(seen, *trained, *self._stacked(kind), mixture, base, undropped)
         if base is not None:
             return fused
         h = self.untouched(x)
         return h + fused.to(h.dtype)
 
-    def _stacked(self) -> tuple[Tensor, Tensor]:
-        """Working copies of all tasks' A_i [t r, d_in] and B_i^T [t r, d_out].
+    @property
+    def drops(self) -> bool:
+        """Whether inputs are dropped now."""
+        return self.training and self.settings.dropout > 0
+
+    def _base_in(self, kind: torch.dtype, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """The base's weight and bias in the type that the adapter computes in, where the base computes in it, too."""
+        if computed_in(x) != kind:
+            return None
+        base = self.plain_base(x.dtype if x.dtype == kind else self.weight.dtype)
+        if base is None:
+            return None
+        weight, bias = base
+        return weight.to(kind), None if bias is None else bias.to(kind)
+
+    def _stacked(self, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Working copies of all tasks' A_i [t r, d_in] and B_i^T [t r, d_out] in this type.
 
         They are made when the past changes; every forward pass fills in the newest rows.
         """
         past = self.slots.past_pairs()
-        if self._all is None or not self._all.is_of(*past):
-            self._all = _AllTasks.of(*past)
+        if self._all is None or not self._all.is_of(*past, kind):
+            self._all = _AllTasks.of(*past, kind)
         return self._all.down, self._all.up
 
     def codes(self, x: Tensor, down: Tensor) -> Tensor:
         """A_i x, with dropout as `dropout_on` says: x [..., d_in], down [t, r, d_in] -> [..., t, r]."""
-        drops = self.training and self.settings.dropout > 0
-        if self.settings.dropout_on == "all" or not drops:
+        if self.settings.dropout_on == "all" or not self.drops:
             return low_rank_codes(self.dropped(x), down)
         earlier, newest = low_rank_codes(x, down[:-1]), low_rank_codes(self.dropped(x), down[-1:])
         return torch.cat([earlier, newest], dim=-2)
@@ -344,8 +358,8 @@ class _AllTasks:
     """Working copies of all tasks' factors, and what they were made from.
 
     Attributes:
-        down: All A_i, [t r, d_in].
-        up: All B_i^T, [t r, d_out].
+        down: All A_i, [t r, d_in], in the type of products.
+        up: All B_i^T, [t r, d_out], likewise.
         past: The earlier tasks' stacks that they were made from.
         versions: The stacks' versions then.
     """
@@ -356,15 +370,16 @@ class _AllTasks:
     versions: tuple[int, int]
 
     @classmethod
-    def of(cls, past_down: Tensor, past_up: Tensor) -> _AllTasks:
+    def of(cls, past_down: Tensor, past_up: Tensor, kind: torch.dtype) -> _AllTasks:
         with torch.inference_mode(False), torch.no_grad():  # training goes on with what an evaluation has made
             down, up = (
-                torch.cat([past.flatten(0, 1), past.new_zeros(past.shape[1:])]) for past in (past_down, past_up)
+                torch.cat([past.flatten(0, 1).to(kind), past.new_zeros(past.shape[1:], dtype=kind)])
+                for past in (past_down, past_up)
             )
         return cls(down, up, (past_down, past_up), (past_down._version, past_up._version))
 
-    def is_of(self, past_down: Tensor, past_up: Tensor) -> bool:
-        same = self.past[0] is past_down and self.past[1] is past_up
+    def is_of(self, past_down: Tensor, past_up: Tensor, kind: torch.dtype) -> bool:
+        same = self.past[0] is past_down and self.past[1] is past_up and self.down.dtype == kind
         return same and self.versions == (past_down._version, past_up._version)
 
 

@@ -14,6 +14,9 @@ rows. Notation, for one token with u_i = B_i^T (dL/d delta); every gradient belo
 
 The second term of dL/dB_t is the way through the selector's key. Scales are given to products (`alpha`) rather than
 multiplied in, because every operation on its own costs a launch on an accelerator and a pass over memory elsewhere.
+
+Products are computed in the type of x and of the stacks, which may be a half precision. Scores, the softmax and its
+gradient are in float32 at least.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from nacre.functional.gating import Activation
+from nacre.functional.gating import Activation, not_in_half
 
 MixtureGradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 """By x, what the base reads instead, A_t, B_t, the selectors and z_0; None where a gradient is not needed."""
@@ -108,7 +111,7 @@ class Saved(NamedTuple):
         x: Input of the LoRAs, [T, d_in].
         selector: w_i of all tasks, the newest's last, [t, d_out].
         codes: a_i, [k, r, T].
-        gates: g_i, [k, T].
+        gates: g_i, [k, T], in float32 at least.
         keys: k_i, [k, r].
         zero_gate: g_0 [T]; None where z_0 is not learned.
         chosen: Which tasks are computed, [k]: the newest first. None: all of them, the newest last.
@@ -143,16 +146,17 @@ def fused_mixture(
     """delta of all tasks, or W x + bias + delta where the frozen base is given.
 
     Args:
-        x: Input of the LoRAs, [..., d_in].
-        down: A_t [r, d_in] of the newest task, which alone is trained.
+        x: Input of the LoRAs, [..., d_in], in the type of products.
+        down: A_t [r, d_in] of the newest task, which alone is trained. It may be of a longer type, and so may `up`,
+            `selector` and `zero_score`.
         up: B_t [d_out, r] of the newest task.
         selector: w_i of all tasks, [t, d_out].
         zero_score: z_0 [1]; None for 0, or without a zero LoRA, as `mixture` says.
         stacked_down: All tasks' A_i [t r, d_in], the newest's last. The last r rows are written here, so that no large
-            tensor is put together in a step.
+            tensor is put together in a step. In x's type.
         stacked_up: All tasks' B_i^T [t r, d_out], likewise.
         mixture: Settings.
-        base: W [d_out, d_in] and bias [d_out], frozen.
+        base: W [d_out, d_in] and bias [d_out], frozen, in x's type.
         undropped: What the base reads, [..., d_in], if that is not x.
 
     Returns:
@@ -197,7 +201,7 @@ def run_mixture(
         )
     else:
         saved, kept = measure(flat, selector, zero_score, frozen, mixture)
-        mixed = saved.codes.mul_(saved.gates.unsqueeze(1))
+        mixed = saved.codes.mul_(as_factor(saved.gates, saved.codes))
         output = mixed_output(flat if read is None else read, mixed, kept, mixture)
     return output.view(*x.shape[:-1], up.shape[0])
 
@@ -221,7 +225,7 @@ class _FusedMixture(torch.autograd.Function):
         # chosen tasks the codes and gates are, not the matrices: choosing these anew costs less than keeping them.
         ctx.save_for_backward(down, up, *saved)
         ctx.frozen, ctx.mixture, ctx.apart = frozen, mixture, undropped is not None
-        mixed = saved.codes * saved.gates.unsqueeze(1)
+        mixed = saved.codes * as_factor(saved.gates, saved.codes)
         return mixed_output(x if undropped is None else undropped, mixed, kept, mixture)
 
     @staticmethod
@@ -240,9 +244,9 @@ def _all_tasks(
     tasks = len(selector)
     keys = keys_of(frozen.up.view(tasks, -1, frozen.up.shape[1]), selector, mixture)
     codes = torch.mm(frozen.down, x.T).view(tasks, -1, len(x))
-    rows = score_rows(tasks, x, zero_score, mixture)
+    rows = x.new_empty(tasks + mixture.zero_lora, len(x))
     torch.bmm(keys.unsqueeze(1), codes, out=without_zero(rows, mixture).unsqueeze(1))
-    shares = softmaxed(rows, mixture)
+    shares = softmaxed(rows, zero_score, mixture)
     zero_gate = None if zero_score is None else shares[0]
     return Saved(x, selector, codes, without_zero(shares, mixture), keys, zero_gate, None), frozen
 
@@ -259,45 +263,30 @@ def keys_of(ups: Tensor, selector: Tensor, mixture: Mixture) -> Tensor:
         [t, r].
     """
     unread = ups[:, :, :1]  # beta = 0: only its shape counts
-    return torch.baddbmm(unread, ups, selector.unsqueeze(2), beta=0, alpha=mixture.key_scale).squeeze(2)
-
-
-def score_rows(tasks: int, x: Tensor, zero_score: Tensor | None, mixture: Mixture) -> Tensor:
-    """An empty tensor for what the softmax compares, with z_0 filled in.
-
-    Args:
-        tasks: t.
-        x: [T, d_in].
-        zero_score: z_0 [1]; None for 0.
-        mixture: Says whether there is a zero LoRA.
-
-    Returns:
-        [t, T]; with a zero LoRA [t + 1, T], where row 0 is z_0.
-    """
-    rows = x.new_empty(tasks + mixture.zero_lora, len(x))
-    if mixture.zero_lora:
-        if zero_score is None:
-            rows[0].zero_()
-        else:
-            rows[0].copy_(zero_score)
-    return rows
+    read = selector.to(ups.dtype).unsqueeze(2)
+    return torch.baddbmm(unread, ups, read, beta=0, alpha=mixture.key_scale).squeeze(2)
 
 
 def without_zero(rows: Tensor, mixture: Mixture) -> Tensor:
-    """The tasks' own rows [t, T] of `score_rows`, a view."""
+    """The tasks' own rows [t, T]: all, or, with a zero LoRA, which is row 0, those after it. A view."""
     return rows[1:] if mixture.zero_lora else rows
 
 
-def softmaxed(rows: Tensor, mixture: Mixture) -> Tensor:
+def softmaxed(rows: Tensor, zero_score: Tensor | None, mixture: Mixture) -> Tensor:
     """Gates from scores.
 
     Args:
-        rows: `score_rows` that hold k_i . a_i. They are overwritten.
+        rows: k_i . a_i in the tasks' own rows of [t, T]; with a zero LoRA of [t + 1, T], where row 0 is not read. They
+            are overwritten.
+        zero_score: z_0 [1]; None for 0.
         mixture: Settings.
 
     Returns:
-        Gates in the same rows; the zero LoRA's, if any, is row 0.
+        Gates in the same rows, in float32 at least; the zero LoRA's, if any, is row 0.
     """
+    rows = not_in_half(rows)
+    if mixture.zero_lora:
+        rows[0].copy_(zero_score) if zero_score is not None else rows[0].zero_()
     scores = without_zero(rows, mixture)
     if mixture.activation == "tanh":
         scores.tanh_()
@@ -306,6 +295,11 @@ def softmaxed(rows: Tensor, mixture: Mixture) -> Tensor:
     if mixture.offset:
         scores[-1].sub_(mixture.offset)
     return rows.softmax(0)
+
+
+def as_factor(of_tasks: Tensor, codes: Tensor) -> Tensor:
+    """What has one number a task and token [k, T], to be multiplied with codes [k, r, T]: [k, 1, T], in their type."""
+    return of_tasks.to(codes.dtype).unsqueeze(1)
 
 
 def mixed_output(x: Tensor, mixed: Tensor, frozen: Frozen, mixture: Mixture) -> Tensor:
@@ -348,13 +342,13 @@ def gradients(
     tasks, rank = keys.shape
     scale = mixture.scale
     reached = torch.mm(up, gradient.T).view(tasks, rank, -1)  # u_i: [k, r, T]
-    by_gate = (reached * codes).sum(1)  # dL/dg_i: [k, T]
+    by_gate = (reached * codes).sum(1, dtype=gates.dtype)  # dL/dg_i: [k, T]
     # g_i (dL/dg_i - m) in one pass; the gates given need not sum to 1.
     by_score = torch._softmax_backward_data(by_gate, gates, 0, gates.dtype)
     by_raw = _through_activation(by_score, codes, keys, mixture)
-    by_keys = torch.bmm(codes, by_raw.unsqueeze(2)).squeeze(2)  # [k, r]
+    by_keys = torch.bmm(codes, by_raw.to(codes.dtype).unsqueeze(2)).squeeze(2)  # [k, r]
     # In place: dL/da_i takes the place of u_i.
-    by_codes = reached.mul_(gates.unsqueeze(1)).addcmul_(keys.unsqueeze(2), by_raw.unsqueeze(1))
+    by_codes = reached.mul_(as_factor(gates, codes)).addcmul_(keys.unsqueeze(2), as_factor(by_raw, codes))
 
     by_x = by_undropped = by_down = by_up = by_selector = by_zero = None
     flat = by_codes.view(tasks * rank, -1).T
@@ -369,8 +363,10 @@ def gradients(
         by_down = torch.addmm(down[:1], by_codes[newest], x, beta=0, alpha=scale)
     if needs[3]:
         # Transposed, because a product with r columns takes three times as long as one with r rows.
-        transposed = torch.addmm(up[:1], codes[newest] * gates[newest], gradient, beta=0, alpha=scale)
-        transposed.addmm_(by_keys[newest].unsqueeze(1), selector[-1:], alpha=scale * mixture.key_scale)
+        mixed = codes[newest] * gates[newest].to(codes.dtype)
+        transposed = torch.addmm(up[:1], mixed, gradient, beta=0, alpha=scale)
+        selected = selector[-1:].to(codes.dtype)
+        transposed.addmm_(by_keys[newest].unsqueeze(1), selected, alpha=scale * mixture.key_scale)
         by_up = transposed.T.contiguous()
     if needs[4]:
         ups = up.view(tasks, rank, -1)
@@ -378,7 +374,7 @@ def gradients(
             ups[:, :1], by_keys.unsqueeze(1), ups, beta=0, alpha=scale * mixture.key_scale
         ).squeeze(1)
         if chosen is not None:
-            by_selector = torch.zeros_like(selector).index_copy_(0, chosen, by_selector)
+            by_selector = torch.zeros_like(selector).index_copy_(0, chosen, by_selector.to(selector.dtype))
     if needs[5] and zero_gate is not None:
         mean = (gates * by_gate).sum(0)  # m: [T]
         by_zero = torch.dot(zero_gate, mean).mul_(-scale).view(1)
@@ -389,7 +385,7 @@ def _through_activation(by_score: Tensor, codes: Tensor, keys: Tensor, mixture: 
     """From dL/dz_i to dL/d(k_i . a_i). The scores are computed anew: to keep them would cost as much as the gates."""
     if mixture.activation == "none":
         return by_score
-    raw = torch.bmm(keys.unsqueeze(1), codes).squeeze(1)
+    raw = torch.bmm(keys.unsqueeze(1), codes).squeeze(1).to(by_score.dtype)
     if mixture.activation == "tanh":
         return torch.ops.aten.tanh_backward(by_score, raw.tanh_())  # type: ignore[no-any-return]
     return torch.ops.aten.threshold_backward(by_score, raw, 0)  # type: ignore[no-any-return]

@@ -25,7 +25,6 @@ from nacre.functional.fused_gating import (
     Saved,
     keys_of,
     run_mixture,
-    score_rows,
     softmaxed,
     without_zero,
 )
@@ -104,9 +103,9 @@ def _chosen_only(
     downs, ups = (stack.view(tasks, -1, stack.shape[1]) for stack in (frozen.down, frozen.up))
     keys = keys_of(ups, selector, mixture)
     directions = torch.bmm(keys.unsqueeze(1), downs).squeeze(1)  # c_i: [t, d_in]
-    rows = score_rows(tasks, x, zero_score, mixture)
+    rows = x.new_empty(tasks + mixture.zero_lora, len(x))
     torch.mm(directions, x.T, out=without_zero(rows, mixture))
-    shares = softmaxed(rows, mixture)
+    shares = softmaxed(rows, zero_score, mixture)
     gates = without_zero(shares, mixture)
     chosen = chosen_tasks(gates.sum(1), keep, with_newest=with_newest)
     kept = frozen.of_tasks(chosen, tasks)

@@ -58,9 +58,7 @@ def selector_scores(codes: Tensor, keys: Tensor, *, activation: Activation = "no
     Returns:
         [..., t], in float32 at least.
     """
-    scores = torch.einsum("...tr,tr->...t", codes, keys)
-    if scores.dtype in (torch.float16, torch.bfloat16):
-        scores = scores.float()
+    scores = not_in_half(torch.einsum("...tr,tr->...t", codes, keys))
     if activation == "tanh":
         scores = scores.tanh()
     elif activation == "relu":
@@ -68,6 +66,11 @@ def selector_scores(codes: Tensor, keys: Tensor, *, activation: Activation = "no
     if offset:
         scores = torch.cat([scores[..., :-1], scores[..., -1:] - offset], dim=-1)
     return scores
+
+
+def not_in_half(scores: Tensor) -> Tensor:
+    """The same in float32 at least, in which softmaxes are computed."""
+    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
 
 def gate_values(scores: Tensor, zero_score: Tensor | None) -> Tensor:
