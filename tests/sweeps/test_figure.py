@@ -9,7 +9,8 @@ import pytest
 
 from nacre.errors import RecipeError
 from nacre.records.run import RunRecord
-from nacre.sweeps.figure import as_file, figure_of
+from nacre.report.drawing import as_file
+from nacre.sweeps.figure import figure_of
 from nacre.sweeps.grid import SweepSettings
 from nacre.sweeps.published import Found, PublishedTable
 

@@ -15,6 +15,7 @@ from nacre.cli.demo import demo
 from nacre.cli.export import export
 from nacre.cli.import_learned import import_learned
 from nacre.cli.init import init
+from nacre.cli.inspect import inspect
 from nacre.cli.learn import forget, learn
 from nacre.cli.predict import evaluate, predict
 from nacre.cli.pretrain import pretrain
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 for command in (demo, check, run, sweep, reproduce, report, compare, methods, streams, pretrain):
     app.command()(command)
+app.add_typer(inspect, name="inspect")
 for of_a_store in (init, learn, predict, status, versions, show, rollback, forget, export, serve):
     app.command(rich_help_panel=STORE)(of_a_store)
 app.command("eval", rich_help_panel=STORE)(evaluate)

@@ -41,18 +41,14 @@ def _drawn(sweep: Path, output: Path | None) -> Path:
     """Draw a sweep's figure. Returns where it is."""
     from nacre.cli.sweep import sweep_in
     from nacre.errors import RecipeError
-    from nacre.files import write_atomically
-    from nacre.sweeps.figure import KINDS, as_file, figure_of
+    from nacre.report.drawing import check_picture, write_picture
+    from nacre.sweeps.figure import figure_of
 
     target = output or sweep / "figure.png"
-    if (kind := target.suffix.removeprefix(".").lower()) not in KINDS:
-        raise RecipeError(f"Output '{target}' is no picture: its name has to end with .{', .'.join(KINDS)}.")
-    if target.is_dir() or not target.parent.is_dir():
-        raise RecipeError(f"Output '{target}' is a folder, or lies in a folder that does not exist.")
+    check_picture(target)
     opened = sweep_in(sweep, None)
     found = opened.found()
     if not found and (reasons := [run.reason for run in opened.status() if run.reason]):
         raise RecipeError(f"No run of sweep '{sweep}' counts as finished. The first: {reasons[0]}")
-    figure = figure_of(opened.grid.shown, opened.grid.axes, found)
-    write_atomically(target, as_file(figure, kind))
+    write_picture(figure_of(opened.grid.shown, opened.grid.axes, found), target)
     return target

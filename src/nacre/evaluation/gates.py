@@ -88,7 +88,7 @@ def mean_gates(learner: LearnerView, task: Task, rows: int = ROWS) -> list[SiteG
     def note(name: str, inputs: Tensor) -> None:
         seen[name].append(_sums(adapter.sites[name].gates(inputs)))
 
-    chosen = sorted(_chosen(learner, task, rows), key=Encoded.length)
+    chosen = sorted(learner.encode(task.spread("test", rows)), key=Encoded.length)
     read_site_inputs(learner.host, chosen, list(adapter.sites), note, batch_size=AT_ONCE)
     names = learner.state.tasks if len(learner.state.tasks) == adapter.tasks else [" + ".join(learner.state.tasks)]
     return [_record(adapter, site, names, sums) for site, sums in seen.items()]
@@ -114,7 +114,7 @@ def dropped_gates(learner: LearnerView, task: Task, rows: int = 32, batch_size: 
     Raises:
         NacreError: If the learner's adapter has no gates or has learned nothing yet.
     """
-    adapter, chosen = _gated(learner), _chosen(learner, task, rows)
+    adapter, chosen = _gated(learner), learner.encode(task.spread("test", rows))
 
     def left_out(site: GatedSite, x: Tensor) -> Tensor:
         return site.left_out(x).unsqueeze(-1)
@@ -133,12 +133,6 @@ def _gated(learner: LearnerView) -> PlacedGated:
         )
     assert isinstance(learner.adapter, PlacedGated)
     return learner.adapter
-
-
-def _chosen(learner: LearnerView, task: Task, rows: int) -> list[Encoded]:
-    examples = task.examples("test")
-    count = min(rows, len(examples))
-    return learner.encode([examples[place * len(examples) // count] for place in range(count)])
 
 
 @contextmanager

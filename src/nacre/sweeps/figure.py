@@ -6,23 +6,15 @@ import itertools
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import Any
 
 from nacre.errors import RecipeError
 from nacre.evaluation.matrix import RUN_METRICS
-from nacre.optional import need
+from nacre.report.drawing import COLORS, empty_plots
 from nacre.sweeps.published import Found, PublishedTable, TableCell, cells_of
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Okabe and Ito's: people who see colors in different ways can tell them apart."""
 MARKS = ("D", "s", "^", "v")
 """By who published a number."""
-KINDS = ("png", "svg", "pdf")
-"""Of files."""
-DATES = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-"""Left out, so that the same numbers give the same file."""
-NEEDED = ("A figure of a sweep", "figures")
 TITLES = {metric.key: metric.title for metric in RUN_METRICS}
 
 
@@ -43,19 +35,6 @@ def figure_of(table: PublishedTable, axes: Mapping[str, Sequence[str]], runs: Se
     return _over_stages(table, axes, runs) if table.follow else _points(table, axes, cells_of(table, axes, runs))
 
 
-def as_file(figure: Any, kind: str) -> bytes:
-    """The content of its file: the same for the same numbers.
-
-    Args:
-        figure: The figure.
-        kind: `png`, `svg` or `pdf`.
-    """
-    content = BytesIO()
-    with need("matplotlib", *NEEDED).rc_context({"svg.hashsalt": "nacre"}):  # otherwise names in it are random
-        figure.savefig(content, format=kind, metadata=DATES[kind])
-    return content.getvalue()
-
-
 def _points(table: PublishedTable, axes: Mapping[str, Sequence[str]], cells: Sequence[TableCell]) -> Any:
     """The table's rows side by side: a mean with its seeds for each, in a color for each column.
 
@@ -63,7 +42,7 @@ def _points(table: PublishedTable, axes: Mapping[str, Sequence[str]], cells: Seq
     """
     rows, columns = axes[table.rows], _columns(table, axes)
     numbers = _numbers(rows)
-    figure, (plot,) = _empty(1, 1, width=max(6.5, 0.9 * len(rows) + 4))
+    figure, (plot,) = empty_plots(1, 1, width=max(6.5, 0.9 * len(rows) + 4))
     for number, column in enumerate(columns):
         beside = (number - (len(columns) - 1) / 2) * 0.5 / len(columns)
         at = numbers or [place + beside for place in range(len(rows))]
@@ -97,7 +76,7 @@ def _draw_cells(plot: Any, cells: Sequence[tuple[float, TableCell]], column: str
 def _over_stages(table: PublishedTable, axes: Mapping[str, Sequence[str]], runs: Sequence[Found]) -> Any:
     """A plot for each column and each of its first tasks: the task's score after each stage, a color for each row."""
     columns, follow = _columns(table, axes), table.follow or 0
-    figure, plots = _empty(len(columns), follow, width=3.2 * follow + 1)
+    figure, plots = empty_plots(len(columns), follow, width=3.2 * follow + 1)
     for number, plot in enumerate(plots):
         column, task = columns[number // follow], number % follow
         own = [run for run in runs if not table.columns or run.names[table.columns] == column]
@@ -133,18 +112,6 @@ def _is(cell: TableCell, row: str, column: str) -> bool:
 
 def _label(who: str, column: str) -> str:
     return f"{who}, {column}" if column else who
-
-
-def _empty(down: int, across: int, width: float) -> tuple[Any, list[Any]]:
-    figures = need("matplotlib.figure", *NEEDED)
-    backend = need("matplotlib.backends.backend_agg", *NEEDED)
-    figure = figures.Figure(figsize=(width, 3.6 * down + 0.4), dpi=150, layout="constrained")
-    backend.FigureCanvasAgg(figure)
-    plots = list(figure.subplots(down, across, squeeze=False, sharey=True).flat)
-    for plot in plots:
-        plot.spines[["top", "right"]].set_visible(False)
-        plot.grid(axis="y", alpha=0.25)
-    return figure, plots
 
 
 def _entitle(figure: Any, table: PublishedTable, lines: Sequence[Any], labels: Sequence[str]) -> None:

@@ -115,6 +115,12 @@ class Task:
             for row in self.rows(split)
         ]
 
+    def spread(self, split: Split, count: int) -> list[Example]:
+        """So many examples of a split, at even distances; all if there are no more."""
+        examples = self.examples(split)
+        count = min(count, len(examples))
+        return [examples[place * len(examples) // count] for place in range(count)]
+
     def check(self) -> Task:
         """Checks the rows against the task.
 
