@@ -36,6 +36,9 @@ OPTIM = Optim(batch_size=5, accumulation=2, epochs=2, learning_rate=1e-3, max_ta
 """Twelve rows in steps of five, five and two."""
 
 
+BY_MICRO_BATCH = ("das", "das-update")
+"""They contrast the rows of a micro-batch with each other, and so depend on `optim.accumulation`, too."""
+
 UNSTEADY = ("gain_lora", "l_cl", "lb_cl")
 """Variants that rounding alone, as of another `optim.accumulation`, moves far: where a gradient is nearly 0, AdamW's
 step is not."""

@@ -10,14 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.contract import VARIANTS, tensors_in
 from helpers.tiny import tiny_host, tiny_task
-from nacre.events import Event, StepTaken
+from helpers.together import BY_MICRO_BATCH, UNSTEADY, without_dropout
+from nacre.events import Event, StepTaken, ignore
 from nacre.learning.batches import in_micro_batches
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.models.families import Encoded
 from nacre.registry import build_method
-from nacre.tasks.task import Row, Task
+from nacre.tasks.task import SPLITS, Row, Task
 
 ARCHITECTURES = ("t5", "llama", "roberta")
 
@@ -102,6 +104,40 @@ def test_the_step_is_the_same_and_pads_less(architecture: str, method: str) -> N
     difference = torch.stack([(tensor - parts[name]).norm() for name, tensor in whole.items()]).norm()
     assert norm > 0
     assert difference <= 1e-12 * norm
+
+
+def of_two_lengths(task: Task) -> Task:
+    """The same with "no one two three" for "no"."""
+    words = {"yes": "yes", "no": "no one two three"}
+    splits = {split: tuple(replace(row, target=words[row.target]) for row in task.rows(split)) for split in SPLITS}
+    return replace(task, labels=tuple(words.values()), **splits)
+
+
+def split_in(parts: int, variant: str) -> dict[str, torch.Tensor]:
+    """What a variant has learned of two tasks, in float64, each step of 6 rows split into so many micro-batches."""
+    optim = Optim(batch_size=6, accumulation=parts, split_padding=None, learning_rate=1e-3, max_target_length=8)
+    host = tiny_host("t5", torch.float64)
+    learner = Learner(host, without_dropout(variant), seed=2, optim=optim, on_event=ignore)
+    tasks = [of_two_lengths(tiny_task(name)) for name in ("animals", "birds")]
+    for stage in learner.method.curriculum.stages(tasks):
+        if stage.afresh and learner.state.tasks:
+            learner = learner.restart()
+        learner.learn(*stage.tasks)
+    found = learner.snapshot()
+    tensors = {name: dict(owner.tensors) for name, owner in found.owners.items()} | {"parts": dict(found.parts)}
+    copies = {name: tensor.clone() for name, tensor in tensors_in(tensors, "")}
+    learner.remove()
+    return copies
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name not in (*UNSTEADY, *BY_MICRO_BATCH)])
+def test_how_a_step_is_split_changes_nothing(variant: str) -> None:
+    """Answers have one word or four, so that micro-batches of as many rows have other numbers of tokens."""
+    whole, parts = split_in(1, variant), split_in(3, variant)
+    assert whole.keys() == parts.keys()
+    for name, tensor in whole.items():
+        apart = (tensor.double() - parts[name].double()).abs()
+        assert not tensor.numel() or apart.max() <= 1e-6 * max(1.0, float(tensor.abs().max())), name
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -10,13 +10,10 @@ import pytest
 import torch
 
 from helpers.contract import VARIANTS, held_method, refused, tensors_in
-from helpers.together import UNSTEADY, launched, needs_whole_host
+from helpers.together import BY_MICRO_BATCH, UNSTEADY, launched, needs_whole_host
 
 NAMED = ("seq_ft+migu", "am_lora", "o_lora", "ewc", "der_pp", "epi")
 """In float32 two processes equal one; rounding moves others further (`UNSTEADY`)."""
-
-BY_MICRO_BATCH = ("das", "das-update")
-"""They contrast the rows of a micro-batch with each other, and so depend on `optim.accumulation` as well."""
 
 
 def both(

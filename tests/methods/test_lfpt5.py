@@ -23,7 +23,7 @@ from nacre.models.families import Lengths
 from nacre.models.host import Host
 from nacre.models.loading import load_host
 from nacre.parts.old_answers import OldAnswers
-from nacre.parts.part import MicroBatch
+from nacre.parts.part import MicroBatch, Step
 from nacre.parts.row_writing import RowWriting
 from nacre.parts.wording import Wording
 from nacre.parts.written_rows import PseudoState
@@ -157,6 +157,7 @@ def test_the_writing_loss_is_that_of_the_whole_row(architecture: str) -> None:
         examples = TASKS[0].examples("train")[:3]
         rows = learner.encode(examples)
         logits, labels = learner.predictions(rows)
+        learner.step = Step(0, 1, 1e-3, rows=rows)
         value = term.value(learner, MicroBatch(rows, {}, logits, labels)).item()
         total, tokens = 0.0, 0
         for example in examples:

@@ -19,7 +19,7 @@ from nacre.methods.mocl import mocl
 from nacre.methods.seq_lora import seq_lora
 from nacre.models.pooled_states import PooledStates
 from nacre.parts.key_matching import KeyMatching, Matching
-from nacre.parts.part import MicroBatch
+from nacre.parts.part import MicroBatch, Step
 from nacre.registry import build_method
 from nacre.tasks.template import Example
 
@@ -135,6 +135,7 @@ def test_the_matching_term_is_the_mean_over_rows_and_pulls_the_newest_key(of: st
     route = learner.router.newest
     assert route is not None
     assert route.weights is not None
+    learner.step = Step(0, 1, 1e-3, rows=rows)
     value = term.value(learner, MicroBatch(rows, batch, logits, labels, route))
     keys = learner.owners["routing"].tensors()["keys"]
     bare = Learner(tiny_host(architecture), seq_lora(), optim=OPTIM)

@@ -16,6 +16,7 @@ from helpers.tiny import tiny_task, write_tiny_model
 from nacre.events import Event, TrainingPrepared
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
+from nacre.models.loaded_as import LoadedAs
 from nacre.models.loading import load_host_as
 from nacre.models.owner import ParameterGroup
 from nacre.registry import build_method
@@ -95,6 +96,40 @@ def test_a_model_that_cannot_fit_is_named(tiny_model: Callable[[str], Path], mon
     need, _ = needed("am_lora", tiny_model("t5"))
     assert need is not None
     assert (need.refusal() or "").startswith("memory: the run needs ")
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama"])
+def test_what_sharding_shares_out(
+    architecture: str, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = load_host_as(str(tiny_model(architecture)), LoadedAs()).body
+    layers = [
+        size_of(own for name, own in layer.named_parameters() if "relative_attention_bias" not in name)
+        for name, layer in bare.named_modules()
+        if name.rpartition(".")[0].endswith(("block", "layers"))
+    ]
+    for variant, times in (("am_lora", 1), ("seq_ft", 4)):
+        need, _ = needed(variant, tiny_model(architecture))
+        assert need is not None
+        assert (need.cut, need.layer) == (times * sum(layers), max(layers))
+        rest = need.total - need.cut + need.layer
+        for room, processes in ((-1, None), (need.cut, 2), (need.cut // 3 + 1, 3), (need.cut // 5 + 1, 5)):
+            there = (rest + room, "GPU")
+            monkeypatch.setattr(memory, "_available", lambda there=there: there)
+            small, _ = needed(variant, tiny_model(architecture))
+            assert small is not None
+            assert small.processes == processes
+            told = small.refusal() or ""
+            assert (f"cut the model over {processes} such devices or more (--sharded)" in told) == (
+                processes is not None and small.total > small.available
+            )
+        monkeypatch.undo()
+
+
+def test_quantized_weights_are_not_cut(tiny_model: Callable[[str], Path]) -> None:
+    need, _ = needed("am_lora", tiny_model("llama"), model_quantization="int8")
+    assert need is not None
+    assert (need.cut, need.layer, need.processes) == (0, 0, None)
 
 
 @pytest.mark.parametrize(

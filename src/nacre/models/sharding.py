@@ -30,10 +30,9 @@ def shard_layers(model: nn.Module) -> None:
     # Here, because they take seconds, and adapters are built without them.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
-    from transformers.modeling_layers import GradientCheckpointingLayer
 
     kind = config_of(model).model_type
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = layers_of(model)
     if not layers:
         raise ModelError(f"This host cannot be sharded: transformers does not say what the layers of '{kind}' are.")
     if skipped := [name for name, value in vars(config_of(model)).items() if "layerdrop" in name and value]:
@@ -43,15 +42,29 @@ def shard_layers(model: nn.Module) -> None:
         )
     mesh = init_device_mesh(processes.device().type, (processes.count(),))
     for layer in layers:
-        # T5's positions are a small embedding of its first layer, which is read on its own as well.
-        embeddings = {
-            own for module in layer.modules() if isinstance(module, nn.Embedding) for own in module.parameters()
-        }
-        cut = fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=embeddings)
+        kept = set(layer.parameters()) - set(cut_weights(layer))
+        cut = fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=kept)
         # Whole weights are allocated with the first pass: of one in inference mode no later pass could be gone back.
         cut.unshard()
         cut.reshard()
         layer.register_forward_pre_hook(_refuse_alone, prepend=True)
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The layers that are cut, in the model's order; none where transformers does not say what they are."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def cut_weights(layer: nn.Module) -> list[nn.Parameter]:
+    """A layer's weights of which each process holds a part: all but embeddings.
+
+    T5's positions are a small embedding of its first layer, which is read on its own as well.
+    """
+    embeddings = [module for module in layer.modules() if isinstance(module, nn.Embedding)]
+    whole = {id(own) for module in embeddings for own in module.parameters()}
+    return [own for own in layer.parameters() if id(own) not in whole]
 
 
 def is_part(tensor: Tensor) -> bool:

@@ -125,4 +125,4 @@ class Matching(BatchTerm):
         assert batch.route is not None
         assert batch.route.scores is not None
         matched = batch.route.scores[:, 0 if self.of == "cosine" else 1]
-        return (1 - matched).mean() * batch.num_target_tokens
+        return (1 - matched).sum() * learner.step.tokens_per_row

@@ -47,7 +47,7 @@ class KnowledgeContrast(BatchTerm):
         learner.resources[self.key] = unit_sites(learner.host.body)
 
     def value(self, learner: LearnerView, batch: MicroBatch) -> Tensor:
-        """The mean over rows, times the number of target tokens, []."""
+        """The mean over the step's rows, each contrasted with those of its micro-batch, times target tokens, []."""
         remembered = learner.remembered(self, SoftMaskState)
         if self.weight(learner.task_number) == 0 or remembered is None:
             return torch.zeros((), device=learner.host.device)
@@ -57,7 +57,7 @@ class KnowledgeContrast(BatchTerm):
             states, counted = last_states(learner.host, rows * 3)
         wide = states.to(torch.promote_types(states.dtype, torch.float32))
         full, again, known = mean_over_tokens(wide, counted).chunk(3)
-        return contrast(full, again, known, self.temperature) * batch.num_target_tokens
+        return contrast(full, again, known, self.temperature) * (len(rows) * learner.step.tokens_per_row)
 
 
 def _gates(importance: Tensor, rows: int) -> Tensor:

@@ -71,6 +71,16 @@ class Step:
     all_forward: bool = False
     rows: Sequence[Encoded] = field(default=(), repr=False, compare=False)
 
+    @property
+    def num_target_tokens(self) -> int:
+        """Number of tokens that the step's loss is a mean over, of all its rows."""
+        return sum(row.num_target_tokens for row in self.rows)
+
+    @property
+    def tokens_per_row(self) -> float:
+        """What makes of a sum over rows what `BatchTerm.value` has to be, where the term is a mean over rows."""
+        return self.num_target_tokens / len(self.rows)
+
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
@@ -411,7 +421,9 @@ class BatchTerm(Part, ABC):
     def value(self, learner: LearnerView, batch: MicroBatch) -> Tensor:
         """The term before weighting, as a SUM over the rows' target tokens, [].
 
-        Like the task loss, it is then divided by the number of target tokens of the whole step.
+        Like the task loss, it is then divided by the number of target tokens of the whole step. A mean over something
+        else is a mean over that of the whole step (`Step.tokens_per_row`), never of the micro-batch: how a step is
+        split into micro-batches and processes must not change it.
         """
 
     @final

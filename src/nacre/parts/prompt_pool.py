@@ -199,4 +199,4 @@ class KeyPull(BatchTerm):
     def value(self, learner: LearnerView, batch: MicroBatch) -> Tensor:
         assert batch.route is not None
         assert batch.route.scores is not None
-        return batch.route.scores.sum(1).mean() * batch.num_target_tokens
+        return batch.route.scores.sum() * learner.step.tokens_per_row

@@ -20,7 +20,7 @@ from nacre.tasks.template import TaskKind
 @final
 @dataclass(frozen=True)
 class RowWriting(BatchTerm):
-    """The loss of writing each row of the batch, text and answer, from its task's cue: the mean over its tokens (L_lm).
+    """The mean loss of a token where each of the step's rows, text and answer, is written from its task's cue (L_lm).
 
     Attributes:
         strength: lambda_lm.
@@ -45,6 +45,6 @@ class RowWriting(BatchTerm):
 
     def value(self, learner: LearnerView, batch: MicroBatch) -> Tensor:
         known: dict[Encoded, Encoded] = learner.resources[self.key]
-        written = [known[row] for row in batch.rows]
-        tokens = sum(row.num_target_tokens for row in written)
-        return learner.loss_sum(written) / tokens * batch.num_target_tokens
+        of_step = sum(known[row].num_target_tokens for row in learner.step.rows)
+        total = learner.loss_sum([known[row] for row in batch.rows])
+        return total * (learner.step.num_target_tokens / of_step)

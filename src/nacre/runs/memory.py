@@ -15,6 +15,7 @@ from nacre.method import Method
 from nacre.models.encoder_only import is_encoder
 from nacre.models.loaded_as import LoadedAs
 from nacre.models.loading import model_without_values
+from nacre.models.sharding import cut_weights, layers_of
 from nacre.runs.recipe import Recipe
 
 NF4_BYTES = 0.5 + (1 + 4 / 256) / 64
@@ -35,6 +36,8 @@ class MemoryNeed(BaseModel):
         gradients: Their bytes.
         optimizer: Bytes of AdamW's moments.
         slot: Bytes that each earlier task adds; 0 where the method does not grow.
+        cut: Of all these, the bytes that are shared out where the model is sharded; 0 where it cannot be.
+        layer: Of the largest layer's weights, which each process then has while the layer computes.
         available: Of the device, or of main memory where there is none.
         device: Whose memory that is.
     """
@@ -48,6 +51,8 @@ class MemoryNeed(BaseModel):
     gradients: int
     optimizer: int
     slot: int
+    cut: int
+    layer: int
     available: int
     device: str
 
@@ -55,6 +60,12 @@ class MemoryNeed(BaseModel):
     def total(self) -> int:
         """While the first task is learned."""
         return self.weights + self.trained + self.gradients + self.optimizer
+
+    @property
+    def processes(self) -> int | None:
+        """How many processes can hold the model sharded, each on such a device; None if no number can."""
+        room = self.available - (self.total - self.cut) - self.layer
+        return max(2, math.ceil(self.cut / room)) if self.cut and room > 0 else None
 
     def __str__(self) -> str:
         parts = {
@@ -74,10 +85,11 @@ class MemoryNeed(BaseModel):
         """Why the run cannot fit, in a sentence; None if it may."""
         if self.total <= self.available:
             return None
+        several = f", or cut the model over {self.processes} such devices or more (--sharded)"
         return (
             f"memory: the run needs {spoken(self.total)} at least, and the {self.device} has {spoken(self.available)}: "
-            "set model_dtype=bfloat16 or model_quantization=nf4, take a method that trains less, or cut the model over "
-            "several devices (--sharded)."
+            "set model_dtype=bfloat16 or model_quantization=nf4, take a method that trains less"
+            f"{several if self.processes else ''}."
         )
 
 
@@ -109,6 +121,10 @@ def memory_need(recipe: Recipe, method: Method, tasks: int) -> MemoryNeed | None
         return None
     trained = [parameter for group in placed.parameter_groups() for parameter in group.parameters]
     added = _size([parameter for parameter in trained if id(parameter) not in own])
+    layers = [] if recipe.loaded_as.quantization != "none" else [cut_weights(layer) for layer in layers_of(body)]
+    own_layers = {id(weight) for layer in layers for weight in layer} & own
+    trained_there = _size(parameter for parameter in trained if id(parameter) in own_layers)
+    in_layers = _size(weight for layer in layers for weight in layer if id(weight) in own_layers)
     available, device = _available()
     return MemoryNeed(
         parameters=parameters,
@@ -118,6 +134,8 @@ def memory_need(recipe: Recipe, method: Method, tasks: int) -> MemoryNeed | None
         gradients=_size(trained),
         optimizer=MOMENTS * _size(trained),
         slot=added if method.adapter.grows and tasks > 1 else 0,
+        cut=in_layers + (1 + MOMENTS) * trained_there,
+        layer=max((_size(weight for weight in layer if id(weight) in own_layers) for layer in layers), default=0),
         available=available,
         device=device,
     )
