@@ -17,6 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from helpers.command import Call
 from helpers.outcome import outcome
 from helpers.tiny import write_task
 from helpers.together import environment, launched, words_of
@@ -74,22 +75,22 @@ def test_processes_of_something_else_end_with_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_processes_leave_what_one_leaves(words: Sequence[str], tmp_path: Path) -> None:
-    ways: dict[str, tuple[int, list[str]]] = {"one": (1, []), "two": (2, []), "sharded": (2, ["--sharded"])}
-    for name, (count, flags) in ways.items():
-        run = [*words, "am_lora", *NO_DROPOUT, "--output", str(tmp_path / name), *flags]
-        done = launched(count, run)
+def test_two_processes_leave_what_one_leaves(words: Sequence[str], tmp_path: Path, nacre: Call) -> None:
+    run = [*words, "am_lora", *NO_DROPOUT, "--output"]
+    alone = nacre(*run[2:], tmp_path / "one")
+    assert alone.code == 0, alone.err
+    for name, flags in (("two", []), ("sharded", ["--sharded"])):
+        done = launched(2, [*run, str(tmp_path / name), *flags])
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.count("The page: ") == 1
-    for name in ("two", "sharded"):
         assert_alike(tmp_path / name, tmp_path / "one")
         assert events(tmp_path / name) == events(tmp_path / "one")
 
 
-def test_one_process_has_nothing_to_shard(words: Sequence[str], tmp_path: Path) -> None:
-    done = launched(1, [*words, "seq_lora", "--output", str(tmp_path / "run"), "--sharded"])
-    assert done.returncode == 2
-    assert "sharded over several processes, and there is one: start them with torchrun" in done.stderr
+def test_one_process_has_nothing_to_shard(words: Sequence[str], tmp_path: Path, nacre: Call) -> None:
+    said = nacre(*words[2:], "seq_lora", "--output", tmp_path / "run", "--sharded")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "sharded over several processes, and there is one: start them with torchrun" in said.err
     assert not (tmp_path / "run").exists()
 
 
