@@ -72,5 +72,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if seconds.total() < 300:
         return
     terminalreporter.section(f"seconds by file, {seconds.total():.0f} in all")
-    for file, own in seconds.most_common(40):
+    for file, own in seconds.most_common(60):
         terminalreporter.write_line(f"{own:6.0f} {file}")
