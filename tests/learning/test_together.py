@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from helpers.contract import VARIANTS, held_method, refused, tensors_in
 from helpers.together import BY_MICRO_BATCH, UNSTEADY, launched, needs_whole_host
@@ -32,9 +33,19 @@ def both(
     return list(found)
 
 
+def with_branches(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The product of a branch's factors in their place: singular vectors have a sign that rounding may turn."""
+    products = {
+        name: up.transpose(-1, -2) @ tensors[name.replace("branch_up", "branch_down")]
+        for name, up in tensors.items()
+        if name.endswith("branch_up")
+    }
+    return {name: tensor for name, tensor in tensors.items() if "branch_" not in name} | products
+
+
 def distances(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
     """By tensor, how far the values of two learners lie apart; of the larger ones, as a share of the largest."""
-    here, there = dict(tensors_in(one, "")), dict(tensors_in(other, ""))
+    here, there = (with_branches(dict(tensors_in(tensors, ""))) for tensors in (one, other))
     assert here.keys() == there.keys()
     return {
         name: float((tensor.double() - there[name].double()).abs().max() / tensor.double().abs().max().clamp(min=1))
