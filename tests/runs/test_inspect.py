@@ -14,6 +14,7 @@ from helpers.tiny import write_task
 from nacre.events import ignore
 from nacre.learning.settings import Optim
 from nacre.report.inside import gates_figure, magnitudes_figure, sensitivity_figure
+from nacre.runs.directory import RunDirectory
 from nacre.runs.recipe import Recipe
 from nacre.runs.run import run
 
@@ -48,8 +49,8 @@ def drawn(figure: Any, plot: int) -> dict[str, dict[int, float]]:
 def test_gates_are_those_that_the_run_measured(runs: Path, nacre: Call) -> None:
     said = nacre("inspect", "gates", runs / "am_lora", "--task", "animals")
     assert (said.code, said.err) == (0, "")
-    assert said.out.split() == [str(runs / "am_lora" / name) for name in ("gates.png", "gates.json")]
-    document = json.loads((runs / "am_lora" / "gates.json").read_text())
+    assert said.out.split() == [str(runs / "am_lora" / name) for name in ("gates.png", "gates.numbers.json")]
+    document = json.loads((runs / "am_lora" / "gates.numbers.json").read_text())
     assert document == json.loads((runs / "am_lora" / "tasks" / "02-plants" / "gates.json").read_text())
     figure = gates_figure(document, "animals")
     assert [plot.get_title() for plot in figure.axes[:2]] == ["encoder SelfAttention.q", "encoder SelfAttention.v"]
@@ -64,7 +65,7 @@ def test_magnitudes(runs: Path, nacre: Call, tmp_path: Path) -> None:
     target = tmp_path / "first.svg"
     said = nacre("inspect", "magnitudes", runs / "seq_ft", "--rows", 3, "--threshold", 0.5, "--output", target)
     assert (said.code, said.err) == (0, "")
-    document = json.loads(target.with_suffix(".json").read_text())
+    document = json.loads(target.with_suffix(".numbers.json").read_text())
     assert (document["tasks"], document["rows"], document["threshold"]) == (TASKS, 3, 0.5)
     figure = magnitudes_figure(document)
     first = drawn(figure, 0)["animals"]
@@ -82,13 +83,28 @@ def test_sensitivities(runs: Path, nacre: Call, tmp_path: Path) -> None:
     said = nacre("inspect", "sensitivity", runs / "am_lora", "--stage", 1, "--rows", 2, "--output", target)
     assert (said.code, said.err) == (0, "")
     assert target.read_bytes().startswith(b"%PDF")
-    document = json.loads(target.with_suffix(".json").read_text())
+    document = json.loads(target.with_suffix(".numbers.json").read_text())
     assert {(site["task"], len(site["sensitivity"])) for site in document["sites"]} == {("animals", 1)}
     place = "decoder.block.1.layer.0.SelfAttention.q"
     (site,) = (site for site in document["sites"] if site["site"] == place)
     figure = sensitivity_figure(document)
     for plot, key in enumerate(("sensitivity", "fisher")):
         assert drawn(figure, plot)["decoder SelfAttention.q"][1] == site[key][0]
+
+
+def test_a_figure_overwrites_nothing_of_the_run(runs: Path, nacre: Call) -> None:
+    record = (runs / "am_lora" / "results.json").read_bytes()
+    said = nacre("inspect", "gates", runs / "am_lora", "--output", runs / "am_lora" / "results.png")
+    assert said.code == 0
+    assert (runs / "am_lora" / "results.json").read_bytes() == record
+
+
+def test_stages_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for name in ("00-before", "11-b", "100-c", "09-a", "notes"):
+        (tmp_path / "tasks" / name).mkdir(parents=True)
+    assert [(number, folder.name) for number, folder in RunDirectory(tmp_path).stages.items()] == [
+        (0, "00-before"), (9, "09-a"), (11, "11-b"), (100, "100-c")
+    ]  # fmt: skip
 
 
 def test_what_cannot_be_drawn(runs: Path, nacre: Call, tmp_path: Path) -> None:

@@ -111,17 +111,17 @@ def _stage(run: Path, number: int | None) -> tuple[Path, str]:
     """The folder of a finished run's stage, and the task whose turn it was."""
     from nacre.errors import RecipeError
     from nacre.records.reading import read_record
+    from nacre.runs.directory import RunDirectory
 
-    tasks = read_record(run / "results.json").tasks
-    stages = sorted(each for each in (run / "tasks").glob("[0-9]*-*") if not each.name.startswith("00-"))
+    directory = RunDirectory(run)
+    tasks = read_record(directory.results).tasks
+    stages = {learned: folder for learned, folder in directory.stages.items() if 0 < learned <= len(tasks)}
     if not stages:
         raise RecipeError(f"'{run}' has no learner any more: the folders below tasks/ are missing.")
-    if number is None:
-        return stages[-1], tasks[len(stages) - 1]
-    folder = next((each for each in stages if each.name.startswith(f"{number:02d}-")), None)
-    if folder is None:
-        raise RecipeError(f"stage: '{run}' has no learner of stage {number}; the last is {stages[-1].name}.")
-    return folder, tasks[number - 1]
+    last = max(stages)
+    if number is not None and number not in stages:
+        raise RecipeError(f"stage: '{run}' has no learner of stage {number}; the last is {stages[last].name}.")
+    return stages[number or last], tasks[(number or last) - 1]
 
 
 def _learned(run: Path, folder: Path) -> tuple[Learner, list[Task]]:
@@ -140,7 +140,7 @@ def _write(figure: Any, document: Any, target: Path) -> None:
     from nacre.files import to_json, write_atomically
     from nacre.report.drawing import write_picture
 
-    numbers = target.with_suffix(".json")
+    numbers = target.with_name(f"{target.stem}.numbers.json")  # a run has results.json, checks.json and others
     write_atomically(numbers, to_json(document, indent=None) + "\n")
     write_picture(figure, target)
     typer.echo(one_line(str(target)))

@@ -46,11 +46,13 @@ def empty_plots(down: int, across: int, width: float, *, share_heights: bool = T
 
 
 def check_picture(target: Path) -> None:
-    """Refuse a place where no figure can be written.
+    """Refuse, before anything is measured, a place where no figure can be written.
 
     Raises:
         RecipeError: If its name is no picture's, or if it is a folder or lies in none.
+        NacreError: If matplotlib is not installed.
     """
+    need("matplotlib", *NEEDED)
     if _kind(target) not in KINDS:
         raise RecipeError(f"Output '{target}' is no picture: its name has to end with .{', .'.join(KINDS)}.")
     if target.is_dir() or not target.parent.is_dir():

@@ -37,6 +37,12 @@ class RunDirectory:
             return "finished"
         return "begun" if (self.path / "recipe.yaml").exists() else "new"
 
+    @property
+    def stages(self) -> dict[int, Path]:
+        """The folders of saved learners, by how many tasks had been learned then."""
+        numbered = {each.name.partition("-")[0]: each for each in (self.path / "tasks").glob("*-*")}
+        return {int(number): numbered[number] for number in sorted(filter(str.isdecimal, numbered), key=int)}
+
     def check_place(self) -> None:
         """Refuse a folder that is not for a run.
 

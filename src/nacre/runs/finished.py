@@ -32,8 +32,7 @@ def read_finished(path: Path) -> tuple[Recipe, Snapshot]:
     method = recipe.build()
     if not method.curriculum.continues:
         raise RecipeError(f"'{path}' is a run of {method.display_name}, which does not go on from task to task.")
-    number = len(record.tasks)
-    folder = next((each for each in sorted((path / "tasks").glob(f"{number:02d}-*"))), None)
+    folder = directory.stages.get(len(record.tasks))
     if folder is None:
         raise RecipeError(f"'{path}' has no learner any more: the folder of its last task is missing below tasks/.")
     return recipe, checkpoint.read(folder)
