@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,15 @@ def test_a_figure_overwrites_nothing_of_the_run(runs: Path, nacre: Call) -> None
     said = nacre("inspect", "gates", runs / "am_lora", "--output", runs / "am_lora" / "results.png")
     assert said.code == 0
     assert (runs / "am_lora" / "results.json").read_bytes() == record
+
+
+def test_damaged_gates_are_refused(runs: Path, nacre: Call, tmp_path: Path) -> None:
+    shutil.copytree(runs / "am_lora", tmp_path / "run")
+    file = tmp_path / "run" / "tasks" / "02-plants" / "gates.json"
+    file.write_text(file.read_text().replace("0.", "1.", 1))
+    said = nacre("inspect", "gates", tmp_path / "run")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "gates.json is damaged" in said.err
 
 
 def test_stages_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:

@@ -31,23 +31,22 @@ def gates(
 ) -> None:
     """Draw how much each task's LoRA takes part in every layer (AM-LoRA's Figure 4); the run has measured it."""
     from nacre.documents import parse_json
-    from nacre.errors import CheckpointError, RecipeError, nearest
+    from nacre.errors import RecipeError, nearest
     from nacre.files import read_text
+    from nacre.manifest import read_manifest
     from nacre.report.drawing import check_picture
     from nacre.report.inside import gates_figure
+    from nacre.runs.stages import GATES
 
     folder, learned = _stage(run, stage)
     target = output or run / "gates.png"
     check_picture(target)
-    file = folder / "gates.json"
-    if not file.is_file():
+    manifest = read_manifest(folder)
+    if GATES not in manifest.sha256:
         raise RecipeError(f"The learner in '{folder}' has no gates; am_lora's have them.")
-    try:
-        document: Any = parse_json(read_text(file))
-        measured = list(document["tasks"])
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{file} is damaged: it holds no gates.") from None
-    chosen = task or learned
+    manifest.check_bytes(folder, GATES)
+    document: Any = parse_json(read_text(folder / GATES))
+    chosen, measured = task or learned, list(document["tasks"])
     if chosen not in measured:
         raise RecipeError(f"No gates on a task '{chosen}' were measured there. {nearest(chosen, measured)}")
     _write(gates_figure(document, chosen), document, target)

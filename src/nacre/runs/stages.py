@@ -31,6 +31,9 @@ from nacre.records.plain import differences
 from nacre.records.predictions import write_predictions
 from nacre.records.stage import LEARNED, ROW, Learned, StageRow, read_document, write_document
 
+GATES = "gates.json"
+"""Of a stage of a gated adapter: the mean gates at every site, by task."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -167,7 +170,7 @@ class Stages:
                         link(place.folder / name, folder / name)
             write_predictions(folder, scores.answered, scores.texts, inputs=last_time)
             if scores.gates:
-                (folder / "gates.json").write_text(_gates(scores.gates), encoding="utf-8")
+                (folder / GATES).write_text(_gates(scores.gates), encoding="utf-8")
             write_document(row, folder / ROW)
             write_manifest(folder, self._binding(place))
 
