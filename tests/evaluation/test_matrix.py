@@ -33,6 +33,7 @@ def test_three_tasks_by_hand() -> None:
     assert found["average_accuracy"] == pytest.approx(2.20 / 3)
     assert found["learning_accuracy"] == pytest.approx(2.45 / 3)
     assert found["pooled_accuracy"] == pytest.approx(0.755)  # (6 + 17 + 52.5) / 100
+    assert found["incremental_accuracy"] == pytest.approx((0.90 + 0.75 + 2.20 / 3) / 3)
     assert found["forgetting"] == pytest.approx(0.125)  # (0.9 - 0.6, 0.8 - 0.85), not clipped
     assert found["backward_transfer"] == pytest.approx(-0.125)
     assert found["forward_transfer"] == pytest.approx(0.10)  # (0.25 - 0.20, 0.45 - 0.30)
@@ -59,6 +60,7 @@ def test_two_tasks_by_hand() -> None:
         "average_accuracy": 0.5,
         "learning_accuracy": 0.875,
         "pooled_accuracy": 0.375,
+        "incremental_accuracy": 0.75,
         "forgetting": 0.75,
         "backward_transfer": -0.75,
         "forward_transfer": -0.25,
@@ -68,17 +70,15 @@ def test_two_tasks_by_hand() -> None:
 def test_one_task_has_no_transfer() -> None:
     for before in (0.25, NONE):
         assert run_metrics([[before], [0.75]], [8]) == dict(
-            zip(DEFINITIONS, [0.75, 0.75, 0.75, None, None, None], strict=True)
+            zip(DEFINITIONS, [0.75, 0.75, 0.75, 0.75, None, None, None], strict=True)
         )
-    assert run_metrics([[0.25], [NONE]], [8]) == dict(
-        zip(DEFINITIONS, [None, None, None, None, None, None], strict=True)
-    )
+    assert run_metrics([[0.25], [NONE]], [8]) == dict.fromkeys(DEFINITIONS)
 
 
 def test_one_task_that_nobody_measured_before() -> None:
     """T = 1: what needs an earlier task is not defined, whatever the row before says; never 0."""
     found = run_metrics([[NONE], [0.0]], [3])
-    assert found == dict(zip(DEFINITIONS, [0.0, 0.0, 0.0, None, None, None], strict=True))
+    assert found == dict(zip(DEFINITIONS, [0.0, 0.0, 0.0, 0.0, None, None, None], strict=True))
 
 
 def test_negative_forgetting_is_no_forgetting_and_not_clipped() -> None:
@@ -113,6 +113,7 @@ def test_a_task_absent_before_it_is_learnt() -> None:
     assert found["average_accuracy"] == pytest.approx(0.5)
     assert found["learning_accuracy"] == pytest.approx(1.7 / 3)  # 0.8, 0.3, 0.6
     assert found["pooled_accuracy"] == pytest.approx(0.525)  # (5 + 4 + 12) / 40
+    assert found["incremental_accuracy"] == pytest.approx(1.9 / 3)  # 0.8, 0.6, 0.5
     assert found["forgetting"] == pytest.approx(0.15)  # (0.9 - 0.5, 0.3 - 0.4)
     assert found["backward_transfer"] == pytest.approx(-0.1)  # (0.5 - 0.8, 0.4 - 0.3)
     assert found["forward_transfer"] is None
@@ -138,6 +139,7 @@ def test_joint_has_a_last_row_only() -> None:
             "average_accuracy": 0.75,
             "learning_accuracy": None,
             "pooled_accuracy": 0.75,
+            "incremental_accuracy": None,
             "forgetting": None,
             "backward_transfer": None,
             "forward_transfer": None,
@@ -150,6 +152,7 @@ def test_independent_never_changes_a_score() -> None:
         "average_accuracy": 0.75,
         "learning_accuracy": 0.75,
         "pooled_accuracy": 0.75,
+        "incremental_accuracy": pytest.approx(2.5 / 3),  # 1, 0.75, 0.75
         "forgetting": 0.0,
         "backward_transfer": 0.0,
         "forward_transfer": None,
@@ -161,6 +164,7 @@ NEEDS = {  # (row, column) from 0, written out from the formulas' words
     "average_accuracy": {(4, 0), (4, 1), (4, 2), (4, 3)},
     "learning_accuracy": {(1, 0), (2, 1), (3, 2), (4, 3)},
     "pooled_accuracy": {(4, 0), (4, 1), (4, 2), (4, 3)},
+    "incremental_accuracy": {(i, j) for i in range(1, 5) for j in range(i)},
     "forgetting": {(1, 0), (2, 0), (3, 0), (2, 1), (3, 1), (3, 2), (4, 0), (4, 1), (4, 2)},
     "backward_transfer": {(1, 0), (2, 1), (3, 2), (4, 0), (4, 1), (4, 2)},
     "forward_transfer": {(1, 1), (2, 2), (3, 3), (0, 1), (0, 2), (0, 3)},

@@ -40,6 +40,7 @@ def record(tasks: tuple[str, ...] = FOUR, *, matrix: Matrix | None = None, **cha
         "average_accuracy": 0.7654,
         "learning_accuracy": 0.8767,
         "pooled_accuracy": None,
+        "incremental_accuracy": 0.8123,
         "forgetting": 0.1111,
         "backward_transfer": -0.1111,
         "forward_transfer": 0.0222,

@@ -110,10 +110,11 @@ DERIVED = {  # what of a record disagrees first, if this is changed
 @pytest.mark.parametrize(
     "key",
     [
-        "average_accuracy", "learning_accuracy", "pooled_accuracy", "forgetting", "backward_transfer",
-        "forward_transfer", "trainable_parameters", "matrix", "valid_answers", "seconds.train", "seconds.evaluate",
-        "seconds.tokens_per_second", "training.tokens", "training.positions", "training.padding_share",
-        "trainable_parameters_per_task", "protocol_hash", "protocol.tasks",
+        "average_accuracy", "learning_accuracy", "pooled_accuracy", "incremental_accuracy", "forgetting",
+        "backward_transfer", "forward_transfer", "trainable_parameters", "matrix", "valid_answers",
+        "seconds.train", "seconds.evaluate", "seconds.tokens_per_second", "training.tokens",
+        "training.positions", "training.padding_share", "trainable_parameters_per_task", "protocol_hash",
+        "protocol.tasks",
     ],
 )  # fmt: skip
 def test_what_a_record_derives_is_computed_again(finished: Path, key: str) -> None:

@@ -179,6 +179,17 @@ def test_nothing_is_chosen_while_a_candidate_is_missing(sweep_of: Sweeps) -> Non
     assert {run.state for run in sweep.carry_out(Here(), 1, lambda _: None)} == {"finished"}
 
 
+def test_nothing_is_chosen_by_a_metric_that_a_candidate_lacks(sweep_of: Sweeps, shared: dict[str, Any]) -> None:
+    """Of joint training only the last row is known, so that there is no accuracy along the way."""
+    rates = {"vary": RATES["vary"], "by": "incremental_accuracy"}
+    sweep = sweep_of(recipe={**shared, "matrix": "seen"}, vary={"method": ["joint", "seq_lora"]}, choose=rates)
+    found = {run.name: run for run in sweep.carry_out(Here(), 1, lambda _: None)}
+    names = ", ".join(f"choice/method=joint,learning_rate={rate}" for rate in (0.001, 0.03))
+    assert found["method=joint"].state == "waiting"
+    assert found["method=joint"].reason == (f"incremental_accuracy is not defined in {names}; choose by another metric")
+    assert found["method=seq_lora"].state == "finished"
+
+
 def test_other_settings_in_a_run_that_is_there_are_refused(sweep_of: Sweeps, shared: dict[str, Any]) -> None:
     """A grid whose shared settings have changed does not mix two kinds of results."""
     sweep_of(vary=VARY).carry_out(Here({"seed=2": "The disk is full."}), 1, lambda _: None)

@@ -64,6 +64,10 @@ def _pooled_accuracy(matrix: ScoreMatrix, test_rows: Sequence[int]) -> float | N
     return _ratio(_sum([_times(score, rows) for score, rows in zip(last, test_rows, strict=True)]), sum(test_rows))
 
 
+def _incremental_accuracy(matrix: ScoreMatrix, test_rows: Sequence[int]) -> float | None:
+    return _mean([_mean(matrix[i][:i]) for i in range(1, len(test_rows) + 1)])
+
+
 def _forgetting(matrix: ScoreMatrix, test_rows: Sequence[int]) -> float | None:
     count = len(test_rows)
     last = matrix[count]
@@ -118,6 +122,15 @@ RUN_METRICS = (
         "The score on all test rows together after the last task: a task with more test rows counts more.",
         "sum over j of n_j R[T][j] / sum of n_j, n_j test rows of task j",
         _pooled_accuracy,
+    ),
+    RunMetric(
+        "incremental_accuracy",
+        "Incremental accuracy",
+        "%",
+        "higher",
+        "The score on the tasks learned so far, taken after each task and averaged: how good the model was all along.",
+        "mean over i >= 1 of (mean over j <= i of R[i][j]) (average incremental accuracy, Rebuffi et al. 2017)",
+        _incremental_accuracy,
     ),
     FORGETTING,
     RunMetric(

@@ -65,6 +65,8 @@ def _derived(record: RunRecord) -> Iterator[str]:
     for key, value in run_metrics(record.matrix, [count or 0 for count in counts]).items():
         if key == "pooled_accuracy" and None in counts:
             continue  # it weighs tasks by their rows, which only the protocol tells
+        if key not in record.model_fields_set:
+            continue  # the record is from before the metric was kept
         yield from _other(key, getattr(record, key), value, "the matrix")
     last = record.trainable_parameters_per_task[-1]
     yield from _other("trainable_parameters", record.trainable_parameters, last or 0, "the last task's number")

@@ -90,6 +90,7 @@ class RunRecord(BaseModel):
     average_accuracy: Share | None
     learning_accuracy: Share | None
     pooled_accuracy: Share | None
+    incremental_accuracy: Share | None = Field(default=None, description="null in records from before it was kept")
     forgetting: Difference | None
     backward_transfer: Difference | None
     forward_transfer: Difference | None

@@ -125,6 +125,10 @@ class Sweep:
             for cell in self._cells(combination, chosen)
         ]
 
+    def folder(self, cell: Cell) -> Path:
+        """Where a run's files are, or will be."""
+        return self.path / (cell.name if cell.chooses else f"runs/{cell.name}")
+
     def found(self) -> list[Found]:
         """The grid's own runs that are finished."""
         return [Found(cell.names, record) for cell in self.runs() if (record := self._record(cell)) is not None]
@@ -177,7 +181,7 @@ class Sweep:
             recipe = self.path / "recipes" / f"{cell.name}.yaml"
             recipe.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(recipe, cell.recipe.yaml())
-            words = [sys.executable, "-m", "nacre", "run", str(recipe), "--output", str(self._folder(cell))]
+            words = [sys.executable, "-m", "nacre", "run", str(recipe), "--output", str(self.folder(cell))]
             if (together := self.grid.resources.processes) > 1:
                 words = [*torchrun(together), "nacre.sweeps.engines.leashed", ANY, *words]
             if self.grid.resources.sharded:
@@ -208,28 +212,33 @@ class Sweep:
         return [cell_of(self.grid, point, chosen) for point in combination.runs]
 
     def _chosen(self, combination: Combination, reasons: Mapping[str, str]) -> Mapping[str, Any] | None:
-        """What the candidates chose; None while one of them is missing."""
+        """What the candidates chose; None while one of them is missing, or where the metric is not defined in one."""
         if not combination.candidates:
             return {}
         lower = next(metric.better == "lower" for metric in RUN_METRICS if metric.key == self.metric)
         best: tuple[float, Mapping[str, Any]] | None = None
         for cell, settings in zip(combination.candidates, combination.to_choose, strict=True):
             record = self._record(cell)
-            if record is None and DIVERGED not in reasons.get(cell.name, ""):
-                return None
+            if record is None and DIVERGED in reasons.get(cell.name, ""):
+                continue
             value = self._value(record)
-            worth = None if value is None else -value if lower else value
-            if worth is not None and (best is None or worth > best[0]):
+            if value is None:
+                return None
+            worth = -value if lower else value
+            if best is None or worth > best[0]:
                 best = worth, settings
         return None if best is None else best[1]
 
     def _waits_for(self, combination: Combination, reasons: Mapping[str, str]) -> str:
         missing = [cell.name for cell in combination.candidates if not self._is_finished(cell)]
+        if not missing:
+            undefined = [cell.name for cell in combination.candidates if self._value(self._record(cell)) is None]
+            return f"{self.metric} is not defined in {', '.join(undefined)}; choose by another metric"
         failed = [name for name in missing if name in reasons]
         return f"{'failed' if failed else 'not finished'}: {', '.join(failed or missing)}"
 
     def _status(self, cell: Cell, chosen: Mapping[str, Any], reasons: Mapping[str, str]) -> RunStatus:
-        directory = RunDirectory(self._folder(cell))
+        directory = RunDirectory(self.folder(cell))
         if self._is_finished(cell):
             return RunStatus(cell.name, "finished", chosen, self._value(self._record(cell)), "")
         reason = reasons.get(cell.name) or self._other_settings(cell)
@@ -244,15 +253,15 @@ class Sweep:
         return None if record is None else record.value(self.metric)
 
     def _record(self, cell: Cell) -> RunRecord | None:
-        return read_record(RunDirectory(self._folder(cell)).results) if self._is_finished(cell) else None
+        return read_record(RunDirectory(self.folder(cell)).results) if self._is_finished(cell) else None
 
     def _is_finished(self, cell: Cell) -> bool:
         """Whether the run is finished, with these settings: a grid may have changed since."""
-        return RunDirectory(self._folder(cell)).state == "finished" and not self._other_settings(cell)
+        return RunDirectory(self.folder(cell)).state == "finished" and not self._other_settings(cell)
 
     def _other_settings(self, cell: Cell) -> str:
         """What the run in the cell's folder has otherwise; empty where it has nothing otherwise, or is not there."""
-        folder = self._folder(cell)
+        folder = self.folder(cell)
         if cell.name in self._known:
             return ""
         try:
@@ -262,9 +271,6 @@ class Sweep:
         if RunDirectory(folder).state != "new":
             self._known.add(cell.name)
         return ""
-
-    def _folder(self, cell: Cell) -> Path:
-        return self.path / (cell.name if cell.chooses else f"runs/{cell.name}")
 
     def _log(self, cell: Cell) -> Path:
         return self.path / "logs" / f"{cell.name}.txt"
