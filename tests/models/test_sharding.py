@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers import BartConfig, BartForConditionalGeneration
 
 from helpers.contract import held_method
-from helpers.tiny import tiny_host, tiny_task
+from helpers.tiny import tiny_host, tiny_task, write_tiny_model
 from helpers.together import launched
 from nacre import processes
 from nacre.errors import ModelError, NacreError
@@ -20,8 +22,11 @@ from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
 from nacre.models.host import Host
 from nacre.models.loaded_as import LoadedAs
-from nacre.models.sharding import shard_layers
+from nacre.models.loading import load_host
+from nacre.models.sharding import own_part, shard_layers
 from nacre.registry import build_method
+from nacre.runs.recipe import Recipe
+from nacre.runs.run import run
 
 OPTIM = Optim(batch_size=4, epochs=1, learning_rate=1e-3, max_target_length=8)
 
@@ -54,6 +59,8 @@ def main(architectures: Sequence[str]) -> None:
     assert processes.count() == 2
     for architecture in architectures:
         it_answers_as_the_whole_one(architecture)
+        it_takes_the_first_ones_values(architecture)
+    it_ends_in_all_where_one_cannot_load()
     it_says_the_whole_penalty()
     it_refuses_what_needs_the_whole_one()
     print("done")
@@ -80,6 +87,48 @@ def it_answers_as_the_whole_one(architecture: str) -> None:
     assert found[0][0] == found[1][0]
     for name, tensor in found[0][1].items():
         torch.testing.assert_close(found[1][1][name], tensor, atol=1e-5, rtol=0)
+
+
+def it_takes_the_first_ones_values(architecture: str) -> None:
+    """The second process loads no weights, and holds what it would hold if it had."""
+    folder = processes.by_first(lambda: write_tiny_model(architecture, Path(mkdtemp()) / "model"))
+    host = load_host(str(folder), values=processes.is_first())
+    there = load_host(str(folder))
+    assert all(tensor.is_meta != processes.is_first() for tensor in host.body.state_dict().values())
+    if not processes.is_first():
+        with pytest.raises(ModelError, match="loaded without values: shard it first"):
+            Learner(host, held_method("seq_lora"), optim=OPTIM, on_event=ignore)
+    host.shard()
+    there.shard()
+    assert host.pretrained_hash(dict) == there.pretrained_hash(dict)
+    for kind in ("named_parameters", "named_buffers"):  # as many: what was tied is tied
+        own, expected = (list(getattr(each.model, kind)()) for each in (host, there))
+        assert [name for name, _ in own] == [name for name, _ in expected]
+        for (name, tensor), (_, other) in zip(own, expected, strict=True):
+            assert torch.equal(own_part(tensor), own_part(other)), name
+            assert (tensor.dtype, tensor.requires_grad) == (other.dtype, other.requires_grad), name
+    learner = Learner(host, held_method("seq_lora"), seed=1, optim=OPTIM, on_event=ignore)
+    other = Learner(there, held_method("seq_lora"), seed=1, optim=OPTIM, on_event=ignore)
+    task = tiny_task("animals")
+    for each in (learner, other):
+        each.learn(task)
+    assert learner.evaluate([task]) == other.evaluate([task])
+    for name, tensor in other.adapter.tensors().items():
+        assert torch.equal(learner.adapter.tensors()[name], tensor), name
+
+
+def it_ends_in_all_where_one_cannot_load() -> None:
+    """The others do not wait for it."""
+
+    def cannot(*_: object, **__: object) -> Host:
+        raise ModelError("The disk is gone.")
+
+    recipe = Recipe(method="seq_lora", model="demo", stream="demo", output=str(processes.by_first(mkdtemp)))
+    with pytest.MonkeyPatch.context() as patch:
+        if not processes.is_first():
+            patch.setattr("nacre.runs.run.load_host_as", cannot)
+        with pytest.raises(NacreError, match="The disk is gone."):
+            run(recipe, ignore, sharded=True)
 
 
 def it_says_the_whole_penalty() -> None:

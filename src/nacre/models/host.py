@@ -110,11 +110,13 @@ class Host:
 
     def move_to(self, device: torch.device) -> None:
         """Put the model on a device. A quantized one was loaded where it is."""
+        if next(self.model.parameters()).is_meta:
+            raise ModelError(f"Host '{self.name}' was loaded without values: shard it first, in several processes.")
         if self.loaded_as.quantization == "none":
             self.model.to(device)
 
     def shard(self) -> None:
-        """Cut the layers over all processes, before a learner learns in them. The host then answers as it did.
+        """Cut the layers over all processes, before a learner learns in them. The host then answers as the first one's.
 
         With one process, nothing is cut.
 
@@ -128,8 +130,8 @@ class Host:
                 "Quantized weights cannot be sharded: bitsandbytes keeps each as one piece. Leave model_quantization "
                 "at none, or give every process the whole model."
             )
-        self._loaded_hash = self.fingerprint  # while this process has all weights
-        shard_layers(self.body)
+        self._loaded_hash = processes.by_first(lambda: self.fingerprint)  # while it has all weights
+        shard_layers(self.model)
         self.is_sharded = True
 
     def check_whole(self, what: str) -> None:

@@ -47,6 +47,7 @@ def load_host(
     *,
     quantization: Quantization = "none",
     attention: Attention | None = None,
+    values: bool = True,
 ) -> Host:
     """Load model and tokenizer.
 
@@ -56,6 +57,8 @@ def load_host(
         dropout: Of all the model's own layers in training; None: what its configuration says.
         quantization: Of the linear maps' weights: `int8` and `nf4` need bitsandbytes.
         attention: How attention is computed; None: as transformers chooses.
+        values: Whether the weights have any. Without, they take no memory until `Host.shard` gives every process its
+            part of the first one's; quantized ones always have some.
 
     Raises:
         ModelError: If there is no such model, if its files are not whole or of another model, or if no family is known
@@ -63,10 +66,10 @@ def load_host(
         NacreError: If bitsandbytes is needed and not installed.
     """
     kind: Dtype = str(dtype).removeprefix("torch.")  # type: ignore[assignment]
-    return load_host_as(name, LoadedAs(kind, quantization, attention, dropout))
+    return load_host_as(name, LoadedAs(kind, quantization, attention, dropout), values=values)
 
 
-def load_host_as(name: str, loaded_as: LoadedAs) -> Host:
+def load_host_as(name: str, loaded_as: LoadedAs, *, values: bool = True) -> Host:
     """The same, as somebody held it before.
 
     Raises:
@@ -76,7 +79,7 @@ def load_host_as(name: str, loaded_as: LoadedAs) -> Host:
     folder = Path(source) if Path(source).is_dir() else None
     _check_place(name, source, folder)
     with quiet_transformers():  # nacre's own lines say what is wrong
-        return _loaded(name, source, folder, loaded_as)
+        return _loaded(name, source, folder, loaded_as, values)
 
 
 def model_without_values(name: str, loaded_as: LoadedAs) -> PreTrainedModel | None:
@@ -127,7 +130,7 @@ def _loader(name: str, config: Any) -> Any:
     )
 
 
-def _loaded(name: str, source: str, folder: Path | None, loaded_as: LoadedAs) -> Host:
+def _loaded(name: str, source: str, folder: Path | None, loaded_as: LoadedAs, values: bool) -> Host:
     config = _config(name, source, loaded_as)
     if loaded_as.attention is not None:
         config._attn_implementation = loaded_as.attention
@@ -142,7 +145,7 @@ def _loaded(name: str, source: str, folder: Path | None, loaded_as: LoadedAs) ->
             trust_remote_code=False,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # check_found_weights names them
-            **_quantized(loaded_as.quantization, dtype),
+            **({"device_map": {"": "meta"}} if not values else {}) | _quantized(loaded_as.quantization, dtype),
         )
     with _reading(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from nacre import processes
@@ -22,7 +23,8 @@ def shard_layers(model: nn.Module) -> None:
     All processes must run the model from then on, and equally often: a layer waits for all of them.
 
     Args:
-        model: Every process's own, with the same weights.
+        model: Every process's own. It takes the first one's values, layer by layer; other processes need none of their
+            own, so that they never hold more of the model than one layer and their parts.
 
     Raises:
         ModelError: It has no layers that transformers knows, or skips some of them at random.
@@ -42,12 +44,34 @@ def shard_layers(model: nn.Module) -> None:
         )
     mesh = init_device_mesh(processes.device().type, (processes.count(),))
     for layer in layers:
+        _fill_from_first(layer)
         kept = set(layer.parameters()) - set(cut_weights(layer))
         cut = fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=kept)
         # Whole weights are allocated with the first pass: of one in inference mode no later pass could be gone back.
         cut.unshard()
         cut.reshard()
         layer.register_forward_pre_hook(_refuse_alone, prepend=True)
+    _fill_from_first(model)
+
+
+def _fill_from_first(module: nn.Module) -> None:
+    """Give a module's tensors the first process's values, and memory where they have none yet.
+
+    Args:
+        module: Tensors of it that are cut already have their values.
+    """
+    made: dict[Tensor, Tensor] = {}  # what is tied stays tied
+    for part in module.modules():
+        for held in cast("tuple[dict[str, Tensor | None], ...]", (part._parameters, part._buffers)):
+            for name, tensor in held.items():
+                if tensor is not None and tensor.is_meta:
+                    held[name] = made.setdefault(tensor, _with_memory(tensor))
+    processes.take_from_first(tensor for tensor in (*module.parameters(), *module.buffers()) if not is_part(tensor))
+
+
+def _with_memory(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="cpu")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:

@@ -121,9 +121,7 @@ class Experiment:
         check_lists(self.method, recipe.optim, self.curriculum)
         recipe.evaluation.check_method(self.method, recipe.head)
         recipe.evaluation.check(self.tasks)
-        self.host = load_host_as(recipe.model, recipe.loaded_as)
-        if sharded:
-            self._shard()
+        self.host = self._load(sharded)
         self.learner = Learner(
             self.host,
             self.method,
@@ -258,7 +256,9 @@ class Experiment:
         self.emit(RunFinished(path=str(self.directory.path), already=False))
         return record
 
-    def _shard(self) -> None:
+    def _load(self, sharded: bool) -> Host:
+        if not sharded:
+            return load_host_as(self.recipe.model, self.recipe.loaded_as)
         if processes.count() == 1:
             raise RecipeError("A host is sharded over several processes, and there is one: start them with torchrun.")
         if probes := list(self.recipe.probes):
@@ -266,7 +266,10 @@ class Experiment:
                 f"{probes[0]} is measured by one process, which cannot compute with a sharded host alone: leave it "
                 "out, or give every process the whole host."
             )
-        self.host.shard()
+        with processes.together():  # from here on they wait for one another
+            host = load_host_as(self.recipe.model, self.recipe.loaded_as, values=processes.is_first())
+        host.shard()
+        return host
 
     def _check_host(self) -> None:
         """Raise if the host cannot learn a task, or if a prompt leaves no room for a text."""
