@@ -127,7 +127,7 @@ def it_ends_in_all_where_one_cannot_load() -> None:
     with pytest.MonkeyPatch.context() as patch:
         if not processes.is_first():
             patch.setattr("nacre.runs.run.load_host_as", cannot)
-        with pytest.raises(NacreError, match="The disk is gone."):
+        with pytest.raises(NacreError, match="The disk is gone"):
             run(recipe, ignore, sharded=True)
 
 

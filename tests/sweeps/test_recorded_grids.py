@@ -15,13 +15,20 @@ from nacre.runs.recipe import Recipe
 from nacre.sweeps.grid import cell_of, combinations, read_grid
 
 ROOT = Path(__file__).parents[2]
+OWN = ROOT / "experiments" / "grids"
 GRIDS = {
-    "three_papers": (
-        *("order1", "order1_one_seed", "order1_joint", "order1_baselines", "order1_prompts"),
-        *("order4", "ablations"),
-    ),
-    "lb_cl_starts": ("lb_cl_starts_order1", "lb_cl_starts_order4"),
+    "three_papers": [
+        OWN / f"{name}.yaml"
+        for name in (
+            *("order1", "order1_one_seed", "order1_joint", "order1_baselines", "order1_prompts"),
+            *("order4", "ablations"),
+        )
+    ],
+    "lb_cl_starts": [OWN / f"lb_cl_starts_{stream}.yaml" for stream in ("order1", "order4")],
+    "domains": [ROOT / "recipes" / "migu" / "table_3_small.yaml"],
 }
+RUNS = {"three_papers": 136, "lb_cl_starts": 50, "domains": 7}
+"""How many recorded runs are of these grids: of the domains those at the rates that were chosen."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +39,8 @@ def places(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def meant(name: str, words: list[str]) -> dict[str, Any]:
     """The recipe that a recorded command means, in the places of the grids."""
-    document: dict[str, Any] = {"data": "$NACRE_DATA/long_sequence", "model": "$NACRE_MODEL"}
+    benchmark = "das" if name == "domains" else "long_sequence"
+    document: dict[str, Any] = {"data": f"$NACRE_DATA/{benchmark}", "model": "$NACRE_MODEL"}
     given = iter(words[2:])
     for word, value in zip(given, given, strict=True):
         if word == "--set":
@@ -50,18 +58,18 @@ def meant(name: str, words: list[str]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_recorded_run_is_one_of_a_grid(name: str) -> None:
     recipes = []
-    for grid in (read_grid(ROOT / "experiments" / "grids" / f"{each}.yaml") for each in GRIDS[name]):
+    for grid in map(read_grid, GRIDS[name]):
         for combination in combinations(grid):
             recipes += [cell.recipe for cell in combination.candidates]
             for chosen in combination.to_choose:
                 recipes += [cell_of(grid, point, chosen).recipe for point in combination.runs]
     known = [recipe.model_dump() for recipe in recipes]
     lines = [json.loads(line) for line in (ROOT / f"docs/results/{name}.jsonl").read_text().splitlines()]
-    commands = [shlex.split(line["command"]) for line in lines if "command" in line]
-    assert len(commands) == {"three_papers": 136, "lb_cl_starts": 50}[name]
+    tested = [line for line in lines if name != "domains" or line["kind"] == "test"]
+    commands = [shlex.split(line["command"]) for line in tested if "command" in line]
+    assert len(commands) == RUNS[name]
     assert [command for command in commands if meant(name, command) not in known] == []
 
 
 def test_every_grid_is_one_of_them() -> None:
-    there = {file.stem for file in (ROOT / "experiments" / "grids").glob("*.yaml")}
-    assert there == {grid for grids in GRIDS.values() for grid in grids}
+    assert set(OWN.glob("*.yaml")) == {*GRIDS["three_papers"], *GRIDS["lb_cl_starts"]}

@@ -148,7 +148,7 @@ def test_a_rate_is_chosen_first_and_by_the_metric(sweep_of: Sweeps) -> None:
         assert recipe["measure_on"] == "test"
 
 
-@pytest.mark.parametrize(("by", "best"), [("average_accuracy", 0.03), ("forgetting", 0.001)])
+@pytest.mark.parametrize(("by", "best"), [("average_accuracy", 0.03), ("forgetting", 0.001), ("end_task_f1", 0.03)])
 def test_the_best_value_is_chosen_whichever_way_is_better(
     sweep_of: Sweeps, monkeypatch: pytest.MonkeyPatch, by: str, best: float
 ) -> None:

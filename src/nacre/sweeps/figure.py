@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nacre.errors import RecipeError
-from nacre.evaluation.matrix import RUN_METRICS
 from nacre.report.drawing import COLORS, empty_plots
 from nacre.sweeps.published import Found, PublishedTable, TableCell, cells_of
+from nacre.sweeps.run_metric import metric_of
 
 MARKS = ("D", "s", "^", "v")
 """By who published a number."""
-TITLES = {metric.key: metric.title for metric in RUN_METRICS}
 
 
 def figure_of(table: PublishedTable, axes: Mapping[str, Sequence[str]], runs: Sequence[Found]) -> Any:
@@ -55,7 +54,7 @@ def _points(table: PublishedTable, axes: Mapping[str, Sequence[str]], cells: Seq
     if not numbers:
         plot.set_xticks(range(len(rows)), rows, rotation=30, ha="right")
     plot.set_xlabel(table.rows)
-    plot.set_ylabel(f"{TITLES[table.by].lower()}, %")
+    plot.set_ylabel(f"{metric_of(table.by).title.lower()}, %")
     _entitle(figure, table, *plot.get_legend_handles_labels())
     return figure
 

@@ -24,7 +24,6 @@ from typing import Any, Literal
 import yaml
 
 from nacre.errors import NacreError, RecipeError
-from nacre.evaluation.matrix import RUN_METRICS
 from nacre.files import write_atomically
 from nacre.journal import Journal, held
 from nacre.launcher import torchrun
@@ -35,6 +34,7 @@ from nacre.sweeps.engines.engine import Resources, RunEngine
 from nacre.sweeps.engines.leashed import ANY
 from nacre.sweeps.grid import Cell, Combination, SweepSettings, cell_of, combinations
 from nacre.sweeps.published import Found
+from nacre.sweeps.run_metric import metric_of
 
 RunState = Literal["new", "begun", "failed", "finished", "waiting"]
 
@@ -215,7 +215,7 @@ class Sweep:
         """What the candidates chose; None while one of them is missing, or where the metric is not defined in one."""
         if not combination.candidates:
             return {}
-        lower = next(metric.better == "lower" for metric in RUN_METRICS if metric.key == self.metric)
+        lower = metric_of(self.metric).better == "lower"
         best: tuple[float, Mapping[str, Any]] | None = None
         for cell, settings in zip(combination.candidates, combination.to_choose, strict=True):
             record = self._record(cell)
