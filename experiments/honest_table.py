@@ -52,6 +52,8 @@ DECODERS: dict[str, dict[str, str]] = {
     "own labels": {"decode": "labels"},
     "free": {},
 }
+RATES = three_papers.rates_of("seq_lora")
+"""The grid of most methods of docs/results.md."""
 SETTINGS = ("optim.batch_size=8", "optim.max_source_length=128", "model_dropout=0.0", "matrix=last")
 SMALL = ("cb", "copa")
 """Tasks with so few rows that one answer is a point or two."""
@@ -151,7 +153,7 @@ def _on_decoder_only(done: Mapping[str, Mapping[str, Any]]) -> Iterator[Item]:
     for method, own in ON_DECODER_ONLY.items():
         chosen = known_rate(done, method, HOSTS[1])
         if isinstance(chosen, str):
-            for rate in three_papers.RATES:
+            for rate in RATES:
                 yield Item("selection", method, method, own, "dbpedia,amazon", 1, rate, 64, 64, HOSTS[1])
             continue
         yield Item("host", method, method, own, "order1", 1, chosen, 64, 100, HOSTS[1])
@@ -163,7 +165,7 @@ def _on_first_host(done: Mapping[str, Mapping[str, Any]]) -> Iterator[Item]:
     for method in (name for name in names if name.partition("+")[0] in METHODS.names()):
         chosen = known_rate(done, method)
         if isinstance(chosen, str):
-            for rate in three_papers.RATES:
+            for rate in RATES:
                 yield Item("selection", method, method, (), "dbpedia,amazon", 1, rate, 500, 200)
         else:
             rates[method] = chosen
@@ -210,7 +212,7 @@ def known_rate(done: Mapping[str, Mapping[str, Any]], method: str, host: str = H
         for line in done.values()
         if (line["part"], line["method"], line.get("host", HOSTS[0])) == ("selection", method, host)
     }
-    if len(tried) < len(three_papers.RATES):
+    if len(tried) < len(RATES):
         return "unknown"
     return max(sorted(tried), key=lambda rate: tried[rate])
 

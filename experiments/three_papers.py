@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,12 @@ Line = Mapping[str, Any]
 PAPERS = ("order1", "order1_one_seed", "order1_joint")
 COMPARED_WITH = ("order1_prompts", "order1_baselines")
 """The grids of order1: those of the papers' methods, and those of the other systems that they compare with."""
-RATES = (1e-4, 1e-3, 5e-3)
-"""What most of these grids choose a rate from."""
 WITHOUT_CHANGE = {"AM-LoRA": ("AR, L1", "am_lora"), "LB-CL": ("LB-CL", "lb_cl")}
 WITHOUT_CHANGE |= {"MIGU on seq_lora, threshold": ("0.7", "seq_lora+migu")}
 """The row of each ablation that is the method itself, whose first seed stands in the main table."""
 
 
+@cache
 def grid_of(name: str) -> SweepSettings:
     """One of the grids."""
     return read_grid(GRIDS / f"{name}.yaml")

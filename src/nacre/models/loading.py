@@ -145,7 +145,7 @@ def _loaded(name: str, source: str, folder: Path | None, loaded_as: LoadedAs, va
             trust_remote_code=False,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # check_found_weights names them
-            **({"device_map": {"": "meta"}} if not values else {}) | _quantized(loaded_as.quantization, dtype),
+            **({} if values else {"device_map": {"": "meta"}}) | _quantized(loaded_as.quantization, dtype),
         )
     with _reading(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)

@@ -65,7 +65,9 @@ def _fill_from_first(module: nn.Module) -> None:
         for held in cast("tuple[dict[str, Tensor | None], ...]", (part._parameters, part._buffers)):
             for name, tensor in held.items():
                 if tensor is not None and tensor.is_meta:
-                    held[name] = made.setdefault(tensor, _with_memory(tensor))
+                    if tensor not in made:
+                        made[tensor] = _with_memory(tensor)
+                    held[name] = made[tensor]
     processes.take_from_first(tensor for tensor in (*module.parameters(), *module.buffers()) if not is_part(tensor))
 
 
