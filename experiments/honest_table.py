@@ -54,6 +54,8 @@ DECODERS: dict[str, dict[str, str]] = {
 }
 RATES = three_papers.rates_of("seq_lora")
 """The grid of most methods of docs/results.md."""
+LADDER = (1e-5, 3e-5, *RATES, 2e-2)
+"""The grid, and what follows outward."""
 SETTINGS = ("optim.batch_size=8", "optim.max_source_length=128", "model_dropout=0.0", "matrix=last")
 SMALL = ("cb", "copa")
 """Tasks with so few rows that one answer is a point or two."""
@@ -141,7 +143,7 @@ def sizes(stream: str) -> tuple[int, int]:
 
 
 def items(done: Mapping[str, Mapping[str, Any]], hosts: Collection[str] = HOSTS) -> Iterator[Item]:
-    """Everything to run on these hosts whose learning rate is known, in order of importance."""
+    """Everything to run on these hosts, as far as the rates to use are known, in order of importance."""
     if HOSTS[0] in hosts:
         yield from _on_first_host(done)
     if HOSTS[1] in hosts:
@@ -151,24 +153,24 @@ def items(done: Mapping[str, Mapping[str, Any]], hosts: Collection[str] = HOSTS)
 def _on_decoder_only(done: Mapping[str, Mapping[str, Any]]) -> Iterator[Item]:
     """With the rows that a processor allows."""
     for method, own in ON_DECODER_ONLY.items():
-        chosen = known_rate(done, method, HOSTS[1])
-        if isinstance(chosen, str):
-            for rate in RATES:
-                yield Item("selection", method, method, own, "dbpedia,amazon", 1, rate, 64, 64, HOSTS[1])
-            continue
-        yield Item("host", method, method, own, "order1", 1, chosen, 64, 100, HOSTS[1])
+        worth = tried(done, method, HOSTS[1])
+        left = rates_left(method, worth)
+        for rate in left:
+            yield Item("selection", method, method, own, "dbpedia,amazon", 1, rate, 64, 64, HOSTS[1])
+        if not left:
+            yield Item("host", method, method, own, "order1", 1, best(worth), 64, 100, HOSTS[1])
 
 
 def _on_first_host(done: Mapping[str, Mapping[str, Any]]) -> Iterator[Item]:
     names = dict.fromkeys((*TABLE, *(method for method, _ in ABLATION.values()), *OTHERS, *ON_STREAMS))
     rates: dict[str, float | None] = {}
     for method in (name for name in names if name.partition("+")[0] in METHODS.names()):
-        chosen = known_rate(done, method)
-        if isinstance(chosen, str):
-            for rate in RATES:
-                yield Item("selection", method, method, (), "dbpedia,amazon", 1, rate, 500, 200)
-        else:
-            rates[method] = chosen
+        worth = tried(done, method)
+        left = rates_left(method, worth)
+        for rate in left:
+            yield Item("selection", method, method, (), "dbpedia,amazon", 1, rate, 500, 200)
+        if not left:
+            rates[method] = best(worth)
 
     def each(part: str, label: str, method: str, own: tuple[str, ...], stream: str, seed: int) -> Iterator[Item]:
         if method in rates:
@@ -199,22 +201,30 @@ def _on_first_host(done: Mapping[str, Mapping[str, Any]]) -> Iterator[Item]:
                         yield from each("table", method, method, (), stream, seed)
 
 
-def known_rate(done: Mapping[str, Mapping[str, Any]], method: str, host: str = HOSTS[0]) -> float | str | None:
-    """The chosen rate, None where nothing is trained, or `unknown`."""
+def tried(done: Mapping[str, Mapping[str, Any]], method: str, host: str = HOSTS[0]) -> dict[float, float]:
+    """What each rate that was tried reaches on validation rows."""
+    # LB-CL's lines of docs/results.md are of another start.
+    there = host == HOSTS[0] and method != "lb_cl"
+    worth = three_papers.tried(read_lines(three_papers.LINES), method) if there else {}
+    own = ("selection", method, host)
+    lines = {key: line for key, line in done.items() if (line["part"], line["method"], line["host"]) == own}
+    return worth | three_papers.tried(lines, method)
+
+
+def rates_left(method: str, worth: Mapping[float, float]) -> list[float]:
+    """The rates to try: those of the grid, then those next to the best. Nothing where nothing is trained."""
     if method in CLOSED:
-        return None
-    if method != "lb_cl" and host == HOSTS[0]:  # whose lines there are of another start
-        there = three_papers.chosen_rate(read_lines(three_papers.LINES), method)
-        if there is not None:
-            return there
-    tried = {
-        line["rate"]: line["incremental_accuracy"]
-        for line in done.values()
-        if (line["part"], line["method"], line.get("host", HOSTS[0])) == ("selection", method, host)
-    }
-    if len(tried) < len(RATES):
-        return "unknown"
-    return max(sorted(tried), key=lambda rate: tried[rate])
+        return []
+    grid = [rate for rate in RATES if rate not in worth]
+    if grid:
+        return grid
+    place = LADDER.index(best(worth) or 0.0)
+    return [rate for rate in LADDER[max(place - 1, 0) : place + 2] if rate not in worth]
+
+
+def best(worth: Mapping[float, float]) -> float | None:
+    """The best rate; the smaller one of two that are alike. None where nothing is trained."""
+    return max(sorted(worth), key=lambda rate: worth[rate], default=None)
 
 
 def run_all(data: str, model: str, host: str, work: Path, only: Sequence[str]) -> None:
@@ -282,6 +292,7 @@ def _line(item: Item, record: dict[str, Any]) -> dict[str, Any]:
         "rate": item.rate,
         "rows": item.rows,
         "own": list(item.own),
+        "average": record["average"] if item.part == "selection" else None,
         "incremental_accuracy": record["incremental_accuracy"] if item.part == "selection" else None,
         "train_seconds": sum(seconds or 0 for seconds in record["seconds"]["train"]),
         "evaluate_seconds": sum(seconds or 0 for seconds in record["seconds"]["evaluate"]),
@@ -306,8 +317,17 @@ def by_row(lines: Sequence[Mapping[str, Any]], decoder: str) -> list[np.ndarray]
 
 
 def tables() -> str:
-    every = [line for line in read_lines(LINES).values() if line["part"] != "selection"]
-    done = [line for line in every if line.get("host", HOSTS[0]) == HOSTS[0]]
+    lines = read_lines(LINES)
+    rates = {
+        (line["method"], line["host"]): best(tried(lines, line["method"], line["host"])) for line in lines.values()
+    }
+    # A run at a rate that a wider grid has replaced is kept, and not shown.
+    every = [
+        line
+        for line in lines.values()
+        if line["part"] != "selection" and line["rate"] == rates[line["method"], line["host"]]
+    ]
+    done = [line for line in every if line["host"] == HOSTS[0]]
     parts = []
     for stream in ORDERS:
         found = [line for line in done if (line["part"], line["stream"]) == ("table", stream)]
@@ -322,13 +342,13 @@ def tables() -> str:
         ]
         parts.append(_table([*whole, *ablation], "order1", ["nacre", *ABLATION], "what each part of nacre brings"))
     parts += _host(done)
-    parts += _decoder_only([line for line in every if line.get("host") == HOSTS[1]])
+    parts += _decoder_only([line for line in every if line["host"] == HOSTS[1]])
     for stream in STREAMS:
         found = [line for line in done if (line["part"], line["stream"]) == ("streams", stream)]
         if found:
             parts.append(_table(found, stream, ON_STREAMS))
-    waiting = sum(item.folder not in read_lines(LINES) for item in items(read_lines(LINES)))
-    return "\n\n".join([f"{len(every)} runs are done, and {waiting} are left.", *parts] if waiting else parts)
+    waiting = sum(item.folder not in lines for item in items(lines))
+    return "\n\n".join([f"{len(every)} runs are done, and at least {waiting} are left.", *parts] if waiting else parts)
 
 
 def _table(found: Sequence[Mapping[str, Any]], stream: str, labels: Sequence[str], what: str = "") -> str:

@@ -65,18 +65,16 @@ def rates_of(method: str) -> Sequence[float]:
     return ()
 
 
-def chosen_rate(done: Mapping[str, Line], method: str) -> float | None:
-    """The rate that `choose` of the method's grid takes; None while one has not been tried.
+def tried(done: Mapping[str, Line], method: str) -> dict[float, float]:
+    """What each rate that was tried for a method reaches on validation rows.
 
     Joint training has one stage, and no accuracy along the way.
     """
-    worth = {
+    return {
         line["rate"]: line["average"] if line["incremental_accuracy"] is None else line["incremental_accuracy"]
         for line in done.values()
         if _is(line, "selection", method)
     }
-    tried = [rate for rate in rates_of(method) if rate in worth]
-    return max(tried, key=lambda rate: worth[rate]) if tried and len(tried) == len(rates_of(method)) else None
 
 
 def collect(sweeps: Path) -> None:
