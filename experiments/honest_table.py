@@ -292,7 +292,7 @@ def _line(item: Item, record: dict[str, Any]) -> dict[str, Any]:
         "rate": item.rate,
         "rows": item.rows,
         "own": list(item.own),
-        "average": record["average"] if item.part == "selection" else None,
+        "average": record["average_accuracy"] if item.part == "selection" else None,
         "incremental_accuracy": record["incremental_accuracy"] if item.part == "selection" else None,
         "train_seconds": sum(seconds or 0 for seconds in record["seconds"]["train"]),
         "evaluate_seconds": sum(seconds or 0 for seconds in record["seconds"]["evaluate"]),

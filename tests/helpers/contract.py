@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -167,6 +168,21 @@ def held_method(variant: str) -> Method:
 
 
 HELD = (*VARIANTS, *PROOFS)
+FAMILIES = ("t5", "llama", "roberta")
+
+
+def pairs(variants: Sequence[str]) -> list[Any]:
+    """Every method on every family; of its options, each on one of them, and on the others in the long tests."""
+    found = []
+    for place, variant in enumerate(variants):
+        own = FAMILIES[place % len(FAMILIES)]
+        if variant in VARIANTS and refused(held_method(variant), own):
+            own = "llama"
+        for family in FAMILIES:
+            is_quick = family == own or variant in METHODS.names() or variant in PROOFS
+            marks = () if is_quick else (pytest.mark.long,)
+            found.append(pytest.param(variant, family, marks=marks, id=f"{variant}-{family}"))
+    return found
 
 
 def load(folder: Path, host: Host, method: Method) -> Learner:

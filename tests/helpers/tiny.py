@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -22,6 +23,7 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     RobertaConfig,
@@ -114,8 +116,16 @@ def tiny_host(
 ) -> Host:
     """A host with random weights; the same ones for the same seed. It knows `WORDS`, and more if there are any."""
     family = next(name for name, architectures in FAMILIES.items() if architecture in architectures)
-    words = tokenizer(family, more_words)
-    config = configurations(len(words), width)[architecture]
+    model = copy.deepcopy(_drawn(architecture, dtype, seed, more_words, width))  # drawing takes three times as long
+    return Host(model, tokenizer(family, more_words), name=f"tiny-{architecture}")
+
+
+@cache
+def _drawn(
+    architecture: str, dtype: torch.dtype, seed: int, more_words: tuple[str, ...], width: int
+) -> PreTrainedModel:
+    family = next(name for name, architectures in FAMILIES.items() if architecture in architectures)
+    config = configurations(len(tokenizer(family, more_words)), width)[architecture]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if family == "encoder-only":
@@ -124,8 +134,7 @@ def tiny_host(
             model = AutoModelForSeq2SeqLM.from_config(config)
         else:
             model = AutoModelForCausalLM.from_config(config)
-        model = model.to(dtype).eval()
-    return Host(model, words, name=f"tiny-{architecture}")
+        return model.to(dtype).eval()
 
 
 def write_tiny_model(architecture: str, folder: Path, more_words: tuple[str, ...] = ()) -> Path:

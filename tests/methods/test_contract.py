@@ -9,7 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.contract import HELD, ROOM, draws, evidence_of, held_method, load, refused, same_state, state_of
+from helpers.contract import (
+    FAMILIES,
+    HELD,
+    ROOM,
+    draws,
+    evidence_of,
+    held_method,
+    load,
+    pairs,
+    refused,
+    same_state,
+    state_of,
+)
 from helpers.task_learner import TaskLearner
 from helpers.tiny import outputs, perturb, tiny_host, tiny_task
 from nacre.adapters.bottleneck import Bottleneck
@@ -26,12 +38,23 @@ OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1, max_target_length=8
 TASKS = [tiny_task(name) for name in ("animals", "birds", "fish", "worms", "bees")]
 
 
-@pytest.fixture(params=HELD)
+PAIRS = pairs(HELD)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    asked = {"method", "architecture"} & set(metafunc.fixturenames)
+    if len(asked) == 2:
+        metafunc.parametrize(("method", "architecture"), PAIRS, indirect=True)
+    elif asked:
+        metafunc.parametrize(*asked, HELD if "method" in asked else FAMILIES, indirect=True)
+
+
+@pytest.fixture
 def method(request: pytest.FixtureRequest) -> Method:
     return held_method(request.param)
 
 
-@pytest.fixture(params=["t5", "llama", "roberta"])
+@pytest.fixture
 def architecture(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     if "method" in request.fixturenames and refused(request.getfixturevalue("method"), name):

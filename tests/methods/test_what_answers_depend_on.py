@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.contract import VARIANTS, refused
+from helpers.contract import VARIANTS, pairs, refused
 from helpers.tiny import perturb, tiny_host, tiny_task
 from nacre.events import Event, TrainingPrepared
 from nacre.functional.losses import IGNORED
@@ -37,11 +37,6 @@ def answered(learner: Learner, rows: list[Encoded]) -> Tensor:
     return logits[labels != IGNORED]
 
 
-@pytest.fixture(params=["t5", "llama", "roberta"])
-def architecture(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def learned(variant: str, architecture: str) -> Learner:
     """After three tasks, each moved off its start, where slots hardly differ."""
     method = build_method(*VARIANTS[variant])
@@ -62,7 +57,9 @@ BY_BATCH = ("am_lora-keep-gates",)
 """Its sheet says that an output depends on the rest of its batch."""
 
 
-@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant not in BY_BATCH])
+@pytest.mark.parametrize(
+    ("variant", "architecture"), pairs([variant for variant in VARIANTS if variant not in BY_BATCH])
+)
 def test_answers_depend_on_the_row_alone_and_on_the_task_where_the_traits_say_so(
     variant: str, architecture: str
 ) -> None:
