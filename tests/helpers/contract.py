@@ -176,7 +176,7 @@ def pairs(variants: Sequence[str]) -> list[Any]:
     found = []
     for place, variant in enumerate(variants):
         own = FAMILIES[place % len(FAMILIES)]
-        if variant in VARIANTS and refused(held_method(variant), own):
+        if refused(held_method(variant), own):
             own = "llama"
         for family in FAMILIES:
             is_quick = family == own or variant in METHODS.names() or variant in PROOFS

@@ -56,7 +56,9 @@ WITH_T5 = ("seq_ft+migu", "am_lora+migu")
 
 def is_quick(place: int, architecture: str) -> bool:
     """Each combination on one of the two other families, in turn; the rest waits for the long tests, too."""
-    return GRID[place] in WITH_T5 if architecture == "t5" else architecture == ("llama", "roberta")[(place + place // 2) % 2]
+    if architecture == "t5":
+        return GRID[place] in WITH_T5
+    return architecture == ("llama", "roberta")[(place + place // 2) % 2]
 
 
 CASES = [
