@@ -1,6 +1,8 @@
 """Several processes that learn together, and one that learns the same alone: run as a script, under a launcher or not.
 
-python -m helpers.together FILE ARCHITECTURE DTYPE [--sharded] VARIANT...
+python -m helpers.together FILE ARCHITECTURE DTYPE [--sharded] [--steady] VARIANT...
+
+With --steady AdamW's epsilon lies above what rounding makes of a gradient that is 0: its step jumps no more there.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +121,11 @@ def learned(variant: str, architecture: str, dtype: torch.dtype, *, sharded: boo
 def main(file: str, architecture: str, dtype: str, *variants: str) -> None:
     torch.set_num_threads(1)
     found = {}
-    sharded = variants[0] == "--sharded"
-    for variant in variants[sharded:]:
+    flags = [word for word in variants if word.startswith("--")]
+    sharded = "--sharded" in flags
+    if "--steady" in flags:
+        torch.optim.AdamW = partial(torch.optim.AdamW, eps=1e-4)
+    for variant in variants[len(flags) :]:
         try:
             found[variant] = learned(variant, architecture, getattr(torch, dtype), sharded=sharded)
         except Exception as error:
