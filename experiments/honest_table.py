@@ -218,7 +218,7 @@ def rates_left(method: str, worth: Mapping[float, float]) -> list[float]:
     grid = [rate for rate in RATES if rate not in worth]
     if grid:
         return grid
-    place = LADDER.index(best(worth) or 0.0)
+    place = LADDER.index(best(worth))
     return [rate for rate in LADDER[max(place - 1, 0) : place + 2] if rate not in worth]
 
 
