@@ -318,9 +318,8 @@ def by_row(lines: Sequence[Mapping[str, Any]], decoder: str) -> list[np.ndarray]
 
 def tables() -> str:
     lines = read_lines(LINES)
-    rates = {
-        (line["method"], line["host"]): best(tried(lines, line["method"], line["host"])) for line in lines.values()
-    }
+    trained = {(line["method"], line["host"]) for line in lines.values()}
+    rates = {(method, host): best(tried(lines, method, host)) for method, host in trained}
     # A run at a rate that a wider grid has replaced is kept, and not shown.
     every = [
         line

@@ -168,20 +168,21 @@ def held_method(variant: str) -> Method:
 
 
 HELD = (*VARIANTS, *PROOFS)
-FAMILIES = ("t5", "llama", "roberta")
+HELD_ON = ("t5", "llama", "roberta")
+"""An architecture of each family."""
 
 
 def pairs(variants: Sequence[str]) -> list[Any]:
     """Every method on every family; of its options, each on one of them, and on the others in the long tests."""
     found = []
     for place, variant in enumerate(variants):
-        own = FAMILIES[place % len(FAMILIES)]
+        own = HELD_ON[place % len(HELD_ON)]
         if refused(held_method(variant), own):
             own = "llama"
-        for family in FAMILIES:
-            is_quick = family == own or variant in METHODS.names() or variant in PROOFS
+        for architecture in HELD_ON:
+            is_quick = architecture == own or variant in METHODS.names() or variant in PROOFS
             marks = () if is_quick else (pytest.mark.long,)
-            found.append(pytest.param(variant, family, marks=marks, id=f"{variant}-{family}"))
+            found.append(pytest.param(variant, architecture, marks=marks, id=f"{variant}-{architecture}"))
     return found
 
 

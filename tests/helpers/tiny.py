@@ -107,6 +107,11 @@ FAMILIES = {
 ARCHITECTURES = tuple(architecture for family in FAMILIES.values() for architecture in family)
 
 
+def family_of(architecture: str) -> str:
+    """A key of `FAMILIES`."""
+    return next(name for name, architectures in FAMILIES.items() if architecture in architectures)
+
+
 def tiny_host(
     architecture: str,
     dtype: torch.dtype = torch.float32,
@@ -115,7 +120,7 @@ def tiny_host(
     width: int = 16,
 ) -> Host:
     """A host with random weights; the same ones for the same seed. It knows `WORDS`, and more if there are any."""
-    family = next(name for name, architectures in FAMILIES.items() if architecture in architectures)
+    family = family_of(architecture)
     model = copy.deepcopy(_drawn(architecture, dtype, seed, more_words, width))  # drawing takes three times as long
     return Host(model, tokenizer(family, more_words), name=f"tiny-{architecture}")
 
@@ -124,7 +129,7 @@ def tiny_host(
 def _drawn(
     architecture: str, dtype: torch.dtype, seed: int, more_words: tuple[str, ...], width: int
 ) -> PreTrainedModel:
-    family = next(name for name, architectures in FAMILIES.items() if architecture in architectures)
+    family = family_of(architecture)
     config = configurations(len(tokenizer(family, more_words)), width)[architecture]
     with torch.random.fork_rng():
         torch.manual_seed(seed)

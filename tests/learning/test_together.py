@@ -14,7 +14,7 @@ from helpers.contract import VARIANTS, held_method, refused, tensors_in
 from helpers.together import BY_MICRO_BATCH, UNSTEADY, launched, needs_whole_host
 
 NAMED = ("seq_ft+migu", "am_lora", "o_lora", "ewc", "der_pp", "epi")
-"""In float32 two processes equal one; rounding moves others further (`UNSTEADY`)."""
+"""In float32 two processes equal one; rounding moves others further."""
 LB_CL = ("lb_cl", "lb_cl-update", "lb_cl-literal", "b_cl", "nlnb_cl")
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from helpers.contract import (
-    FAMILIES,
     HELD,
+    HELD_ON,
     ROOM,
     draws,
     evidence_of,
@@ -36,8 +36,6 @@ from nacre.tasks.task import Task
 
 OPTIM = Optim(batch_size=4, learning_rate=1e-2, log_every=1, max_target_length=8)
 TASKS = [tiny_task(name) for name in ("animals", "birds", "fish", "worms", "bees")]
-
-
 PAIRS = pairs(HELD)
 
 
@@ -46,7 +44,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if len(asked) == 2:
         metafunc.parametrize(("method", "architecture"), PAIRS, indirect=True)
     elif asked:
-        metafunc.parametrize(*asked, HELD if "method" in asked else FAMILIES, indirect=True)
+        metafunc.parametrize(*asked, HELD if "method" in asked else HELD_ON, indirect=True)
 
 
 @pytest.fixture

@@ -266,7 +266,7 @@ def assert_each_was_trained_once(place: Path, straight: Path) -> None:
 def test_a_killed_sweep_goes_on(shared: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     recipe = {**shared, "optim": {**shared["optim"], "epochs": 4}}
-    file.write_text(yaml.safe_dump({"recipe": recipe, "vary": {"seed": [1, 2]}, "resources": {"threads": 1}}))
+    file.write_text(yaml.safe_dump({"recipe": recipe, "vary": {"seed": [1, 2, 3]}, "resources": {"threads": 1}}))
     file.write_text(file.read_text().replace("recipe:", "recipe:\n  method: inc_lora"))
     Sweep(tmp_path / "straight", read_grid(file)).carry_out(Here(), 1, lambda _: None)
     killed_sweeps(file, tmp_path / "killed", 2, kills=1, seconds=9)
