@@ -167,9 +167,10 @@ def document(chosen: argparse.Namespace, found: Mapping[str, list[Measured]]) ->
 
 
 def surroundings(device: torch.device) -> dict[str, object]:
-    """The command, the machine and the versions."""
+    """The command, without this machine's folders; the machine and the versions."""
+    words = [f"PATH/{Path(word).name}" if Path(word).is_absolute() else word for word in sys.argv[1:]]
     return {
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words]),
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "python": platform.python_version(),
         "versions": {

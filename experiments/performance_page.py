@@ -1,6 +1,7 @@
 """docs/performance.md's tables, from what benchmarks/bench.py has written into docs/performance/.
 
 python benchmarks/bench.py --output docs/performance/t5-small
+python benchmarks/bench.py --parts rows --output docs/performance/t5-small-rows
 python benchmarks/every_method.py --output docs/performance/every_method.json
 python benchmarks/fifty.py --data DATA/long_sequence --model PATH/minilm-b2b --output docs/performance/fifty.json
 python benchmarks/serving.py --model PATH/minilm-b2b --requests 1000 --output docs/performance/serving.json
@@ -135,6 +136,8 @@ def fifty(found: dict[str, Any]) -> str:
         f"```\n{found['command']}\n```",
         setting_of(found),
         "\n".join(f"| {' | '.join(row)} |" for row in rows),
+        "Among all labels so far there are more to choose from late than early. A whole task also reads its rows for "
+        "the sums, and looks among the earlier tasks for a start.",
         f"A task takes {min(stored) / 1e6:.2f} to {max(stored) / 1e6:.2f} MB, the first as much as the last "
         f"({stored[0] / 1e6:.2f} and {stored[-1] / 1e6:.2f}): the more where texts have two parts. The "
         f"process had {kept[0]['peak'] / 1e6:.0f} MB at most after the first task, "
