@@ -181,9 +181,17 @@ def pairs(variants: Sequence[str]) -> list[Any]:
             own = "llama"
         for architecture in HELD_ON:
             is_quick = architecture == own or variant in METHODS.names() or variant in PROOFS
-            marks = () if is_quick else (pytest.mark.long,)
-            found.append(pytest.param(variant, architecture, marks=marks, id=f"{variant}-{architecture}"))
+            found.append(_held(variant, architecture, is_quick=is_quick))
     return found
+
+
+def methods_first(variants: Sequence[str]) -> list[Any]:
+    """Every method, and every modifier beside one; other settings, which have names of their own, in the long tests."""
+    return [_held(name, is_quick=name in PROOFS or name == VARIANTS[name][0]) for name in variants]
+
+
+def _held(*values: str, is_quick: bool) -> Any:
+    return pytest.param(*values, marks=() if is_quick else (pytest.mark.long,), id="-".join(values))
 
 
 def load(folder: Path, host: Host, method: Method) -> Learner:

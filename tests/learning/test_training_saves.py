@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.contract import HELD, held_method, refused
+from helpers.contract import HELD, held_method, methods_first, refused
 from helpers.tiny import tiny_host, tiny_task
 from nacre.errors import TrainingError
 from nacre.events import Event, OnEvent, StepTaken, TrainingContinued, TrainingSaved, Warned, ignore
@@ -121,7 +121,7 @@ def check(method: Method, folder: Path, stops: Sequence[int], architecture: str 
 TRAINED = tuple(variant for variant in HELD if held_method(variant).trains)
 
 
-@pytest.mark.parametrize("variant", TRAINED)
+@pytest.mark.parametrize("variant", methods_first(TRAINED))
 def test_every_method_goes_on_where_it_was_stopped(variant: str, tmp_path: Path) -> None:
     """In the second epoch, when every kind of state has moved; parts that hold some and do not say so fail here."""
     check(held_method(variant), tmp_path, [STEPS // 2 + 1])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.contract import HELD, VARIANTS, held_method, load, refused, same_state, state_of
+from helpers.contract import HELD, VARIANTS, held_method, load, methods_first, refused, same_state, state_of
 from helpers.texts import masked_model, masking_tokenizer, text_host, text_task, write_text
 from helpers.tiny import tiny_host, tiny_task
 from nacre.errors import DataError
@@ -185,7 +185,7 @@ def test_a_head_that_is_drawn_is_always_the_same_one_and_says_so(tmp_path: Path)
 # Every method
 
 
-@pytest.fixture(params=HELD)
+@pytest.fixture(params=methods_first(HELD))
 def method(request: pytest.FixtureRequest) -> Method:
     found = held_method(request.param)
     if refused(found, "roberta"):
