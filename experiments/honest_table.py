@@ -249,7 +249,8 @@ def run_all(data: str, model: str, host: str, work: Path, only: Sequence[str]) -
                 failed.add(item.folder)
                 continue
             line["right"] = json.loads(answered.stdout)
-        add_line(LINES, line)
+        if item.folder not in read_lines(LINES):  # another process may have found the same run finished
+            add_line(LINES, line)
         print(f"done {item.folder}", flush=True)
 
 
@@ -267,6 +268,8 @@ def answers(folder: Path) -> dict[str, dict[str, str]]:
     host = load_host(recipe.model, dropout=recipe.model_dropout)
     learner = Learner.load(sorted((folder / "tasks").iterdir())[-1], host)
     tasks, found = recipe.tasks(), {"free": answered}
+    if learner.method.readout is not None:
+        found["all labels"] = answered  # what a readout does with free answers, too
     for name, settings in DECODERS.items():
         if name in found:
             continue
