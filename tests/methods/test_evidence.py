@@ -143,6 +143,28 @@ def test_the_answer_is_the_hosts_log_probability_times_w_plus_the_evidence_over_
             assert answer == labels[int(np.argmax(scores))]
 
 
+@pytest.mark.parametrize("weight", [0.25, 8.0])
+def test_the_host_is_asked_about_few_labels_and_no_answer_changes(
+    architecture: str, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = learned("nacre", architecture, host_weight=weight)
+    part, rows = learner.method.readout, encoded(learner)
+    assert isinstance(part, LabelEvidence)
+    with learner.serving():
+        decisions = part.decide(learner, rows, None)
+        asked: list[int] = []
+        scores = Learner.label_scores
+
+        def counted(self: Learner, rows: list[Encoded], labels: list[str], *route: Any) -> Tensor:
+            asked.append(len(rows) * len(labels))
+            return scores(self, rows, labels, *route)
+
+        monkeypatch.setattr(Learner, "label_scores", counted)
+        answers = [part.classify(learner, [row], None)[0] for row in rows]
+    assert answers == [decision.answer for decision in decisions]
+    assert 0 < sum(asked) < 6 * len(rows), "of six labels"
+
+
 def test_the_same_bits_in_any_order_of_rows_and_tasks(architecture: str) -> None:
     drawn = random.Random(0)
     shuffled = [replace(task, train=tuple(drawn.sample(task.train, len(task.train)))) for task in reversed(TASKS)]

@@ -6,6 +6,7 @@ log p(y | x) = log softmax_y (w log p_host(y | x) + e(y | x))
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +25,36 @@ def product(host: Tensor, evidence: Tensor, weights: Tensor) -> Tensor:
     """
     weighted = weights.unsqueeze(1) * host
     return torch.where(weights.unsqueeze(1) == 0, evidence, weighted + evidence)
+
+
+def best_products(
+    host: Callable[[Sequence[int], Sequence[int]], Tensor], evidence: Tensor, weights: Tensor, first: int = 4
+) -> Tensor:
+    """The number of the label with the largest `product` in each row [B], where the host is asked about few labels.
+
+    log p_host is 0 at most. So a label whose evidence alone is below what another one has in all cannot be the best.
+    The host is asked about the labels with the most evidence, and then about those that may still be the best.
+
+    Args:
+        host: Asked about some rows and labels, by their numbers: log p_host [rows, labels]; first about all rows.
+        evidence: e [B, L].
+        weights: w of each row [B].
+        first: How many labels of each row it is asked about at first.
+    """
+    host_counts = (weights > 0).unsqueeze(1).expand_as(evidence)
+    scores = torch.where(host_counts, -torch.inf, evidence)
+    likeliest = evidence.topk(min(first, evidence.shape[1]), 1).indices
+    is_open = torch.zeros_like(host_counts).scatter(1, likeliest, True) & host_counts
+    asked = ~host_counts
+    rows = torch.arange(len(evidence), device=evidence.device)
+    while bool(is_open.any()):
+        labels = is_open.any(0).nonzero()[:, 0]
+        block = rows.unsqueeze(1), labels
+        scores[block] = product(host(rows.tolist(), labels.tolist()), evidence[block], weights[rows]).to(scores)
+        asked[block] = True
+        is_open = ~asked & (evidence >= scores.amax(1, keepdim=True))
+        rows = is_open.any(1).nonzero()[:, 0]
+    return scores.argmax(1)
 
 
 def best_weight(host: Tensor, evidence: Tensor, truth: Tensor) -> float:

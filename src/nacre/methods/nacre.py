@@ -82,7 +82,8 @@ def nacre(
         A task takes 8 d (d + 1) bytes for the scatters of both views, 16 d for each label, about 5 kB for its
         histograms, and its LoRA: 4 r (d_in + d_out) for each linear map in float32. At d = 384 the sums are 1.2 MB.
         Where its texts have two parts, it takes 8 d (2 d + 1) bytes more, and 16 d for each label.
-        A row is read by the bare host once for each view, and once by the likeliest LoRA where that counts.
+        A row is read by the bare host once for each view, and by the likeliest LoRA where that counts: once, and once
+        more if a label beyond the four with the most evidence may be the best. No other label is scored by the host.
 
     Sources:
         Own.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nacre.errors import RecipeError
 from nacre.functional.grouped_evidence import gathered
-from nacre.functional.label_products import best_weight, product
+from nacre.functional.label_products import best_products, best_weight, product
 from nacre.models.families import Encoded
 from nacre.parts.abstention import FOREIGN, Abstention, assess
 from nacre.parts.class_evidence import Answer
@@ -88,45 +88,52 @@ class LabelEvidence(ReadsSums, Readout):
 
     @torch.no_grad()
     def classify(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str] | None) -> list[str]:
-        return self._judge(learner, rows, labels).answers
+        open_labels = self._open(learner, labels)
+        if not open_labels:
+            return [""] * len(rows)
+
+        def by_host(numbers: Sequence[int], asked: Sequence[int]) -> Tensor:
+            return learner.label_scores([rows[number] for number in numbers], [open_labels[number] for number in asked])
+
+        opinion = self._opinion(learner, rows, open_labels)
+        best = best_products(by_host, opinion.of_labels, self._weights(learner, opinion))
+        return _answers(learner, rows, labels, [open_labels[number] for number in best.tolist()], opinion)
 
     @torch.no_grad()
     def decide(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str] | None) -> list[Decision]:
-        judged, known = self._judge(learner, rows, labels), learner.remembered(self, Sums)
-        if known is None or judged.opinion is None:
-            return [Decision(answer, "foreign") for answer in judged.answers]
+        open_labels, known = self._open(learner, labels), learner.remembered(self, Sums)
+        if known is None or not open_labels:
+            return [Decision("", "foreign")] * len(rows)
+        opinion = self._opinion(learner, rows, open_labels)
+        weights, scores = self._weights(learner, opinion), opinion.of_labels
+        if bool((weights > 0).any()):
+            scores = product(learner.label_scores(rows, open_labels), scores, weights)
+        answers = _answers(
+            learner, rows, labels, [open_labels[number] for number in scores.argmax(1).tolist()], opinion
+        )
         solved = posterior(learner, self.sums, known)
         names = [own.task for own in known.tasks]
-        tasks = solved.of_tasks(judged.opinion.of_pairs, names).exp().tolist()
+        tasks = solved.of_tasks(opinion.of_pairs, names).exp().tolist()
         labels_of = {name: {label for task, label in solved.pairs if task == name} for name in names}
         return [
-            Decision(judged.answers[number], "foreign")
+            Decision(answers[number], "foreign")
             if kind == FOREIGN
             else Decision.of(
-                judged.answers[number],
+                answers[number],
                 KINDS[kind],
-                dict(zip(judged.labels, judged.scores[number].softmax(0).tolist(), strict=True)),
+                dict(zip(open_labels, scores[number].softmax(0).tolist(), strict=True)),
                 dict(zip(names, tasks[number], strict=True)),
                 labels_of,
             )
-            for number, kind in enumerate(judged.opinion.kinds)
+            for number, kind in enumerate(opinion.kinds)
         ]
 
-    def _judge(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str] | None) -> Judged:
+    def _open(self, learner: LearnerView, labels: Sequence[str] | None) -> list[str]:
+        """What is chosen from: these labels, or all that are known; nothing before a task with labels is learned."""
         known = learner.remembered(self, Sums)
-        tasks = known.tasks if known else ()
-        strings = sorted({own.label for own in pair_means(tasks, "bare")} - {""}) if labels is None else list(labels)
-        if not tasks or known is None or not strings:
-            return Judged([""] * len(rows), strings, torch.zeros(len(rows), len(strings)), None)
-        opinion = self._opinion(learner, rows, strings)
-        weights, scores = self._weights(known, opinion), opinion.of_labels
-        if bool((weights > 0).any()):
-            scores = product(learner.label_scores(rows, strings), scores, weights)
-        answers = [strings[number] for number in scores.argmax(1).tolist()]
-        foreign = [number for number, kind in enumerate(opinion.kinds) if kind == FOREIGN]
-        for number, answer in zip(foreign, _of_bare_host(learner, [rows[n] for n in foreign], labels), strict=True):
-            answers[number] = answer
-        return Judged(answers, strings, scores, opinion)
+        if known is None or not known.tasks:
+            return []
+        return sorted({own.label for own in pair_means(known.tasks, "bare")} - {""}) if labels is None else list(labels)
 
     def _opinion(self, learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str]) -> Opinion:
         known = learner.remembered(self, Sums)
@@ -151,12 +158,14 @@ class LabelEvidence(ReadsSums, Readout):
         of_labels = gathered(pairs, numbers, len(labels), by_sum=self.answer == "sum")
         return Opinion(pairs, of_labels, tasks, assessed.kinds.tolist())
 
-    def _weights(self, known: Sums, opinion: Opinion) -> Tensor:
-        """w of each row [B]."""
-        if self.host_weight != "chosen":
-            return opinion.of_labels.new_full((len(opinion.tasks),), self.host_weight)
+    def _weights(self, learner: LearnerView, opinion: Opinion) -> Tensor:
+        """w of each row [B]; 0 of a foreign one, which the bare host answers."""
+        known = learner.remembered(self, Sums)
+        assert known is not None
         chosen = {own.task: own.host_weight for own in known.tasks}
-        return opinion.of_labels.new_tensor([chosen[task] for task in opinion.tasks])
+        weights = [chosen[task] if self.host_weight == "chosen" else self.host_weight for task in opinion.tasks]
+        are_foreign = torch.tensor(opinion.kinds, device=opinion.of_labels.device) == FOREIGN
+        return opinion.of_labels.new_tensor(weights).masked_fill(are_foreign, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,21 +185,14 @@ class Opinion:
     kinds: Sequence[int]
 
 
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """What a batch is answered, and why.
-
-    Attributes:
-        answers: Of each row.
-        labels: What was chosen from.
-        scores: w log p_host + e of each row and label [B, L].
-        opinion: What the sums say; None where they know nothing yet.
-    """
-
-    answers: list[str]
-    labels: Sequence[str]
-    scores: Tensor
-    opinion: Opinion | None
+def _answers(
+    learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str] | None, best: list[str], opinion: Opinion
+) -> list[str]:
+    """The best labels, and what the bare host answers to foreign rows."""
+    foreign = [number for number, kind in enumerate(opinion.kinds) if kind == FOREIGN]
+    by_bare_host = _of_bare_host(learner, [rows[number] for number in foreign], labels)
+    answers = dict(enumerate(best)) | dict(zip(foreign, by_bare_host, strict=True))
+    return list(answers.values())
 
 
 def _of_bare_host(learner: LearnerView, rows: Sequence[Encoded], labels: Sequence[str] | None) -> list[str]:
