@@ -35,7 +35,7 @@ from results_page import percent, write_between
 
 from nacre.evaluation.scoring import score
 from nacre.evaluation.settings import Decoding
-from nacre.evaluation.uncertainty import over_rows
+from nacre.evaluation.uncertainty import over_rows, over_seeds
 from nacre.learning.learner import Learner
 from nacre.models.loading import load_host
 from nacre.records.predictions import final_scores
@@ -376,7 +376,10 @@ def _table(found: Sequence[Mapping[str, Any]], stream: str, labels: Sequence[str
 
 
 def _above(ours: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]) -> str:
-    """The paired difference over test rows, with its interval of 95 %; by the row's own labels where no other are."""
+    """The paired difference, with its interval of 95 % over test rows, and over seeds where there are several.
+
+    By the row's own labels where no other are.
+    """
     seeds = {line["seed"] for line in ours} & {line["seed"] for line in lines}
     mine, theirs = ([line for line in own if line["seed"] in seeds] for own in (ours, lines))
     if not seeds or lines[0]["label"] == "nacre":
@@ -385,7 +388,19 @@ def _above(ours: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]
     differences = [own - other for own, other in zip(by_row(mine, decoder), by_row(theirs, decoder), strict=True)]
     interval = over_rows(differences, seed=0, samples=2000)
     mean = statistics.mean(float(own.mean()) for own in differences)
-    return f"{100 * mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    shown = f"{100 * mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    if len(seeds) == 1:
+        return shown
+    of_seeds = [
+        statistics.mean(
+            float(np.mean(own - other))
+            for own, other in zip(by_row([us], decoder), by_row([them], decoder), strict=True)
+        )
+        for us, them in zip(*(sorted(own, key=lambda line: line["seed"]) for own in (mine, theirs)), strict=True)
+    ]
+    over = over_seeds(of_seeds).interval
+    assert over is not None
+    return f"{shown}; seeds [{100 * over.low:.1f}, {100 * over.high:.1f}]"
 
 
 def _host(done: Sequence[Mapping[str, Any]]) -> list[str]:
