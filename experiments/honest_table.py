@@ -311,12 +311,9 @@ def average(line: Mapping[str, Any], decoder: str, *, without: Sequence[str] = (
     return statistics.mean(own.count("1") / len(own) for task, own in tasks.items() if task not in without)
 
 
-def by_row(lines: Sequence[Mapping[str, Any]], decoder: str) -> list[np.ndarray]:
-    """Of each task: the mean over seeds of whether a row is right [n]."""
-    tasks = lines[0]["right"][decoder]
-    return [
-        np.mean([[float(digit) for digit in line["right"][decoder][task]] for line in lines], axis=0) for task in tasks
-    ]
+def by_row(line: Mapping[str, Any], decoder: str) -> list[np.ndarray]:
+    """Of each task: whether a row is right [n]."""
+    return [np.array([float(digit) for digit in right]) for right in line["right"][decoder].values()]
 
 
 def tables() -> str:
@@ -380,27 +377,21 @@ def _above(ours: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]
 
     By the row's own labels where no other are.
     """
-    seeds = {line["seed"] for line in ours} & {line["seed"] for line in lines}
-    mine, theirs = ([line for line in own if line["seed"] in seeds] for own in (ours, lines))
+    mine, theirs = ({line["seed"]: line for line in own} for own in (ours, lines))
+    seeds = sorted(mine.keys() & theirs.keys())
     if not seeds or lines[0]["label"] == "nacre":
         return ""
-    decoder = "all labels" if "all labels" in theirs[0]["right"] else "own labels"
-    differences = [own - other for own, other in zip(by_row(mine, decoder), by_row(theirs, decoder), strict=True)]
-    interval = over_rows(differences, seed=0, samples=2000)
-    mean = statistics.mean(float(own.mean()) for own in differences)
-    shown = f"{100 * mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-    if len(seeds) == 1:
-        return shown
+    decoder = "all labels" if "all labels" in theirs[seeds[0]]["right"] else "own labels"
     of_seeds = [
-        statistics.mean(
-            float(np.mean(own - other))
-            for own, other in zip(by_row([us], decoder), by_row([them], decoder), strict=True)
-        )
-        for us, them in zip(*(sorted(own, key=lambda line: line["seed"]) for own in (mine, theirs)), strict=True)
+        [own - other for own, other in zip(by_row(mine[seed], decoder), by_row(theirs[seed], decoder), strict=True)]
+        for seed in seeds
     ]
-    over = over_seeds(of_seeds).interval
-    assert over is not None
-    return f"{shown}; seeds [{100 * over.low:.1f}, {100 * over.high:.1f}]"
+    rows = over_rows([np.mean(of_task, axis=0) for of_task in zip(*of_seeds, strict=True)], seed=0, samples=2000)
+    over = over_seeds([statistics.mean(float(of_task.mean()) for of_task in own) for own in of_seeds])
+    shown = f"{100 * over.mean:.1f} [{100 * rows.low:.1f}, {100 * rows.high:.1f}]"
+    if over.interval is None:
+        return shown
+    return f"{shown}; seeds [{100 * over.interval.low:.1f}, {100 * over.interval.high:.1f}]"
 
 
 def _host(done: Sequence[Mapping[str, Any]]) -> list[str]:

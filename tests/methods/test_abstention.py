@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from nacre.functional.distances_by_length import BINS_PER_OCTAVE, DISTANCE_BINS,
 from nacre.functional.segments import NONE
 from nacre.learning.learner import Learner
 from nacre.learning.settings import Optim
+from nacre.models.families import Encoded
 from nacre.parts.abstention import FOREIGN, KNOWN, REWORDED, Abstention
 from nacre.parts.evidence_posterior import Posterior
 from nacre.parts.evidence_sums import Sums, TaskSums, View
@@ -192,6 +195,22 @@ def test_a_foreign_task_is_answered_by_the_bare_host(architecture: str, decode: 
         assert answers == host.answer([FOREIGN_TASK])[0]
     else:
         assert answers == host.write(host.encode(FOREIGN_TASK.examples("test")))
+
+
+def test_no_slot_is_asked_about_foreign_rows(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = learned("inc_lora+gaussian_routing+evidence+abstention", architecture, evidence={"host_weight": 1.0})
+    asked: list[int] = []
+    scores = Learner.label_scores
+
+    def counted(self: Learner, rows: Sequence[Encoded], labels: Sequence[str], *route: Any) -> Tensor:
+        asked.append(len(rows))
+        return scores(self, rows, labels, *route)
+
+    monkeypatch.setattr(Learner, "label_scores", counted)
+    learner.answer([FOREIGN_TASK])
+    assert asked == []
+    learner.answer(TASKS[:1])
+    assert asked != []
 
 
 @pytest.mark.parametrize("decode", ["labels", "free"])

@@ -46,7 +46,7 @@ def best_products(
     likeliest = evidence.topk(min(first, evidence.shape[1]), 1).indices
     is_open = torch.zeros_like(host_counts).scatter(1, likeliest, True) & host_counts
     asked = ~host_counts
-    rows = torch.arange(len(evidence), device=evidence.device)
+    rows = torch.arange(len(evidence), device=evidence.device)  # all at first: a routing has read them as one batch
     while bool(is_open.any()):
         labels = is_open.any(0).nonzero()[:, 0]
         block = rows.unsqueeze(1), labels
