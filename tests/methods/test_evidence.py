@@ -18,10 +18,16 @@ from nacre.errors import RecipeError, SlotTaken
 from nacre.evaluation.settings import Decoding
 from nacre.events import Event, TrainingPrepared
 from nacre.functional.gaussian_evidence import TEMPERATURES, held_out_evidence, surprise
+from nacre.learning import learner as learning
+from nacre.learning import router
 from nacre.learning.learner import Learner
+from nacre.learning.router import LearnerRouter
 from nacre.learning.settings import Optim
-from nacre.models import generative, label_passes
+from nacre.models import generative, label_passes, pooled_states
+from nacre.models.batch import Batch
 from nacre.models.families import Encoded
+from nacre.models.host import Host
+from nacre.models.pooled_states import PooledStates
 from nacre.parts.evidence_posterior import posterior
 from nacre.parts.evidence_sums import FOLDS, Sums, SumsSettings, View
 from nacre.parts.gaussian_routing import GaussianRouting
@@ -164,6 +170,48 @@ def test_the_host_is_asked_about_few_labels_and_no_answer_changes(
     assert answers == [decision.answer for decision in decisions]
     assert 0 < sum(asked) <= 6 * len(rows), "of six labels"
     assert asks_all or sum(asked) < 6 * len(rows)
+
+
+def test_rows_asked_about_again_are_not_read_again_for_their_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = learned("nacre", "t5", host_weight=4.0, abstain=False)
+    part, rows = learner.method.readout, encoded(learner)[-8:]
+    assert isinstance(part, LabelEvidence)
+    asked, read, routes = [], [], []
+    scores, pooled, chosen = Learner.label_scores, pooled_states.pooled_states, LearnerRouter.chosen
+
+    def counted(self: Learner, rows: list[Encoded], labels: list[str], *route: Any) -> Tensor:
+        asked.append([row.source for row in rows])
+        return scores(self, rows, labels, *route)
+
+    def reads(host: Host, inputs: dict[str, Tensor], states: PooledStates) -> Tensor:
+        read.append((states.text, len(inputs["input_ids"])))
+        return pooled(host, inputs, states)
+
+    def routed(self: LearnerRouter, batch: Batch) -> Route | None:
+        route = chosen(self, batch)
+        assert route is not None
+        routes.append(route.likeliest_slots.tolist())
+        return route
+
+    monkeypatch.setattr(Learner, "label_scores", counted)
+    for module in (router, learning):
+        monkeypatch.setattr(module, "pooled_states", reads)
+    monkeypatch.setattr(LearnerRouter, "chosen", routed)
+    with learner.serving():
+        part.classify(learner, rows, None)
+    assert len(asked) > 1
+    assert len(asked[1]) < len(rows)
+    assert sorted(read) == [("bare", len(rows)), ("prompt", len(rows))]
+    first = dict(zip(asked[0], routes[0], strict=True))
+    assert all(
+        first[row] == slot
+        for own, slots in zip(asked, routes, strict=True)
+        for row, slot in zip(own, slots, strict=True)
+    )
+    with learner.serving():
+        read.clear()
+        part.classify(learner, [row for row in rows if row.source in asked[1]], None)
+    assert read, "rows that are a batch of their own are read as one"
 
 
 def test_the_same_bits_in_any_order_of_rows_and_tasks(architecture: str) -> None:

@@ -28,7 +28,7 @@ def product(host: Tensor, evidence: Tensor, weights: Tensor) -> Tensor:
 
 
 def best_products(
-    host: Callable[[Sequence[int], Sequence[int]], Tensor], evidence: Tensor, weights: Tensor, first: int = 4
+    host: Callable[[Sequence[int], Sequence[int]], Tensor], evidence: Tensor, weights: Tensor, first: int = 2
 ) -> Tensor:
     """The number of the label with the largest `product` in each row [B], where the host is asked about few labels.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor
 
@@ -39,6 +40,34 @@ def states_at_hand(learner: LearnerView, rows: Callable[[], Sequence[Encoded]], 
     """
     kept: dict[bytes, Tensor] | None = learner.cache.get(_KEY)
     return kept.get(_content(rows(), view)) if kept else None
+
+
+@contextmanager
+def some_at_hand(
+    learner: LearnerView, rows: Sequence[Encoded], numbers: Sequence[int], views: Sequence[PooledStates]
+) -> Iterator[None]:
+    """Some rows of a batch have the states that were read with all of it, where they are kept, and only in here.
+
+    Afterward the same rows as a batch of their own have those that they had before.
+
+    Args:
+        learner: Who keeps them.
+        rows: The batch.
+        numbers: Of the rows among them.
+        views: Which states.
+    """
+    kept: dict[bytes, Tensor] = learner.cache.get(_KEY, {})
+    read = {view: kept.get(_content(rows, view)) for view in views}
+    some = [rows[number] for number in numbers]
+    own = {_content(some, view): states[list(numbers)] for view, states in read.items() if states is not None}
+    before = {content: kept[content] for content in own.keys() & kept.keys()}
+    kept.update(own)
+    try:
+        yield
+    finally:
+        for content in own:
+            del kept[content]
+        kept.update(before)
 
 
 def _content(rows: Sequence[Encoded], view: PooledStates) -> bytes:

@@ -16,9 +16,9 @@ from nacre.models.families import Encoded
 from nacre.parts.abstention import FOREIGN, Abstention, assess
 from nacre.parts.class_evidence import Answer
 from nacre.parts.decision import KINDS, Decision
-from nacre.parts.evidence_posterior import landmarks_of, posterior
+from nacre.parts.evidence_posterior import landmarks_of, posterior, texts_of
 from nacre.parts.evidence_sums import USUAL, ReadsSums, Sums, SumsSettings, Views, pair_means
-from nacre.parts.kept_states import kept_states
+from nacre.parts.kept_states import kept_states, some_at_hand
 from nacre.parts.landmarks import Landmarks
 from nacre.parts.part import LearnerView, Readout
 from nacre.parts.text_pairs import of_pairs, with_pairs
@@ -92,8 +92,12 @@ class LabelEvidence(ReadsSums, Readout):
         if not open_labels:
             return [""] * len(rows)
 
+        views = [self.sums.states(learner, text) for text in texts_of(self.views)]
+
         def by_host(numbers: Sequence[int], asked: Sequence[int]) -> Tensor:
-            return learner.label_scores([rows[number] for number in numbers], [open_labels[number] for number in asked])
+            own, of_them = [rows[number] for number in numbers], [open_labels[number] for number in asked]
+            with some_at_hand(learner, rows, numbers, views):
+                return learner.label_scores(own, of_them)
 
         opinion = self._opinion(learner, rows, open_labels)
         best = best_products(by_host, opinion.of_labels, self._weights(learner, opinion))
