@@ -136,9 +136,9 @@ def fifty(found: dict[str, Any]) -> str:
         f"```\n{found['command']}\n```",
         setting_of(found),
         "\n".join(f"| {' | '.join(row)} |" for row in rows),
-        "Why an answer among all labels costs more late is not known. It is not the number of labels that the host is "
-        "asked about: before it was asked about few of them, the ratio was 1.45. A whole task also reads its rows for "
-        "the sums, and looks among the earlier tasks for a start.",
+        "Late, an answer among all labels costs more, as the host is asked about more of them, and reads a row again "
+        "where the evidence leaves more than two labels open. A whole task also reads its rows for the sums, and looks "
+        "among the earlier tasks for a start.",
         f"A task takes {min(stored) / 1e6:.2f} to {max(stored) / 1e6:.2f} MB, the first as much as the last "
         f"({stored[0] / 1e6:.2f} and {stored[-1] / 1e6:.2f}): the more where texts have two parts. The "
         f"process had {kept[0]['peak'] / 1e6:.0f} MB at most after the first task, "
