@@ -66,7 +66,7 @@ def some_at_hand(
         yield
     finally:
         for content in own:
-            del kept[content]
+            kept.pop(content, None)
         kept.update(before)
 
 
