@@ -14,7 +14,7 @@ from helpers.contract import VARIANTS, held_method, refused, tensors_in
 from helpers.together import BY_MICRO_BATCH, UNSTEADY, launched, needs_whole_host
 
 NAMED = ("seq_ft+migu", "am_lora", "o_lora", "ewc", "der_pp", "epi")
-"""In float32 two processes equal one; rounding moves others further."""
+"""In float32 two processes equal one, with a steady AdamW; rounding moves others further."""
 LB_CL = ("lb_cl", "lb_cl-update", "lb_cl-literal", "b_cl", "nlnb_cl")
 
 
@@ -84,25 +84,26 @@ def assert_alike(
 def test_two_processes_learn_as_one(tmp_path: Path) -> None:
     """Steps of 5, 5 and 2 rows; in the last of them each process has one."""
     variants = ("seq_ft+migu", "der_pp")
-    assert_alike(both(tmp_path, "t5", "float32", variants), variants, 1e-5)
+    assert_alike(both(tmp_path, "t5", "float64", variants), variants, 1e-5)
 
 
 def test_with_a_sharded_host(tmp_path: Path) -> None:
     variants = ("seq_ft+migu", "am_lora")
-    assert_alike(both(tmp_path, "t5", "float32", variants, sharded=True), variants, 1e-5)
+    assert_alike(both(tmp_path, "t5", "float64", variants, sharded=True), variants, 1e-5)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("architecture", ["t5", "llama", "roberta"])
 def test_the_named_ones_in_float32(tmp_path: Path, architecture: str, sharded: bool) -> None:
-    assert_alike(both(tmp_path, architecture, "float32", NAMED, sharded=sharded), NAMED, 1e-5)
+    """With the usual epsilon AdamW's step jumps where a gradient is nearly 0. How far depends on the processor."""
+    assert_alike(both(tmp_path, architecture, "float32", NAMED, sharded=sharded, steady=True), NAMED, 1e-5)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("architecture", ["t5", "llama", "roberta"])
 def test_lb_cl_in_float32(tmp_path: Path, architecture: str) -> None:
-    """With the usual epsilon AdamW's step jumps where a gradient is nearly 0, and rounding moves this by up to 2e-4."""
+    """Without a steady AdamW rounding moves them by up to 2e-4."""
     assert_alike(both(tmp_path, architecture, "float32", LB_CL, steady=True), LB_CL, 1e-5)
 
 
