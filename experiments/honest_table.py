@@ -54,7 +54,7 @@ DECODERS: dict[str, dict[str, str]] = {
 }
 RATES = three_papers.rates_of("seq_lora")
 """The grid of most methods of docs/results.md."""
-LADDER = (1e-5, 3e-5, *RATES, 2e-2)
+LADDER = (1e-5, 3e-5, *RATES, 2e-2, 5e-2, 1e-1)
 """The grid, and what follows outward."""
 SETTINGS = ("optim.batch_size=8", "optim.max_source_length=128", "model_dropout=0.0", "matrix=last")
 SMALL = ("cb", "copa")
